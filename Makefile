@@ -1,0 +1,113 @@
+# Tasks API. `make` alone lists what there is.
+#
+# All of it lives in .venv, made by whichever target needs it first and made again or brought up to date when it is
+# broken, was interrupted, has moved, or is older than pyproject.toml and the lock files. Paths are relative
+# throughout, so the project may lie in a folder whose name has spaces.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint lock clean environment-run environment-dev
+
+# The Python to use instead of the first that fits: make test PYTHON=python3.13
+PYTHON ?=
+# More arguments for the command behind a target: make test ARGS="-k batching -x"
+ARGS ?=
+UV ?= uv
+
+help: ## list the targets
+	@echo 'make TARGET [PYTHON=python3.13] [ARGS="more arguments"]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+
+run: environment-run ## set everything up and run the whole stack in the foreground
+	@exec .venv/bin/tasks-api up $(ARGS)
+
+test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+lint: environment-dev ## check format, lint, types, import layers, migrations in step with models
+	@failed=; \
+	check() { echo "-- $$1"; shift; "$$@" || failed=1; }; \
+	check format .venv/bin/ruff format --check .; \
+	check lint .venv/bin/ruff check .; \
+	check types .venv/bin/python -m mypy; \
+	check layers .venv/bin/lint-imports --no-logo; \
+	check migrations .venv/bin/python -m tests.support.migrations_in_step; \
+	test -z "$$failed"
+
+# The largest lock comes first and binds the others, so all three always agree and can share one .venv.
+lock: ## write requirements*.txt anew from pyproject.toml (ARGS=--upgrade: to the newest versions)
+	@command -v '$(UV)' >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
+	@compile() { \
+		'$(UV)' pip compile --quiet --universal --generate-hashes --python-version 3.11 --group build \
+			--no-emit-index-url --no-emit-find-links --annotation-style line \
+			--custom-compile-command 'make lock' pyproject.toml "$$@" $(ARGS); \
+	}; \
+	compile --extra embedded --extra dev -o requirements-dev.txt && \
+	compile --extra embedded -c requirements-dev.txt -o requirements-embedded.txt && \
+	compile -c requirements-dev.txt -o requirements.txt
+	@if grep -n '://' requirements*.txt; then echo 'A lock file names a host.' >&2; exit 1; fi
+
+clean: ## remove .venv and the caches; what the embedded servers keep in .data stays
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+environment-run:
+	@$(call environment,run)
+
+environment-dev:
+	@$(call environment,dev)
+
+# Prints "3.12 whole" for a Python that will do, "3.12 bare" for one without venv, nothing for any other.
+define probe
+import sys, importlib.util as u; \
+fits = sys.implementation.name == "cpython" and (3, 11) <= sys.version_info[:2] <= (3, 14); \
+whole = all(map(u.find_spec, ("venv", "ensurepip"))); \
+print(*["%d.%d" % sys.version_info[:2], "whole" if whole else "bare"] if fits else [])
+endef
+
+# $(call environment,run|dev): see to it that .venv has what that needs.
+#
+# A stamp in .venv holds the project's path and the checksum of what .venv was made from: contents and not times, which
+# a checkout or a copy changes. Stamps go before pip starts and come back when it has ended well, so a .venv without
+# one was interrupted. The dev packages contain those to run.
+define environment
+set -u; \
+fail() { echo "$$*" >&2; exit 1; }; \
+wanted() { echo "$$(pwd -P) $$(cat pyproject.toml "$$1" | cksum)"; }; \
+origin() { "$$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null; }; \
+run=requirements-embedded.txt; dev=requirements-dev.txt; \
+\
+case $$(.venv/bin/python -c '$(probe)' 2>/dev/null) in *whole) usable=yes ;; *) usable= ;; esac; \
+if [ -n '$(PYTHON)' ] && [ "$$(origin '$(PYTHON)')" != "$$(origin .venv/bin/python)" ]; then usable=; fi; \
+if [ "$$usable" ] && [ "$$(wanted $$$(1))" = "$$(cat .venv/stamp-$(1) 2>/dev/null)" ]; then exit 0; fi; \
+case $$(cat .venv/stamp-* 2>/dev/null) in "$$(pwd -P) "*) ;; *) usable= ;; esac; \
+\
+if [ -z "$$usable" ]; then \
+	python=; bare=; \
+	if [ -n '$(PYTHON)' ]; then set -- '$(PYTHON)'; \
+	else set -- python3 python3.14 python3.13 python3.12 python3.11 python; fi; \
+	for candidate do \
+		case $$("$$candidate" -c '$(probe)' 2>/dev/null) in \
+			*whole) python=$$candidate; break ;; \
+			*bare) bare=$${bare:-$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])')} ;; \
+		esac; \
+	done; \
+	if [ -z "$$python" ]; then \
+		[ -z "$$bare" ] || fail "Python $$bare lacks venv: install it (Debian, Ubuntu: apt-get install python$$bare-venv)."; \
+		[ -z '$(PYTHON)' ] || fail 'PYTHON=$(PYTHON) is no CPython from 3.11 to 3.14.'; \
+		fail 'No Python from 3.11 to 3.14 found: install one (Debian 12 and later: apt-get install python3 python3-venv), or name one: PYTHON=/path/to/python3.'; \
+	fi; \
+	echo "Making .venv with $$("$$python" --version) ..."; \
+	rm -rf .venv; \
+	said=$$("$$python" -m venv .venv 2>&1) || fail "Could not make .venv: $$(echo "$$said" | tail -n 1)"; \
+fi; \
+\
+rm -f .venv/stamp-*; \
+echo 'Installing the packages ...'; \
+export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1; \
+{ \
+	.venv/bin/python -m pip install --require-hashes -r "$$$(1)" && \
+	.venv/bin/python -m pip install --no-index --no-deps --no-build-isolation --editable .; \
+} >.venv/install.log 2>&1 || \
+	fail "Could not install the packages (is a package index in reach?): $$(grep -i error .venv/install.log | tail -n 1) (.venv/install.log has the rest)"; \
+for each in run $(1); do eval "wanted \$$$$each" >.venv/stamp-$$each; done
+endef

@@ -1,0 +1,21 @@
+"""Tasks API: an HTTP task service whose 202 is final.
+
+`celery -A backend …` finds the Celery application here; it is imported only when asked for, so
+that `import backend.settings` stays cheap and the import layers hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def __getattr__(name: str) -> Celery:
+    """Return the Celery application for `backend.app`, the name the `celery` command looks for."""
+    if name == "app":
+        from backend.celery_app import app  # noqa: PLC0415 - only the celery command needs it
+
+        return app
+    raise AttributeError(name)

@@ -1,0 +1,58 @@
+"""The application: routes, errors, documentation, and the threads behind them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from fastapi_offline import FastAPIOffline
+
+from backend.api import messages, problems, system, tasks
+from backend.api.deps import Services
+from backend.api.edge import Edge
+from backend.settings import settings
+from backend.telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+DESCRIPTION: Final = """
+Post a task, get an id at once, read its outcome whenever you like.
+
+**A 202 is final**: the task is on disk, and it runs whatever crashes next.
+"""
+TAGS: Final = [
+    {"name": "Tasks", "description": "Work that a worker does after the answer was sent"},
+    {"name": "Messages", "description": "What message tasks write"},
+    {"name": "Health", "description": "The service itself"},
+]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services = Services()
+    app.state.services = services
+    try:
+        yield
+    finally:
+        await services.close()
+
+
+def create_app() -> FastAPI:
+    """Return the application, for uvicorn; its threads start and stop with it."""
+    set_up_logging(settings().log_level)
+    app = FastAPIOffline(
+        title="Tasks API",
+        version="0.1.0",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    for router in (tasks.router, messages.router, system.router):
+        app.include_router(router)
+    app.add_middleware(Edge)
+    return app

@@ -1,0 +1,128 @@
+"""What the routes work with: a batcher for each kind of question, and the broker's side."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Protocol
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from backend.api.inbox import Inbox
+from backend.api.inspector import Inspector
+from backend.batching import Batcher
+from backend.db import ledger, messages, migrate, outbox, workers
+from backend.db.session import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.ledger import State, Submission
+    from backend.db.messages import Message
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Listing = tuple[list[tuple[str, str]], int]
+Page = tuple[list["Message"], int]
+
+
+class Services:
+    """The threads of an API process; made when it starts, closed when it stops."""
+
+    def __init__(self) -> None:
+        self.submissions = Batcher("submissions", _submit)
+        self.states = Batcher("states", _states)
+        self.new_messages = Batcher("new messages", _insert_messages)
+        self.message_pages = Batcher("message pages", _message_pages)
+        self.listings = Batcher("listings", self._list)
+        self.readiness = Batcher("readiness", _readiness)
+        self.inbox = Inbox(self.state)
+        self.inspector = Inspector()
+
+    async def state(self, task_id: str) -> State | None:
+        """Return what the ledger knows of a task, None for an id that was never issued."""
+        return await self.states.submit(task_id) if is_task_id(task_id) else None
+
+    async def close(self) -> None:
+        """Stop every thread; returns within 5 s."""
+        parts: list[_Closable] = [
+            self.submissions,
+            self.states,
+            self.new_messages,
+            self.message_pages,
+            self.listings,
+            self.readiness,
+            self.inbox,
+            self.inspector,
+        ]
+        await asyncio.gather(*(asyncio.to_thread(part.close) for part in parts))
+
+    def _list(self, limits: Sequence[int]) -> list[Listing]:
+        """Join what the workers hold with what the ledger knows, once for all who ask."""
+        with transaction() as connection:
+            names = workers.alive(connection)
+        held = self.inspector.ask(names)
+        most = max(limits)
+        with transaction() as connection:
+            rows, total = ledger.unfinished(connection, most)
+            listed = {task_id for task_id, _ in rows}
+            others = [task_id for task_id in held if task_id not in listed and is_task_id(task_id)]
+            known = ledger.known(connection, others) if others else set()
+        # Held by a worker and unknown to the ledger: it came by another door and has not started.
+        strangers = [(task_id, held[task_id]) for task_id in others if task_id not in known]
+        tasks = [
+            (task_id, "ACTIVE" if held.get(task_id) == "ACTIVE" else status)
+            for task_id, status in rows
+        ] + strangers
+        return [(tasks[:limit], total + len(strangers)) for limit in limits]
+
+
+def is_task_id(text: str) -> bool:
+    """Tell whether a text could be the id of a task: a UUID as we write it."""
+    try:
+        return len(text) == 36 and str(UUID(text)) == text  # noqa: PLR2004 - a UUID's length
+    except ValueError:
+        return False
+
+
+def _submit(submissions: Sequence[Submission]) -> list[None]:
+    with transaction() as connection:
+        ledger.submit(connection, submissions)
+        outbox.ring(connection)
+    return [None] * len(submissions)
+
+
+def _states(ids: Sequence[str]) -> list[State | None]:
+    with transaction() as connection:
+        return ledger.states(connection, ids)
+
+
+def _insert_messages(contents: Sequence[str]) -> list[Message]:
+    with transaction() as connection:
+        return messages.insert_many(connection, contents)
+
+
+def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
+    with transaction() as connection:
+        return [messages.page(connection, limit, before) for limit, before in asked]
+
+
+def _readiness(asked: Sequence[None]) -> list[tuple[bool, list[str]]]:
+    """Return whether the schema is up to date, and the names of the workers alive."""
+    current = migrate.current()
+    alive: list[str] = []
+    if current:
+        with transaction() as connection:
+            alive = workers.alive(connection)
+    return [(current, alive)] * len(asked)
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

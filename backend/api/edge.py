@@ -1,0 +1,60 @@
+"""What happens to a request before it is routed: one form of each path, and a limit on bodies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+
+from backend.api.problems import problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY = 1024 * 1024
+_TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
+# The two collections are documented with their last slash, everything else without.
+_WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
+
+
+class Edge:
+    """ASGI middleware; serves each path with and without its last slash, without redirects."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        bare = scope["path"].rstrip("/")
+        scope["path"] = _WITH_SLASH.get(bare, bare or "/")
+        if _declared_length(scope) > MAX_BODY:
+            # Nothing of the body is read; the connection cannot be used again.
+            answer = problem(413, _TOO_LARGE, headers={"Connection": "close"})
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, _limited(receive), send)
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _limited(receive: Receive) -> Receive:
+    """Count what a body without a declared length brings, and stop at the limit."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
+            raise HTTPException(413, _TOO_LARGE, headers={"Connection": "close"})
+        return message
+
+    return counted

@@ -1,0 +1,133 @@
+"""Waiting for outcomes: RPC replies wake who waits, and the ledger answers.
+
+Each API process has one reply queue and one thread that reads it. A reply is only a hint to look,
+so a lost one, or one that went to another replica, costs the next look at the ledger, every 250 ms
+for all who wait together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from kombu import Consumer, Exchange, Queue
+
+from backend.celery_app import BROKER_ERRORS, connect
+from backend.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from backend.db.ledger import State
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+RETRY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10
+
+
+class Inbox:
+    """This process's reply queue; `connected` tells whether the broker can be reached."""
+
+    def __init__(self, look: Callable[[str], Awaitable[State | None]]) -> None:
+        """Start reading; `look` asks the ledger for a task's state."""
+        self.connected = False
+        self.queue_name = f"replies.{uuid4()}"
+        self._look = look
+        self._loop = asyncio.get_running_loop()
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self._thread.start()
+
+    async def wait(self, task_id: str, seconds: float) -> State | None:
+        """Return the task's state once it has ended, or as it is after `seconds`.
+
+        None for an id that was never issued. Raises StoreUnavailable only when the ledger can not
+        be read at the end.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        news = asyncio.Event()
+        self._waiting[task_id].add(news)
+        try:
+            while True:
+                left = deadline - loop.time()
+                try:
+                    state = await self._look(task_id)
+                except StoreUnavailable:
+                    if left <= 0:
+                        raise
+                else:
+                    if state is None or state.ended or left <= 0:
+                        return state
+                news.clear()
+                try:
+                    async with asyncio.timeout(min(left, POLL_SECONDS)):
+                        await news.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            self._waiting[task_id].discard(news)
+            if not self._waiting[task_id]:
+                del self._waiting[task_id]
+
+    def close(self) -> None:
+        """Stop reading; returns within 3 s."""
+        self._stopping.set()
+        self._thread.join(timeout=3)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._read()
+            except BROKER_ERRORS:
+                if self.connected:
+                    logger.warning("no replies from the broker: outcomes are read from the ledger")
+            except Exception:
+                logger.exception("the inbox met an error; it connects anew")
+            self.connected = False
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _read(self) -> None:
+        connection = connect(heartbeat=HEARTBEAT_SECONDS)
+        try:
+            # The queue outlives a lost connection, and is gone soon after this process.
+            queue = Queue(
+                self.queue_name,
+                Exchange(""),
+                self.queue_name,
+                durable=True,
+                auto_delete=False,
+                expires=600,
+            )
+            with Consumer(
+                connection.channel(),
+                [queue],
+                callbacks=[self._on_reply],
+                no_ack=True,
+                accept=["json"],
+            ):
+                self.connected = True
+                while not self._stopping.is_set():
+                    try:
+                        connection.drain_events(timeout=1.0)
+                    except TimeoutError:
+                        connection.heartbeat_check()
+        finally:
+            connection.collect()
+
+    def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - whatever was sent
+        reply = json.loads(body) if isinstance(body, str) else body
+        if isinstance(reply, dict) and self._waiting:
+            self._loop.call_soon_threadsafe(self._wake, reply.get("task_id"))
+
+    def _wake(self, task_id: str | None) -> None:
+        for news in self._waiting.get(task_id or "", ()):
+            news.set()

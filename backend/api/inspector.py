@@ -1,0 +1,171 @@
+"""Asking the workers what they hold: one broadcast, one thread, one connection.
+
+A worker that does not answer is waited for once, up to a second, and not again before it has
+answered something. With the broker away nobody waits at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from kombu import Consumer, Exchange, Producer, Queue
+
+from backend.celery_app import BROKER_ERRORS, app, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kombu import Connection
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 1.0
+RETRY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10
+
+Holdings = dict[str, str]
+
+# Where workers listen for questions; the stubs leave it out.
+_control: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in the stubs
+
+
+class Inspector:
+    """A thread that keeps a connection for questions, and answers one caller at a time."""
+
+    def __init__(self) -> None:
+        self._queue = Queue(
+            f"inspect.{uuid4()}", Exchange(""), exclusive=True, auto_delete=True, durable=False
+        )
+        self._queue.routing_key = self._queue.name
+        self._silent: set[str] = set()
+        self._question: _Question | None = None
+        self._connected = threading.Event()
+        self._asked = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inspector", daemon=True)
+        self._thread.start()
+
+    def ask(self, workers: Sequence[str]) -> Holdings:
+        """Return what the workers say they hold, task id to status.
+
+        Takes the time of the slowest answer, a second at most. Not to be called by two threads
+        at once.
+        """
+        if not workers or not self._connected.is_set():
+            return {}
+        self._silent &= set(workers)
+        question = _Question(workers, self._silent)
+        self._question = question
+        self._asked.set()
+        question.answered.wait(PATIENCE)
+        self._silent |= question.missing
+        return dict(question.holdings)
+
+    def close(self) -> None:
+        """Stop the thread; returns within 3 s."""
+        self._stopping.set()
+        self._asked.set()
+        self._thread.join(timeout=3)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=PATIENCE)
+                try:
+                    self._serve(connection)
+                finally:
+                    self._connected.clear()
+                    connection.collect()
+            except BROKER_ERRORS:
+                pass  # the inbox meets the same outage and says so
+            except Exception:
+                logger.exception("the inspector met an error; it connects anew")
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _serve(self, connection: Connection) -> None:
+        channel = connection.channel()
+        producer = Producer(channel, exchange=_control.exchange, serializer="json")
+        with Consumer(
+            channel, [self._queue], callbacks=[self._on_answer], no_ack=True, accept=["json"]
+        ):
+            self._silent.clear()
+            self._connected.set()
+            while not self._stopping.is_set():
+                if self._asked.wait(timeout=2.0):
+                    self._asked.clear()
+                    self._put(producer)
+                    self._collect(connection)
+                else:
+                    connection.heartbeat_check()
+                    _drain(connection, timeout=0.001)
+
+    def _put(self, producer: Producer) -> None:
+        """Broadcast the question, as kombu.pidbox does, but with a reply queue that stays."""
+        question = self._question
+        if question is None:
+            return
+        producer.publish(
+            {
+                "method": "holdings",
+                "arguments": {},
+                "destination": list(question.workers),
+                "pattern": None,
+                "matcher": None,
+                "ticket": question.ticket,
+                "reply_to": {"exchange": "", "routing_key": self._queue.name},
+            },
+            declare=[_control.exchange],
+            headers={"clock": _control.clock.forward(), "expires": time.time() + PATIENCE},
+        )
+
+    def _collect(self, connection: Connection) -> None:
+        question = self._question
+        deadline = time.monotonic() + PATIENCE
+        while question is not None and not question.answered.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0 or not _drain(connection, timeout=left):
+                return
+
+    def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - whatever was sent
+        """Note an answer: `{worker: [[task id, status], …]}`."""
+        if not isinstance(body, dict):
+            return
+        question = self._question
+        for worker, holdings in body.items():
+            self._silent.discard(worker)
+            if question is not None and message.headers.get("ticket") == question.ticket:
+                question.answer(worker, holdings)
+
+
+class _Question:
+    """A question under way; waits for those of `workers` that are not known to be silent."""
+
+    def __init__(self, workers: Sequence[str], silent: set[str]) -> None:
+        self.ticket = str(uuid4())
+        self.workers = tuple(workers)
+        self.missing = set(workers) - silent
+        self.holdings: Holdings = {}
+        self.answered = threading.Event()
+        if not self.missing:
+            self.answered.set()
+
+    def answer(self, worker: str, holdings: Any) -> None:  # noqa: ANN401 - whatever was sent
+        """Take a worker's answer; an error of the worker's counts as an answer without tasks."""
+        if isinstance(holdings, list):
+            self.holdings.update((task_id, status) for task_id, status in holdings)
+        self.missing.discard(worker)
+        if not self.missing:
+            self.answered.set()
+
+
+def _drain(connection: Connection, timeout: float) -> bool:
+    """Handle what has arrived; False when nothing did in time."""
+    try:
+        connection.drain_events(timeout=timeout)
+    except TimeoutError:
+        return False
+    return True

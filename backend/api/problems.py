@@ -1,0 +1,116 @@
+"""How every error is answered: application/problem+json, as RFC 9457 has it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from backend.errors import HTTPError, Invalid
+from backend.schemas import InvalidProblem, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def _documented(status: int, description: str, model: type[Problem] = Problem) -> Responses:
+    content: dict[str, Any] = {"application/problem+json": {}}
+    return {status: {"model": model, "description": description, "content": content}}
+
+
+NOT_FOUND = _documented(404, "There is no such thing")
+TOO_LARGE = _documented(413, "The body is over 1 MiB")
+UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
+STORE_AWAY = _documented(503, "PostgreSQL cannot be reached; try again shortly")
+
+_DETAILS = {
+    404: "There is nothing at this path. See /docs for what there is.",
+    405: "This path does not take this method. See the Allow header.",
+}
+
+
+def problem(
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] | None = None,
+) -> JSONResponse:
+    """Return a problem document; `errors` names single faults of the request."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return JSONResponse(
+        body, status, headers=dict(headers or {}), media_type="application/problem+json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of the app answered here."""
+
+    @app.exception_handler(HTTPError)
+    async def ours(_request: Request, error: HTTPError) -> JSONResponse:
+        errors = error.problems if isinstance(error, Invalid) else None
+        return problem(error.status, error.detail, error.headers, errors)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _invalid(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        status, headers = error.status_code, dict(error.headers or {})
+        if status == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it could not decode
+            fault = {"detail": "is not JSON text in UTF-8", "pointer": "#"}
+            return problem(422, "The body is not JSON text in UTF-8.", errors=[fault])
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_allowed(request)))
+        return problem(status, _DETAILS.get(status, error.detail), headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
+        return problem(500, "Something went wrong on our side; it has been logged.")
+
+
+def _allowed(request: Request) -> set[str]:
+    """Return the methods of every route of the path: Starlette names those of the first only."""
+    allowed: set[str] = set()
+    for route in request.app.router.routes:
+        match, _ = route.matches({**request.scope, "method": "-"})
+        if match is not Match.NONE:
+            allowed |= set(getattr(route, "methods", None) or ())
+    return allowed
+
+
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    content_type = request.headers.get("content-type", "")
+    faults = [_fault(fault) for fault in error.errors()]
+    if any(fault["pointer"] == "#" for fault in faults) and "json" not in content_type:
+        what = "Send a JSON body with the header Content-Type: application/json."
+        faults = [{"detail": what, "pointer": "#"}]
+        return problem(422, what, errors=faults)
+    lines = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
+    return problem(422, f"The request is not valid: {lines}.", errors=faults)
+
+
+def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
+    """Say what is wrong and where, without repeating what was sent."""
+    place, *path = fault["loc"]
+    if fault["type"] == "json_invalid":
+        return {"detail": "the body is not JSON", "pointer": "#"}
+    detail = str(fault["msg"]).removeprefix("Value error, ")
+    detail = detail[:1].lower() + detail[1:]
+    if place == "body":
+        return {"detail": detail, "pointer": "#" + "".join(f"/{part}" for part in path)}
+    return {"detail": detail, "pointer": f"?{'.'.join(map(str, path))}"}

@@ -1,0 +1,74 @@
+"""The routes about the service itself."""
+
+from __future__ import annotations
+
+from html import escape
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from backend.api.deps import ServicesDep
+from backend.api.problems import STORE_AWAY, problem
+from backend.errors import StoreUnavailable
+from backend.schemas import Health, Links, Readiness
+from backend.settings import settings
+
+router = APIRouter(tags=["Health"])
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Tasks API</title>
+<style>body{{font:16px/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}}
+pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style>
+<h1>Tasks API</h1>
+<p>Post a task, get an id at once, read the outcome whenever you like.</p>
+<ul><li><a href="{docs}">Swagger UI</a>: try every route</li>
+<li><a href="{redoc}">ReDoc</a>: read about every route</li>
+<li><a href="{flower}">Flower</a>: watch workers and tasks</li></ul>
+<pre>curl -X POST {base}tasks/ \\
+  -H "Content-Type: application/json" \\
+  -d '{{"content": "Hello World"}}'</pre></html>
+"""
+
+
+@router.get("/", response_model=Links, summary="Where to go from here")
+async def root(request: Request) -> Response:
+    """Give links to the documentation and to Flower: JSON, or a page for a browser."""
+    flower = f"http://{request.url.hostname}:{settings().flower_port}"
+    links = {"docs": "/docs", "redoc": "/redoc", "flower": flower}
+    if "text/html" in request.headers.get("accept", ""):
+        safe = {name: escape(link) for name, link in links.items()}
+        return HTMLResponse(_PAGE.format(**safe, base=escape(str(request.base_url))))
+    return JSONResponse(links)
+
+
+@router.get("/health", response_model=Health, summary="Is it healthy?")
+@router.get("/health/live", response_model=Health, summary="Does the process serve?")
+async def health() -> Response:
+    """Answer while the process serves."""
+    return JSONResponse({"status": "healthy"})
+
+
+@router.get(
+    "/health/ready",
+    response_model=Readiness,
+    responses=STORE_AWAY,
+    summary="Can tasks be accepted?",
+)
+async def ready(services: ServicesDep) -> Response:
+    """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
+    try:
+        current, workers = await services.readiness.submit(None)
+    except StoreUnavailable:
+        return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable.headers)
+    if not current:
+        return problem(
+            503,
+            "The database's schema is older than this version: run `tasks-api migrate`.",
+            headers=StoreUnavailable.headers,
+        )
+    degraded = []
+    if not services.inbox.connected:
+        degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
+    if not workers:
+        degraded.append("no worker is running: tasks wait until one is")
+    return JSONResponse({"status": "ready", "degraded": degraded})

@@ -1,0 +1,164 @@
+"""The routes of tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+from uuid_utils.compat import uuid7
+
+from backend.api.deps import ServicesDep
+from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, UNPROCESSABLE
+from backend.db.ledger import Submission
+from backend.errors import NotFound
+from backend.schemas import MessageIn, TaskAccepted, TaskList, TaskState
+from backend.tasks.registry import Task, registered
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import BaseModel
+
+router = APIRouter(tags=["Tasks"], responses=STORE_AWAY)
+
+ENQUEUED = "Task enqueued successfully"
+_ACCEPTED: dict[int | str, Any] = {
+    202: {
+        "model": TaskAccepted,
+        "description": "On disk, and it will run",
+        "headers": {
+            "Location": {"description": "Where to ask for it", "schema": {"type": "string"}}
+        },
+    },
+    **TOO_LARGE,
+    **UNPROCESSABLE,
+}
+
+
+async def _submit(
+    services: ServicesDep, task: Task, arguments: BaseModel, message: str
+) -> Response:
+    """Accept a task: the answer is made after the commit."""
+    task_id = str(uuid7())
+    await services.submissions.submit(
+        Submission(
+            task_id,
+            task.name,
+            arguments.model_dump_json(),
+            task.max_attempts,
+            services.inbox.queue_name,
+        )
+    )
+    body = json.dumps({"task_id": task_id, "status": "PENDING", "message": message})
+    return Response(
+        body, 202, headers={"Location": f"/tasks/{task_id}"}, media_type="application/json"
+    )
+
+
+@router.post("/tasks/", status_code=202, responses=_ACCEPTED, summary="Create a message task")
+async def create_message_task(message: MessageIn, services: ServicesDep) -> Response:
+    """Enqueue a task that inserts a message into the database."""
+    return await _submit(services, registered()["insert_message"], message, ENQUEUED)
+
+
+@router.post("/tasks/slow", status_code=202, responses=_ACCEPTED, summary="Create a slow task")
+async def create_slow_task(
+    services: ServicesDep,
+    duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
+) -> Response:
+    """Enqueue a task that takes `duration` seconds, to have something to look at."""
+    task = registered()["slow"]
+    return await _submit(
+        services,
+        task,
+        task.arguments(duration=duration),
+        f"Slow task enqueued for {duration} seconds",
+    )
+
+
+def _route(task: Task) -> Callable[..., Awaitable[Response]]:
+    """Return the route of a registered task: its arguments are the body."""
+
+    async def enqueue(arguments: BaseModel, services: ServicesDep) -> Response:
+        return await _submit(services, task, arguments, ENQUEUED)
+
+    enqueue.__annotations__ = {
+        "arguments": task.arguments,
+        "services": ServicesDep,
+        "return": Response,
+    }
+    return enqueue
+
+
+for _name, _task in registered().items():
+    if _name == _task.name and _name != "slow":  # slow has its own form above
+        router.add_api_route(
+            f"/tasks/{_name}",
+            _route(_task),
+            methods=["POST"],
+            status_code=202,
+            responses=_ACCEPTED,
+            name=f"create_{_name}",
+            summary=f"Create a task: {_name}",
+            description=_task.function.__doc__,
+        )
+
+
+@router.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
+async def refuse_unknown_task() -> Response:
+    """Say which tasks there are."""
+    names = ", ".join(sorted({task.name for task in registered().values()}))
+    raise NotFound(f"There is no task of this name. There are: {names}.")
+
+
+@router.get("/tasks/", response_model=TaskList, responses=UNPROCESSABLE, summary="List tasks")
+async def list_tasks(
+    services: ServicesDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 1000,
+) -> Response:
+    """List the tasks that have not ended, oldest first.
+
+    ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
+    """
+    tasks, total = await services.listings.submit(limit)
+    rows = [{"task_id": task_id, "status": status} for task_id, status in tasks]
+    return Response(json.dumps({"tasks": rows, "total": total}), media_type="application/json")
+
+
+@router.get(
+    "/tasks/{task_id}",
+    response_model=TaskState,
+    responses={
+        200: {
+            "headers": {
+                "Progress": {
+                    "description": "How far a running task says it is, done/total",
+                    "schema": {"type": "string"},
+                }
+            }
+        },
+        **NOT_FOUND,
+        **UNPROCESSABLE,
+    },
+    summary="Query a task",
+)
+async def get_task(
+    services: ServicesDep,
+    task_id: Annotated[str, Path(description="As returned when the task was created")],
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="Seconds to wait for the task's end")
+    ] = 0,
+) -> Response:
+    """Tell state and result of a task, at once or when it has ended."""
+    if wait:
+        state = await services.inbox.wait(task_id, wait)
+    else:
+        state = await services.state(task_id)
+    if state is None:
+        raise NotFound("There is no task with this id.")
+    result = json.dumps({"error": state.error}) if state.error and state.ended else state.result
+    # The result is JSON already; writing it out as it is spares decoding it.
+    body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
+    headers = {"Progress": state.progress} if state.progress and not state.ended else None
+    return Response(body, headers=headers, media_type="application/json")

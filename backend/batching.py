@@ -1,0 +1,116 @@
+"""The micro-batcher: what makes durability cheap.
+
+While one transaction is under way the next requests gather, and one thread takes them all in one
+statement and one commit. There is no timer, so an idle service answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from backend.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# How long a request waits for the store before it is told 503: below the 5 s that clients are
+# promised, above what a commit takes on a busy disk.
+PATIENCE = 4.0
+
+
+class Batcher(Generic[T, R]):
+    """Gathers the items of concurrent requests and has `work` do them together, in one thread.
+
+    `work` takes the items and returns a result for each, in order, and does all of them or none.
+    When it fails for a reason other than the store being away, each item is tried again alone, so
+    that one item's bad data fails that item only.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[Sequence[T]], Sequence[R]], limit: int = 500
+    ) -> None:
+        self._work = work
+        self._limit = limit
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def submit(self, item: T) -> R:
+        """Return `work`'s result for the item.
+
+        Raises StoreUnavailable after PATIENCE seconds; an item that still waits then is dropped
+        undone.
+        """
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._closed:
+                raise StoreUnavailable
+            self._waiting.append((item, future))
+            self._wake.notify()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await future
+        except TimeoutError:
+            raise StoreUnavailable from None
+
+    def close(self) -> None:
+        """Do what waits, then end the thread; returns within PATIENCE seconds."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting:
+                    if self._closed:
+                        return
+                    self._wake.wait()
+                size = min(len(self._waiting), self._limit)
+                batch = [self._waiting.popleft() for _ in range(size)]
+            # A request that gave up is not done: its client was told so.
+            batch = [(item, future) for item, future in batch if not future.cancelled()]
+            if batch:
+                self._do(batch)
+
+    def _do(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        try:
+            results: Sequence[R | Exception] = self._work([item for item, _ in batch])
+        except StoreUnavailable as error:
+            results = [error] * len(batch)
+        except Exception as error:
+            if len(batch) > 1:
+                for single in batch:
+                    self._do([single])
+                return
+            logger.exception("%s failed; the request was answered 500", self._thread.name)
+            results = [error]
+        futures = [future for _, future in batch]
+        loop = futures[0].get_loop()
+        try:
+            loop.call_soon_threadsafe(_settle, futures, results)
+        except RuntimeError:
+            logger.warning("%s ended after its event loop had stopped", self._thread.name)
+
+
+def _settle(futures: Sequence[asyncio.Future[R]], results: Sequence[R | Exception]) -> None:
+    """Give each future its result, in the event loop; one call wakes a whole batch."""
+    for future, result in zip(futures, results, strict=True):
+        if future.cancelled():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

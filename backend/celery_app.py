@@ -1,0 +1,131 @@
+"""The Celery application: the queue, and what a message of ours looks like.
+
+All that Celery does for us is carrying work to processes and watching over those; state, retries
+and times are the ledger's. Loaded in every process, and by `celery -A backend`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Connection, Exchange, Queue
+
+from backend.settings import settings
+from backend.telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from backend.db.outbox import Due
+
+QUEUE: Final = "tasks"
+ATTEMPT_HEADER: Final = "attempt"
+
+# x-max-priority can be given only when a queue is made.
+TASKS_QUEUE = Queue(
+    QUEUE, Exchange(QUEUE, "direct"), routing_key=QUEUE, queue_arguments={"x-max-priority": 9}
+)
+
+_CONF: dict[str, Any] = {
+    "broker_url": settings().celery_broker_url,
+    "task_queues": [TASKS_QUEUE],
+    "task_default_queue": QUEUE,
+    # The two beat every other way to reach the broker for ever: a worker outlives its broker.
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    # RabbitMQ closes a channel that holds a message longer than its consumer_timeout.
+    "broker_channel_error_retry": True,
+    "broker_heartbeat": 10,
+    "broker_connection_timeout": 3,
+    "accept_content": ["json"],
+    "task_serializer": "json",
+    "result_serializer": "json",
+    # A failed task must reach the ledger, whatever its sender thinks of results.
+    "task_store_errors_even_if_ignored": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_concurrency": settings().worker_concurrency,
+    "worker_disable_rate_limits": True,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_send_task_events": True,
+    # Loaded by worker processes and the celery command only, hence by name.
+    "include": ["backend.worker"],
+}
+
+
+def _backend_class() -> str:
+    """Return our result backend's name in Celery's notation.
+
+    As `backend_cls` it wins over CELERY_RESULT_BACKEND in the environment, which beats every other
+    way to configure it (celery.app.base.Celery._get_backend).
+    """
+    url = settings().celery_result_backend
+    return f"backend.worker.outcomes:{'Rpc' if url.startswith('rpc') else 'Redis'}Outcomes+{url}"
+
+
+app = Celery("tasks-api")
+app.backend_cls = _backend_class()
+app.conf.update(_CONF)
+
+_broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
+# What a broker that is away, or an answer that does not come, raises.
+BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
+    *_broker.recoverable_connection_errors,
+    *_broker.recoverable_channel_errors,
+    TimeoutError,
+)
+
+
+def connect(heartbeat: float = 0, timeout: float = 15) -> Connection:
+    """Return a new connection to the broker whose reads and writes end after `timeout` seconds.
+
+    Raises one of BROKER_ERRORS within 3 s where the broker is away or does not answer.
+    """
+    options = {}
+    if _broker.transport.driver_type == "amqp":
+        options = {"read_timeout": timeout, "write_timeout": timeout}
+    connection = app.connection_for_write(heartbeat=heartbeat, transport_options=options)
+    connection.connect()
+    return connection
+
+
+@setup_logging.connect
+def _keep_our_logging(**_: object) -> None:
+    """Keep Celery from setting up logs of its own, in workers and in its commands."""
+    set_up_logging(settings().log_level)
+
+
+_EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
+
+
+def message(due: Due) -> tuple[str, dict[str, Any]]:
+    """Return body (JSON text) and publish options of an attempt's message.
+
+    Message protocol version 2: docs.celeryq.dev, "Message Protocol". Written out, since
+    `send_task` costs four times as much and would encode the arguments once more.
+    """
+    headers = {
+        "lang": "py",
+        "task": due.name,
+        "id": due.task_id,
+        "root_id": due.task_id,
+        "parent_id": None,
+        "group": None,
+        "eta": None,
+        "expires": None,
+        "retries": due.attempt - 1,
+        "timelimit": [None, None],
+        "argsrepr": "()",
+        "kwargsrepr": due.args[:200],
+        "ignore_result": False,
+        ATTEMPT_HEADER: due.attempt,
+    }
+    options = {
+        "routing_key": QUEUE,
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "headers": headers,
+        "correlation_id": due.task_id,
+        "reply_to": due.reply_to or "",
+        "delivery_mode": 2,
+    }
+    return f"[[], {due.args}, {_EMBED}]", options

@@ -1,0 +1,176 @@
+"""The `tasks-api` command: each process of the service, and all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from backend.settings import SettingsError, settings
+from backend.telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+# How long `migrate` waits for a PostgreSQL that is still starting.
+MIGRATE_PATIENCE = 60.0
+
+
+def main() -> None:
+    """Run the command; a setting that makes no sense ends it with a line that says which."""
+    try:
+        commands()
+    except SettingsError as error:
+        sys.exit(f"tasks-api: {error}")
+
+
+@click.group(name="tasks-api", context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Tasks API: an HTTP task service whose 202 is final.
+
+    Settings come from the environment, else .env, else backend/.env; see .env.example.
+    """
+    settings()
+
+
+@commands.command()
+def up() -> None:
+    """Run the whole stack in the foreground: API, relay, worker and Flower."""
+    from backend.supervisor import run
+
+    for port, setting in (
+        (settings().api_port, "API_PORT"),
+        (settings().flower_port, "FLOWER_PORT"),
+    ):
+        _refuse_taken(port, setting)
+    _migrate()
+    sys.exit(run())
+
+
+@commands.command()
+@click.option("--no-relay", is_flag=True, help="Leave publishing to `tasks-api relay`.")
+def api(*, no_relay: bool) -> None:
+    """Serve the HTTP API, with a relay in each of its processes."""
+    import uvicorn
+
+    _refuse_taken(settings().api_port, "API_PORT")
+    uvicorn.run(
+        "backend.api.app:create_app" if no_relay else "backend.cli:create_app_with_relay",
+        factory=True,
+        host=settings().api_host,
+        port=settings().api_port,
+        workers=settings().api_workers,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
+
+
+def create_app_with_relay() -> FastAPI:
+    """Return the API's application with a relay beside it, for uvicorn."""
+    from backend.api.app import create_app
+    from backend.relay.relay import Relay
+
+    app = create_app()
+    serve = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(running: FastAPI) -> AsyncIterator[None]:
+        async with serve(running):
+            relay = Relay()
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(relay.close)
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+@commands.command()
+def worker() -> None:
+    """Execute tasks, WORKER_CONCURRENCY at a time."""
+    from backend.celery_app import app
+
+    app.start(
+        [
+            "--quiet",
+            "worker",
+            # A restarted worker is another worker: its predecessor's lease must run out.
+            f"--hostname=tasks-{os.getpid()}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            f"--loglevel={settings().log_level}",
+        ]
+    )
+
+
+@commands.command()
+def relay() -> None:
+    """Publish what the API accepts, and what was lost on the way."""
+    import signal
+    import threading
+
+    from backend.relay.relay import Relay
+
+    set_up_logging(settings().log_level)
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    running = Relay()
+    told.wait()
+    running.close()
+
+
+@commands.command()
+def flower() -> None:
+    """Serve Flower, the page to watch workers and tasks."""
+    from backend.celery_app import app
+
+    _refuse_taken(settings().flower_port, "FLOWER_PORT")
+    options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
+    options += ["--purge_offline_workers=300", "--natural_time=False"]
+    if settings().flower_basic_auth:
+        options.append(f"--basic_auth={settings().flower_basic_auth}")
+    app.start(["flower", *options])
+
+
+@commands.command()
+def migrate() -> None:
+    """Bring the database's schema up to date; safe to run several times at once."""
+    set_up_logging(settings().log_level)
+    _migrate()
+
+
+def _migrate() -> None:
+    from backend.db.migrate import upgrade
+    from backend.errors import StoreUnavailable
+
+    deadline = time.monotonic() + MIGRATE_PATIENCE
+    while True:
+        try:
+            upgrade()
+        except StoreUnavailable as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"tasks-api: PostgreSQL cannot be reached; check DATABASE_URL ({error})")
+            time.sleep(1)
+        else:
+            return
+
+
+def _refuse_taken(port: int, setting: str) -> None:
+    """End with one line when something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings().api_host, port))
+        except OSError:
+            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")

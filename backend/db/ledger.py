@@ -1,0 +1,320 @@
+"""The ledger: every change of a task's state, each by one guarded statement.
+
+A guard names the attempt and the states that it may leave; a statement that changes no row was
+about an attempt that no longer counts, and its caller drops whatever it had in hand. Locks are
+taken in the order tasks, outbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from backend.db.models import UNFINISHED
+from backend.db.session import changed_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.session import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task to be accepted; `args` is JSON text."""
+
+    id: str
+    name: str
+    args: str
+    max_attempts: int
+    reply_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the ledger knows of a task; `result` is JSON text, null unless SUCCESS."""
+
+    id: str
+    state: str
+    result: str | None
+    error: str | None
+    progress: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the task has come to its end."""
+        return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
+
+
+_SUBMIT = text(
+    """
+    WITH new AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS uuid[]), CAST(:names AS text[]), CAST(:args AS text[]),
+            CAST(:max_attempts AS smallint[]), CAST(:reply_tos AS text[])
+        ) AS new (id, name, args, max_attempts, reply_to)
+    ), task AS (
+        INSERT INTO tasks (id, name, args, max_attempts, reply_to)
+        SELECT id, name, CAST(args AS json), max_attempts, reply_to FROM new ORDER BY id
+    )
+    INSERT INTO outbox (task_id) SELECT id FROM new ORDER BY id
+    """
+)
+
+
+def submit(connection: Executor, submissions: Sequence[Submission]) -> None:
+    """Write ledger row and outbox row of each submission; with the commit they are accepted."""
+    connection.execute(
+        _SUBMIT,
+        {
+            "ids": [new.id for new in submissions],
+            "names": [new.name for new in submissions],
+            "args": [new.args for new in submissions],
+            "max_attempts": [new.max_attempts for new in submissions],
+            "reply_tos": [new.reply_to for new in submissions],
+        },
+    )
+
+
+_CLAIM = text(
+    """
+    WITH claimed AS (
+        UPDATE tasks SET state = 'STARTED', worker = :worker, started_at = now(), progress = NULL
+        WHERE id = :id AND attempt = :attempt AND state IN ('PENDING', 'RETRY')
+        RETURNING id, max_attempts
+    ), gone AS (
+        DELETE FROM outbox USING claimed WHERE task_id = claimed.id
+    )
+    SELECT max_attempts FROM claimed
+    """
+)
+
+
+def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> int | None:
+    """Start an attempt; return the task's max_attempts, or None where it is not to be started."""
+    found: int | None = connection.execute(
+        _CLAIM, {"id": task_id, "attempt": attempt, "worker": worker}
+    ).scalar()
+    return found
+
+
+_ENTER = text(
+    """
+    INSERT INTO tasks (id, name, args, state, max_attempts, reply_to, worker, started_at)
+    VALUES (:id, :name, CAST(:args AS json), 'STARTED', :max_attempts, :reply_to, :worker, now())
+    ON CONFLICT (id) DO NOTHING
+    RETURNING max_attempts
+    """
+)
+
+
+def enter(connection: Executor, new: Submission, worker: str) -> int | None:
+    """Enter and start a task that came by another door; None where its id is already known."""
+    found: int | None = connection.execute(
+        _ENTER,
+        {
+            "id": new.id,
+            "name": new.name,
+            "args": new.args,
+            "max_attempts": new.max_attempts,
+            "reply_to": new.reply_to,
+            "worker": worker,
+        },
+    ).scalar()
+    return found
+
+
+_PROGRESS = text(
+    "UPDATE tasks SET progress = :progress"
+    " WHERE id = :id AND attempt = :attempt AND state = 'STARTED'"
+)
+
+
+def progress(connection: Executor, task_id: str, attempt: int, done: int, total: int) -> bool:
+    """Note how far a started task is; False where the attempt no longer counts."""
+    changed = connection.execute(
+        _PROGRESS, {"id": task_id, "attempt": attempt, "progress": f"{done}/{total}"}
+    )
+    return changed_rows(changed) == 1
+
+
+_SUCCEED = text(
+    """
+    UPDATE tasks
+    SET state = 'SUCCESS', result = CAST(:result AS json), error = NULL, finished_at = now()
+    WHERE id = :id AND attempt = :attempt AND state = 'STARTED'
+    """
+)
+
+
+def succeed(connection: Executor, task_id: str, attempt: int, result: str) -> bool:
+    """End a started task with its value (JSON text); False where the attempt no longer counts."""
+    changed = connection.execute(_SUCCEED, {"id": task_id, "attempt": attempt, "result": result})
+    return changed_rows(changed) == 1
+
+
+# An attempt may fail before its claim was committed: its process died in the one transaction of a
+# short task, or Celery refused the message. It still counts as an attempt.
+_FAIL = text(
+    f"""
+    WITH failed AS (
+        UPDATE tasks
+        SET state = CASE WHEN :retry AND attempt < max_attempts THEN 'RETRY' ELSE 'FAILURE' END,
+            attempt = CASE WHEN :retry AND attempt < max_attempts
+                      THEN attempt + 1 ELSE attempt END,
+            finished_at = CASE WHEN :retry AND attempt < max_attempts THEN NULL ELSE now() END,
+            error = :error
+        WHERE id = :id AND attempt = :attempt AND {UNFINISHED}
+        RETURNING id, state, attempt
+    ), next AS (
+        INSERT INTO outbox (task_id, attempt, due_at)
+        SELECT id, attempt, now() + make_interval(secs => :delay) FROM failed WHERE state = 'RETRY'
+        ON CONFLICT (task_id) DO UPDATE
+        SET attempt = excluded.attempt, due_at = excluded.due_at, published_at = NULL,
+            publishes = 0
+    ), gone AS (
+        DELETE FROM outbox USING failed WHERE task_id = failed.id AND failed.state = 'FAILURE'
+    )
+    SELECT state FROM failed
+    """  # noqa: S608 - a constant of this package
+)
+
+
+def fail(
+    connection: Executor,
+    task_id: str,
+    attempt: int,
+    error: str,
+    *,
+    retry: bool = True,
+    delay: float = 0,
+) -> str | None:
+    """End an attempt with an error.
+
+    The task goes to RETRY, due again in `delay` seconds, while it has attempts left and `retry`
+    allows; else to FAILURE. Returns the new state, None where the attempt no longer counts.
+    """
+    state: str | None = connection.execute(
+        _FAIL,
+        {
+            "id": task_id,
+            "attempt": attempt,
+            "error": error,
+            "retry": retry,
+            "delay": delay,
+        },
+    ).scalar()
+    return state
+
+
+_REVOKE = text(
+    f"""
+    WITH revoked AS (
+        UPDATE tasks SET state = 'REVOKED', error = :error, finished_at = now()
+        WHERE id = :id AND attempt = :attempt AND {UNFINISHED}
+        RETURNING id
+    ), gone AS (
+        DELETE FROM outbox USING revoked WHERE task_id = revoked.id
+    )
+    SELECT 1 FROM revoked
+    """  # noqa: S608 - a constant of this package
+)
+
+
+def revoke(connection: Executor, task_id: str, attempt: int, error: str) -> bool:
+    """End a task as revoked; False where the attempt no longer counts."""
+    row = connection.execute(_REVOKE, {"id": task_id, "attempt": attempt, "error": error})
+    return row.scalar() is not None
+
+
+# max_attempts grows with attempt: a hand-back is nobody's fault and costs no attempt.
+_HAND_BACK = text(
+    """
+    WITH handed AS (
+        UPDATE tasks
+        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1
+        WHERE state = 'STARTED' AND worker = :worker
+        RETURNING id, attempt
+    )
+    INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
+    """
+)
+
+
+def hand_back(connection: Executor, worker: str) -> int:
+    """Give back all that a stopping worker has started and not ended; return how many."""
+    return changed_rows(connection.execute(_HAND_BACK, {"worker": worker}))
+
+
+_STATES = text(
+    """
+    SELECT CAST(id AS text), state, CAST(result AS text), error, progress
+    FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
+    """
+)
+
+
+def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
+    """Return what is known of each task, None for an id that was never issued."""
+    rows = connection.execute(_STATES, {"ids": list(set(ids))})
+    found = {row[0]: State(*row) for row in rows}
+    return [found.get(task_id) for task_id in ids]
+
+
+_UNFINISHED = text(
+    f"""
+    SELECT CAST(t.id AS text), CASE
+        WHEN t.state = 'STARTED' THEN 'ACTIVE'
+        WHEN o.due_at > now() THEN 'SCHEDULED'
+        ELSE 'RESERVED'
+    END
+    FROM (
+        SELECT id, state, created_at FROM tasks WHERE {UNFINISHED}
+        ORDER BY created_at, id LIMIT :limit
+    ) t LEFT JOIN outbox o ON o.task_id = t.id
+    ORDER BY t.created_at, t.id
+    """  # noqa: S608 - a constant of this package
+)
+_COUNT_UNFINISHED = text(f"SELECT count(*) FROM tasks WHERE {UNFINISHED}")  # noqa: S608 - same
+
+
+def unfinished(connection: Executor, limit: int) -> tuple[list[tuple[str, str]], int]:
+    """Return the oldest `limit` tasks not yet ended, each with its status, and how many there are.
+
+    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED.
+    """
+    rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit})]
+    if len(rows) < limit:
+        return rows, len(rows)
+    return rows, connection.execute(_COUNT_UNFINISHED).scalar_one()
+
+
+_KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+def known(connection: Executor, ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that the ledger has, in whatever state."""
+    return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
+
+
+# A worker's parent process holds a task from before its claim until after its outcome, so a lease
+# that was renewed a while after the start and does not hold the task has lost it.
+_ABANDONED = text(
+    """
+    SELECT CAST(t.id AS text), t.attempt
+    FROM tasks t LEFT JOIN workers w ON w.name = t.worker
+    WHERE t.state = 'STARTED' AND (
+        w.name IS NULL OR w.expires_at < now()
+        OR (w.renewed_at > t.started_at + interval '5 s'
+            AND CAST(t.id AS text) || '/' || t.attempt <> ALL (w.holds))
+    )
+    ORDER BY t.id LIMIT 500
+    """
+)
+
+
+def abandoned(connection: Executor) -> list[tuple[str, int]]:
+    """Return the (id, attempt) of tasks whose worker is dead or no longer holds them."""
+    return [(row[0], row[1]) for row in connection.execute(_ABANDONED)]

@@ -1,0 +1,70 @@
+"""The table of messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 - part of a public dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.session import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message; `created_at` is in UTC."""
+
+    id: int
+    content: str
+    created_at: datetime
+
+
+_INSERT = text(
+    """
+    INSERT INTO messages (task_id, content) VALUES (CAST(:task_id AS uuid), :content)
+    RETURNING id, content, created_at
+    """
+)
+
+
+def insert(connection: Executor, content: str, task_id: str) -> Message:
+    """Write a task's message; a second one of the same task is refused by the table."""
+    row = connection.execute(_INSERT, {"task_id": task_id, "content": content}).one()
+    return Message(*row)
+
+
+_INSERT_MANY = text(
+    """
+    INSERT INTO messages (content)
+    SELECT content FROM unnest(CAST(:contents AS text[])) WITH ORDINALITY AS new (content, place)
+    ORDER BY place
+    RETURNING id, content, created_at
+    """
+)
+
+
+def insert_many(connection: Executor, contents: Sequence[str]) -> list[Message]:
+    """Write messages without a task, in order."""
+    rows = connection.execute(_INSERT_MANY, {"contents": list(contents)})
+    return sorted((Message(*row) for row in rows), key=lambda message: message.id)
+
+
+_PAGE = text(
+    """
+    SELECT id, content, created_at FROM (
+        SELECT id, content, created_at FROM messages
+        WHERE id < :before ORDER BY id DESC LIMIT :limit
+    ) newest ORDER BY id
+    """
+)
+_COUNT = text("SELECT count(*) FROM messages")
+
+
+def page(connection: Executor, limit: int, before: int) -> tuple[list[Message], int]:
+    """Return the newest `limit` messages with an id below `before`, ascending, and the total."""
+    rows = [Message(*row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
+    return rows, connection.execute(_COUNT).scalar_one()

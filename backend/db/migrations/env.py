@@ -1,0 +1,13 @@
+"""Alembic's entry: runs on the connection that backend/db/migrate.py hands over."""
+
+from alembic import context
+
+from backend.db.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    compare_server_default=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,143 @@
+"""The tables, for Alembic and for readers; statements are written in SQL beside their purpose.
+
+```
+            ┌──────────────── RETRY <──────┐           PENDING ─┐
+            v                              │ error,    STARTED ─┼─> REVOKED
+PENDING ─> STARTED ─> SUCCESS | FAILURE    │ attempts  RETRY ───┘
+              └───────────────────────────>┘ left
+```
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Identity,
+    Index,
+    SmallInteger,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+UNFINISHED = "state IN ('PENDING', 'STARTED', 'RETRY')"
+
+
+class Base(DeclarativeBase):
+    """The metadata that migrations are compared with."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own way to declare it
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        int: SmallInteger(),
+        # json, not jsonb: it is only stored and handed back, keeps the order of keys, and takes
+        # every text that JSON allows, \u0000 included.
+        dict[str, Any]: JSON(),
+    }
+
+
+class Task(Base):
+    """The ledger: the one truth about every task."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('PENDING', 'STARTED', 'RETRY', 'SUCCESS', 'FAILURE', 'REVOKED')",
+            name="tasks_state_check",
+        ),
+        Index("tasks_unfinished", "created_at", "id", postgresql_where=text(UNFINISHED)),
+        Index("tasks_started", "worker", postgresql_where=text("state = 'STARTED'")),
+    )
+
+    id: Mapped[UUID] = mapped_column(
+        primary_key=True, comment="UUIDv7; its text is the id that Celery and clients use"
+    )
+    name: Mapped[str] = mapped_column(comment="The registered name of the task")
+    args: Mapped[dict[str, Any]] = mapped_column(comment="The arguments, as validated")
+    state: Mapped[str] = mapped_column(
+        server_default="PENDING", comment="Where the task is; see the state machine in models.py"
+    )
+    attempt: Mapped[int] = mapped_column(
+        server_default="1", comment="The attempt that counts; a message for another is dropped"
+    )
+    max_attempts: Mapped[int] = mapped_column(comment="The attempt after which an error is final")
+    reply_to: Mapped[str | None] = mapped_column(
+        comment="The queue of the API process that wants to hear of the outcome"
+    )
+    worker: Mapped[str | None] = mapped_column(
+        comment="The worker that claimed the current or last attempt"
+    )
+    progress: Mapped[str | None] = mapped_column(comment="How far the task says it is: done/total")
+    created_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), comment="When the task was accepted"
+    )
+    started_at: Mapped[datetime | None] = mapped_column(
+        comment="When the current or last attempt was claimed"
+    )
+    finished_at: Mapped[datetime | None] = mapped_column(comment="When the task ended")
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(), comment="The value on SUCCESS")
+    error: Mapped[str | None] = mapped_column(comment="Why the last attempt failed, in plain words")
+
+
+class Outbox(Base):
+    """Every task that has not started: what the broker has been, or must be, told of."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("outbox_due", "due_at", postgresql_where=text("published_at IS NULL")),
+        Index(
+            "outbox_published", "published_at", postgresql_where=text("published_at IS NOT NULL")
+        ),
+    )
+
+    # No foreign key: both rows are written by one statement, and the check costs on every task.
+    task_id: Mapped[UUID] = mapped_column(primary_key=True, comment="The task in the ledger")
+    attempt: Mapped[int] = mapped_column(server_default="1", comment="The attempt to be started")
+    due_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), comment="Not to be published before"
+    )
+    published_at: Mapped[datetime | None] = mapped_column(
+        comment="When a relay last took it for publishing; null: to be published"
+    )
+    publishes: Mapped[int] = mapped_column(
+        server_default="0", comment="How often it was published; spaces the next try"
+    )
+
+
+class Message(Base):
+    """The messages that clients create, by a task or directly."""
+
+    __tablename__ = "messages"
+
+    id: Mapped[int] = mapped_column(
+        BigInteger(), Identity(), primary_key=True, comment="Ascending in order of insertion"
+    )
+    task_id: Mapped[UUID | None] = mapped_column(
+        unique=True, comment="The task that wrote it, once; null for a direct one"
+    )
+    content: Mapped[str] = mapped_column(comment="The text, as given")
+    created_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), comment="When it was written"
+    )
+
+
+class Worker(Base):
+    """A lease a worker: proof of life, and what it holds."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True, comment="Celery's node name of the worker")
+    renewed_at: Mapped[datetime] = mapped_column(comment="When the lease was last renewed")
+    expires_at: Mapped[datetime] = mapped_column(comment="When the worker counts as dead")
+    holds: Mapped[list[str]] = mapped_column(
+        ARRAY(Text()), comment="The attempts it holds, each as id/attempt"
+    )

@@ -1,0 +1,89 @@
+"""PostgreSQL: one engine a process, short transactions, one error when it is away."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import psycopg2
+import sqlalchemy
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from backend.errors import StoreUnavailable
+from backend.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Executor = sqlalchemy.Connection | Session
+
+# A statement is short by design; what takes longer waits for something that will not come.
+STATEMENT_TIMEOUT_MS = 10_000
+
+_AWAY = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+)
+
+
+@cache
+def engine() -> sqlalchemy.Engine:
+    """Return this process's engine; no connection is made before the first is needed."""
+    return sqlalchemy.create_engine(
+        settings().database_url,
+        pool_pre_ping=True,
+        pool_timeout=3,
+        connect_args={
+            "application_name": "tasks-api",
+            "connect_timeout": 3,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 5_000,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=5000"
+            " -c idle_in_transaction_session_timeout=600000 -c timezone=UTC",
+        },
+    )
+
+
+def _forget_engine_after_fork() -> None:
+    """Leave the parent's connections to the parent: sharing one corrupts it for both."""
+    if engine.cache_info().currsize:
+        engine().dispose(close=False)
+        engine.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget_engine_after_fork)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are."""
+    try:
+        yield
+    except _AWAY as error:
+        raise StoreUnavailable from error
+
+
+@contextmanager
+def transaction() -> Iterator[sqlalchemy.Connection]:
+    """Give a connection in a transaction that commits at the end of the block.
+
+    Raises StoreUnavailable when PostgreSQL is away; whether a commit that was cut off took place
+    is then unknown, which every statement of the ledger allows for.
+    """
+    with store_errors(), engine().begin() as connection:
+        yield connection
+
+
+def changed_rows(result: sqlalchemy.Result[Any]) -> int:
+    """Return how many rows a statement changed."""
+    count: int = cast("sqlalchemy.CursorResult[Any]", result).rowcount
+    return count

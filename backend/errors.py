@@ -1,0 +1,81 @@
+"""Every error of the project.
+
+Error
+├── RegistrationError        a task is declared wrongly; the import fails
+├── TaskError                raised by a task's function: fails it for good, without another attempt
+├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
+└── HTTPError                becomes an HTTP answer; the class owns its status and title
+    ├── NotFound             404
+    ├── Invalid              422
+    └── StoreUnavailable     503, PostgreSQL cannot be reached
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """The root of the project's own errors."""
+
+
+class RegistrationError(Error):
+    """A task is declared wrongly."""
+
+
+class TaskError(Error):
+    """Fails a task for good: its message is the task's error, and no attempt follows."""
+
+
+class Superseded(Error):
+    """The ledger no longer counts this attempt of a task."""
+
+
+class HTTPError(Error):
+    """An error that a client is told of.
+
+    `detail` says in plain words what to do; it never holds a query, a host or a traceback.
+    """
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class NotFound(HTTPError):
+    """What the path names does not exist."""
+
+    status = 404
+    title = "Not Found"
+
+
+class Invalid(HTTPError):
+    """The request cannot be understood; `problems` has a line for each fault.
+
+    Each problem is `{"detail", "pointer"}`, the pointer a JSON pointer into the body
+    (`#/content`) or the name of a query parameter (`?limit`).
+    """
+
+    status = 422
+    title = "Unprocessable Entity"
+
+    def __init__(self, detail: str, problems: list[dict[str, str]]) -> None:
+        super().__init__(detail)
+        self.problems = problems
+
+
+class StoreUnavailable(HTTPError):
+    """PostgreSQL cannot be reached, or did not answer in time."""
+
+    status = 503
+    title = "Service Unavailable"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The task store cannot be reached at the moment. Nothing is lost; try again shortly."
+        )

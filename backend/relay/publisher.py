@@ -1,0 +1,97 @@
+"""Publishing in batches, with the broker's word for each message."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from kombu import Producer
+
+from backend.celery_app import TASKS_QUEUE, connect, message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.outbox import Due
+
+# How long the broker may take to confirm a batch before it counts as not published.
+CONFIRM_SECONDS = 10.0
+
+
+# What ends a loop of the relay until the store or the broker is back.
+OUTAGES: tuple[type[Exception], ...] = (StoreUnavailable, *BROKER_ERRORS)
+
+
+class Publisher:
+    """A connection to the broker that publishes and counts confirms.
+
+    Any error means that the connection is of no more use: close it and make another.
+    """
+
+    def __init__(self) -> None:
+        self._connection = connect()
+        channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
+        self._channel = channel
+        TASKS_QUEUE(channel).declare()
+        self._confirms = self._connection.transport.driver_type == "amqp"
+        self._unconfirmed: dict[int, str] = {}
+        self._refused: set[str] = set()
+        self._tag = 0
+        if self._confirms:
+            channel.confirm_select()
+            channel.events["basic_ack"].add(self._on_ack)
+            channel.events["basic_nack"].add(self._on_nack)
+        self._producer = Producer(self._channel, exchange=TASKS_QUEUE.exchange, auto_declare=False)
+
+    def publish(self, batch: Sequence[Due]) -> None:
+        """Publish a batch; return when the broker has it all on disk.
+
+        Raises one of BROKER_ERRORS; `unpublished` then tells what it may not have.
+        """
+        self._refused.clear()
+        self._unconfirmed.clear()
+        first = self._tag + 1
+        # Noted before the first byte goes out: whatever breaks, nothing counts as published.
+        self._unconfirmed.update((first + place, due.task_id) for place, due in enumerate(batch))
+        for due in batch:
+            body, options = message(due)
+            self._producer.publish(body, **options)
+            self._tag += 1
+            if not self._confirms:
+                del self._unconfirmed[self._tag]
+        deadline = time.monotonic() + CONFIRM_SECONDS
+        while self._unconfirmed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the broker did not confirm in time")
+            try:
+                self._connection.drain_events(timeout=left)
+            except socket.timeout as error:  # noqa: UP041 - what kombu documents
+                raise TimeoutError("the broker did not confirm in time") from error
+
+    def unpublished(self) -> list[str]:
+        """Return the ids of the last batch that the broker may not have."""
+        return [*self._unconfirmed.values(), *self._refused]
+
+    def waiting(self) -> int:
+        """Return how many messages wait in the queue, which is made where it is missing."""
+        queue: Any = TASKS_QUEUE(self._channel)  # the stubs have the wrong result for the next line
+        return int(queue.queue_declare().message_count)
+
+    def close(self) -> None:
+        """Drop the connection without waiting for anybody."""
+        self._connection.collect()
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's callback
+        for confirmed in self._tags(tag, multiple=multiple):
+            del self._unconfirmed[confirmed]
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's callback
+        for refused in self._tags(tag, multiple=multiple):
+            self._refused.add(self._unconfirmed.pop(refused))
+
+    def _tags(self, tag: int, *, multiple: bool) -> list[int]:
+        if multiple:
+            return [known for known in self._unconfirmed if known <= tag]
+        return [tag] if tag in self._unconfirmed else []

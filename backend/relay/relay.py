@@ -1,0 +1,97 @@
+"""The relay: takes due rows from the outbox and publishes them, for ever.
+
+Any number of relays may run, as threads of API processes or as processes of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from backend.db import outbox
+from backend.db.session import transaction
+from backend.relay.publisher import OUTAGES, Publisher
+from backend.relay.reconciler import Reconciler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.outbox import Due
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+# How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
+IDLE_SECONDS = 0.5
+RETRY_SECONDS = 1.0
+
+
+class Relay:
+    """The relay's loop, and the reconciler's beside it, each in a thread."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._reconciler = Reconciler(self._stopping)
+        self._threads = [
+            threading.Thread(target=self._run, name="relay", daemon=True),
+            threading.Thread(target=self._reconciler.run, name="reconciler", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop both loops; returns within 5 s."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=2.5)
+
+    def _run(self) -> None:
+        trouble = ""
+        while not self._stopping.is_set():
+            try:
+                self._serve(recovered=bool(trouble))
+            except OUTAGES as error:
+                # One line an outage, not one a try.
+                if trouble != type(error).__name__:
+                    trouble = type(error).__name__
+                    logger.warning("cannot publish (%s): tasks wait in the outbox", trouble)
+            except Exception:
+                trouble = ""
+                logger.exception("the relay met an error; it starts over")
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _serve(self, *, recovered: bool) -> None:
+        """Publish until something breaks or the relay is to stop."""
+        bell = outbox.Bell()
+        try:
+            publisher = Publisher()
+            try:
+                if recovered:
+                    logger.info("publishing again")
+                while not self._stopping.is_set():
+                    if not self._publish_due(publisher):
+                        bell.wait(IDLE_SECONDS)
+            finally:
+                publisher.close()
+        finally:
+            bell.close()
+
+    def _publish_due(self, publisher: Publisher) -> bool:
+        """Publish one batch; False when nothing was due."""
+        with transaction() as connection:
+            batch = outbox.take(connection, BATCH)
+        if not batch:
+            return False
+        try:
+            publisher.publish(batch)
+        finally:
+            self._put_back(publisher, batch)
+        return True
+
+    def _put_back(self, publisher: Publisher, batch: Sequence[Due]) -> None:
+        unpublished = publisher.unpublished()
+        if unpublished:
+            logger.warning("%d of %d tasks go back to the outbox", len(unpublished), len(batch))
+            with transaction() as connection:
+                outbox.put_back(connection, unpublished)

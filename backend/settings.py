@@ -1,0 +1,87 @@
+"""Every setting of every process, read once: environment, else `.env`, else `backend/.env`."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """A setting makes no sense; each line of the message names one and what it may be."""
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _one_of(*schemes: str) -> AfterValidator:
+    """Accept only URLs of the given schemes, so that a wrong one is refused at start."""
+
+    def check(url: str) -> str:
+        if urlsplit(url).scheme not in schemes:
+            starts = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"must start with {starts}")
+        return url
+
+    return AfterValidator(check)
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The settings of DESIGN: names are the environment variables' in lower case."""
+
+    # Later files win, and the environment wins over both.
+    model_config = SettingsConfigDict(
+        env_file=(ROOT / "backend" / ".env", ROOT / ".env"),
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+    )
+
+    database_url: Annotated[str, _one_of("postgresql+psycopg2")]
+    celery_broker_url: Annotated[str, _one_of("amqp", "amqps", "redis", "rediss")]
+    celery_result_backend: Annotated[str, _one_of("rpc", "redis", "rediss")] = "rpc://"
+    api_host: str = Field("127.0.0.1", min_length=1)
+    api_port: Port = 8060
+    api_workers: int = Field(1, ge=1, le=64)
+    flower_port: Port = 5555
+    flower_basic_auth: str | None = Field(None, pattern=r"^[^:\s]+:\S+$")
+    worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+_MEANINGS = {
+    "database_url": "a PostgreSQL address: postgresql+psycopg2://user:password@host:5432/database",
+    "celery_broker_url": "a broker's address: amqp://user:password@host:5672// or redis://host:6379/0",
+    "celery_result_backend": "rpc:// or redis://host:6379/0",
+    "api_host": "the address to listen on, such as 127.0.0.1",
+    "api_port": "a port from 1 to 65535",
+    "api_workers": "a whole number of processes from 1 to 64",
+    "flower_port": "a port from 1 to 65535",
+    "flower_basic_auth": "user:password",
+    "worker_concurrency": "a whole number of processes from 1 to 1024",
+    "log_level": "DEBUG, INFO, WARNING or ERROR",
+}
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises SettingsError, one line a setting, for a value that makes no sense. The value itself is
+    not repeated: it may hold a password.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        names = dict.fromkeys(str(problem["loc"][0]).lower() for problem in error.errors())
+        raise SettingsError(
+            "\n".join(f"{name.upper()} must be {_MEANINGS[name]}" for name in names)
+        ) from None

@@ -1,0 +1,82 @@
+"""The whole stack in one terminal: starts every process, labels its output, stops all together."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import Final
+
+import honcho.manager
+
+from backend.settings import settings
+from backend.telemetry import on_terminal
+
+# The worker lets running tasks end for 5 s; all is to be over within 10 s.
+honcho.manager.KILL_WAIT = 8
+PROCESSES: Final = {
+    "api": "api --no-relay",
+    "relay": "relay",
+    "worker": "worker",
+    "flower": "flower",
+}
+
+
+def run() -> int:
+    """Run until a signal, or until one process ends; return the exit code."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if on_terminal():
+        environment["FORCE_COLOR"] = "1"
+    manager = honcho.manager.Manager()
+    for name, arguments in PROCESSES.items():
+        command = f"exec {shlex.quote(sys.executable)} -m backend {arguments}"
+        manager.add_process(name, command, env=environment)
+    threading.Thread(target=_announce, name="announce", daemon=True).start()
+    manager.loop()
+    told = manager.returncode in {130, 143}  # honcho's codes for SIGINT and SIGTERM
+    if not told:
+        sys.stderr.write(
+            "tasks-api: a process ended by itself, so everything was stopped;"
+            " the lines above say which and why\n"
+        )
+    return 0 if told else 1
+
+
+def _announce() -> None:
+    """Print addresses and a first command once everything answers."""
+    api = f"http://localhost:{settings().api_port}"
+    flower = f"http://localhost:{settings().flower_port}"
+    while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
+        time.sleep(0.2)
+    bold, plain = (
+        ("\x1b[1m", "\x1b[0m") if on_terminal() and "NO_COLOR" not in os.environ else ("", "")
+    )
+    sys.stdout.write(
+        f"""
+{bold}Tasks API is ready{plain}
+  API       {api}
+  Swagger   {api}/docs
+  ReDoc     {api}/redoc
+  Flower    {flower}
+Try it:
+  curl -X POST {api}/tasks/ -H "Content-Type: application/json" -d '{{"content": "Hello World"}}'
+Stop with Ctrl+C.
+
+"""
+    )
+    sys.stdout.flush()
+
+
+def _answers(url: str, text: str = "") -> bool:
+    """Tell whether a page answers, with the text in it; a login page is an answer too."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own http URLs
+            return text in answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code == 401 and not text  # noqa: PLR2004 - Flower with basic auth
+    except OSError:
+        return False

@@ -1,0 +1,128 @@
+"""What a task is, and which there are.
+
+A task is a function in a file of this package, declared by `@task`. Importing this package's files
+is what registers them; a wrong declaration fails that import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel
+
+import backend.tasks
+from backend.db import ledger
+from backend.db.session import transaction
+from backend.errors import RegistrationError, Superseded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.orm import Session
+
+    Function = Callable[[Any, "Run"], BaseModel]
+
+# Names that stand for something else in POST /tasks/<name>.
+RESERVED = frozenset({"batch"})
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt of a task, as its function sees it.
+
+    `task_id` is the same for every attempt: use it as deduplication key for effects outside the
+    database. What is written through `session` commits together with the outcome, or not at all;
+    do not keep it waiting for anything but PostgreSQL once you have used it.
+    """
+
+    task_id: str
+    attempt: int
+    session: Session
+
+    def progress(self, done: int, total: int) -> None:
+        """Say how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
+
+        Raises Superseded when this attempt no longer counts; let it pass.
+        """
+        with transaction() as connection:
+            if not ledger.progress(connection, self.task_id, self.attempt, done, total):
+                raise Superseded
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A registered task."""
+
+    name: str
+    function: Function
+    arguments: type[BaseModel]
+    max_attempts: int
+    time_limit: float
+    one_commit: bool
+    aliases: tuple[str, ...]
+
+
+_registered: dict[str, Task] = {}
+
+
+def task(
+    *,
+    name: str,
+    max_attempts: int = 5,
+    time_limit: float = 3600,
+    one_commit: bool = False,
+    aliases: tuple[str, ...] = (),
+) -> Callable[[Function], Function]:
+    """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
+
+    name: lower case letters, digits and underscores; it is stored with every task and part of the
+        URL, so keep it, or name the old one in `aliases`.
+    max_attempts: an error or a lost worker leads to another attempt until so many were made.
+    time_limit: seconds, after which the attempt is killed.
+    one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
+        writes to our database: nobody will see it STARTED.
+
+    Raises RegistrationError.
+    """
+
+    def register(function: Function) -> Function:
+        hints = get_type_hints(function)
+        arguments = _model(name, "its parameter `args`", hints.get("args"))
+        _model(name, "its return value", hints.get("return"))
+        declared = Task(name, function, arguments, max_attempts, time_limit, one_commit, aliases)
+        for key in (name, *aliases):
+            _register(key, declared)
+        return function
+
+    return register
+
+
+def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    raise RegistrationError(f"task {task_name!r}: annotate {what} with a Pydantic model")
+
+
+def _register(name: str, declared: Task) -> None:
+    where = f"task {name!r} of {declared.function.__module__}"
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name):
+        raise RegistrationError(f"{where}: use lower case letters, digits and underscores")
+    if name in RESERVED:
+        raise RegistrationError(f"{where}: the name is reserved")
+    if name in _registered:
+        other = _registered[name].function.__module__
+        raise RegistrationError(f"{where}: the name is already taken in {other}")
+    _registered[name] = declared
+
+
+@cache
+def registered() -> Mapping[str, Task]:
+    """Return every task by each of its names, after importing every file of the package."""
+    for module in pkgutil.iter_modules(backend.tasks.__path__, "backend.tasks."):
+        importlib.import_module(module.name)
+    return dict(sorted(_registered.items()))

@@ -1,0 +1,225 @@
+"""The way of one attempt through a worker's child process: claim, work, outcome."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import celery
+from celery.exceptions import Ignore, Retry
+from pydantic import ValidationError
+from sqlalchemy.exc import DataError
+from sqlalchemy.orm import Session
+
+from backend.celery_app import ATTEMPT_HEADER, app
+from backend.db import ledger
+from backend.db.session import engine, store_errors
+from backend.errors import StoreUnavailable, Superseded, TaskError
+from backend.tasks.registry import Run, Task, registered
+from backend.telemetry import about
+from backend.worker.outcomes import backoff, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import BaseModel
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long an attempt's writes are tried before it is left to the reconciler.
+STORE_PATIENCE = 60.0
+
+
+class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs only
+    """Celery's side of a registered task; `spec` is ours.
+
+    Calling it ends in one of four ways: it returns (the ledger says SUCCESS), raises Retry (RETRY),
+    raises the task's error (FAILURE), or raises Ignore (this delivery does not count). Celery then
+    calls `Outcomes.store_result`, which finds `request.recorded` set and only sends the reply.
+    """
+
+    spec: Task
+    request: Any  # a Context, which takes any attribute; the stubs do not say so
+
+    def __call__(self, *args: object, **kwargs: object) -> dict[str, Any]:
+        """Run one attempt for the message that Celery is handling."""
+        attempt = Attempt(self.spec, self.request, args, kwargs)
+        try:
+            value = attempt.run()
+        except (StoreUnavailable, Superseded) as reason:
+            logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
+            raise Ignore from reason
+        except TaskError as error:
+            raise self._failed(attempt, error, retry=False) from error
+        except Exception as error:
+            logger.exception("%s raised", attempt.what, extra=attempt.log)
+            raise self._failed(attempt, error, retry=True) from error
+        self.request.recorded = True
+        logger.info("%s succeeded", attempt.what, extra=attempt.log)
+        return value
+
+    def _failed(self, attempt: Attempt, error: Exception, *, retry: bool) -> Exception:
+        """Record an error; return what to raise so that Celery, and Flower, see the same."""
+        delay = backoff(attempt.number)
+        try:
+            state = attempt.fail(error, retry=retry, delay=delay)
+        except StoreUnavailable as reason:
+            return Ignore(str(reason))
+        self.request.recorded = True
+        if state == "RETRY":
+            return Retry(plain(error), exc=error, when=delay)  # type: ignore[arg-type]  # a float is no Real to mypy
+        return error if state == "FAILURE" else Ignore("superseded")
+
+
+class Attempt:
+    """One delivery of one attempt."""
+
+    def __init__(
+        self,
+        spec: Task,
+        request: Any,  # noqa: ANN401 - celery.app.task.Context takes its attributes from headers
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        self.spec = spec
+        self.id: str = request.id
+        # A message without the header came by another door: Flower, `celery call`.
+        self.foreign = getattr(request, ATTEMPT_HEADER, None) is None
+        self.number: int = getattr(request, ATTEMPT_HEADER, None) or 1
+        self.worker: str = request.hostname
+        self.reply_to: str | None = request.reply_to
+        self.what = f"{spec.name}[{self.id}]"
+        self.log = about(self.id, self.number)
+        self._payload = {**dict(zip(spec.arguments.model_fields, args, strict=False)), **kwargs}
+
+    def run(self) -> dict[str, Any]:
+        """Claim, work and write the outcome; return the task's value as JSON would have it.
+
+        Raises Superseded where the delivery does not count, StoreUnavailable when PostgreSQL
+        stayed away, TaskError for arguments that do not fit, and whatever the task raises.
+        """
+        if self.spec.one_commit:
+            # All or nothing, so all of it can be tried again while PostgreSQL restarts.
+            return _persist(self._in_one_commit)
+        _persist(self._claim)
+        return self._work_and_succeed()
+
+    def fail(self, error: Exception, *, retry: bool, delay: float) -> str | None:
+        """Record an error, claiming first where nothing was; return the state it led to."""
+
+        def write() -> str | None:
+            with _session() as session:
+                if self.foreign and self.spec.one_commit:
+                    self._enter(session)
+                state = ledger.fail(
+                    session, self.id, self.number, plain(error), retry=retry, delay=delay
+                )
+                session.commit()
+                return state
+
+        state = _persist(write)
+        logger.warning("%s: %s after an error: %s", self.what, state, plain(error), extra=self.log)
+        return state
+
+    def _claim(self) -> None:
+        with _session() as session:
+            self._claim_in(session)
+            session.commit()
+
+    def _claim_in(self, session: Session) -> None:
+        if self.foreign:
+            found = self._enter(session)
+        else:
+            found = ledger.claim(session, self.id, self.number, self.worker)
+        if found is None:
+            raise Superseded("another delivery of it counts")
+
+    def _enter(self, session: Session) -> int | None:
+        try:
+            canonical = str(UUID(self.id))
+        except ValueError:
+            canonical = ""
+        if canonical != self.id:
+            raise Superseded("its id is not a UUID in lower case; send it without an id")
+        args = json.dumps(self._payload)
+        new = ledger.Submission(
+            self.id, self.spec.name, args, self.spec.max_attempts, self.reply_to
+        )
+        return ledger.enter(session, new, self.worker)
+
+    def _in_one_commit(self) -> dict[str, Any]:
+        with _session() as session:
+            self._claim_in(session)
+            value = self._finish(session, self._call(session))
+            session.commit()
+            return value
+
+    def _work_and_succeed(self) -> dict[str, Any]:
+        with _session() as session:
+            result = self._call(session)
+            if session.in_transaction():
+                value = self._finish(session, result)
+                session.commit()
+                return value
+        # Nothing was written yet, so the outcome alone can be tried again.
+        return _persist(lambda: self._succeed_alone(result))
+
+    def _succeed_alone(self, result: BaseModel) -> dict[str, Any]:
+        with _session() as session:
+            value = self._finish(session, result)
+            session.commit()
+            return value
+
+    def _call(self, session: Session) -> BaseModel:
+        try:
+            arguments = self.spec.arguments.model_validate(self._payload)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise TaskError(f"The arguments do not fit: {faults}") from error
+        return self.spec.function(arguments, Run(self.id, self.number, session))
+
+    def _finish(self, session: Session, result: BaseModel) -> dict[str, Any]:
+        value: dict[str, Any] = result.model_dump(mode="json")
+        try:
+            counted = ledger.succeed(session, self.id, self.number, result.model_dump_json())
+        except DataError as error:
+            raise TaskError("The task's value cannot be stored") from error
+        if not counted:
+            raise Superseded("the ledger has moved on")
+        return value
+
+
+class _session(Session):  # noqa: N801 - used as a function: `with _session() as session`
+    """A session on this process's engine that reports an absent PostgreSQL as one error."""
+
+    def __init__(self) -> None:
+        super().__init__(engine(), expire_on_commit=False)
+
+
+def _persist(write: Callable[[], T]) -> T:
+    """Do a whole transaction, again and again while PostgreSQL is away, for STORE_PATIENCE."""
+    deadline = time.monotonic() + STORE_PATIENCE
+    pause = 0.1
+    while True:
+        try:
+            with store_errors():
+                return write()
+        except StoreUnavailable:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+def register() -> None:
+    """Make a Celery task of every registered task, one for each of its names."""
+    for name, spec in registered().items():
+        attributes = {"name": name, "spec": spec, "time_limit": spec.time_limit}
+        app.register_task(type(name, (LedgerTask,), attributes)())

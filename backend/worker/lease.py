@@ -1,0 +1,227 @@
+"""The lease: a thread of the worker's parent process that says what it holds, every 2 s.
+
+It lives as long as the process does, whatever the broker is doing, and is also where the parent
+records the outcomes that only it notices.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+from celery.signals import (
+    worker_init,
+    worker_process_init,
+    worker_shutdown,
+    worker_shutting_down,
+)
+from celery.worker import state as celery_state
+
+from backend.celery_app import ATTEMPT_HEADER
+from backend.db import ledger, workers
+from backend.db.session import transaction
+from backend.errors import StoreUnavailable
+from backend.telemetry import about
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from celery.worker.request import Request
+
+logger = logging.getLogger(__name__)
+
+# How long running tasks may go on after the worker was told to stop; the rest are handed back.
+STOP_PATIENCE = 5.0
+# How long an outcome is kept for a PostgreSQL that is away; then the reconciler sees to the task.
+OUTCOME_PATIENCE = 60.0
+
+
+class Outcome(Protocol):
+    """An end of a task to be recorded."""
+
+    def record(self) -> None:
+        """Write it to the ledger. Raises StoreUnavailable."""
+
+
+class Lease:
+    """Renews a worker's lease until the worker stops."""
+
+    def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
+        self._worker = worker
+        self._name: str = worker.hostname
+        self._outcomes: queue.SimpleQueue[tuple[float, Outcome]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._stop_at = float("inf")
+        self._lost_before: set[str] = set()
+        self._store_away = False
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def report(self, outcome: Outcome) -> None:
+        """Have an outcome recorded soon, without waiting."""
+        self._outcomes.put((time.monotonic() + OUTCOME_PATIENCE, outcome))
+
+    def stop_soon(self) -> None:
+        """Give running tasks STOP_PATIENCE to end."""
+        self._stop_at = min(self._stop_at, time.monotonic() + STOP_PATIENCE)
+
+    def end(self) -> None:
+        """Hand back what did not end and give up the lease."""
+        self._stopping.set()
+        self._thread.join(timeout=3)
+        try:
+            self._hand_back()
+        except StoreUnavailable:
+            logger.warning("the lease of %s could not be ended; it runs out by itself", self._name)
+
+    def _run(self) -> None:
+        renew_at = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now >= self._stop_at:
+                self._stop_now()
+            if now >= renew_at:
+                renew_at = now + workers.RENEW_SECONDS
+                self._guarded(self._renew)
+            try:
+                until, outcome = self._outcomes.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if not self._guarded(outcome.record) and time.monotonic() < until:
+                self._outcomes.put((until, outcome))
+                self._stopping.wait(0.5)
+
+    def _guarded(self, step: Any) -> bool:  # noqa: ANN401 - any call without arguments
+        """Do a step, whatever happens; False where PostgreSQL was away."""
+        try:
+            step()
+        except StoreUnavailable:
+            if not self._store_away:
+                logger.warning("PostgreSQL is away: the lease of %s is not renewed", self._name)
+            self._store_away = True
+            return False
+        except Exception:
+            logger.exception("the lease of %s met an error; the worker goes on", self._name)
+        else:
+            self._store_away = False
+        return True
+
+    def _renew(self) -> None:
+        holds = _held()
+        with transaction() as connection:
+            lost = set(workers.renew(connection, self._name, sorted(holds)))
+        # Twice in a row: a task that has just ended is still held for a moment.
+        for key in lost & self._lost_before:
+            request = holds[key]
+            if request in _snapshot(celery_state.active_requests):
+                logger.warning("stopping an attempt that no longer counts", extra=_about(request))
+                request.terminate(self._worker.pool, signal=signal.SIGKILL)
+        self._lost_before = lost
+
+    def _hand_back(self) -> None:
+        with transaction() as connection:
+            count = ledger.hand_back(connection, self._name)
+            workers.end(connection, self._name)
+        if count:
+            logger.info("handed back %d running tasks; they run again elsewhere", count)
+
+    def _stop_now(self) -> None:
+        """End the process although tasks still run, leaving no child behind."""
+        self._stop_at = float("inf")
+        self._guarded(self._hand_back)
+        logger.info("%s stops with tasks still running", self._name)
+        for child in list(self._worker.pool._pool._pool):  # noqa: SLF001 - billiard has no other way
+            os.kill(child.pid, signal.SIGKILL)
+        os._exit(0)
+
+
+_lease: Lease | None = None
+
+
+def running() -> bool:
+    """Tell whether this is a worker's parent process."""
+    return _lease is not None
+
+
+def report(outcome: Outcome) -> None:
+    """Have the parent's lease record an outcome."""
+    if _lease is not None:
+        _lease.report(outcome)
+
+
+@worker_init.connect
+def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
+    global _lease  # noqa: PLW0603 - one worker a process
+    _lease = Lease(sender)
+
+
+@worker_shutting_down.connect
+def _stop_soon(**_: object) -> None:
+    if _lease is not None:
+        _lease.stop_soon()
+
+
+@worker_shutdown.connect
+def _end(**_: object) -> None:
+    if _lease is not None:
+        _lease.end()
+
+
+@worker_process_init.connect
+def _in_child(**_: object) -> None:
+    """Make a pool process one that dies with its parent, and only with it."""
+    global _lease  # noqa: PLW0603 - the parent's, copied by fork
+    _lease = None
+    # A group of its own: a SIGTERM to the worker's group must reach the parent only, which lets
+    # running tasks end or hands them back.
+    os.setpgid(0, 0)
+    _die_with_parent()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, where there is such a thing."""
+    import ctypes  # noqa: PLC0415 - needed once, in children only
+
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return  # not Linux: an orphan ends with its task, whose attempt no longer counts
+    pr_set_pdeathsig = 1
+    prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _held() -> Mapping[str, Request]:
+    """Return what Celery has in this process: received, waiting for a child, or running."""
+    requests = _snapshot(celery_state.reserved_requests) | _snapshot(celery_state.active_requests)
+    return {f"{request.id}/{_attempt(request)}": request for request in requests if _ours(request)}
+
+
+def _ours(request: Request) -> bool:
+    """Tell whether the ledger could have the request; other ids are refused at their claim."""
+    try:
+        return str(UUID(request.id)) == request.id
+    except ValueError:
+        return False
+
+
+def _snapshot(requests: Iterable[Request]) -> set[Request]:
+    """Copy a set that the event loop's thread changes meanwhile."""
+    while True:
+        try:
+            return set(requests)
+        except RuntimeError:  # changed while it was copied
+            continue
+
+
+def _attempt(request: Request) -> int:
+    return request.request_dict.get(ATTEMPT_HEADER) or 1
+
+
+def _about(request: Request) -> Mapping[str, object]:
+    return about(request.id, _attempt(request))

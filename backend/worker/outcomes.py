@@ -1,0 +1,143 @@
+"""Outcomes: the ledger first, then the news.
+
+Celery calls `store_result` for every end that a task can come to. What a child process runs has
+recorded its outcome by then (claim.py). What only the parent notices - a lost child, a time limit,
+a revoke - is recorded here, in the lease's thread, since the parent's event loop must not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from celery.backends.rpc import RPCBackend
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from backend.celery_app import ATTEMPT_HEADER
+from backend.db import ledger
+from backend.db.session import transaction
+from backend.telemetry import about
+from backend.worker import lease
+
+if TYPE_CHECKING:
+    from celery.app.task import Context
+
+logger = logging.getLogger(__name__)
+
+
+def backoff(attempt: int) -> float:
+    """Return the seconds to wait after the given attempt failed: 2, 4, 8, … 300."""
+    return float(min(2**attempt, 300))
+
+
+def plain(error: BaseException | str) -> str:
+    """Return an error as one line for clients, without queries, hosts or what cannot be stored."""
+    if isinstance(error, WorkerLostError):
+        text = "The process running the task was lost"
+    elif isinstance(error, TimeLimitExceeded):
+        text = f"The task took longer than its time limit of {error.args[0]:g} seconds"
+    elif isinstance(error, OperationalError):
+        text = "Database connection failed"
+    elif isinstance(error, SQLAlchemyError):
+        text = f"Database error: {type(error).__name__}"
+    else:
+        text = str(error) or type(error).__name__
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()[:2000]
+
+
+class _LedgerFirst:
+    """What both backends have in common; mixed in before a backend of Celery's."""
+
+    def store_result(
+        self,
+        task_id: str,
+        result: object,
+        state: str,
+        traceback: str | None = None,
+        request: Context | None = None,
+        **kwargs: object,
+    ) -> object:
+        """Record an outcome where that is still to be done, then tell whoever asked for it.
+
+        Never raises: Celery would make a FAILURE of it and forget the message.
+        """
+
+        def tell() -> None:
+            try:
+                super(_LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
+                    task_id, result, state, traceback=traceback, request=request, **kwargs
+                )
+            except Exception as error:  # noqa: BLE001 - news only; every reader has the ledger
+                logger.warning(
+                    "the news of a task's end was dropped (%s); the ledger has it",
+                    type(error).__name__,
+                    extra=about(task_id, _attempt(request)),
+                )
+
+        if getattr(request, "recorded", False):
+            if state in states.READY_STATES:
+                tell()
+        elif state in states.EXCEPTION_STATES and lease.running():
+            lease.report(_Outcome(task_id, _attempt(request), state, result, tell))
+        return result
+
+
+class RpcOutcomes(_LedgerFirst, RPCBackend):
+    """Replies to the API process that took the task, or to whoever called it."""
+
+    # One new connection where the cached one is dead, and no waiting: a reply is only news.
+    retry_policy = {  # noqa: RUF012 - Celery's own way to declare it
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0,
+        "interval_max": 0,
+    }
+
+
+class RedisOutcomes(_LedgerFirst, RedisBackend):
+    """Stores a copy of each result in Redis, for other readers of Celery results."""
+
+
+class _Outcome:
+    """An end that the parent noticed, to be recorded by the lease's thread."""
+
+    def __init__(
+        self,
+        task_id: str,
+        attempt: int,
+        state: str,
+        result: object,
+        tell: Any,  # noqa: ANN401
+    ) -> None:
+        self._id = task_id
+        self._attempt = attempt
+        self._state = state
+        self._result = result
+        self._tell = tell
+
+    def record(self) -> None:
+        """Write the ledger; tell when that ended the task. Raises StoreUnavailable."""
+        error = plain(
+            self._result if isinstance(self._result, BaseException) else str(self._result)
+        )
+        with transaction() as connection:
+            if self._state == states.REVOKED:
+                revoked = ledger.revoke(connection, self._id, self._attempt, error)
+                state = "REVOKED" if revoked else None
+            else:
+                # A lost process is no reason to wait; a task that takes too long is.
+                lost = isinstance(self._result, WorkerLostError)
+                delay = 0.0 if lost else backoff(self._attempt)
+                state = ledger.fail(connection, self._id, self._attempt, error, delay=delay)
+        if state is None:
+            return
+        logger.warning("%s: %s", state, error, extra=about(self._id, self._attempt))
+        if state != "RETRY":
+            self._tell()
+
+
+def _attempt(request: Context | None) -> int:
+    return getattr(request, ATTEMPT_HEADER, None) or 1

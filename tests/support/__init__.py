@@ -1,0 +1,1 @@
+"""Private servers, a breakable TCP proxy and waiting, for the tests."""
