@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import TASKS_QUEUE, connect, message
+from backend.celery_app import BROKER_ERRORS, TASKS_QUEUE, connect, message
+from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Self
 
 from .ports import free_port
 
@@ -38,7 +38,7 @@ class Proxy:
         atexit.register(self.close)
         self.accept()
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,9 +111,7 @@ class Proxy:
     async def _thaw(self) -> None:
         self._flowing.set()
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         pair = _Pair(writer, task)
@@ -142,9 +140,7 @@ class Proxy:
             await self._flowing.wait()  # a reset is no more forwarded than a byte
             raise
 
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter
-    ) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(_CHUNK):
             await self._flowing.wait()
             sink.write(data)
@@ -172,9 +168,7 @@ class _Pair:
         for writer in self._writers:
             connection = writer.get_extra_info("socket")
             if not writer.transport.is_closing():
-                connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
 

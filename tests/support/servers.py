@@ -6,6 +6,7 @@ gone, files included, after `close()`, at exit, and when the tests are killed.
 """
 
 import atexit
+import contextlib
 import os
 import pwd
 import secrets
@@ -14,14 +15,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypedDict
 
 import sqlalchemy as sa
 
-from .ports import free_port as free_port
+from .ports import free_port
 from .waiting import eventually
+
+__all__ = ["Missing", "Postgres", "RabbitMQ", "Redis", "free_port"]
 
 # Seconds a server may take to start or to stop.
 _PATIENCE = 60.0
@@ -72,19 +75,20 @@ class _Server:
         ends instead, and AssertionError if it does not serve after a minute.
         """
         if not self.running:
+            self._stop(signal.SIGKILL)  # what is left of one that ended by itself
             self._process = self._spawn(*self._command())
             eventually(self._started, _PATIENCE, f"{self.name} serves")
 
     def freeze(self) -> None:
         """Stop all its processes (SIGSTOP): it keeps its connections, in silence."""
-        # From the root on, so that what has been looked at starts no more children.
         for pid in _tree(self._pid):
             _signal(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let its processes go on after `freeze()`; else nothing."""
-        for pid in _tree(self._pid):
-            _signal(pid, signal.SIGCONT)
+        """Let its processes go on after `freeze()`; else, or if it is down, do nothing."""
+        if self.running:
+            for pid in _tree(self._pid):
+                _signal(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Stop it for good and remove its files; idempotent."""
@@ -127,46 +131,361 @@ class _Server:
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 argv,
-                env=os.environ | environment,
+                env={**_environment(self.directory), **environment},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=self._user,
-                group=self._user,
-                extra_groups=None if self._user is None else [],
+                **_identity(self._user),
             )
+        heir = ["sh", "-c", _HEIR, "heir", self._end.name.removeprefix("SIG")]
         self._heirs[process.pid] = subprocess.Popen(
-            ["sh", "-c", _HEIR, "heir", self._end.name.removeprefix("SIG"),
-             str(process.pid), self.directory],
+            [*heir, str(process.pid), self.directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         return process
 
     def _stop(self, how: signal.Signals) -> None:
-        """End it with signal `how`; what is left of it after a minute is killed."""
         if self._process is not None:
             self._end_process(self._process, how)
             self._process = None
 
-    def _end_process(
-        self, process: subprocess.Popen[bytes], how: signal.Signals
-    ) -> None:
-        tree = _tree(process.pid) if process.poll() is None else []
-        for pid in tree:
-            _signal(pid, how if pid == process.pid else signal.SIGCONT)
-        _signal(process.pid, signal.SIGCONT)
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            how = signal.SIGKILL
-            process.kill()
+    def _end_process(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        """End it with `how`, by SIGKILL with all it started, or if it takes a minute."""
+        if process.poll() is None and how is not signal.SIGKILL:
+            process.send_signal(how)
+            for pid in _tree(process.pid):
+                _signal(pid, signal.SIGCONT)  # it may be frozen
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+        if process.poll() is None:
+            for pid in list(_tree(process.pid)):
+                _signal(pid, signal.SIGKILL)
             process.wait()
-        if how is signal.SIGKILL:
-            for pid in tree:
-                _signal(pid, how)
         self._heirs.pop(process.pid).communicate(b"\n")
+
+
+class Postgres(_Server):
+    """A PostgreSQL cluster with durable commits, trusting everyone as `postgres`.
+
+    `settings` are added to its configuration ({"fsync": "off"}). Raises Missing
+    without the server's programs. Run by root it runs as the OS user postgres.
+    """
+
+    _end = signal.SIGQUIT  # killed, it would leave a System V segment behind
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        homes = sorted(
+            Path("/usr/lib/postgresql").glob("*/bin"),
+            key=lambda home: float(home.parent.name),
+            reverse=True,
+        )
+        self._initdb = _find("initdb", "postgresql", *homes)
+        self._postgres = _find("postgres", "postgresql", *homes)
+        super().__init__("postgres", "postgres" if os.geteuid() == 0 else None)
+        self._data = self.directory / "data"
+        self._settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.directory),
+            "max_connections": "200",
+            **(settings or {}),
+        }
+
+    def start(self) -> None:
+        """See `_Server`; the first time it makes the cluster, which takes longer."""
+        if not self._data.exists():
+            made = subprocess.run(
+                [self._initdb, "-D", self._data, "-U", "postgres", "-A", "trust",
+                 "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"],
+                env=_environment(self.directory),
+                cwd=self.directory,
+                capture_output=True,
+                check=False,
+                text=True,
+                **_identity(self._user),
+            )  # fmt: skip
+            if made.returncode:
+                raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
+        super().start()
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop it, "immediate" as if the power failed; its databases stay.
+
+        Either breaks all connections. Does nothing if it does not run.
+        """
+        self._stop(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
+
+    def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Do `stop(mode)` and `start()`."""
+        self.stop(mode)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy's URL of the database `postgres`."""
+        return self._url("postgres")
+
+    def create_database(self) -> str:
+        """Make an empty database with a random name and return its URL."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._execute(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def _url(self, database: str) -> str:
+        return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
+        return [self._postgres, "-D", self._data, *settings], {}
+
+    def _ready(self) -> bool:
+        try:
+            self._execute("SELECT 1")
+        except sa.exc.OperationalError:
+            return False
+        return True
+
+    def _execute(self, sql: str) -> None:
+        engine = sa.create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            poolclass=sa.NullPool,
+            connect_args={"connect_timeout": 10},
+        )
+        with engine.connect() as connection:
+            connection.execute(sa.text(sql))
+
+
+class RabbitMQ(_Server):
+    """A RabbitMQ node without plugins, with the user guest, on an epmd of its own.
+
+    `consumer_timeout_ms`: how long a message may stay unacknowledged before its
+    channel is closed (RabbitMQ's own default is 30 minutes); with it the node looks
+    every second instead of every minute. Raises Missing without its programs.
+    """
+
+    def __init__(self, consumer_timeout_ms: int | None = None) -> None:
+        # On PATH is a wrapper of Debian's, which insists on the user rabbitmq.
+        wrapper = _find("rabbitmq-server", "rabbitmq-server", Path("/usr/sbin"))
+        self._server = wrapper.resolve().parent / "rabbitmq-server"
+        self._epmd = _find("epmd", "erlang-base")
+        self._erl_call = _find("erl_call", "erlang-base", Path("/usr/lib/erlang/bin"))
+        super().__init__("rabbitmq")
+        self.node = f"{self.directory.name}@localhost"
+        self._dist_port = free_port()
+        self._epmd_port = free_port()
+        self._epmd_process: subprocess.Popen[bytes] | None = None
+        self._cookie = secrets.token_hex(16)
+        cookie = self.directory / ".erlang.cookie"
+        cookie.write_text(self._cookie)
+        cookie.chmod(0o400)
+        settings = [f'{{tcp_listeners, [{{"127.0.0.1", {self.port}}}]}}']
+        if consumer_timeout_ms is not None:
+            settings.append(f"{{consumer_timeout, {consumer_timeout_ms}}}")
+            settings.append("{channel_tick_interval, 1000}")
+        (self.directory / "advanced.config").write_text(f"[{{rabbit, [{', '.join(settings)}]}}].\n")
+        for empty in "env.conf", "enabled_plugins":
+            (self.directory / empty).touch()
+
+    @property
+    def url(self) -> str:
+        """AMQP URL of the virtual host `/`."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def start(self) -> None:
+        """See `_Server`; "serves" means that it answers an AMQP handshake."""
+        if self._epmd_process is None:
+            self._epmd_process = self._spawn(
+                [self._epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"], {}
+            )
+            eventually(lambda: _answers(self._epmd_port, b""), _PATIENCE, "epmd listens")
+        super().start()
+
+    def stop(self) -> None:
+        """Kill it (SIGKILL). Durable queues and confirmed persistent messages stay."""
+        self._stop(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Do `stop()` and `start()`."""
+        self.stop()
+        self.start()
+
+    def stop_app(self) -> None:
+        """Stop the broker in good order, as `rabbitmqctl stop_app` does."""
+        self._call("rabbit:stop()")
+
+    def start_app(self) -> None:
+        """Start the broker after `stop_app()`, and return when it serves."""
+        self._call("rabbit:start()")
+        eventually(self._started, _PATIENCE, f"{self.name} serves")
+
+    def queues(self) -> dict[str, int]:
+        """Return how many messages, ready or unacknowledged, are in each queue of `/`.
+
+        The number is exact for classic queues, some seconds old for quorum queues.
+        """
+        lines = self._call(
+            "lists:foreach(fun([{name, {resource, _, queue, Name}}, {messages, N}]) ->"
+            ' io:format("~w ~ts~n", [N, Name]) end,'
+            ' rabbit_amqqueue:info_all(<<"/">>, [name, messages]))'
+        ).splitlines()
+        return {name: int(n) for n, name in (line.split(" ", 1) for line in lines)}
+
+    def delete_all_queues(self) -> None:
+        """Delete all queues with their messages, those in use too."""
+        self._call(
+            '[{ok, _} = rabbit_amqqueue:delete(Queue, false, false, <<"tests">>)'
+            " || Queue <- rabbit_amqqueue:list()], ok"
+        )
+
+    def close_all_connections(self) -> None:
+        """Close all AMQP connections from the server's side (320 CONNECTION_FORCED)."""
+        self._call(
+            "rabbit_networking:close_connections("
+            'rabbit_networking:connections(), <<"closed by the tests">>)'
+        )
+
+    def eval(self, expression: str) -> str:
+        """Return the value, as Erlang writes it, of an expression (no final dot).
+
+        Evaluated in the node, in milliseconds. Raises RuntimeError if it fails there.
+        """
+        return self._call(f'io:format("~0tp", [begin {expression} end])')
+
+    def close(self) -> None:
+        """See `_Server`."""
+        super().close()
+        if self._epmd_process is not None:
+            self._end_process(self._epmd_process, signal.SIGKILL)
+            self._epmd_process = None
+
+    def _call(self, expression: str) -> str:
+        """Evaluate an expression whose value is `ok`; return what it prints."""
+        self._pid  # noqa: B018 - raises if it does not run
+        address = f"127.0.0.1:{self._dist_port}"
+        called = subprocess.run(
+            [self._erl_call, "-address", address, "-c", self._cookie, "-fetch_stdout", "-e"],
+            input=f"{expression}.\n",
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=_PATIENCE,
+        )
+        if not called.stdout.endswith("{ok, ok}"):
+            raise RuntimeError(f"{expression}: {called.stdout}{called.stderr}")
+        return called.stdout.removesuffix("{ok, ok}")
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        here = self.directory
+        return [self._server], {
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1"
+            ),
+            "RABBITMQ_MNESIA_BASE": f"{here}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{here}/logs",
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": f"{here}/pid",
+            "RABBITMQ_CONFIG_FILE": f"{here}/none",
+            "RABBITMQ_CONF_ENV_FILE": f"{here}/env.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/enabled_plugins",
+            # Makes the start script end in `exec`, so that our child is the node.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _ready(self) -> bool:
+        return _answers(self.port, b"AMQP\x00\x00\x09\x01")
+
+
+class Redis(_Server):
+    """A Redis server that keeps nothing. Raises Missing without its program."""
+
+    def __init__(self) -> None:
+        self._server = _find("redis-server", "redis-server")
+        super().__init__("redis")
+
+    @property
+    def url(self) -> str:
+        """URL of database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def stop(self) -> None:
+        """Kill it (SIGKILL); all it held is lost."""
+        self._stop(signal.SIGKILL)
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        settings = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        return [self._server, *settings, "--save", "", "--appendonly", "no"], {}
+
+    def _ready(self) -> bool:
+        return _answers(self.port, b"PING\r\n")
+
+
+def _find(program: str, package: str, *elsewhere: Path) -> Path:
+    """Return the program's path, from `elsewhere` before PATH; else raise Missing."""
+    path = os.pathsep.join([*map(str, elsewhere), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise Missing(f"{program}: install Debian's {package} package")
+    return Path(found)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return a server's environment: nothing of ours may configure it."""
+    path = os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
+
+
+class _Identity(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def _identity(user: str | None) -> _Identity:
+    """Return the arguments that make `subprocess` run a program as `user`."""
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _answers(port: int, greeting: bytes) -> bool:
+    """Say whether a server listens, and, if greeted, answers at all."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(greeting)
+            return not greeting or connection.recv(1) != b""
+    except OSError:
+        return False
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """Go over the ids of a process and all that descend from it, parents first.
+
+    The children are looked up when their parent has been dealt with: one that has
+    been stopped starts no more of them.
+    """
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            below = children.read_text().split()
+        except OSError:  # has just ended
+            continue
+        for child in below:
+            yield from _tree(int(child))
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,155 @@
+"""A task that takes a while survives the loss of whatever runs it, and counts once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.servers import RabbitMQ
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.servers import Postgres
+
+MINUTE = 60.0
+
+
+def started(stack: Stack, task_id: str) -> None:
+    eventually(lambda: stack.state(task_id)["status"] == "STARTED", 10, "the task has started")
+
+
+def test_a_task_whose_process_is_killed_runs_again(stack: Stack) -> None:
+    stack.start("api")
+    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    task_id = stack.post("/tasks/slow?duration=3")
+    started(stack, task_id)
+    os.kill(worker.children()[0], signal.SIGKILL)
+    assert stack.state(task_id, wait=MINUTE)["result"] == {
+        "message": "Task completed after 3 seconds"
+    }
+    assert stack.attempt(task_id) == 2
+
+
+def test_a_task_whose_worker_is_killed_runs_again_on_another(stack: Stack) -> None:
+    stack.start("api")
+    stack.start("worker", name="first")
+    task_id = stack.post("/tasks/slow?duration=5")
+    started(stack, task_id)
+    children = stack["first"].children()
+    stack.kill("first")
+    stack.start("worker", name="second")
+    assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+    assert stack.attempt(task_id) == 2
+    assert not any(os.path.exists(f"/proc/{child}/exe") for child in children)  # noqa: PTH110
+
+
+def test_a_task_whose_worker_loses_the_broker_runs_on_and_counts_once(
+    stack: Stack, rabbitmq: RabbitMQ
+) -> None:
+    with closing(Proxy("127.0.0.1", rabbitmq.port)) as proxy:
+        stack.start("api")
+        url = rabbitmq.url.replace(str(rabbitmq.port), str(proxy.port))
+        stack.start("worker", environment={"CELERY_BROKER_URL": url, "WORKER_CONCURRENCY": "1"})
+        task_id = stack.post("/tasks/slow?duration=8")
+        started(stack, task_id)
+        proxy.cut()
+        assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+    assert stack.attempt(task_id) == 1
+
+
+def test_a_worker_that_was_frozen_does_not_count_beside_its_successor(
+    odd_stack: Stack, tmp_path: Path
+) -> None:
+    stack = odd_stack
+    go = tmp_path / "go"
+    stack.start("api")
+    frozen = stack.start("worker", name="frozen", environment={"WORKER_CONCURRENCY": "1"})
+    task_id = stack.post("/tasks/write_and_wait", {"text": str(go)})
+    started(stack, task_id)
+    pids = [frozen.popen.pid, *frozen.children()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    stack.start("worker", name="successor")
+    eventually(lambda: stack.attempt(task_id) == 2, MINUTE, "the task has its second attempt")
+    started(stack, task_id)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    go.touch()
+    assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
+    written = stack.scalar("SELECT count(*) FROM messages WHERE task_id = %s", task_id)
+    assert written == 1
+
+
+def test_a_worker_ends_an_attempt_that_no_longer_counts(odd_stack: Stack, tmp_path: Path) -> None:
+    stack = odd_stack
+    stack.start("api")
+    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    task_id = stack.post("/tasks/slow?duration=3600")
+    started(stack, task_id)
+    child = worker.children()[0]
+    stack.query(
+        "UPDATE tasks SET state = 'REVOKED', finished_at = now() WHERE id = %s RETURNING 1", task_id
+    )
+    eventually(lambda: child not in worker.children(), 15, "its process has been killed")
+    next_id = stack.post("/tasks/write_and_wait", {"text": str(tmp_path)})
+    assert stack.state(next_id, wait=MINUTE)["status"] == "SUCCESS"
+    assert stack.state(task_id)["status"] == "REVOKED"
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts"), [("kill_its_process", 5), ("kill_its_process_in_one_commit", 3)]
+)
+def test_a_task_that_kills_its_process_each_time_fails_in_the_end(
+    odd_stack: Stack, name: str, attempts: int
+) -> None:
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    task_id = odd_stack.post(f"/tasks/{name}", {})
+    state = odd_stack.state(task_id, wait=MINUTE)
+    assert state["status"] == "FAILURE"
+    assert state["result"] == {"error": "The process running the task was lost"}
+    assert odd_stack.attempt(task_id) == attempts
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_tasks_back_without_costing_an_attempt(
+    stack: Stack,
+) -> None:
+    stack.start("api")
+    stack.start("worker", name="first")
+    task_id = stack.post("/tasks/slow?duration=20")
+    started(stack, task_id)
+    stack.stop("first", timeout=10)
+    assert stack.state(task_id)["status"] == "RETRY"
+    row = stack.query("SELECT attempt, max_attempts FROM tasks WHERE id = %s", task_id)
+    assert row == [(2, 6)]
+    stack.start("worker", name="second")
+    assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+
+
+@pytest.mark.timeout(300)
+def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
+    postgres: Postgres, tmp_path: Path, *, thorough: bool
+) -> None:
+    limit, duration = (10, 30) if thorough else (3, 8)
+    with (
+        RabbitMQ(consumer_timeout_ms=limit * 1000) as broker,
+        Stack(postgres.create_database(), broker.url, tmp_path) as stack,
+    ):
+        stack.start("api")
+        worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+        ids = [stack.post(f"/tasks/slow?duration={duration}") for _ in range(4)]
+        eventually(lambda: stack.unfinished() == 0, 4 * duration + 60, "all tasks have ended")
+        assert {"SUCCESS": 4} == dict(
+            stack.query("SELECT state, count(*) FROM tasks GROUP BY state")
+        )
+        assert [1] * 4 == [stack.attempt(task_id) for task_id in ids]
+        assert worker.log.count("] succeeded") == 4
+        assert "PRECONDITION_FAILED" in worker.log

@@ -1,0 +1,88 @@
+"""Servers of the tests' own, made once a run; a database and an empty broker for each test."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from tests.support.servers import Missing, Postgres, RabbitMQ, Redis
+from tests.support.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Server = TypeVar("Server", Postgres, RabbitMQ, Redis)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="try every crash three times under 2,000 messages, and long tasks at full length",
+    )
+
+
+@pytest.fixture
+def thorough(pytestconfig: pytest.Config) -> bool:
+    """Tell whether the tests may take their time."""
+    return bool(pytestconfig.getoption("thorough"))
+
+
+def _serve(kind: type[Server]) -> Iterator[Server]:
+    try:
+        server = kind()
+    except Missing as missing:
+        if os.environ.get("TESTS_REQUIRE_SERVERS"):
+            raise
+        pytest.skip(str(missing))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    yield from _serve(Postgres)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitMQ]:
+    yield from _serve(RabbitMQ)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    yield from _serve(Redis)
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Postgres:
+    """Give a running PostgreSQL, whatever the test before has done to it."""
+    postgres_server.start()
+    return postgres_server
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_server: RabbitMQ) -> Iterator[RabbitMQ]:
+    """Give a running RabbitMQ; the test's queues are gone afterwards."""
+    rabbitmq_server.start()
+    yield rabbitmq_server
+    rabbitmq_server.start()
+    rabbitmq_server.delete_all_queues()
+
+
+@pytest.fixture
+def stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Stack]:
+    """Give the service with nothing started yet, on an empty database and broker."""
+    with Stack(postgres.create_database(), rabbitmq.url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def odd_stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Stack]:
+    """Give the service with the tests' own misbehaving tasks."""
+    url = postgres.create_database()
+    with Stack(url, rabbitmq.url, tmp_path, module="tests.support.service") as made:
+        yield made

@@ -1,0 +1,271 @@
+"""The service's real processes, started as a user starts them and killed as an outage kills them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
+
+import httpx
+import psycopg2
+
+from .ports import free_port
+from .waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 30.0
+
+
+@dataclass
+class Process:
+    """A running process of the service; its output goes to a file."""
+
+    popen: subprocess.Popen[bytes]
+    output: Path
+    sink: IO[bytes]
+
+    @property
+    def log(self) -> str:
+        """All that it has printed."""
+        return self.output.read_text(errors="replace")
+
+    def children(self) -> list[int]:
+        """Return the process ids of its children."""
+        pid = self.popen.pid
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+
+
+@dataclass
+class Stack:
+    """Processes that share one database and one broker.
+
+    `environment` is added to every process's; `start(…, environment)` to one process's. `module` is
+    what stands for the `tasks-api` command. Closing kills whatever still runs.
+    """
+
+    database_url: str
+    broker_url: str
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    module: str = "backend"
+    port: int = field(default_factory=free_port)
+    _processes: dict[str, Process] = field(default_factory=dict)
+    _starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.run("migrate")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close()
+        if kind is not None:
+            for output in sorted(self.folder.glob("*.log")):
+                print(f"==== {output.name}\n{output.read_text(errors='replace')[-6000:]}")
+
+    def __getitem__(self, name: str) -> Process:
+        return self._processes[name]
+
+    @property
+    def url(self) -> str:
+        """The API's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> httpx.Client:
+        """Return a new HTTP client of the API."""
+        return httpx.Client(base_url=self.url, timeout=70)
+
+    def settings(self) -> dict[str, str]:
+        """Return the environment of a process; nothing is left to a `.env` that lies about."""
+        return {
+            **os.environ,
+            "DATABASE_URL": self.database_url,
+            "CELERY_BROKER_URL": self.broker_url,
+            "CELERY_RESULT_BACKEND": "rpc://",
+            "API_HOST": "127.0.0.1",
+            "API_PORT": str(self.port),
+            "API_WORKERS": "1",
+            "WORKER_CONCURRENCY": "2",
+            "LOG_LEVEL": "INFO",
+            "PYTHONUNBUFFERED": "1",
+            **self.environment,
+        }
+
+    def run(self, *arguments: str) -> str:
+        """Run a command of the service to its end and return what it printed."""
+        command = [sys.executable, "-m", self.module, *arguments]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.settings(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(
+        self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start `tasks-api <arguments>` under a name (the first argument) and wait until it works."""
+        name = name or arguments[0]
+        self._starts += 1
+        output = self.folder / f"{self._starts:02d}-{name}.log"
+        sink = output.open("wb")
+        popen = subprocess.Popen(
+            [sys.executable, "-m", self.module, *arguments],
+            cwd=ROOT,
+            env={**self.settings(), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        process = self._processes[name] = Process(popen, output, sink)
+        if arguments[0] == "api":
+            eventually(self._serves, START_SECONDS, "the API serves")
+        elif arguments[0] == "worker":
+            eventually(lambda: " ready." in process.log, START_SECONDS, "the worker is ready")
+        return process
+
+    def kill(self, name: str) -> None:
+        """Kill a process as `kill -9` does; what it leaves behind is its own affair."""
+        process = self._processes.pop(name)
+        process.popen.kill()
+        process.popen.wait()
+        process.sink.close()
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM, timeout: float = 15) -> int:
+        """Stop a process with a signal and return its exit code."""
+        process = self._processes.pop(name)
+        process.popen.send_signal(how)
+        code = process.popen.wait(timeout)
+        process.sink.close()
+        return code
+
+    def close(self) -> None:
+        """Kill every process that still runs, with its children."""
+        for process in self._processes.values():
+            orphans = process.children() if process.popen.poll() is None else []
+            process.popen.kill()
+            process.popen.wait()
+            process.sink.close()
+            for pid in orphans:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        self._processes.clear()
+
+    def query(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        """Return the rows of a query on the service's database."""
+        with psycopg2.connect(self.database_url.replace("+psycopg2", "")) as connection:
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(sql, parameters)
+                    return list(cursor.fetchall())
+            finally:
+                connection.rollback()
+
+    def scalar(self, sql: str, *parameters: object) -> object:
+        """Return the one value of a query on the service's database."""
+        return self.query(sql, *parameters)[0][0]
+
+    def post(self, path: str, body: object = None) -> str:
+        """Post a task and return its id."""
+        answer = httpx.post(f"{self.url}{path}", json=body, timeout=10)
+        assert answer.status_code == 202, answer.text
+        task_id: str = answer.json()["task_id"]
+        return task_id
+
+    def state(self, task_id: str, wait: float = 0) -> dict[str, object]:
+        """Return what GET /tasks/{id} says."""
+        answer = httpx.get(f"{self.url}/tasks/{task_id}?wait={wait}", timeout=wait + 10)
+        assert answer.status_code == 200, answer.text
+        state: dict[str, object] = answer.json()
+        return state
+
+    def attempt(self, task_id: str) -> int:
+        """Return the attempt of a task that counts."""
+        return int(str(self.scalar("SELECT attempt FROM tasks WHERE id = %s", task_id)))
+
+    def unfinished(self) -> int:
+        """Return how many tasks have not ended."""
+        count = self.scalar(
+            "SELECT count(*) FROM tasks WHERE state IN ('PENDING', 'STARTED', 'RETRY')"
+        )
+        return int(str(count))
+
+    def _serves(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/live", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@dataclass
+class Posting:
+    """Clients that post messages at the same time and keep what they were told."""
+
+    stack: Stack
+    count: int
+    clients: int = 8
+    accepted: dict[str, str] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._numbers = iter(range(self.count))
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._post_all) for _ in range(self.clients)]
+
+    def start(self) -> Self:
+        """Begin to post."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def finish(self, timeout: float) -> None:
+        """Wait until every message got its 202, through whatever errors."""
+        eventually(
+            lambda: not any(thread.is_alive() for thread in self._threads),
+            timeout,
+            "all messages are accepted",
+        )
+
+    def _post_all(self) -> None:
+        with self.stack.client() as client:
+            while True:
+                with self._lock:
+                    number = next(self._numbers, None)
+                if number is None:
+                    return
+                self._post(client, f"message {number}")
+
+    def _post(self, client: httpx.Client, content: str) -> None:
+        """Post until there is a 202; a try that got another answer may or may not have counted."""
+        pause = threading.Event()
+        while True:
+            try:
+                answer = client.post("/tasks/", json={"content": content}, timeout=20)
+            except httpx.TransportError:
+                answer = None
+            with self._lock:
+                if answer is not None and answer.status_code == 202:
+                    self.accepted[answer.json()["task_id"]] = content
+                    return
+                assert answer is None or answer.status_code == 503, answer.text
+                self.unanswered.append(content)
+            pause.wait(0.2)

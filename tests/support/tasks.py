@@ -1,0 +1,81 @@
+"""Tasks that only tests have: each misbehaves in one way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from pydantic import BaseModel
+
+from backend.db import messages
+from backend.errors import TaskError
+from backend.tasks.registry import Run, task
+
+
+class Nothing(BaseModel):
+    """No arguments."""
+
+
+class Note(BaseModel):
+    """A value to tell runs apart."""
+
+    text: str = ""
+
+
+@task(name="kill_its_process")
+def kill_its_process(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Never get past its first line."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Note()
+
+
+@task(name="kill_its_process_in_one_commit", max_attempts=3, one_commit=True)
+def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
+    """Never get past its first line, nor its claim to the ledger."""
+    return kill_its_process(args, run)  # type: ignore[return-value]  # a task may return any model
+
+
+@task(name="fail", max_attempts=2)
+def fail(args: Note, run: Run) -> Note:
+    """Write a message, then raise."""
+    messages.insert(run.session, "to be rolled back", run.task_id)
+    raise ValueError(args.text)
+
+
+@task(name="refuse")
+def refuse(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Fail for good."""
+    raise TaskError(args.text)
+
+
+@task(name="succeed_at_second_attempt")
+def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Raise at first."""
+    if run.attempt == 1:
+        raise ValueError("not yet")
+    return Note(text=f"attempt {run.attempt}")
+
+
+@task(name="overrun", max_attempts=1, time_limit=2)
+def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Take longer than its time limit."""
+    threading.Event().wait(60)
+    return Note()
+
+
+@task(name="return_the_unstorable")
+def return_the_unstorable(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Return what only JSON can hold, and not PostgreSQL's text."""
+    return Note(text="a\x00b")
+
+
+@task(name="write_and_wait")
+def write_and_wait(args: Note, run: Run) -> Note:
+    """Write a message, then wait until the file that `text` names exists; time out after 60 s."""
+    messages.insert(run.session, "written by write_and_wait", run.task_id)
+    for _ in range(600):
+        if os.path.exists(args.text):  # noqa: PTH110 - the quickest look there is
+            break
+        threading.Event().wait(0.1)
+    return Note(text=f"attempt {run.attempt}")
