@@ -47,6 +47,7 @@ _CONF: dict[str, Any] = {
     "worker_disable_rate_limits": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,
+    "worker_consumer": "backend.worker.consumer:LedgerConsumer",
     # Loaded by worker processes and the celery command only, hence by name.
     "include": ["backend.worker"],
 }

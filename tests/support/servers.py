@@ -339,7 +339,8 @@ class RabbitMQ(_Server):
     def delete_all_queues(self) -> None:
         """Delete all queues with their messages, those in use too."""
         self._call(
-            '[{ok, _} = rabbit_amqqueue:delete(Queue, false, false, <<"tests">>)'
+            # One that ends by itself meanwhile, with its connection, is as good as deleted.
+            '[catch rabbit_amqqueue:delete(Queue, false, false, <<"tests">>)'
             " || Queue <- rabbit_amqqueue:list()], ok"
         )
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -172,13 +173,11 @@ class Stack:
 
     def query(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
         """Return the rows of a query on the service's database."""
-        with psycopg2.connect(self.database_url.replace("+psycopg2", "")) as connection:
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(sql, parameters)
-                    return list(cursor.fetchall())
-            finally:
-                connection.rollback()
+        connection = psycopg2.connect(self.database_url.replace("+psycopg2", ""))
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall())
 
     def scalar(self, sql: str, *parameters: object) -> object:
         """Return the one value of a query on the service's database."""

@@ -1,0 +1,32 @@
+"""What the worker does with messages that Celery would fail or lose."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.worker.consumer import Consumer
+
+from backend.celery_app import ATTEMPT_HEADER
+from backend.telemetry import about
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerConsumer(Consumer):
+    """Celery's consumer, but for tasks that this worker does not know."""
+
+    def on_unknown_task(self, body: object, message: Any, exc: Exception) -> None:  # noqa: ANN401, ARG002 - Celery's signature
+        """Drop the message of a task that only a newer version knows, instead of failing the task.
+
+        Its row in the outbox stays, so it is published again with growing delay until a worker
+        that knows it is there.
+        """
+        logger.warning(
+            "there is no task %s here: its message is dropped, and published again later if the"
+            " ledger has it; update this worker",
+            message.headers["task"],
+            extra=about(message.headers["id"], message.headers.get(ATTEMPT_HEADER, 1)),
+        )
+        errors = self.connection_errors  # type: ignore[attr-defined]  # missing in the stubs
+        message.ack_log_error(logger, errors)
