@@ -13,23 +13,31 @@ from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
 
 from backend.settings import settings
+from backend.tasks.registry import registered
 from backend.telemetry import set_up_logging
 
 if TYPE_CHECKING:
     from backend.db.outbox import Due
 
-QUEUE: Final = "tasks"
 ATTEMPT_HEADER: Final = "attempt"
 
-# x-max-priority can be given only when a queue is made.
-TASKS_QUEUE = Queue(
-    QUEUE, Exchange(QUEUE, "direct"), routing_key=QUEUE, queue_arguments={"x-max-priority": 9}
-)
+
+def _queue(name: str) -> Queue:
+    # x-max-priority can be given only when a queue is made.
+    return Queue(name, EXCHANGE, routing_key=name, queue_arguments={"x-max-priority": 9})
+
+
+EXCHANGE: Final = Exchange("tasks", "direct")
+TASKS_QUEUE: Final = _queue("tasks")
+# First attempts of tasks that take one commit, which workers gather into batches. What fails there
+# runs alone from then on.
+SHORT_QUEUE: Final = _queue("short_tasks")
+QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
 
 _CONF: dict[str, Any] = {
     "broker_url": settings().celery_broker_url,
     "task_queues": [TASKS_QUEUE],
-    "task_default_queue": QUEUE,
+    "task_default_queue": TASKS_QUEUE.name,
     # The two beat every other way to reach the broker for ever: a worker outlives its broker.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
@@ -98,6 +106,11 @@ def _keep_our_logging(**_: object) -> None:
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 
+def _queue_of(due: Due) -> Queue:
+    spec = registered().get(due.name)
+    return SHORT_QUEUE if spec and spec.one_commit and due.attempt == 1 else TASKS_QUEUE
+
+
 def message(due: Due) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of an attempt's message.
 
@@ -121,7 +134,7 @@ def message(due: Due) -> tuple[str, dict[str, Any]]:
         ATTEMPT_HEADER: due.attempt,
     }
     options = {
-        "routing_key": QUEUE,
+        "routing_key": _queue_of(due).name,
         "content_type": "application/json",
         "content_encoding": "utf-8",
         "headers": headers,

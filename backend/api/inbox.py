@@ -8,7 +8,6 @@ for all who wait together.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections import defaultdict
@@ -50,7 +49,7 @@ class Inbox:
         """Return the task's state once it has ended, or as it is after `seconds`.
 
         None for an id that was never issued. Raises StoreUnavailable only when the ledger can not
-        be read at the end.
+        be read at the end; then too it takes no longer than `seconds`, or than one look.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -58,11 +57,15 @@ class Inbox:
         self._waiting[task_id].add(news)
         try:
             while True:
-                left = deadline - loop.time()
+                begin = loop.time()
+                left = deadline - begin
                 try:
                     state = await self._look(task_id)
                 except StoreUnavailable:
-                    if left <= 0:
+                    now = loop.time()
+                    left = deadline - now
+                    # The next look may take as long as this one did.
+                    if left <= now - begin:
                         raise
                 else:
                     if state is None or state.ended or left <= 0:
@@ -124,10 +127,12 @@ class Inbox:
             connection.collect()
 
     def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - whatever was sent
-        reply = json.loads(body) if isinstance(body, str) else body
-        if isinstance(reply, dict) and self._waiting:
-            self._loop.call_soon_threadsafe(self._wake, reply.get("task_id"))
+        """Wake who waits for a task (Celery's reply) or for one of a batch (ours)."""
+        if isinstance(body, dict) and self._waiting:
+            ids = body.get("task_ids") or [body.get("task_id")]
+            self._loop.call_soon_threadsafe(self._wake, ids)
 
-    def _wake(self, task_id: str | None) -> None:
-        for news in self._waiting.get(task_id or "", ()):
-            news.set()
+    def _wake(self, task_ids: list[str]) -> None:
+        for task_id in task_ids:
+            for news in self._waiting.get(task_id, ()):
+                news.set()

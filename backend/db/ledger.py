@@ -16,7 +16,7 @@ from backend.db.models import UNFINISHED
 from backend.db.session import changed_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.db.session import Executor
 
@@ -124,6 +124,64 @@ def enter(connection: Executor, new: Submission, worker: str) -> int | None:
         },
     ).scalar()
     return found
+
+
+# Locks without changing: the state before stays visible until the one commit of the whole batch.
+_CLAIM_TOGETHER = text(
+    """
+    WITH wanted AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]))
+            AS wanted (id, attempt)
+    ), claimed AS (
+        SELECT tasks.id FROM tasks JOIN wanted USING (id, attempt)
+        WHERE state IN ('PENDING', 'RETRY')
+        ORDER BY tasks.id FOR UPDATE OF tasks
+    ), gone AS (
+        DELETE FROM outbox USING claimed WHERE task_id = claimed.id
+    )
+    SELECT CAST(id AS text) FROM claimed
+    """
+)
+
+
+def claim_together(connection: Executor, attempts: Mapping[str, int]) -> set[str]:
+    """Claim attempts (task id to attempt) that end in this very transaction.
+
+    Returns the ids of those to be started; the others do not count.
+    """
+    rows = connection.execute(
+        _CLAIM_TOGETHER, {"ids": list(attempts), "attempts": list(attempts.values())}
+    )
+    return set(rows.scalars())
+
+
+_SUCCEED_TOGETHER = text(
+    """
+    UPDATE tasks
+    SET state = 'SUCCESS', worker = :worker, result = CAST(ended.result AS json), error = NULL,
+        started_at = now(), finished_at = clock_timestamp()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]), CAST(:results AS text[]))
+        AS ended (id, attempt, result)
+    WHERE tasks.id = ended.id AND tasks.attempt = ended.attempt
+        AND tasks.state IN ('PENDING', 'RETRY')
+    """
+)
+
+
+def succeed_together(
+    connection: Executor, attempts: Mapping[str, int], results: Mapping[str, str], worker: str
+) -> bool:
+    """End claimed attempts with their values (JSON text); False if one of them does not count."""
+    changed = connection.execute(
+        _SUCCEED_TOGETHER,
+        {
+            "ids": list(results),
+            "attempts": [attempts[task_id] for task_id in results],
+            "results": list(results.values()),
+            "worker": worker,
+        },
+    )
+    return changed_rows(changed) == len(results)
 
 
 _PROGRESS = text(
@@ -246,6 +304,33 @@ _HAND_BACK = text(
 def hand_back(connection: Executor, worker: str) -> int:
     """Give back all that a stopping worker has started and not ended; return how many."""
     return changed_rows(connection.execute(_HAND_BACK, {"worker": worker}))
+
+
+_RUN_ALONE = text(
+    f"""
+    WITH handed AS (
+        UPDATE tasks
+        SET state = 'RETRY', attempt = tasks.attempt + 1, max_attempts = max_attempts + 1
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS lost (id, attempt)
+        WHERE tasks.id = lost.id AND tasks.attempt = lost.attempt AND {UNFINISHED}
+        RETURNING tasks.id, tasks.attempt
+    )
+    UPDATE outbox
+    SET attempt = handed.attempt, due_at = now(), published_at = NULL, publishes = 0
+    FROM handed WHERE task_id = handed.id
+    """  # noqa: S608 - a constant of this package
+)
+
+
+def run_alone(connection: Executor, attempts: Mapping[str, int]) -> int:
+    """Give tasks whose batch was lost another attempt, which runs alone; return how many.
+
+    It costs them none: the loss was the fault of one of them, and nobody knows whose.
+    """
+    changed = connection.execute(
+        _RUN_ALONE, {"ids": list(attempts), "attempts": list(attempts.values())}
+    )
+    return changed_rows(changed)
 
 
 _STATES = text(

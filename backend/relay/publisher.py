@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import BROKER_ERRORS, TASKS_QUEUE, connect, message
+from backend.celery_app import BROKER_ERRORS, EXCHANGE, QUEUES, connect, message
 from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Publisher:
         self._connection = connect()
         channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
         self._channel = channel
-        TASKS_QUEUE(channel).declare()
+        for queue in QUEUES:
+            queue(channel).declare()
         self._confirms = self._connection.transport.driver_type == "amqp"
         self._unconfirmed: dict[int, str] = {}
         self._refused: set[str] = set()
@@ -43,7 +44,7 @@ class Publisher:
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
-        self._producer = Producer(self._channel, exchange=TASKS_QUEUE.exchange, auto_declare=False)
+        self._producer = Producer(self._channel, exchange=EXCHANGE, auto_declare=False)
 
     def publish(self, batch: Sequence[Due]) -> None:
         """Publish a batch; return when the broker has it all on disk.
@@ -76,9 +77,11 @@ class Publisher:
         return [*self._unconfirmed.values(), *self._refused]
 
     def waiting(self) -> int:
-        """Return how many messages wait in the queue, which is made where it is missing."""
-        queue: Any = TASKS_QUEUE(self._channel)  # the stubs have the wrong result for the next line
-        return int(queue.queue_declare().message_count)
+        """Return how many messages wait in the queues, which are made where they are missing."""
+        bound: list[Any] = [queue(self._channel) for queue in QUEUES]  # wrong in the stubs
+        for queue in bound:
+            queue.declare()
+        return sum(int(queue.queue_declare(passive=True).message_count) for queue in bound)
 
     def close(self) -> None:
         """Drop the connection without waiting for anybody."""

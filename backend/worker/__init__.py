@@ -1,6 +1,9 @@
 """What runs in a worker. Celery imports this package for its effects: tasks, lease, commands."""
 
+from backend.celery_app import app
 from backend.worker import inspector, lease  # noqa: F401 - each connects itself to Celery
+from backend.worker.batches import ShortTasks
 from backend.worker.claim import register
 
 register()
+app.steps["consumer"].add(ShortTasks)

@@ -23,7 +23,7 @@ from backend.telemetry import about
 from backend.worker.outcomes import backoff, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import BaseModel
 
@@ -95,7 +95,7 @@ class Attempt:
         self.reply_to: str | None = request.reply_to
         self.what = f"{spec.name}[{self.id}]"
         self.log = about(self.id, self.number)
-        self._payload = {**dict(zip(spec.arguments.model_fields, args, strict=False)), **kwargs}
+        self._payload = payload(spec, args, kwargs)
 
     def run(self) -> dict[str, Any]:
         """Claim, work and write the outcome; return the task's value as JSON would have it.
@@ -105,15 +105,15 @@ class Attempt:
         """
         if self.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
-            return _persist(self._in_one_commit)
-        _persist(self._claim)
+            return persist(self._in_one_commit)
+        persist(self._claim)
         return self._work_and_succeed()
 
     def fail(self, error: Exception, *, retry: bool, delay: float) -> str | None:
         """Record an error, claiming first where nothing was; return the state it led to."""
 
         def write() -> str | None:
-            with _session() as session:
+            with StoreSession() as session:
                 if self.foreign and self.spec.one_commit:
                     self._enter(session)
                 state = ledger.fail(
@@ -122,12 +122,12 @@ class Attempt:
                 session.commit()
                 return state
 
-        state = _persist(write)
+        state = persist(write)
         logger.warning("%s: %s after an error: %s", self.what, state, plain(error), extra=self.log)
         return state
 
     def _claim(self) -> None:
-        with _session() as session:
+        with StoreSession() as session:
             self._claim_in(session)
             session.commit()
 
@@ -153,37 +153,29 @@ class Attempt:
         return ledger.enter(session, new, self.worker)
 
     def _in_one_commit(self) -> dict[str, Any]:
-        with _session() as session:
+        with StoreSession() as session:
             self._claim_in(session)
-            value = self._finish(session, self._call(session))
+            value = self._finish(
+                session, call(self.spec, self._payload, Run(self.id, self.number, session))
+            )
             session.commit()
             return value
 
     def _work_and_succeed(self) -> dict[str, Any]:
-        with _session() as session:
-            result = self._call(session)
+        with StoreSession() as session:
+            result = call(self.spec, self._payload, Run(self.id, self.number, session))
             if session.in_transaction():
                 value = self._finish(session, result)
                 session.commit()
                 return value
         # Nothing was written yet, so the outcome alone can be tried again.
-        return _persist(lambda: self._succeed_alone(result))
+        return persist(lambda: self._succeed_alone(result))
 
     def _succeed_alone(self, result: BaseModel) -> dict[str, Any]:
-        with _session() as session:
+        with StoreSession() as session:
             value = self._finish(session, result)
             session.commit()
             return value
-
-    def _call(self, session: Session) -> BaseModel:
-        try:
-            arguments = self.spec.arguments.model_validate(self._payload)
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-            )
-            raise TaskError(f"The arguments do not fit: {faults}") from error
-        return self.spec.function(arguments, Run(self.id, self.number, session))
 
     def _finish(self, session: Session, result: BaseModel) -> dict[str, Any]:
         value: dict[str, Any] = result.model_dump(mode="json")
@@ -196,14 +188,31 @@ class Attempt:
         return value
 
 
-class _session(Session):  # noqa: N801 - used as a function: `with _session() as session`
+def payload(spec: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+    """Return a message's arguments by name; those given by position are in the model's order."""
+    return {**dict(zip(spec.arguments.model_fields, args, strict=False)), **kwargs}
+
+
+def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
+    """Call a task's function. Raises TaskError for arguments that do not fit."""
+    try:
+        validated = spec.arguments.model_validate(arguments)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise TaskError(f"The arguments do not fit: {faults}") from error
+    return spec.function(validated, run)
+
+
+class StoreSession(Session):
     """A session on this process's engine that reports an absent PostgreSQL as one error."""
 
     def __init__(self) -> None:
         super().__init__(engine(), expire_on_commit=False)
 
 
-def _persist(write: Callable[[], T]) -> T:
+def persist(write: Callable[[], T]) -> T:
     """Do a whole transaction, again and again while PostgreSQL is away, for STORE_PATIENCE."""
     deadline = time.monotonic() + STORE_PATIENCE
     pause = 0.1

@@ -8,7 +8,8 @@ a revoke - is recorded here, in the lease's thread, since the parent's event loo
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import states
 from celery.backends.redis import RedisBackend
@@ -23,6 +24,8 @@ from backend.telemetry import about
 from backend.worker import lease
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery.app.task import Context
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,14 @@ def plain(error: BaseException | str) -> str:
     else:
         text = str(error) or type(error).__name__
     return text.replace("\x00", "").encode("utf-8", "replace").decode()[:2000]
+
+
+class Ended(NamedTuple):
+    """A task that succeeded in a batch, and who wants to know."""
+
+    task_id: str
+    value: object
+    reply_to: str | None
 
 
 class _LedgerFirst:
@@ -96,9 +107,34 @@ class RpcOutcomes(_LedgerFirst, RPCBackend):
         "interval_max": 0,
     }
 
+    app: Any  # set by Celery; the stubs leave it out
+
+    def tell_together(self, ended: Sequence[Ended]) -> None:
+        """Send one reply for all tasks of a batch that the same API process took."""
+        by_queue: defaultdict[str, list[str]] = defaultdict(list)
+        for end in ended:
+            if end.reply_to:
+                by_queue[end.reply_to].append(end.task_id)
+        with self.app.amqp.producer_pool.acquire(block=True) as producer:
+            for queue, ids in by_queue.items():
+                producer.publish(
+                    {"task_ids": ids},
+                    exchange="",
+                    routing_key=queue,
+                    serializer="json",
+                    retry=True,
+                    retry_policy=self.retry_policy,
+                    delivery_mode=1,
+                )
+
 
 class RedisOutcomes(_LedgerFirst, RedisBackend):
     """Stores a copy of each result in Redis, for other readers of Celery results."""
+
+    def tell_together(self, ended: Sequence[Ended]) -> None:
+        """Store the results of a batch."""
+        for end in ended:
+            RedisBackend.store_result(self, end.task_id, end.value, states.SUCCESS)
 
 
 class _Outcome:

@@ -120,6 +120,34 @@ def test_a_task_that_kills_its_process_each_time_fails_in_the_end(
     assert odd_stack.attempt(task_id) == attempts
 
 
+def test_short_tasks_that_shared_a_batch_with_one_that_kills_its_process_still_succeed(
+    odd_stack: Stack,
+) -> None:
+    odd_stack.start("api")
+    good = [odd_stack.post("/tasks/", {"content": f"before {n}"}) for n in range(20)]
+    killer = odd_stack.post("/tasks/kill_its_process_in_one_commit", {})
+    good += [odd_stack.post("/tasks/", {"content": f"after {n}"}) for n in range(20)]
+    odd_stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    eventually(lambda: odd_stack.unfinished() == 0, MINUTE, "every task has ended")
+    assert {"SUCCESS"} == {odd_stack.state(task_id)["status"] for task_id in good}
+    assert odd_stack.scalar("SELECT count(*) FROM messages") == len(good)
+    assert odd_stack.state(killer)["status"] == "FAILURE"
+
+
+def test_short_tasks_that_shared_a_batch_with_one_that_raises_still_succeed(
+    odd_stack: Stack,
+) -> None:
+    odd_stack.start("api")
+    good = [odd_stack.post("/tasks/", {"content": f"before {n}"}) for n in range(20)]
+    bad = [odd_stack.post("/tasks/refuse_in_one_commit", {"text": str(n)}) for n in range(5)]
+    good += [odd_stack.post("/tasks/", {"content": f"after {n}"}) for n in range(20)]
+    odd_stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    eventually(lambda: odd_stack.unfinished() == 0, MINUTE, "every task has ended")
+    assert {"SUCCESS"} == {odd_stack.state(task_id)["status"] for task_id in good}
+    assert odd_stack.scalar("SELECT count(*) FROM messages") == len(good)
+    assert [{"error": str(n)} for n in range(5)] == [odd_stack.state(i)["result"] for i in bad]
+
+
 def test_a_worker_that_is_told_to_stop_hands_its_tasks_back_without_costing_an_attempt(
     stack: Stack,
 ) -> None:

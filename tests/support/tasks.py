@@ -49,6 +49,13 @@ def refuse(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
     raise TaskError(args.text)
 
 
+@task(name="refuse_in_one_commit", one_commit=True)
+def refuse_in_one_commit(args: Note, run: Run) -> Note:
+    """Write a message, then fail for good."""
+    messages.insert(run.session, "to be rolled back", run.task_id)
+    raise TaskError(args.text)
+
+
 @task(name="succeed_at_second_attempt")
 def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
     """Raise at first."""

@@ -1,0 +1,131 @@
+"""A batch of short tasks in a child process: one claim, each one's work, one commit."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery.utils.saferepr import saferepr
+from sqlalchemy.exc import OperationalError
+
+from backend.celery_app import app
+from backend.db import ledger
+from backend.errors import StoreUnavailable, Superseded
+from backend.tasks.registry import Run, registered
+from backend.worker.claim import StoreSession, call, payload, persist
+from backend.worker.outcomes import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+# So many members may raise before the rest runs alone too: each costs the batch another start.
+CULPRITS = 3
+
+
+class Member(NamedTuple):
+    """A task's message, as the parent hands it over."""
+
+    task_id: str
+    attempt: int
+    name: str
+    args: list[object]
+    kwargs: dict[str, object]
+    reply_to: str | None
+
+
+@dataclass
+class Report:
+    """What became of a batch: the values as text, and the ids of the others.
+
+    `dropped` do not count, or could not be written; `alone` are still to be run.
+    """
+
+    succeeded: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class _Culprit(Exception):
+    """A member raised; the batch goes on without it."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__(member.task_id)
+        self.member = member
+
+
+def run_batch(worker: str, members: Sequence[Member]) -> Report:
+    """Run a batch in one transaction; never raises."""
+    start = time.monotonic()
+    report = Report()
+    left = list(members)
+    while left:
+        try:
+            ended = persist(lambda: _in_one_commit(worker, left))
+        except _Culprit as culprit:
+            left.remove(culprit.member)
+            report.alone.append(culprit.member.task_id)
+            if len(report.alone) < CULPRITS:
+                continue
+            report.alone += [member.task_id for member in left]
+        except StoreUnavailable:
+            # Their rows in the outbox are still there: they are published again.
+            logger.warning("gave up %d short tasks: PostgreSQL stayed away", len(left))
+            report.dropped += [member.task_id for member in left]
+        except Exception:
+            logger.exception("a batch of %d short tasks failed; they run alone", len(left))
+            report.alone += [member.task_id for member in left]
+        else:
+            report.succeeded = {end.task_id: saferepr(end.value, 200) for end in ended}
+            report.dropped += [m.task_id for m in left if m.task_id not in report.succeeded]
+            _tell(ended)
+        break
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _in_one_commit(worker: str, members: Sequence[Member]) -> list[Ended]:
+    attempts = {member.task_id: member.attempt for member in members}
+    ended: list[Ended] = []
+    results: dict[str, str] = {}
+    with StoreSession() as session:
+        claimed = ledger.claim_together(session, attempts)
+        for member in members:
+            if member.task_id not in claimed:
+                continue
+            result = _call(member, session)
+            results[member.task_id] = result.model_dump_json()
+            value = result.model_dump(mode="json")
+            ended.append(Ended(member.task_id, value, member.reply_to))
+        if not ledger.succeed_together(session, attempts, results, worker):
+            raise Superseded("the ledger has moved on")
+        session.commit()
+    return ended
+
+
+def _call(member: Member, session: StoreSession) -> Any:  # noqa: ANN401 - some Pydantic model
+    spec = registered()[member.name]
+    try:
+        arguments = payload(spec, member.args, member.kwargs)
+        return call(spec, arguments, Run(member.task_id, member.attempt, session))
+    except OperationalError:
+        raise
+    except Exception as error:
+        raise _Culprit(member) from error
+
+
+def _tell(ended: Sequence[Ended]) -> None:
+    logger.info("%d short tasks succeeded", len(ended))
+    try:
+        outcomes: Any = app.backend
+        outcomes.tell_together(ended)
+    except Exception as error:  # noqa: BLE001 - news only; every reader has the ledger
+        logger.warning(
+            "the news of %d tasks' end was dropped (%s); the ledger has it",
+            len(ended),
+            type(error).__name__,
+        )

@@ -1,0 +1,218 @@
+"""Short tasks, many at a time: the worker's parent process gathers them, a child runs a batch.
+
+While every child is busy the next messages gather, so an idle worker runs a task at once and a busy
+one many in a transaction. Each member is a request of Celery's, so that `inspect`, events, revokes
+and the lease see it like any other. What goes wrong in a batch runs alone: a member that raises in
+the same attempt, members whose process was lost in the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.exceptions import InvalidTaskError
+from celery.worker.request import Request
+from celery.worker.state import task_ready, task_reserved
+from kombu import Consumer
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from backend.celery_app import ATTEMPT_HEADER, SHORT_QUEUE, app
+from backend.db import ledger
+from backend.db.session import transaction
+from backend.tasks.registry import registered
+from backend.worker import lease
+from backend.worker.batch import Member, run_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.worker.batch import Report
+
+logger = logging.getLogger(__name__)
+
+# Enough to spread a commit over many tasks, few enough that a batch takes some tens of
+# milliseconds; twice as many wait here, so that the next batch is complete when one ends.
+BATCH = 100
+PREFETCH = 4 * BATCH
+
+
+class ShortTasks(bootsteps.ConsumerStep):
+    """Consumes the queue of short tasks, on a channel and with a prefetch count of its own."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: object) -> None:  # noqa: ANN401 - Celery's
+        super().__init__(consumer, **kwargs)
+        self._consumer = consumer
+        self._gathered: deque[Request] = deque()
+        self._waits_for_child = False
+
+    def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
+        """Start anew on a new connection: what was gathered on the last one comes again."""
+        for request in self._gathered:
+            task_ready(request)
+        self._gathered.clear()
+        self._waits_for_child = False
+        self.consumers = [
+            Consumer(
+                c.connection.channel(),
+                [SHORT_QUEUE],
+                on_message=self._on_message,
+                accept=["json"],
+                prefetch_count=PREFETCH,
+            )
+        ]
+
+    def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002
+        """Consume from here on: only now can the pool be given work."""
+        for consumer in self.consumers or ():
+            consumer.consume()
+
+    def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
+        name = (message.headers or {}).get("task")
+        if name not in registered():
+            if name is None:
+                self._consumer.on_unknown_message(message.body, message)
+            else:
+                self._consumer.on_unknown_task(None, message, KeyError(name))
+            return
+        try:
+            request = self._request(message)
+        except (ContentDisallowed, DecodeError, InvalidTaskError, KeyError, ValueError) as error:
+            self._consumer.on_decode_error(message, error)
+            return
+        if request.revoked():
+            return
+        task_reserved(request)
+        self._gathered.append(request)
+        self._ask_for_child()
+
+    def _request(self, message: Any) -> Request:  # noqa: ANN401 - kombu's
+        return Request(
+            message,
+            on_ack=message.ack_log_error,
+            on_reject=message.reject_log_error,
+            app=app,
+            hostname=self._consumer.hostname,
+            eventer=self._consumer.event_dispatcher,
+            task=app.tasks[message.headers["task"]],
+            connection_errors=self._consumer.connection_errors,
+            body=message.body,
+            headers=message.headers,
+        )
+
+    def _ask_for_child(self) -> None:
+        """Take the next free child, in turn with the tasks that run alone."""
+        if self._gathered and not self._waits_for_child:
+            self._waits_for_child = True
+            self._consumer.controller.semaphore.acquire(self._send)
+
+    def _send(self) -> None:
+        self._waits_for_child = False
+        size = min(BATCH, len(self._gathered))
+        members = [self._gathered.popleft() for _ in range(size)]
+        # The same task twice is one delivery too many, and a revoke may have come meanwhile.
+        by_id = {request.id: request for request in members if not request.revoked()}
+        for request in members:
+            if by_id.get(request.id) is not request:
+                request.acknowledge()
+                task_ready(request)
+        if by_id:
+            _Batch(self._consumer, list(by_id.values())).send()
+        else:
+            self._consumer.controller.semaphore.release()
+        self._ask_for_child()
+
+
+class _Batch:
+    """A batch under way in a child."""
+
+    def __init__(self, consumer: Any, requests: Sequence[Request]) -> None:  # noqa: ANN401
+        self._controller = consumer.controller
+        self._hostname: str = consumer.hostname
+        self._requests = {request.id: request for request in requests}
+        self._members = [_member(request) for request in requests]
+
+    def send(self) -> None:
+        limit = max(registered()[member.name].time_limit for member in self._members)
+        self._controller.pool.apply_async(
+            run_batch,
+            (self._hostname, self._members),
+            accept_callback=self._on_accepted,
+            callback=self._on_done,
+            error_callback=self._on_lost,
+            timeout_callback=self._on_timeout,
+            timeout=limit,
+        )
+
+    def _on_accepted(self, pid: int, time_accepted: float) -> None:
+        for request in self._requests.values():
+            if request.task.send_events:
+                request.send_event(
+                    "task-received",
+                    name=request.name,
+                    args=request.argsrepr,
+                    kwargs=request.kwargsrepr,
+                    retries=0,
+                    eta=None,
+                    expires=None,
+                    root_id=request.root_id,
+                    parent_id=request.parent_id,
+                )
+            request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
+
+    def _on_done(self, report: Report) -> None:
+        for task_id, result in report.succeeded.items():
+            request = self._requests[task_id]
+            task_ready(request, successful=True)
+            request.send_event("task-succeeded", result=result, runtime=report.seconds)
+        for task_id in report.dropped:
+            task_ready(self._requests[task_id])
+        for task_id in report.alone:
+            self._controller.process_task(self._requests[task_id])
+
+    def _on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - billiard's callback
+        if len(self._requests) == 1:
+            next(iter(self._requests.values())).on_timeout(soft, timeout)
+
+    def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
+        """The child was killed, by what it ran or by its time limit."""
+        if len(self._requests) == 1:
+            # There is no doubt whose fault it was: it counts as any lost attempt.
+            next(iter(self._requests.values())).on_failure(failure)
+            return
+        for request in self._requests.values():
+            task_ready(request)
+        lease.report(_Lost({member.task_id: member.attempt for member in self._members}))
+
+
+class _Lost:
+    """A batch whose child was lost, to be recorded by the lease's thread."""
+
+    def __init__(self, attempts: Mapping[str, int]) -> None:
+        self._attempts = attempts
+
+    def record(self) -> None:
+        """Have its tasks run again, each alone. Raises StoreUnavailable."""
+        with transaction() as connection:
+            count = ledger.run_alone(connection, self._attempts)
+        logger.warning(
+            "a process was lost with %d short tasks; %d of them run again, alone",
+            len(self._attempts),
+            count,
+        )
+
+
+def _member(request: Request) -> Member:
+    headers = request.request_dict
+    return Member(
+        request.id,
+        headers.get(ATTEMPT_HEADER) or 1,
+        headers["task"],
+        headers["args"],
+        headers["kwargs"],
+        headers.get("reply_to"),
+    )
