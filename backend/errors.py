@@ -7,6 +7,7 @@ Error
 └── HTTPError                becomes an HTTP answer; the class owns its status and title
     ├── NotFound             404
     ├── Invalid              422
+    ├── TooManyWaiting       429
     └── StoreUnavailable     503, PostgreSQL cannot be reached
 """
 
@@ -39,11 +40,11 @@ class HTTPError(Error):
 
     status: ClassVar[int]
     title: ClassVar[str]
-    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.headers: dict[str, str] = {}
 
 
 class NotFound(HTTPError):
@@ -68,14 +69,27 @@ class Invalid(HTTPError):
         self.problems = problems
 
 
+class TooManyWaiting(HTTPError):
+    """More tasks wait than MAX_WAITING allows; `seconds` is when to try again."""
+
+    status = 429
+    title = "Too Many Requests"
+
+    def __init__(self, limit: int, seconds: int) -> None:
+        super().__init__(
+            f"More than {limit} tasks are waiting. Nothing was accepted; try again in {seconds} s."
+        )
+        self.headers = {"Retry-After": str(seconds)}
+
+
 class StoreUnavailable(HTTPError):
     """PostgreSQL cannot be reached, or did not answer in time."""
 
     status = 503
     title = "Service Unavailable"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
     def __init__(self) -> None:
         super().__init__(
             "The task store cannot be reached at the moment. Nothing is lost; try again shortly."
         )
+        self.headers = {"Retry-After": "2"}

@@ -56,6 +56,31 @@ class TaskAccepted(BaseModel):
     message: str = Field(examples=["Task enqueued successfully"])
 
 
+class BatchItem(BaseModel):
+    """A task of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("insert_message", description="The task's name")
+    arguments: dict[str, Any] = Field(
+        description="What POST /tasks/{name} takes", examples=[{"content": "Hello World"}]
+    )
+
+
+class BatchEntry(BaseModel):
+    """An accepted task of a batch."""
+
+    task_id: str = Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])
+    status: Literal["PENDING"] = "PENDING"
+
+
+class BatchAccepted(BaseModel):
+    """All tasks of a batch are on disk and will run; ids in the order of the request."""
+
+    tasks: list[BatchEntry]
+    total: int = Field(examples=[1])
+
+
 class TaskSummary(BaseModel):
     """A task that has not ended."""
 
@@ -101,9 +126,9 @@ class Readiness(BaseModel):
 class Links(BaseModel):
     """Where to go from here."""
 
-    docs: str
-    redoc: str
-    flower: str
+    docs: str = Field(examples=["/docs"])
+    redoc: str = Field(examples=["/redoc"])
+    flower: str = Field(examples=["http://localhost:5555"])
 
 
 class FieldProblem(BaseModel):

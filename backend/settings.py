@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -18,14 +20,20 @@ class SettingsError(ValueError):
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are (embedded.py).
+LOCK_FILE = "lock"
+RUNNING_FILE = "running.json"
+
 
 def _one_of(*schemes: str) -> AfterValidator:
-    """Accept only URLs of the given schemes, so that a wrong one is refused at start."""
+    """Accept only URLs of the given schemes, so that a wrong one is refused at start; or none."""
 
     def check(url: str) -> str:
-        if urlsplit(url).scheme not in schemes:
+        if url and urlsplit(url).scheme not in schemes:
             starts = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"must start with {starts}")
+        # A password may hold what would end the host's part elsewhere. Raises ValueError.
+        urlsplit("//" + url.rpartition("@")[2].rpartition("://")[2]).port  # noqa: B018
         return url
 
     return AfterValidator(check)
@@ -45,8 +53,11 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    database_url: Annotated[str, _one_of("postgresql+psycopg2")]
-    celery_broker_url: Annotated[str, _one_of("amqp", "amqps", "redis", "rediss")]
+    # Empty where embedded servers are wanted, until `up` has started them.
+    database_url: Annotated[str, _one_of("postgresql+psycopg2")] = ""
+    celery_broker_url: Annotated[
+        str, _one_of("amqp", "amqps", "redis", "rediss", "redis+socket")
+    ] = ""
     celery_result_backend: Annotated[str, _one_of("rpc", "redis", "rediss")] = "rpc://"
     api_host: str = Field("127.0.0.1", min_length=1)
     api_port: Port = 8060
@@ -54,6 +65,9 @@ class Settings(BaseSettings):
     flower_port: Port = 5555
     flower_basic_auth: str | None = Field(None, pattern=r"^[^:\s]+:\S+$")
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
+    max_waiting: int = Field(100_000, ge=1)
+    idempotency_hours: int = Field(24, ge=1, le=8760)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
@@ -67,13 +81,15 @@ _MEANINGS = {
     "flower_port": "a port from 1 to 65535",
     "flower_basic_auth": "user:password",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
+    "data_dir": "a folder for what embedded servers keep",
+    "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",
+    "idempotency_hours": "how long an Idempotency-Key is remembered, from 1 to 8760 hours",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
 
 
-@cache
-def settings() -> Settings:
-    """Return the settings of this process.
+def read() -> Settings:
+    """Read the settings as they are written, without addresses for embedded servers.
 
     Raises SettingsError, one line a setting, for a value that makes no sense. The value itself is
     not repeated: it may hold a password.
@@ -85,3 +101,39 @@ def settings() -> Settings:
         raise SettingsError(
             "\n".join(f"{name.upper()} must be {_MEANINGS[name]}" for name in names)
         ) from None
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process, with the embedded servers of an `up` that runs.
+
+    Raises SettingsError as `read` does, and where no server is named and no `up` runs.
+    """
+    found = read()
+    names = [name for name in ("database_url", "celery_broker_url") if not getattr(found, name)]
+    if not names:
+        return found
+    running = _running(found.data_dir)
+    missing = [name.upper() for name in names if name not in running]
+    if missing:
+        raise SettingsError(
+            f"set {' and '.join(missing)}, or start embedded servers with `tasks-api up` (make run)"
+        )
+    return found.model_copy(update={name: running[name] for name in names})
+
+
+def _running(data_dir: Path) -> dict[str, str]:
+    """Return where the embedded servers of a running `up` are; empty where none runs.
+
+    Not for `up` itself: closing the lock file would free its lock.
+    """
+    try:
+        with (data_dir / LOCK_FILE).open() as lock:
+            fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note = data_dir / RUNNING_FILE
+        running: dict[str, str] = json.loads(note.read_text() or "{}") if note.exists() else {}
+        return running
+    except OSError:
+        return {}
+    return {}

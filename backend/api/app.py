@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi_offline import FastAPIOffline
 
-from backend.api import messages, problems, system, tasks
+from backend.api import batch, messages, problems, system, tasks
 from backend.api.deps import Services
 from backend.api.edge import Edge
 from backend.settings import settings
@@ -52,7 +52,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for router in (tasks.router, messages.router, system.router):
+    for router in (batch.router, tasks.router, messages.router, system.router):
         app.include_router(router)
     app.add_middleware(Edge)
     return app

@@ -6,18 +6,23 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated, Protocol
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel
+from uuid_utils.compat import uuid7
 
 from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
+from backend.api.submissions import Submissions
 from backend.batching import Batcher
-from backend.db import ledger, messages, migrate, outbox, workers
+from backend.db import ledger, messages, migrate, workers
+from backend.db.ledger import Submission
 from backend.db.session import transaction
+from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.ledger import State, Submission
+    from backend.db.ledger import State
     from backend.db.messages import Message
 
 
@@ -33,7 +38,7 @@ class Services:
     """The threads of an API process; made when it starts, closed when it stops."""
 
     def __init__(self) -> None:
-        self.submissions = Batcher("submissions", _submit)
+        self.submissions = Submissions()
         self.states = Batcher("states", _states)
         self.new_messages = Batcher("new messages", _insert_messages)
         self.message_pages = Batcher("message pages", _message_pages)
@@ -45,6 +50,16 @@ class Services:
     async def state(self, task_id: str) -> State | None:
         """Return what the ledger knows of a task, None for an id that was never issued."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
+
+    def new_task(self, task: Task, arguments: BaseModel) -> Submission:
+        """Return a task with a new id, whose outcome this process wants to hear of."""
+        return Submission(
+            str(uuid7()),
+            task.name,
+            arguments.model_dump_json(),
+            task.max_attempts,
+            self.inbox.queue_name,
+        )
 
     async def close(self) -> None:
         """Stop every thread; returns within 5 s."""
@@ -88,13 +103,6 @@ def is_task_id(text: str) -> bool:
         return False
 
 
-def _submit(submissions: Sequence[Submission]) -> list[None]:
-    with transaction() as connection:
-        ledger.submit(connection, submissions)
-        outbox.ring(connection)
-    return [None] * len(submissions)
-
-
 def _states(ids: Sequence[str]) -> list[State | None]:
     with transaction() as connection:
         return ledger.states(connection, ids)
@@ -126,3 +134,12 @@ async def _services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Repeat a request with the same key to get the first answer again",
+    ),
+]

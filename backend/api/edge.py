@@ -30,12 +30,21 @@ class Edge:
             return
         bare = scope["path"].rstrip("/")
         scope["path"] = _WITH_SLASH.get(bare, bare or "/")
+        if scope["path"] == "/tasks/batch" and _is_ndjson(scope):
+            # Read line by line, with a limit on each line.
+            await self._app(scope, receive, send)
+            return
         if _declared_length(scope) > MAX_BODY:
             # Nothing of the body is read; the connection cannot be used again.
             answer = problem(413, _TOO_LARGE, headers={"Connection": "close"})
             await answer(scope, receive, send)
             return
         await self._app(scope, _limited(receive), send)
+
+
+def _is_ndjson(scope: Scope) -> bool:
+    content_type: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    return content_type.startswith(b"application/x-ndjson")
 
 
 def _declared_length(scope: Scope) -> int:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 
 from backend.errors import HTTPError, Invalid
 from backend.schemas import InvalidProblem, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -28,6 +28,7 @@ def _documented(status: int, description: str, model: type[Problem] = Problem) -
 NOT_FOUND = _documented(404, "There is no such thing")
 TOO_LARGE = _documented(413, "The body is over 1 MiB")
 UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
+TOO_MANY = _documented(429, "More tasks wait than MAX_WAITING allows; try again later")
 STORE_AWAY = _documented(503, "PostgreSQL cannot be reached; try again shortly")
 
 _DETAILS = {
@@ -86,22 +87,37 @@ def install(app: FastAPI) -> None:
 def _allowed(request: Request) -> set[str]:
     """Return the methods of every route of the path: Starlette names those of the first only."""
     allowed: set[str] = set()
-    for route in request.app.router.routes:
+    for route in _single(request.app.router.routes):
         match, _ = route.matches({**request.scope, "method": "-"})
         if match is not Match.NONE:
             allowed |= set(getattr(route, "methods", None) or ())
     return allowed
 
 
+def _single(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """Go over routes and, instead of each router that FastAPI included, over its routes."""
+    for route in routes:
+        included: APIRouter | None = getattr(route, "original_router", None)
+        if included is None:
+            yield route
+        else:
+            yield from _single(included.routes)
+
+
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
-    faults = [_fault(fault) for fault in error.errors()]
-    if any(fault["pointer"] == "#" for fault in faults) and "json" not in content_type:
+    problems = faults(error)
+    if any(fault["pointer"] == "#" for fault in problems) and "json" not in content_type:
         what = "Send a JSON body with the header Content-Type: application/json."
-        faults = [{"detail": what, "pointer": "#"}]
-        return problem(422, what, errors=faults)
-    lines = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in faults)
-    return problem(422, f"The request is not valid: {lines}.", errors=faults)
+        problems = [{"detail": what, "pointer": "#"}]
+        return problem(422, what, errors=problems)
+    lines = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in problems)
+    return problem(422, f"The request is not valid: {lines}.", errors=problems)
+
+
+def faults(error: RequestValidationError) -> list[dict[str, str]]:
+    """Return what is wrong with a request, a `{"detail", "pointer"}` for each fault."""
+    return [_fault(fault) for fault in error.errors()]
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
@@ -113,4 +129,5 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
     detail = detail[:1].lower() + detail[1:]
     if place == "body":
         return {"detail": detail, "pointer": "#" + "".join(f"/{part}" for part in path)}
-    return {"detail": detail, "pointer": f"?{'.'.join(map(str, path))}"}
+    mark = "?" if place == "query" else ""
+    return {"detail": detail, "pointer": f"{mark}{'.'.join(map(str, path))}"}

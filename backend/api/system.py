@@ -59,12 +59,12 @@ async def ready(services: ServicesDep) -> Response:
     try:
         current, workers = await services.readiness.submit(None)
     except StoreUnavailable:
-        return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable.headers)
+        return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable().headers)
     if not current:
         return problem(
             503,
             "The database's schema is older than this version: run `tasks-api migrate`.",
-            headers=StoreUnavailable.headers,
+            headers=StoreUnavailable().headers,
         )
     degraded = []
     if not services.inbox.connected:

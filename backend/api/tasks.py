@@ -6,11 +6,10 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from uuid_utils.compat import uuid7
 
-from backend.api.deps import ServicesDep
-from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, UNPROCESSABLE
-from backend.db.ledger import Submission
+from backend.api.deps import IdempotencyKey, ServicesDep
+from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE
+from backend.api.submissions import Order
 from backend.errors import NotFound
 from backend.schemas import MessageIn, TaskAccepted, TaskList, TaskState
 from backend.tasks.registry import Task, registered
@@ -32,60 +31,57 @@ _ACCEPTED: dict[int | str, Any] = {
         },
     },
     **TOO_LARGE,
+    **TOO_MANY,
     **UNPROCESSABLE,
 }
 
 
-async def _submit(
-    services: ServicesDep, task: Task, arguments: BaseModel, message: str
+async def _accept(
+    services: ServicesDep, task: Task, arguments: BaseModel, message: str, key: str | None
 ) -> Response:
-    """Accept a task: the answer is made after the commit."""
-    task_id = str(uuid7())
-    await services.submissions.submit(
-        Submission(
-            task_id,
-            task.name,
-            arguments.model_dump_json(),
-            task.max_attempts,
-            services.inbox.queue_name,
-        )
-    )
-    body = json.dumps({"task_id": task_id, "status": "PENDING", "message": message})
-    return Response(
-        body, 202, headers={"Location": f"/tasks/{task_id}"}, media_type="application/json"
-    )
+    """Accept a task: the answer is sent after the commit."""
+    new = services.new_task(task, arguments)
+    answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
+    answer = await services.submissions.accept(Order([new], answer, key))
+    task_id = new.id if key is None else json.loads(answer)["task_id"]
+    headers = {"Location": f"/tasks/{task_id}"}
+    return Response(answer, 202, headers=headers, media_type="application/json")
 
 
 @router.post("/tasks/", status_code=202, responses=_ACCEPTED, summary="Create a message task")
-async def create_message_task(message: MessageIn, services: ServicesDep) -> Response:
+async def create_message_task(
+    message: MessageIn, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Enqueue a task that inserts a message into the database."""
-    return await _submit(services, registered()["insert_message"], message, ENQUEUED)
+    task = registered()["insert_message"]
+    return await _accept(services, task, message, ENQUEUED, idempotency_key)
 
 
 @router.post("/tasks/slow", status_code=202, responses=_ACCEPTED, summary="Create a slow task")
 async def create_slow_task(
     services: ServicesDep,
     duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Enqueue a task that takes `duration` seconds, to have something to look at."""
     task = registered()["slow"]
-    return await _submit(
-        services,
-        task,
-        task.arguments(duration=duration),
-        f"Slow task enqueued for {duration} seconds",
-    )
+    arguments = task.arguments(duration=duration)
+    message = f"Slow task enqueued for {duration} seconds"
+    return await _accept(services, task, arguments, message, idempotency_key)
 
 
 def _route(task: Task) -> Callable[..., Awaitable[Response]]:
     """Return the route of a registered task: its arguments are the body."""
 
-    async def enqueue(arguments: BaseModel, services: ServicesDep) -> Response:
-        return await _submit(services, task, arguments, ENQUEUED)
+    async def enqueue(
+        arguments: BaseModel, services: ServicesDep, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        return await _accept(services, task, arguments, ENQUEUED, idempotency_key)
 
     enqueue.__annotations__ = {
         "arguments": task.arguments,
         "services": ServicesDep,
+        "idempotency_key": IdempotencyKey,
         "return": Response,
     }
     return enqueue
@@ -157,7 +153,8 @@ async def get_task(
         state = await services.state(task_id)
     if state is None:
         raise NotFound("There is no task with this id.")
-    result = json.dumps({"error": state.error}) if state.error and state.ended else state.result
+    failed = state.ended and state.state != "SUCCESS"
+    result = json.dumps({"error": state.error or "No reason was given"}) if failed else state.result
     # The result is JSON already; writing it out as it is spares decoding it.
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None

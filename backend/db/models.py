@@ -130,6 +130,20 @@ class Message(Base):
     )
 
 
+class IdempotencyKey(Base):
+    """The first answer to a request that came with an Idempotency-Key."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idempotency_keys_age", "created_at"),)
+
+    key: Mapped[str] = mapped_column(primary_key=True, comment="The client's key")
+    fingerprint: Mapped[str] = mapped_column(comment="A digest of what was asked for")
+    answer: Mapped[str] = mapped_column(comment="The body of the answer")
+    created_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), comment="When the key was first used"
+    )
+
+
 class Worker(Base):
     """A lease a worker: proof of life, and what it holds."""
 

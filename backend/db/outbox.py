@@ -79,6 +79,20 @@ def published(connection: Executor) -> int:
     return count
 
 
+_WAITING = text("SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT :limit) waiting")
+_CLAIMED = text("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'outbox'")
+
+
+def backlog(connection: Executor, limit: int) -> tuple[int, int]:
+    """Return how many tasks wait, `limit` at most, and how many have been claimed so far.
+
+    The second is PostgreSQL's statistic, some seconds old: good for a rate.
+    """
+    waiting: int = connection.execute(_WAITING, {"limit": limit}).scalar_one()
+    claimed: int = connection.execute(_CLAIMED).scalar_one()
+    return waiting, claimed
+
+
 # 10 s, 20 s, … 320 s after the last publish. The oldest go first: a queue is served in order, so
 # what it no longer has is most likely what it was given first.
 _REPUBLISH = text(

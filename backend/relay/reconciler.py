@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from backend.db import ledger, outbox, workers
+from backend.db import idempotency, ledger, outbox, workers
 from backend.db.session import transaction
 from backend.relay.publisher import OUTAGES, Publisher
+from backend.settings import settings
 from backend.telemetry import about
 
 if TYPE_CHECKING:
@@ -77,3 +78,4 @@ def retry_abandoned() -> None:
             if state is not None:
                 logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))
         workers.forget_dead(connection)
+        idempotency.purge(connection, settings().idempotency_hours)

@@ -1,0 +1,189 @@
+"""POST /tasks/batch: many tasks in one request."""
+
+from __future__ import annotations
+
+import json
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import Field, TypeAdapter, ValidationError
+
+from backend.api.deps import IdempotencyKey, Services, ServicesDep
+from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
+from backend.api.submissions import Order
+from backend.db.ledger import Submission
+from backend.errors import HTTPError
+from backend.schemas import BatchAccepted, BatchItem
+from backend.tasks.registry import registered
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **TOO_LARGE, **TOO_MANY})
+
+MAX_ITEMS = 1000
+MAX_LINE = 1024 * 1024
+NDJSON = "application/x-ndjson"
+# Lines that are committed together: as many as an array may hold.
+CHUNK = MAX_ITEMS
+# What answers to a stream may take of memory; the rest waits on disk.
+SPOOL = 1024 * 1024
+
+_items = TypeAdapter(Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_ITEMS)])
+_item = TypeAdapter(BatchItem)
+
+
+@router.post(
+    "/tasks/batch",
+    status_code=202,
+    response_model=BatchAccepted,
+    responses=UNPROCESSABLE,
+    summary="Create many tasks",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": MAX_ITEMS,
+                        "items": {"$ref": "#/components/schemas/BatchItem"},
+                    }
+                },
+                NDJSON: {"schema": {"$ref": "#/components/schemas/BatchItem"}},
+            },
+        }
+    },
+)
+async def create_batch(
+    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Enqueue up to 1,000 tasks as a JSON array, all or none; the answer has their ids in order.
+
+    As `application/x-ndjson`, a task a line and as many as you like, the answer has a line for
+    each; bad lines are named and skipped.
+    """
+    if request.headers.get("content-type", "").startswith(NDJSON):
+        return await _stream(request, services, idempotency_key)
+    try:
+        items = _items.validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(_in_body(error.errors())) from error
+    problems: list[Any] = []
+    tasks = []
+    for place, item in enumerate(items):
+        try:
+            tasks.append(_task(item, services, place))
+        except RequestValidationError as error:
+            problems += error.errors()
+    if problems:
+        raise RequestValidationError(problems)
+    rows = [{"task_id": task.id, "status": "PENDING"} for task in tasks]
+    answer = json.dumps({"tasks": rows, "total": len(rows)})
+    answer = await services.submissions.accept(Order(tasks, answer, idempotency_key))
+    return Response(answer, 202, media_type="application/json")
+
+
+def _task(item: BatchItem, services: Services, *place: int) -> Submission:
+    """Return the task of an item; `place` is where the item stands in the body.
+
+    Raises RequestValidationError.
+    """
+    spec = registered().get(item.name)
+    if spec is None:
+        names = ", ".join(sorted({task.name for task in registered().values()}))
+        fault = {"type": "unknown_task", "loc": ("name",), "msg": f"must be one of {names}"}
+        raise RequestValidationError(_in_body([fault], *place))
+    try:
+        return services.new_task(spec, spec.arguments.model_validate(item.arguments))
+    except ValidationError as error:
+        raise RequestValidationError(_in_body(error.errors(), *place, "arguments")) from error
+
+
+def _in_body(found: Sequence[Any], *place: int | str) -> list[dict[str, Any]]:
+    """Return faults with their place in the body, as FastAPI has them."""
+    return [{**fault, "loc": ("body", *place, *fault["loc"])} for fault in found]
+
+
+async def _stream(request: Request, services: Services, key: str | None) -> Response:
+    """Take lines as they come, in bounded memory; answer when all were read.
+
+    Not earlier, for a client that only reads when it has sent everything would wait for us to read,
+    and we for it.
+    """
+    answers = SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 - closed when it was sent
+    number = 0
+    async for lines in _chunks(request):
+        # Each chunk is an order of its own: a repeated request has the same chunks.
+        chunk_key = f"{key}/{number}" if key else None
+        answers.write(await _accept_lines(lines, number, services, chunk_key))
+        number += len(lines)
+    answers.seek(0)
+
+    async def send() -> AsyncIterator[bytes]:
+        with answers:
+            while piece := answers.read(64 * 1024):
+                yield piece
+
+    return StreamingResponse(send(), 202, media_type=NDJSON)
+
+
+async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
+    """Give the body's lines, CHUNK at a time; a line that is too long is cut."""
+    lines: list[bytes] = []
+    rest = b""
+    async for piece in request.stream():
+        *whole, rest = (rest[: MAX_LINE + 1] + piece).split(b"\n")
+        lines += whole
+        while len(lines) >= CHUNK:
+            yield lines[:CHUNK]
+            del lines[:CHUNK]
+    if rest.strip():
+        lines.append(rest)
+    if lines:
+        yield lines
+
+
+async def _accept_lines(
+    lines: Sequence[bytes], first: int, services: Services, key: str | None
+) -> bytes:
+    """Accept the good lines together; return an answer for each line that is not blank."""
+    answers: list[dict[str, Any]] = []
+    tasks: list[Submission] = []
+    for number, line in enumerate(lines, first + 1):
+        if not line.strip():
+            continue
+        answer: dict[str, Any] = {"line": number}
+        answers.append(answer)
+        try:
+            tasks.append(_line_task(line, services))
+            answer |= {"task_id": tasks[-1].id, "status": "PENDING"}
+        except RequestValidationError as error:
+            answer["errors"] = faults(error)
+    text = "".join(json.dumps(answer) + "\n" for answer in answers)
+    if tasks:
+        try:
+            text = await services.submissions.accept(Order(tasks, text, key))
+        except HTTPError as error:
+            for answer in answers:
+                if answer.pop("task_id", None):
+                    answer["status"] = "REFUSED"
+                    answer["errors"] = [{"detail": error.detail, "pointer": "#"}]
+            text = "".join(json.dumps(answer) + "\n" for answer in answers)
+    return text.encode()
+
+
+_TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}
+
+
+def _line_task(line: bytes, services: Services) -> Submission:
+    if len(line) > MAX_LINE:
+        raise RequestValidationError([_TOO_LONG])
+    try:
+        return _task(_item.validate_json(line), services)
+    except ValidationError as error:
+        raise RequestValidationError(_in_body(error.errors())) from error
