@@ -4,7 +4,7 @@ Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
-└── HTTPError                becomes an HTTP answer; the class owns its status and title
+└── HTTPError                becomes an HTTP answer; the class owns its status
     ├── NotFound             404
     ├── Invalid              422
     ├── TooManyWaiting       429
@@ -39,7 +39,6 @@ class HTTPError(Error):
     """
 
     status: ClassVar[int]
-    title: ClassVar[str]
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -51,7 +50,6 @@ class NotFound(HTTPError):
     """What the path names does not exist."""
 
     status = 404
-    title = "Not Found"
 
 
 class Invalid(HTTPError):
@@ -62,7 +60,6 @@ class Invalid(HTTPError):
     """
 
     status = 422
-    title = "Unprocessable Entity"
 
     def __init__(self, detail: str, problems: list[dict[str, str]]) -> None:
         super().__init__(detail)
@@ -73,7 +70,6 @@ class TooManyWaiting(HTTPError):
     """More tasks wait than MAX_WAITING allows; `seconds` is when to try again."""
 
     status = 429
-    title = "Too Many Requests"
 
     def __init__(self, limit: int, seconds: int) -> None:
         super().__init__(
@@ -86,7 +82,6 @@ class StoreUnavailable(HTTPError):
     """PostgreSQL cannot be reached, or did not answer in time."""
 
     status = 503
-    title = "Service Unavailable"
 
     def __init__(self) -> None:
         super().__init__(

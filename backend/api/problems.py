@@ -31,6 +31,8 @@ UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
 TOO_MANY = _documented(429, "More tasks wait than MAX_WAITING allows; try again later")
 STORE_AWAY = _documented(503, "PostgreSQL cannot be reached; try again shortly")
 
+# Python 3.13 changed its phrases for these two; an answer must not depend on that.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}
 _DETAILS = {
     404: "There is nothing at this path. See /docs for what there is.",
     405: "This path does not take this method. See the Allow header.",
@@ -46,7 +48,7 @@ def problem(
     """Return a problem document; `errors` names single faults of the request."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }

@@ -41,8 +41,12 @@ def upgrade() -> None:
 
 
 def current() -> bool:
-    """Tell whether the database has every migration that this version knows."""
-    head = ScriptDirectory.from_config(config()).get_current_head()
+    """Tell whether the database has every migration that this version knows.
+
+    A revision that it does not know is a newer version's, which has all of ours.
+    """
+    script = ScriptDirectory.from_config(config())
+    known = {revision.revision for revision in script.walk_revisions()}
     with store_errors(), engine().connect() as connection:
         found = MigrationContext.configure(connection).get_current_heads()
-    return head in found
+    return any(head == script.get_current_head() or head not in known for head in found)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import celery.worker.control
 import celery.worker.state
 from celery.worker.control import inspect_command
 
+from backend.celery_app import SHORT_QUEUE
+
 # Celery's sets of requests; its stubs know only some of them.
 celery_state: Any = celery.worker.state
+_control: Any = celery.worker.control
+
+
+@inspect_command(name="active_queues")
+def active_queues(state: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery's panel state
+    """List the queues this worker consumes, that of short tasks too, for Flower's broker page."""
+    return [*_control.active_queues(state), dict(SHORT_QUEUE.as_dict(recurse=True))]
 
 
 @inspect_command(name="holdings")

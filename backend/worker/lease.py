@@ -15,11 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from celery import bootsteps
 from celery.signals import (
     worker_init,
     worker_process_init,
     worker_shutdown,
-    worker_shutting_down,
 )
 from celery.worker import state as celery_state
 
@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 STOP_PATIENCE = 5.0
 # How long an outcome is kept for a PostgreSQL that is away; then the reconciler sees to the task.
 OUTCOME_PATIENCE = 60.0
+
+
+# A blueprint's states once it stops; the stubs leave them out.
+_CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
 
 
 class Outcome(Protocol):
@@ -67,10 +71,6 @@ class Lease:
         """Have an outcome recorded soon, without waiting."""
         self._outcomes.put((time.monotonic() + OUTCOME_PATIENCE, outcome))
 
-    def stop_soon(self) -> None:
-        """Give running tasks STOP_PATIENCE to end."""
-        self._stop_at = min(self._stop_at, time.monotonic() + STOP_PATIENCE)
-
     def end(self) -> None:
         """Hand back what did not end and give up the lease."""
         self._stopping.set()
@@ -84,6 +84,8 @@ class Lease:
         renew_at = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
+            if self._told_to_stop():
+                self._stop_at = min(self._stop_at, now + STOP_PATIENCE)
             if now >= self._stop_at:
                 self._stop_now()
             if now >= renew_at:
@@ -96,6 +98,15 @@ class Lease:
             if not self._guarded(outcome.record) and time.monotonic() < until:
                 self._outcomes.put((until, outcome))
                 self._stopping.wait(0.5)
+
+    def _told_to_stop(self) -> bool:
+        """Tell whether a signal, or the shutdown command of `celery control`, was received."""
+        blueprint = getattr(self._worker, "blueprint", None)
+        return (
+            celery_state.should_stop is not None
+            or celery_state.should_terminate is not None
+            or (blueprint is not None and blueprint.state in _CLOSING)
+        )
 
     def _guarded(self, step: Any) -> bool:  # noqa: ANN401 - any call without arguments
         """Do a step, whatever happens; False where PostgreSQL was away."""
@@ -159,12 +170,6 @@ def report(outcome: Outcome) -> None:
 def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     global _lease  # noqa: PLW0603 - one worker a process
     _lease = Lease(sender)
-
-
-@worker_shutting_down.connect
-def _stop_soon(**_: object) -> None:
-    if _lease is not None:
-        _lease.stop_soon()
 
 
 @worker_shutdown.connect

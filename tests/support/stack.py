@@ -1,4 +1,4 @@
-"""The service's real processes, started as a user starts them and killed as an outage kills them."""
+"""The service's real processes, started as a user does and killed as an outage does."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Stack:
     def start(
         self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
     ) -> Process:
-        """Start `tasks-api <arguments>` under a name (the first argument) and wait until it works."""
+        """Start `tasks-api <arguments>` under a name, by default the first; wait until it works."""
         name = name or arguments[0]
         self._starts += 1
         output = self.folder / f"{self._starts:02d}-{name}.log"
