@@ -5,7 +5,7 @@
 # throughout, so the project may lie in a folder whose name has spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock clean environment-run environment-dev
+.PHONY: help run reset test bench lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
@@ -20,8 +20,14 @@ help: ## list the targets
 run: environment-run ## set everything up and run the whole stack in the foreground
 	@exec .venv/bin/tasks-api up $(ARGS)
 
+reset: environment-run ## throw away the data of the embedded servers: every task and message
+	@exec .venv/bin/tasks-api reset $(ARGS)
+
 test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+bench: environment-bench ## measure the budget beside the peers, in ten minutes (ARGS="--rows post,done --rounds 3")
+	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 lint: environment-dev ## check format, lint, types, import layers, migrations in step with models
 	@failed=; \
@@ -33,7 +39,7 @@ lint: environment-dev ## check format, lint, types, import layers, migrations in
 	check migrations .venv/bin/python -m tests.support.migrations_in_step; \
 	test -z "$$failed"
 
-# The largest lock comes first and binds the others, so all three always agree and can share one .venv.
+# The first lock binds the others, so all of them always agree and can share one .venv.
 lock: ## write requirements*.txt anew from pyproject.toml (ARGS=--upgrade: to the newest versions)
 	@command -v '$(UV)' >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
 	@compile() { \
@@ -43,7 +49,8 @@ lock: ## write requirements*.txt anew from pyproject.toml (ARGS=--upgrade: to th
 	}; \
 	compile --extra embedded --extra dev -o requirements-dev.txt && \
 	compile --extra embedded -c requirements-dev.txt -o requirements-embedded.txt && \
-	compile -c requirements-dev.txt -o requirements.txt
+	compile -c requirements-dev.txt -o requirements.txt && \
+	compile --extra embedded --extra dev --extra bench -c requirements-dev.txt -o requirements-bench.txt
 	@if grep -n '://' requirements*.txt; then echo 'A lock file names a host.' >&2; exit 1; fi
 
 clean: ## remove .venv and the caches; what the embedded servers keep in .data stays
@@ -56,6 +63,9 @@ environment-run:
 environment-dev:
 	@$(call environment,dev)
 
+environment-bench:
+	@$(call environment,bench)
+
 # Prints "3.12 whole" for a Python that will do, "3.12 bare" for one without venv, nothing for any other.
 define probe
 import sys, importlib.util as u; \
@@ -64,17 +74,17 @@ whole = all(map(u.find_spec, ("venv", "ensurepip"))); \
 print(*["%d.%d" % sys.version_info[:2], "whole" if whole else "bare"] if fits else [])
 endef
 
-# $(call environment,run|dev): see to it that .venv has what that needs.
+# $(call environment,run|dev|bench): see to it that .venv has what that needs.
 #
 # A stamp in .venv holds the project's path and the checksum of what .venv was made from: contents and not times, which
 # a checkout or a copy changes. Stamps go before pip starts and come back when it has ended well, so a .venv without
-# one was interrupted. The dev packages contain those to run.
+# one was interrupted. The packages of bench contain those of dev, which contain those of run.
 define environment
 set -u; \
 fail() { echo "$$*" >&2; exit 1; }; \
 wanted() { echo "$$(pwd -P) $$(cat pyproject.toml "$$1" | cksum)"; }; \
 origin() { "$$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null; }; \
-run=requirements-embedded.txt; dev=requirements-dev.txt; \
+run=requirements-embedded.txt; dev=requirements-dev.txt; bench=requirements-bench.txt; \
 \
 case $$(.venv/bin/python -c '$(probe)' 2>/dev/null) in *whole) usable=yes ;; *) usable= ;; esac; \
 if [ -n '$(PYTHON)' ] && [ "$$(origin '$(PYTHON)')" != "$$(origin .venv/bin/python)" ]; then usable=; fi; \
@@ -109,5 +119,5 @@ export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1; \
 	.venv/bin/python -m pip install --no-index --no-deps --no-build-isolation --editable .; \
 } >.venv/install.log 2>&1 || \
 	fail "Could not install the packages (is a package index in reach?): $$(grep -i error .venv/install.log | tail -n 1) (.venv/install.log has the rest)"; \
-for each in run $(1); do eval "wanted \$$$$each" >.venv/stamp-$$each; done
+for each in run $(subst bench,dev bench,$(1)); do eval "wanted \$$$$each" >.venv/stamp-$$each; done
 endef

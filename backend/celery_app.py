@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
+from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # not in the stubs
 
 from backend.settings import settings
 from backend.tasks.registry import registered
@@ -34,8 +35,23 @@ TASKS_QUEUE: Final = _queue("tasks")
 SHORT_QUEUE: Final = _queue("short_tasks")
 QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
 
+# Redis answers at once or not at all; what waits longest for it waits a second (BRPOP).
+REDIS_TIMEOUT = 3.0
+_REDIS_OPTIONS: Final = {
+    # One list a priority, the first of them is served first: 0 is the most urgent here.
+    "priority_steps": list(range(10)),
+    "socket_connect_timeout": REDIS_TIMEOUT,
+    "socket_timeout": REDIS_TIMEOUT,
+    "socket_keepalive": True,
+    # How long a consumer's connection may be silent, beyond that second, until it is made anew.
+    "health_check_interval": 5,
+}
+
 _CONF: dict[str, Any] = {
     "broker_url": settings().celery_broker_url,
+    "broker_transport_options": (
+        _REDIS_OPTIONS if settings().celery_broker_url.startswith("redis") else {}
+    ),
     "task_queues": [TASKS_QUEUE],
     "task_default_queue": TASKS_QUEUE.name,
     # The two beat every other way to reach the broker for ever: a worker outlives its broker.
@@ -80,6 +96,7 @@ _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exc
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.recoverable_connection_errors,
     *_broker.recoverable_channel_errors,
+    BatchPublishError,
     TimeoutError,
 )
 
@@ -92,6 +109,8 @@ def connect(heartbeat: float = 0, timeout: float = 15) -> Connection:
     options = {}
     if _broker.transport.driver_type == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
+    elif timeout < REDIS_TIMEOUT:
+        options = {"socket_timeout": timeout}
     connection = app.connection_for_write(heartbeat=heartbeat, transport_options=options)
     connection.connect()
     return connection

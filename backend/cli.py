@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import secrets
 import socket
 import sys
 import time
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backend.settings import SettingsError, settings
+from backend.embedded import CannotRun, end_with_up
+from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ MIGRATE_PATIENCE = 60.0
 
 def main() -> None:
     """Run the command; a setting that makes no sense ends it with a line that says which."""
+    end_with_up()
     try:
         commands()
-    except SettingsError as error:
+    except (SettingsError, CannotRun) as error:
         sys.exit(f"tasks-api: {error}")
 
 
@@ -38,21 +40,41 @@ def commands() -> None:
 
     Settings come from the environment, else .env, else backend/.env; see .env.example.
     """
-    settings()
+    read()
 
 
 @commands.command()
 def up() -> None:
-    """Run the whole stack in the foreground: API, relay, worker and Flower."""
+    """Run the whole stack in the foreground: API, relay, worker and Flower.
+
+    PostgreSQL and Valkey too, where DATABASE_URL or CELERY_BROKER_URL is not set; the other
+    commands find them then. They keep their data in DATA_DIR.
+    """
+    import signal
+
+    from backend import embedded
     from backend.supervisor import run
 
-    for port, setting in (
-        (settings().api_port, "API_PORT"),
-        (settings().flower_port, "FLOWER_PORT"),
-    ):
-        _refuse_taken(port, setting)
-    _migrate()
-    sys.exit(run())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    found = read()
+    with embedded.alone(found.data_dir) as killed:
+        # What a killed `up` had started is stopping then.
+        patience = 10.0 if killed else 0.0
+        _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
+        _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
+        with embedded.servers(found):
+            _migrate()
+            code = run()
+    sys.exit(code)
+
+
+@commands.command()
+def reset() -> None:
+    """Throw away what the embedded servers keep in DATA_DIR: every task and message."""
+    from backend import embedded
+
+    embedded.reset(read().data_dir)
 
 
 @commands.command()
@@ -61,7 +83,7 @@ def api(*, no_relay: bool) -> None:
     """Serve the HTTP API, with a relay in each of its processes."""
     import uvicorn
 
-    _refuse_taken(settings().api_port, "API_PORT")
+    _refuse_taken(settings().api_host, settings().api_port, "API_PORT")
     uvicorn.run(
         "backend.api.app:create_app" if no_relay else "backend.cli:create_app_with_relay",
         factory=True,
@@ -104,8 +126,9 @@ def worker() -> None:
         [
             "--quiet",
             "worker",
-            # A restarted worker is another worker: its predecessor's lease must run out.
-            f"--hostname=tasks-{os.getpid()}@%h",
+            # A restarted worker is another worker: its predecessor's lease must run out. Process
+            # numbers come again, in a container at every start.
+            f"--hostname=tasks-{secrets.token_hex(3)}@%h",
             "--without-gossip",
             "--without-mingle",
             f"--loglevel={settings().log_level}",
@@ -135,7 +158,7 @@ def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
     from backend.celery_app import app
 
-    _refuse_taken(settings().flower_port, "FLOWER_PORT")
+    _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
     options += ["--purge_offline_workers=300", "--natural_time=False"]
     if settings().flower_basic_auth:
@@ -166,11 +189,17 @@ def _migrate() -> None:
             return
 
 
-def _refuse_taken(port: int, setting: str) -> None:
-    """End with one line when something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings().api_host, port))
-        except OSError:
-            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
+def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
+    """End with one line when something listens on the port already, and still does then."""
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                if time.monotonic() > deadline:
+                    sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
+            else:
+                return
+        time.sleep(0.1)

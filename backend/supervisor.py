@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -16,8 +17,8 @@ import honcho.manager
 from backend.settings import settings
 from backend.telemetry import on_terminal
 
-# The worker lets running tasks end for 5 s; all is to be over within 10 s.
-honcho.manager.KILL_WAIT = 8
+# The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
+honcho.manager.KILL_WAIT = 6
 PROCESSES: Final = {
     "api": "api --no-relay",
     "relay": "relay",
@@ -35,6 +36,8 @@ def run() -> int:
     for name, arguments in PROCESSES.items():
         command = f"exec {shlex.quote(sys.executable)} -m backend {arguments}"
         manager.add_process(name, command, env=environment)
+    # A terminal that is closed stops all as Ctrl+C does.
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     threading.Thread(target=_announce, name="announce", daemon=True).start()
     manager.loop()
     told = manager.returncode in {130, 143}  # honcho's codes for SIGINT and SIGTERM

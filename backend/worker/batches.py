@@ -66,6 +66,11 @@ class ShortTasks(bootsteps.ConsumerStep):
             )
         ]
 
+    def stop(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
+        """Stop consuming; a lost connection has taken the consumers with it."""
+        if c.connection is not None:
+            super().stop(c)
+
     def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002
         """Consume from here on: only now can the pool be given work."""
         for consumer in self.consumers or ():

@@ -81,6 +81,7 @@ class _LedgerFirst:
                 super(_LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
                     task_id, result, state, traceback=traceback, request=request, **kwargs
                 )
+                self.told(getattr(request, "reply_to", None))
             except Exception as error:  # noqa: BLE001 - news only; every reader has the ledger
                 logger.warning(
                     "the news of a task's end was dropped (%s); the ledger has it",
@@ -94,6 +95,9 @@ class _LedgerFirst:
         elif state in states.EXCEPTION_STATES and lease.running():
             lease.report(_Outcome(task_id, _attempt(request), state, result, tell))
         return result
+
+    def told(self, reply_to: str | None) -> None:
+        """Do what is left to do after a reply."""
 
 
 class RpcOutcomes(_LedgerFirst, RPCBackend):
@@ -126,6 +130,14 @@ class RpcOutcomes(_LedgerFirst, RPCBackend):
                     retry_policy=self.retry_policy,
                     delivery_mode=1,
                 )
+                self.told(queue)
+
+    def told(self, reply_to: str | None) -> None:
+        """Have replies that nobody reads go in the end: Redis makes a list anew for them."""
+        with self.app.amqp.producer_pool.acquire(block=True) as producer:
+            if reply_to and producer.connection.transport.driver_type == "redis":
+                with producer.channel.conn_or_acquire() as client:
+                    client.expire(reply_to, 600)
 
 
 class RedisOutcomes(_LedgerFirst, RedisBackend):

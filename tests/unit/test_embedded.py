@@ -1,0 +1,232 @@
+"""The folder of embedded servers: one `up` at a time, what a killed one left, what reset takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend import embedded
+from backend.settings import (
+    LOCK_FILE,
+    ROOT,
+    RUNNING_FILE,
+    Settings,
+    SettingsError,
+    read,
+    settings,
+)
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOLD = """
+import sys
+from pathlib import Path
+from backend.embedded import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+WATCH = """
+import time
+from backend.embedded import end_with_up
+end_with_up()
+print("watching", flush=True)
+time.sleep(60)
+"""
+URLS = {"database_url": "postgresql+psycopg2://a@/a", "celery_broker_url": "redis+socket:///a"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setitem(Settings.model_config, "env_file", ())
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a program and wait for its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+@pytest.fixture
+def holder(data: Path) -> Iterator[subprocess.Popen[str]]:
+    """Give another process that works in the folder."""
+    with run(HOLD, str(data)) as process:
+        yield process
+        process.kill()
+
+
+def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Path) -> None:
+    with pytest.raises(embedded.CannotRun, match="already running"), embedded.alone(data):
+        pass
+    with pytest.raises(embedded.CannotRun, match="already running"):
+        embedded.reset(data)
+    holder.kill()
+    holder.wait()
+    with embedded.alone(data) as killed:
+        assert not killed
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(embedded.CannotRun, match="set DATA_DIR") as told,
+        embedded.alone(tmp_path / "file" / "data"),
+    ):
+        pass
+    assert "\n" not in str(told.value)
+
+
+def test_servers_of_a_running_up_are_found_and_those_of_a_killed_one_are_not(
+    holder: subprocess.Popen[str], data: Path
+) -> None:
+    with pytest.raises(SettingsError):
+        settings()  # it has not come so far
+    (data / RUNNING_FILE).write_text(json.dumps({"sockets": "/nowhere", **URLS}))
+    assert settings().database_url == URLS["database_url"]
+    assert settings().celery_broker_url == URLS["celery_broker_url"]
+    settings.cache_clear()
+    holder.kill()
+    holder.wait()
+    with pytest.raises(SettingsError) as told:
+        settings()
+    assert str(told.value).count("\n") == 0
+    assert "DATABASE_URL and CELERY_BROKER_URL" in str(told.value)
+
+
+def test_a_named_server_wins_over_an_embedded_one(
+    holder: subprocess.Popen[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert holder.poll() is None
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg2://named/db")
+    (data / RUNNING_FILE).write_text(json.dumps(URLS))
+    assert settings().database_url == "postgresql+psycopg2://named/db"
+    assert settings().celery_broker_url == URLS["celery_broker_url"]
+
+
+@pytest.mark.parametrize("noted", ["{}", "", '{"sockets": "/nowhere/at/all"}'])
+def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
+    data.mkdir()
+    (data / RUNNING_FILE).write_text(noted)
+    with embedded.alone(data) as killed:
+        assert killed
+    with embedded.alone(data) as killed:
+        assert not killed
+
+
+def test_a_process_ends_with_the_up_that_started_it(
+    holder: subprocess.Popen[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(embedded.UP_VARIABLE, str(data / LOCK_FILE))
+    with run(WATCH) as process:
+        holder.kill()
+        assert process.wait(5) == -signal.SIGTERM
+
+
+def test_reset_takes_what_is_its_own(data: Path) -> None:
+    for name in ("postgres", "postgres.new", "valkey", "other"):
+        (data / name).mkdir(parents=True)
+    for name in ("postgresql.log", "valkey.log", "other.log"):
+        (data / name).touch()
+    embedded.reset(data)
+    assert sorted(path.name for path in data.iterdir()) == ["other", "other.log"]
+
+
+def test_reset_of_nothing_leaves_nothing(data: Path) -> None:
+    embedded.reset(data)
+    assert not data.exists()
+
+
+def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", "elsewhere/data")
+    assert read().data_dir == ROOT / "elsewhere" / "data"
+    monkeypatch.delenv("DATA_DIR")
+    assert read().data_dir == ROOT / ".data"
+
+
+@pytest.mark.parametrize(("pid", "kept"), [(os.getpid(), False), (2**22 + 1, True)])
+def test_a_number_that_another_process_has_is_not_postgresql(
+    tmp_path: Path, pid: int, *, kept: bool
+) -> None:
+    note = tmp_path / "postmaster.pid"
+    note.write_text(f"{pid}\n{tmp_path}\n")
+    embedded._forget_pid_of_another(note)
+    assert note.exists() == kept
+
+
+def test_a_missing_wheel_is_told_in_one_line() -> None:
+    with pytest.raises(embedded.CannotRun, match="requirements-embedded") as told:
+        embedded._package("no_such_wheel", "PostgreSQL")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a server as another user")
+def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert "--ambient-caps" not in embedded._run_by_nobody(Path("/bin/sh"), Path("/"))
+    command = embedded._run_by_nobody(Path("/bin/sh"), tmp_path)
+    listed = subprocess.run([*command, "ls", tmp_path], check=False, capture_output=True)
+    assert listed.returncode == 0
+    who = subprocess.run([*command, "id", "-u", "-n"], check=True, capture_output=True, text=True)
+    assert who.stdout.strip() == "nobody"
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+    class Failing(embedded._Server):
+        name = "Failing"
+
+        def prepare(self) -> list[str]:
+            return ["sh", "-c", "echo first; echo last words >&2; exit 3"]
+
+        def answers(self) -> bool:
+            return False
+
+    found = read().model_copy(update={"data_dir": tmp_path})
+    with pytest.raises(embedded.CannotRun, match="Failing did not start: last words"):
+        Failing(found, tmp_path).start()
+
+
+def test_a_server_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
+    class Frail(embedded._Server):
+        name = "Frail"
+
+        def prepare(self) -> list[str]:
+            return ["sh", "-c", "echo here; exec sleep 60"]
+
+        def answers(self) -> bool:
+            return "here" in self.log.read_text()
+
+    server = Frail(read().model_copy(update={"data_dir": tmp_path}), tmp_path)
+    server.start()
+    assert server._process is not None
+    server._process.kill()
+    eventually(lambda: server.log.read_text().count("here") == 2, 5, "it is started again")
+    server.send(signal.SIGKILL)
+    assert server.ended(5)
