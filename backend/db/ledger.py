@@ -293,7 +293,10 @@ _HAND_BACK = text(
     WITH handed AS (
         UPDATE tasks
         SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1
-        WHERE state = 'STARTED' AND worker = :worker
+        WHERE id IN (
+            SELECT id FROM tasks WHERE state = 'STARTED' AND worker = :worker
+            ORDER BY id FOR UPDATE
+        )
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
@@ -308,12 +311,17 @@ def hand_back(connection: Executor, worker: str) -> int:
 
 _RUN_ALONE = text(
     f"""
-    WITH handed AS (
+    WITH lost AS (
+        SELECT tasks.id FROM tasks
+        JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS lost (id, attempt)
+            USING (id, attempt)
+        WHERE {UNFINISHED}
+        ORDER BY tasks.id FOR UPDATE OF tasks
+    ), handed AS (
         UPDATE tasks
-        SET state = 'RETRY', attempt = tasks.attempt + 1, max_attempts = max_attempts + 1
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS lost (id, attempt)
-        WHERE tasks.id = lost.id AND tasks.attempt = lost.attempt AND {UNFINISHED}
-        RETURNING tasks.id, tasks.attempt
+        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1
+        WHERE id IN (SELECT id FROM lost)
+        RETURNING id, attempt
     )
     UPDATE outbox
     SET attempt = handed.attempt, due_at = now(), published_at = NULL, publishes = 0

@@ -13,11 +13,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
-from kombu.exceptions import ContentDisallowed, DecodeError
 
 from backend.celery_app import ATTEMPT_HEADER, SHORT_QUEUE, app
 from backend.db import ledger
@@ -86,7 +84,7 @@ class ShortTasks(bootsteps.ConsumerStep):
             return
         try:
             request = self._request(message)
-        except (ContentDisallowed, DecodeError, InvalidTaskError, KeyError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever was sent
             self._consumer.on_decode_error(message, error)
             return
         if request.revoked():

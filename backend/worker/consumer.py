@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.consumer import Consumer
 
-from backend.celery_app import ATTEMPT_HEADER
+from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
 from backend.telemetry import about
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 
 class LedgerConsumer(Consumer):
-    """Celery's consumer, but for tasks that this worker does not know."""
+    """Celery's consumer, but for what would fail a task or the worker without need."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Return Celery's handler of messages, which one of another shape does not get past."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def guarded(message: Any) -> None:  # noqa: ANN401 - kombu's
+            try:
+                handle(message)
+            except BROKER_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever was sent
+                self.on_decode_error(message, error)
+
+        return guarded
 
     def on_unknown_task(self, body: object, message: Any, exc: Exception) -> None:  # noqa: ANN401, ARG002 - Celery's signature
         """Drop the message of a task that only a newer version knows, instead of failing the task.

@@ -47,8 +47,9 @@ def plain(error: BaseException | str) -> str:
     elif isinstance(error, SQLAlchemyError):
         text = f"Database error: {type(error).__name__}"
     else:
-        text = str(error) or type(error).__name__
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()[:2000]
+        text = str(error)
+    line = " ".join(text.replace("\x00", "").split()).encode("utf-8", "replace").decode()
+    return line[:2000] or type(error).__name__
 
 
 class Ended(NamedTuple):

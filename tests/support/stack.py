@@ -10,7 +10,7 @@ import threading
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import httpx
 import psycopg2
@@ -171,7 +171,7 @@ class Stack:
                     continue
         self._processes.clear()
 
-    def query(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the service's database."""
         connection = psycopg2.connect(self.database_url.replace("+psycopg2", ""))
         connection.autocommit = True

@@ -1,0 +1,193 @@
+"""Bad input at its edges: just within bounds, too large, beside good input, a bad setting."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Self
+
+import httpx
+import pytest
+
+from tests.support.stack import ROOT, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.servers import Postgres, RabbitMQ
+
+JSON = {"Content-Type": "application/json"}
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres_server: Postgres,
+    rabbitmq_server: RabbitMQ,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """Give an API without a worker, so that what was stored stays as it was stored."""
+    postgres_server.start()
+    rabbitmq_server.start()
+    folder = tmp_path_factory.mktemp("edges")
+    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
+        stack.start("api", "--no-relay")
+        yield stack
+    rabbitmq_server.delete_all_queues()
+
+
+@pytest.fixture(scope="module")
+def client(service: Stack) -> Iterator[httpx.Client]:
+    with service.client() as made:
+        yield made
+
+
+def content(value: object) -> bytes:
+    return json.dumps({"content": value}).encode()
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10_000, "ü" * 10_000, "\U0001f389" * 10_000, " a ", "'; DROP TABLE tasks; --"]
+)
+def test_what_is_just_within_the_bounds_is_taken(client: httpx.Client, value: str) -> None:
+    assert client.post("/tasks/", json={"content": value}).status_code == 202
+    message = client.post("/messages/", json={"content": value})
+    assert (201, value) == (message.status_code, message.json()["content"])
+
+
+def test_an_id_is_found_only_as_it_was_issued(service: Stack, client: httpx.Client) -> None:
+    task_id = service.post("/tasks/", {"content": "mine"})
+    assert client.get(f"/tasks/{task_id}").status_code == 200
+    for other in (task_id.upper(), task_id.replace("-", ""), f"{task_id}%20", f"%20{task_id}"):
+        assert client.get(f"/tasks/{other}").status_code == 404
+
+
+@pytest.mark.parametrize("host", ["[", "a:b:c", "x" * 5000, "", "%00"])
+def test_a_strange_host_header_breaks_nothing(client: httpx.Client, host: str) -> None:
+    answer = client.get("/", headers={"Host": host})
+    assert answer.status_code in {200, 400}, answer.text
+
+
+class Connection:
+    """A bare connection, to send what HTTP clients would not."""
+
+    def __init__(self, service: Stack, head: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+        self.socket.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def read_to_the_end(self) -> bytes:
+        parts = []
+        while part := self.socket.recv(65536):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def too_large(answer: bytes) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == 413
+    assert "1 MiB" in json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize("path", ["/tasks/", "/messages/", "/tasks/slow", "/nothing"])
+def test_a_body_declared_too_large_is_refused_before_any_of_it_is_sent(
+    service: Stack, path: str
+) -> None:
+    head = f"POST {path} HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: "
+    with Connection(service, head + str(MEBIBYTE + 1)) as connection:
+        too_large(connection.read_to_the_end())
+
+
+def test_a_body_without_a_length_is_refused_once_it_is_too_large(service: Stack) -> None:
+    head = "POST /tasks/ HTTP/1.1\nHost: x\nContent-Type: application/json\n"
+    with Connection(service, head + "Transfer-Encoding: chunked") as connection:
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        for _ in range(16):
+            connection.socket.sendall(chunk)
+        connection.socket.sendall(b"1\r\nx\r\n")  # one byte over 1 MiB, and no end of it
+        too_large(connection.read_to_the_end())
+
+
+def test_a_body_of_exactly_the_limit_is_read(client: httpx.Client) -> None:
+    body = content("x" * (MEBIBYTE - len(content(""))))
+    assert len(body) == MEBIBYTE
+    answer = client.post("/tasks/", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert "10000" in answer.json()["detail"]
+
+
+def test_a_client_that_sends_too_much_is_answered_and_can_go_on(
+    client: httpx.Client,
+) -> None:
+    body = content("x" * 3 * MEBIBYTE)
+    for _ in range(3):
+        try:
+            answer = client.post("/tasks/", content=body, headers=JSON)
+        except httpx.WriteError:
+            continue  # closed while it was still sending, which HTTP allows
+        assert answer.status_code == 413
+    assert client.get("/health").status_code == 200
+
+
+def test_bad_requests_beside_good_ones_do_not_fail_those(service: Stack) -> None:
+    before = service.scalar("SELECT count(*) FROM tasks")
+    bodies = [content("good")] * 20 + [content("a\x00b"), content("\ud800")]
+    ready = threading.Barrier(len(bodies))
+    statuses: list[int] = []
+
+    def post(body: bytes) -> None:
+        with service.client() as client:
+            client.get("/health")
+            ready.wait(20)
+            statuses.append(client.post("/tasks/", content=body, headers=JSON).status_code)
+
+    threads = [threading.Thread(target=post, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [202] * 20 + [422] * 2
+    assert int(str(before)) + 20 == service.scalar("SELECT count(*) FROM tasks")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("api", "DATABASE_URL", "mysql://root:secret@h/db"),
+        ("api", "CELERY_BROKER_URL", "secret"),
+        ("api", "CELERY_RESULT_BACKEND", "db+sqlite:///secret"),
+        ("api", "API_PORT", "secret"),
+        ("worker", "WORKER_CONCURRENCY", "secret"),
+        ("relay", "LOG_LEVEL", "secret"),
+        ("flower", "FLOWER_BASIC_AUTH", "secret"),
+        ("migrate", "DATABASE_URL", "secret"),
+        ("up", "API_WORKERS", "secret"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_refuses_the_start_in_one_line(
+    service: Stack, command: str, name: str, value: str
+) -> None:
+    started = subprocess.run(
+        [sys.executable, "-m", "backend", command],
+        cwd=ROOT,
+        env={**service.settings(), name: value},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert started.stdout == ""
+    assert re.fullmatch(rf"tasks-api: {name} must be .+\n", started.stderr)
+    assert "secret" not in started.stderr

@@ -1,0 +1,299 @@
+"""The routes of DESIGN §2: exact keys, statuses, headers, texts, order and paging."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from tests.support.servers import Postgres, RabbitMQ
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres_server: Postgres,
+    rabbitmq_server: RabbitMQ,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """Give one running service to all tests of this file; each leaves no task running."""
+    postgres_server.start()
+    rabbitmq_server.start()
+    folder = tmp_path_factory.mktemp("contract")
+    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
+        stack.start("api")
+        stack.start("worker")
+        yield stack
+    rabbitmq_server.delete_all_queues()
+
+
+@pytest.fixture(scope="module")
+def client(service: Stack) -> Iterator[httpx.Client]:
+    with service.client() as made:
+        yield made
+
+
+def json_of(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
+    assert status == answer.status_code, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[str]:
+    """Write accepted tasks whose time has not come, as the API does; return ids in order."""
+    rows = service.query(
+        "WITH new AS (INSERT INTO tasks (id, name, args, max_attempts, created_at)"
+        " SELECT gen_random_uuid(), 'slow', '{\"duration\": 0}', 5,"
+        "   now() + CAST(%s AS interval) + n * interval '1 ms' FROM generate_series(1, %s) n"
+        " RETURNING id, created_at),"
+        " box AS (INSERT INTO outbox (task_id, due_at)"
+        " SELECT id, now() + CAST(%s AS interval) FROM new)"
+        " SELECT CAST(id AS text) FROM new ORDER BY created_at",
+        created, count, due,
+    )  # fmt: skip
+    return [str(row[0]) for row in rows]
+
+
+def remove(service: Stack, ids: list[str]) -> None:
+    for table, key in (("outbox", "task_id"), ("tasks", "id")):
+        sql = f"DELETE FROM {table} WHERE CAST({key} AS text) = ANY(%s) RETURNING 1"
+        service.query(sql, ids)
+
+
+PATHS = [
+    ("POST", "/tasks", 202),
+    ("POST", "/tasks/slow", 202),
+    ("POST", "/tasks/insert_message", 202),
+    ("GET", "/tasks", 200),
+    ("GET", "/tasks/{id}", 200),
+    ("GET", "/messages", 200),
+    ("POST", "/messages", 201),
+    ("GET", "/health", 200),
+    ("GET", "/health/live", 200),
+    ("GET", "/health/ready", 200),
+    ("GET", "/docs", 200),
+    ("GET", "/redoc", 200),
+    ("GET", "/openapi.json", 200),
+]
+
+
+@pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
+@pytest.mark.parametrize(("method", "path", "status"), PATHS)
+def test_each_path_is_served_with_and_without_its_last_slash_and_never_redirected(
+    client: httpx.Client, method: str, path: str, status: int, slash: str
+) -> None:
+    if "{id}" in path:
+        answer = client.post("/tasks/", json={"content": "to be read"})
+        path = path.format(id=answer.json()["task_id"])
+    body = {"content": "by any path"} if method == "POST" else None
+    query = "?duration=0" if path.endswith("slow") else ""
+    answer = client.request(method, path + slash + query, json=body, follow_redirects=False)
+    assert status == answer.status_code, answer.text
+
+
+def test_a_message_task_is_accepted_pending_and_ends_with_its_message(
+    client: httpx.Client,
+) -> None:
+    answer = client.post("/tasks/", json={"content": "Grüße, 世界 🎉\n"})
+    body = json_of(answer, 202)
+    task_id = body["task_id"]
+    expected = {"task_id": task_id, "status": "PENDING", "message": "Task enqueued successfully"}
+    assert expected == body
+    assert str(UUID(task_id)) == task_id
+    assert f"/tasks/{task_id}" == answer.headers["location"]
+    state = json_of(client.get(answer.headers["location"], params={"wait": PATIENCE}))
+    result = state["result"]
+    assert {"task_id": task_id, "status": "SUCCESS", "result": result} == state
+    assert {"id", "content", "created_at"} == result.keys()
+    assert isinstance(result["id"], int)
+    assert result["content"] == "Grüße, 世界 🎉\n"
+    assert TIME.fullmatch(result["created_at"])
+    assert result in json_of(client.get("/messages/"))["messages"]
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"), [("?duration=0", 0), ("?duration=3600", 3600), ("", 10)]
+)
+def test_a_slow_task_says_how_long_it_will_take(
+    service: Stack, client: httpx.Client, query: str, seconds: int
+) -> None:
+    answer = client.post(f"/tasks/slow{query}")
+    body = json_of(answer, 202)
+    message = f"Slow task enqueued for {seconds} seconds"
+    assert {"task_id": body["task_id"], "status": "PENDING", "message": message} == body
+    assert f"/tasks/{body['task_id']}" == answer.headers["location"]
+    assert [({"duration": seconds},)] == service.query(
+        "SELECT args FROM tasks WHERE id = %s", body["task_id"]
+    )
+    end_slow_task(service, body["task_id"])
+
+
+def end_slow_task(service: Stack, task_id: str) -> None:
+    """Have the worker end a task that would take too long."""
+    service.query(
+        "UPDATE tasks SET state = 'REVOKED', error = 'enough', finished_at = now()"
+        " WHERE id = %s AND state <> 'SUCCESS' RETURNING 1", task_id
+    )  # fmt: skip
+    service.query("DELETE FROM outbox WHERE task_id = %s RETURNING 1", task_id)
+
+
+def test_every_registered_task_has_a_route_of_its_own(client: httpx.Client) -> None:
+    paths = json_of(client.get("/openapi.json"))["paths"]
+    posted = {path for path, methods in paths.items() if "post" in methods}
+    assert {"/tasks/", "/tasks/slow", "/tasks/insert_message"} <= posted
+    body = json_of(client.post("/tasks/insert_message", json={"content": "by its name"}), 202)
+    assert body["message"] == "Task enqueued successfully"
+    state = json_of(client.get(f"/tasks/{body['task_id']}?wait={PATIENCE}"))
+    assert state["result"]["content"] == "by its name"
+
+
+def test_a_message_is_written_at_once_and_without_a_task(
+    service: Stack, client: httpx.Client
+) -> None:
+    tasks = service.scalar("SELECT count(*) FROM tasks")
+    message = json_of(client.post("/messages/", json={"content": "at once"}), 201)
+    assert {"id", "content", "created_at"} == message.keys()
+    assert message["content"] == "at once"
+    assert TIME.fullmatch(message["created_at"])
+    assert [message] == json_of(client.get("/messages/", params={"limit": 1}))["messages"]
+    assert tasks == service.scalar("SELECT count(*) FROM tasks")
+
+
+def test_messages_are_paged_from_the_newest_to_the_oldest_ids_ascending(
+    client: httpx.Client,
+) -> None:
+    total = json_of(client.get("/messages/"))["total"]
+    written = [
+        json_of(client.post("/messages/", json={"content": f"{n}"}), 201) for n in range(120)
+    ]
+    newest = json_of(client.get("/messages/"))
+    assert {"messages": written[-100:], "total": total + 120} == newest
+    before = newest["messages"][0]["id"]
+    older = json_of(client.get("/messages/", params={"before": before, "limit": 15}))
+    assert {"messages": written[5:20], "total": total + 120} == older
+    assert written[-1:] == json_of(client.get("/messages/?limit=1"))["messages"]
+    everything = json_of(client.get("/messages/?limit=1000"))
+    assert everything["total"] == len(everything["messages"])
+    ids = [message["id"] for message in everything["messages"]]
+    assert sorted(ids) == ids
+    nothing = json_of(client.get("/messages/", params={"before": ids[0]}))
+    assert {"messages": [], "total": everything["total"]} == nothing
+
+
+def test_ten_slow_tasks_are_all_listed_until_they_have_ended(
+    service: Stack, client: httpx.Client
+) -> None:
+    eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
+    assert json_of(client.get("/tasks/")) == {"tasks": [], "total": 0}
+    later = enter(service, 1, due="1 h")
+    ids = [service.post("/tasks/slow?duration=1") for _ in range(10)]
+    active = {}
+
+    def two_are_active() -> bool:
+        listing = json_of(client.get("/tasks/"))
+        assert {"tasks", "total"} == listing.keys()
+        assert all({"task_id", "status"} == task.keys() for task in listing["tasks"])
+        active.update({task["task_id"]: task["status"] for task in listing["tasks"]})
+        return list(active.values()).count("ACTIVE") >= 2
+
+    eventually(two_are_active, 10, "two are ACTIVE")
+    assert {*later, *ids} == active.keys()
+    assert active.pop(later[0]) == "SCHEDULED"
+    assert {"ACTIVE", "RESERVED"} == set(active.values())
+    eventually(lambda: service.unfinished() == 1, PATIENCE, "the slow tasks have ended")
+    only = {"tasks": [{"task_id": later[0], "status": "SCHEDULED"}], "total": 1}
+    assert only == json_of(client.get("/tasks/"))
+    remove(service, later)
+    assert json_of(client.get("/tasks/")) == {"tasks": [], "total": 0}
+
+
+def test_the_list_of_tasks_has_the_oldest_and_counts_all(
+    service: Stack, client: httpx.Client
+) -> None:
+    eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
+    newer = enter(service, 1005, due="1 h")
+    older = enter(service, 3, due="1 h", created="-1 h")
+    for query, limit in (("", 1000), ("?limit=5", 5), ("?limit=1", 1), ("?limit=1000", 1000)):
+        listing = json_of(client.get(f"/tasks/{query}"))
+        assert (older + newer)[:limit] == [task["task_id"] for task in listing["tasks"]]
+        assert listing["total"] == 1008
+    remove(service, older + newer)
+
+
+def test_waiting_for_a_task_that_has_ended_costs_nothing(
+    service: Stack, client: httpx.Client
+) -> None:
+    task_id = service.post("/tasks/slow?duration=0")
+    assert service.state(task_id, wait=PATIENCE)["status"] == "SUCCESS"
+    begin = time.monotonic()
+    state = json_of(client.get(f"/tasks/{task_id}?wait=60"))
+    assert state["result"] == {"message": "Task completed after 0 seconds"}
+    assert time.monotonic() - begin < 1
+
+
+def test_waiting_holds_the_answer_until_the_task_has_ended(
+    service: Stack, client: httpx.Client
+) -> None:
+    task_id = service.post("/tasks/slow?duration=1")
+    begin = time.monotonic()
+    state = json_of(client.get(f"/tasks/{task_id}?wait=20"))
+    done = {"message": "Task completed after 1 seconds"}
+    assert {"task_id": task_id, "status": "SUCCESS", "result": done} == state
+    assert 0.5 < time.monotonic() - begin < 10
+
+
+def test_waiting_ends_with_the_state_as_it_is_and_a_running_task_tells_its_progress(
+    service: Stack, client: httpx.Client
+) -> None:
+    task_id = service.post("/tasks/slow?duration=3")
+    eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it has started")
+    begin = time.monotonic()
+    answer = client.get(f"/tasks/{task_id}?wait=0.5")
+    assert 0.5 <= time.monotonic() - begin < 2.5
+    assert {"task_id": task_id, "status": "STARTED", "result": None} == json_of(answer)
+    assert re.fullmatch(r"[0-2]/3", answer.headers["progress"])
+    ended = client.get(f"/tasks/{task_id}?wait={PATIENCE}")
+    assert ended.json()["status"] == "SUCCESS"
+    assert "progress" not in ended.headers
+
+
+def test_waiting_for_an_id_that_was_never_issued_is_answered_at_once(client: httpx.Client) -> None:
+    begin = time.monotonic()
+    assert client.get(f"/tasks/{uuid4()}?wait=60").status_code == 404
+    assert client.get("/tasks/nonsense?wait=60").status_code == 404
+    assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "result"),
+    [
+        ("PENDING", None, None),
+        ("RETRY", "not yet told", None),
+        ("FAILURE", 'the "why"', {"error": 'the "why"'}),
+        ("REVOKED", "the why", {"error": "the why"}),
+        ("FAILURE", "", {"error": "No reason was given"}),
+    ],
+)
+def test_a_task_that_did_not_succeed_tells_why_once_it_has_ended(
+    service: Stack, client: httpx.Client, state: str, error: str | None, result: object
+) -> None:
+    ids = enter(service, 1, due="1 h")
+    sql = "UPDATE tasks SET state = %s, error = %s WHERE id = %s RETURNING 1"
+    service.query(sql, state, error, ids[0])
+    told = json_of(client.get(f"/tasks/{ids[0]}"))
+    assert {"task_id": ids[0], "status": state, "result": result} == told
+    remove(service, ids)

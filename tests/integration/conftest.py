@@ -1,0 +1,63 @@
+"""A migrated database of its own for each test, on the real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support.stack import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.servers import Postgres
+
+
+def migrate(url: str) -> subprocess.Popen[str]:
+    """Start `tasks-api migrate` on a database."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": url,
+        "CELERY_BROKER_URL": "amqp://nobody@127.0.0.1:9//",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "backend", "migrate"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def template(postgres_server: Postgres) -> str:
+    """Give the name of a migrated, empty database to copy."""
+    url = postgres_server.create_database()
+    process = migrate(url)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def database(postgres: Postgres, template: str) -> Iterator[sa.Engine]:
+    """Give an engine on a new database with every table empty."""
+    name = f"test_{secrets.token_hex(6)}"
+    admin = sa.create_engine(postgres.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    made = sa.create_engine(
+        postgres.url.rpartition("/")[0] + f"/{name}",
+        connect_args={"options": "-c lock_timeout=5000 -c timezone=UTC"},
+    )
+    yield made
+    made.dispose()
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,120 @@
+"""Batches at the same time: what one has, the other has not, and none waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from backend.db import ledger
+from tests.integration.test_ledger import put, submit, task
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SIZE = 51
+# What PostgreSQL does of itself in a large ledger: row by row, in the order that it was given.
+PLAN = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+
+
+def at_once(
+    database: sa.Engine,
+    work: Callable[[sa.Connection, Sequence[str]], object],
+    ids: list[str],
+    block: Callable[[sa.Connection, str], object],
+) -> list[object]:
+    """Do the same work in two transactions, in opposite order; return what each got.
+
+    A third transaction blocks the task in the middle until both wait: without an order of its own
+    each would by then have locked what the other wants next.
+    """
+    got: list[object] = []
+
+    def run(order: Sequence[str]) -> None:
+        try:
+            with database.begin() as connection:
+                connection.exec_driver_sql(PLAN)
+                got.append(work(connection, order))
+        except sa.exc.DBAPIError as error:
+            got.append(type(error.orig).__name__)
+
+    waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+    threads = [threading.Thread(target=run, args=(order,)) for order in (ids, ids[::-1])]
+    with database.connect() as blocker, database.connect() as observer:
+        block(blocker, ids[len(ids) // 2])
+        for thread in threads:
+            thread.start()
+        eventually(lambda: observer.execute(waiting).scalar() == 2, 4, "both wait")
+        blocker.rollback()
+    for thread in threads:
+        thread.join()
+    return got
+
+
+def test_two_submissions_of_the_same_tasks_in_opposite_order_do_not_deadlock(
+    database: sa.Engine,
+) -> None:
+    def work(connection: sa.Connection, ids: Sequence[str]) -> str:
+        ledger.submit(connection, [ledger.Submission(i, "slow", "{}", 3, None) for i in ids])
+        return "submitted"
+
+    ids = sorted(str(uuid4()) for _ in range(SIZE))
+    got = at_once(database, work, ids, lambda blocker, task_id: work(blocker, [task_id]))
+    assert sorted(map(str, got)) == ["UniqueViolation", "submitted"]
+
+
+def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
+    database: sa.Engine,
+) -> None:
+    def work(connection: sa.Connection, ids: Sequence[str]) -> list[str]:
+        attempts = dict.fromkeys(ids, 1)
+        claimed = ledger.claim_together(connection, attempts)
+        results = {task_id: "{}" for task_id in ids if task_id in claimed}
+        assert ledger.succeed_together(connection, attempts, results, "w")
+        return sorted(claimed)
+
+    ids = submit(database, SIZE)
+    got = at_once(
+        database, work, ids, lambda blocker, task_id: ledger.claim(blocker, task_id, 1, "other")
+    )
+    assert sorted(got, key=str) == [ids, []]
+    assert {task(database, task_id)["state"] for task_id in ids} == {"SUCCESS"}
+
+
+def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine) -> None:
+    waits, again = put(database, "PENDING"), str(uuid4())
+    started, ended = submit(database, 2)
+    with database.begin() as connection:
+        ledger.claim(connection, started, 1, "other")
+        ledger.claim(connection, ended, 1, "other")
+        ledger.succeed(connection, ended, 1, "{}")
+        attempts = {waits: 1, again: 1, started: 1, ended: 1}
+        assert ledger.claim_together(connection, attempts) == {waits}
+        assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me")
+        (state,) = ledger.states(connection, [waits])
+    assert state == ledger.State(waits, "SUCCESS", '{"a": 1}', None, None)
+    assert task(database, waits)["worker"] == "me"
+    assert task(database, started)["worker"] == "other"
+
+
+def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Engine) -> None:
+    first, second = submit(database, 2)
+    with database.begin() as connection:
+        ledger.revoke(connection, second, 1, "enough")
+        results = {first: "{}", second: "{}"}
+        assert not ledger.succeed_together(connection, dict.fromkeys(results, 1), results, "w")
+
+
+def test_what_was_lost_with_a_batch_runs_again_without_costing_an_attempt(
+    database: sa.Engine,
+) -> None:
+    first, second, other = submit(database, 3)
+    with database.begin() as connection:
+        assert ledger.run_alone(connection, {first: 1, second: 1, other: 2}) == 2
+    for task_id in (first, second):
+        row = task(database, task_id)
+        assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
+    assert task(database, other)["state"] == "PENDING"

@@ -1,0 +1,273 @@
+"""The ledger's guards: which statement may change what, and what no statement may."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import ledger, outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENDED = ["SUCCESS", "FAILURE", "REVOKED"]
+UNFINISHED = ["PENDING", "STARTED", "RETRY"]
+NEVER = str(uuid4())
+
+
+def submit(database: sa.Engine, count: int = 1, max_attempts: int = 3) -> list[str]:
+    ids = sorted(str(uuid4()) for _ in range(count))
+    with database.begin() as connection:
+        ledger.submit(
+            connection,
+            [ledger.Submission(one, "slow", '{"n": 1}', max_attempts, "replies") for one in ids],
+        )
+    return ids
+
+
+def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3) -> str:
+    """Make a task of a state, with the outbox row that belongs to it; return its id."""
+    (task_id,) = submit(database, max_attempts=max_attempts)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE tasks SET state = :s, attempt = :a, worker = 'w', started_at = now()"),
+            {"s": state, "a": attempt},
+        )
+        if state in {"PENDING", "RETRY"}:
+            connection.execute(sa.text("UPDATE outbox SET attempt = :a"), {"a": attempt})
+        else:
+            connection.execute(sa.text("DELETE FROM outbox"))
+    return task_id
+
+
+def task(database: sa.Engine, task_id: str) -> dict[str, Any]:
+    with database.begin() as connection:
+        found = connection.execute(sa.text("SELECT * FROM tasks WHERE id = :id"), {"id": task_id})
+        return dict(found.mappings().one())
+
+
+def box(database: sa.Engine) -> list[tuple[str, int]]:
+    with database.begin() as connection:
+        rows = connection.execute(
+            sa.text("SELECT CAST(task_id AS text), attempt FROM outbox ORDER BY task_id")
+        )
+        return [(row[0], row[1]) for row in rows]
+
+
+def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
+    first, second = submit(database, 2)
+    assert box(database) == [(first, 1), (second, 1)]
+    row = task(database, first)
+    assert (row["state"], row["attempt"], row["args"]) == ("PENDING", 1, {"n": 1})
+    assert (row["max_attempts"], row["reply_to"]) == (3, "replies")
+    twice = [ledger.Submission(one, "slow", "{}", 3, None) for one in (NEVER, first)]
+    with pytest.raises(sa.exc.IntegrityError), database.begin() as connection:
+        ledger.submit(connection, twice)
+    assert box(database) == [(first, 1), (second, 1)]
+    with database.begin() as connection:
+        assert ledger.states(connection, [NEVER]) == [None]
+
+
+def test_a_task_is_claimed_once(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    with database.begin() as connection:
+        assert ledger.claim(connection, task_id, 1, "first") == 3
+    with database.begin() as connection:
+        assert ledger.claim(connection, task_id, 1, "second") is None
+    row = task(database, task_id)
+    assert (row["state"], row["worker"]) == ("STARTED", "first")
+    assert row["started_at"] is not None
+    assert box(database) == []
+
+
+def test_of_two_claims_at_once_one_counts(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    ready = threading.Barrier(8)
+    claimed = []
+
+    def claim(name: str) -> None:
+        with database.begin() as connection:
+            ready.wait(10)
+            claimed.append(ledger.claim(connection, task_id, 1, name))
+
+    database.dispose()
+    threads = [threading.Thread(target=claim, args=(f"w{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed, key=str) == [3] + [None] * 7
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "claimed", "counts"),
+    [
+        ("PENDING", 1, 1, True),
+        ("RETRY", 2, 2, True),
+        ("PENDING", 1, 2, False),
+        ("RETRY", 2, 1, False),
+        ("RETRY", 2, 3, False),
+        *((state, 1, 1, False) for state in ["STARTED", *ENDED]),
+    ],
+)
+def test_only_the_attempt_that_waits_is_claimed(
+    database: sa.Engine, state: str, attempt: int, claimed: int, *, counts: bool
+) -> None:
+    task_id = put(database, state, attempt)
+    before, rows = task(database, task_id), box(database)
+    with database.begin() as connection:
+        assert (ledger.claim(connection, task_id, claimed, "me") is not None) is counts
+    if not counts:
+        assert (before, rows) == (task(database, task_id), box(database))
+
+
+STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
+    "claim": lambda c, i, n: ledger.claim(c, i, n, "w"),
+    "enter": lambda c, i, n: ledger.enter(c, ledger.Submission(i, "slow", "{}", n, None), "w"),
+    "progress": lambda c, i, n: ledger.progress(c, i, n, 1, 2),
+    "succeed": lambda c, i, n: ledger.succeed(c, i, n, "{}"),
+    "claim together": lambda c, i, n: ledger.claim_together(c, {i: n}),
+    "succeed together": lambda c, i, n: ledger.succeed_together(c, {i: n}, {i: "{}"}, "w"),
+    "run alone": lambda c, i, n: ledger.run_alone(c, {i: n}),
+    "fail": lambda c, i, n: ledger.fail(c, i, n, "no"),
+    "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", retry=False),
+    "revoke": lambda c, i, n: ledger.revoke(c, i, n, "no"),
+    "hand back": lambda c, _i, _n: ledger.hand_back(c, "w"),
+}
+
+
+@pytest.mark.parametrize("state", ENDED)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_statement_changes_a_task_that_has_ended(
+    database: sa.Engine, name: str, state: str
+) -> None:
+    task_id = put(database, state)
+    before = task(database, task_id)
+    with database.begin() as connection:
+        assert not STATEMENTS[name](connection, task_id, 1)
+        assert ledger.abandoned(connection) == []
+    assert (before, []) == (task(database, task_id), box(database))
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+@pytest.mark.parametrize("name", [name for name in STATEMENTS if name != "hand back"])
+def test_no_statement_of_another_attempt_changes_a_task(
+    database: sa.Engine, name: str, state: str
+) -> None:
+    task_id = put(database, state, attempt=2)
+    before, rows = task(database, task_id), box(database)
+    for attempt in (1, 3):
+        with database.begin() as connection:
+            assert not STATEMENTS[name](connection, task_id, attempt)
+    assert (before, rows) == (task(database, task_id), box(database))
+
+
+@pytest.mark.parametrize("name", ["progress", "succeed"])
+@pytest.mark.parametrize("state", ["PENDING", "RETRY"])
+def test_only_a_started_task_makes_progress_or_succeeds(
+    database: sa.Engine, name: str, state: str
+) -> None:
+    task_id = put(database, state)
+    before = task(database, task_id)
+    with database.begin() as connection:
+        assert not STATEMENTS[name](connection, task_id, 1)
+    assert before == task(database, task_id)
+
+
+def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) -> None:
+    task_id = put(database, "STARTED")
+    with database.begin() as connection:
+        assert ledger.progress(connection, task_id, 1, 3, 10)
+        assert ledger.succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
+        assert not ledger.succeed(connection, task_id, 1, '{"b": 2}')
+        (state,) = ledger.states(connection, [task_id])
+    assert state == ledger.State(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+    assert task(database, task_id)["finished_at"] is not None
+
+
+def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engine) -> None:
+    task_id = put(database, "STARTED")
+    with database.begin() as connection:
+        ledger.progress(connection, task_id, 1, 9, 10)
+        ledger.fail(connection, task_id, 1, "no")
+        ledger.claim(connection, task_id, 2, "w")
+    assert task(database, task_id)["progress"] is None
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_an_error_with_attempts_left_makes_the_next_one_due_later(
+    database: sa.Engine, state: str
+) -> None:
+    task_id = put(database, state, attempt=2)
+    with database.begin() as connection:
+        assert ledger.fail(connection, task_id, 2, "no", delay=60) == "RETRY"
+        assert not ledger.fail(connection, task_id, 2, "no")
+        late = connection.execute(sa.text("SELECT due_at - now() > '50 s' FROM outbox")).scalar()
+    row = task(database, task_id)
+    assert (row["state"], row["attempt"], row["error"]) == ("RETRY", 3, "no")
+    assert (row["finished_at"], late) == (None, True)
+    assert box(database) == [(task_id, 3)]
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+@pytest.mark.parametrize(("attempt", "retry"), [(3, True), (1, False)])
+def test_an_error_of_the_last_attempt_or_for_good_ends_the_task(
+    database: sa.Engine, state: str, attempt: int, *, retry: bool
+) -> None:
+    task_id = put(database, state, attempt)
+    with database.begin() as connection:
+        assert ledger.fail(connection, task_id, attempt, "no", retry=retry) == "FAILURE"
+    row = task(database, task_id)
+    assert (row["state"], row["attempt"], row["error"]) == ("FAILURE", attempt, "no")
+    assert row["finished_at"] is not None
+    assert box(database) == []
+
+
+def test_a_retry_is_published_anew(database: sa.Engine) -> None:
+    task_id = put(database, "PENDING")
+    with database.begin() as connection:
+        assert [due.task_id for due in outbox.take(connection, 10)] == [task_id]
+        ledger.fail(connection, task_id, 1, "lost before its claim")
+        assert [due.attempt for due in outbox.take(connection, 10)] == [2]
+        publishes = connection.execute(sa.text("SELECT publishes FROM outbox")).scalar()
+    assert publishes == 1
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: str) -> None:
+    task_id = put(database, state)
+    with database.begin() as connection:
+        assert ledger.revoke(connection, task_id, 1, "enough")
+    row = task(database, task_id)
+    assert (row["state"], row["error"]) == ("REVOKED", "enough")
+    assert row["finished_at"] is not None
+    assert box(database) == []
+
+
+def test_a_hand_back_costs_no_attempt_and_touches_only_that_workers_tasks(
+    database: sa.Engine,
+) -> None:
+    mine, other, waits = submit(database, 3)
+    with database.begin() as connection:
+        ledger.claim(connection, mine, 1, "me")
+        ledger.claim(connection, other, 1, "other")
+        assert ledger.hand_back(connection, "me") == 1
+        assert ledger.hand_back(connection, "me") == 0
+    row = task(database, mine)
+    assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
+    assert task(database, other)["state"] == "STARTED"
+    assert box(database) == sorted([(mine, 2), (waits, 1)])
+
+
+def test_a_task_by_another_door_is_entered_once(database: sa.Engine) -> None:
+    new = ledger.Submission(NEVER, "slow", '{"duration": 1}', 5, None)
+    with database.begin() as connection:
+        assert ledger.enter(connection, new, "w") == 5
+        assert ledger.enter(connection, new, "w") is None
+    row = task(database, NEVER)
+    assert (row["state"], row["attempt"], row["args"]) == ("STARTED", 1, {"duration": 1})
+    assert box(database) == []

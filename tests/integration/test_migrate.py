@@ -1,0 +1,49 @@
+"""Migrations: once, however many try, and in step with the models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.integration.conftest import migrate
+
+if TYPE_CHECKING:
+    from tests.support.servers import Postgres
+
+
+def test_ten_processes_that_migrate_at_once_migrate_once(postgres: Postgres) -> None:
+    url = postgres.create_database()
+    processes = [migrate(url) for _ in range(10)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 10, outputs
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        versions = connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+        assert len(versions.all()) == 1
+        tables = {"tasks", "outbox", "messages", "workers", "alembic_version"}
+        assert tables <= set(sa.inspect(connection).get_table_names())
+
+
+def test_every_column_has_a_comment(database: sa.Engine) -> None:
+    inspector = sa.inspect(database)
+    without = [
+        f"{table}.{column['name']}"
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+        for column in inspector.get_columns(table)
+        if not column["comment"]
+    ]
+    assert not without
+
+
+def test_a_task_writes_one_message(database: sa.Engine) -> None:
+    insert = sa.text(
+        "INSERT INTO messages (task_id, content)"
+        " VALUES ('019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55', 'x')"
+    )
+    with database.begin() as connection:
+        connection.execute(insert)
+    with pytest.raises(sa.exc.IntegrityError, match="task_id"), database.begin() as connection:
+        connection.execute(insert)

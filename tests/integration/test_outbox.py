@@ -1,0 +1,131 @@
+"""The outbox: who takes a row, and when it is published again."""
+
+from __future__ import annotations
+
+import select
+from contextlib import closing
+from typing import cast
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+from backend.db import ledger, outbox
+from tests.integration.test_ledger import put, submit
+
+
+def age(database: sa.Engine, task_id: str, seconds: float, publishes: int = 1) -> None:
+    """Make a row look as if it had been published so long ago, for the nth time."""
+    with database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET publishes = :n,"
+                " published_at = now() - make_interval(secs => :age) WHERE task_id = :id"
+            ),
+            {"id": task_id, "age": seconds, "n": publishes},
+        )
+
+
+def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    with database.begin() as connection:
+        taken = outbox.take(connection, 10)
+        assert taken == [outbox.Due(task_id, 1, "slow", '{"n": 1}', "replies")]
+        assert outbox.take(connection, 10) == []
+        assert outbox.published(connection) == 1
+
+
+def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Engine) -> None:
+    ids = submit(database, 10)
+    with database.begin() as first, database.begin() as second:
+        of_first = {due.task_id for due in outbox.take(first, 6)}
+        of_second = {due.task_id for due in outbox.take(second, 6)}
+    assert (len(of_first), len(of_second)) == (6, 4)
+    assert of_first | of_second == set(ids)
+
+
+def test_what_a_relay_took_and_did_not_commit_is_there_for_the_next(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    with database.connect() as connection:
+        assert outbox.take(connection, 10)
+        connection.rollback()
+    with database.begin() as connection:
+        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+
+
+def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
+    database: sa.Engine,
+) -> None:
+    now, late, later = submit(database, 3)
+    with database.begin() as connection:
+        for task_id, due in ((now, "-1 s"), (late, "-1 h"), (later, "1 h")):
+            connection.execute(
+                sa.text(
+                    "UPDATE outbox SET due_at = now() + CAST(:due AS interval) WHERE task_id = :id"
+                ),
+                {"id": task_id, "due": due},
+            )
+        assert [late, now] == [due.task_id for due in outbox.take(connection, 10)]
+        assert dict(ledger.unfinished(connection, 10)[0])[later] == "SCHEDULED"
+
+
+def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None:
+    first, second = submit(database, 2)
+    with database.begin() as connection:
+        outbox.take(connection, 10)
+        outbox.put_back(connection, [second])
+        assert outbox.published(connection) == 1
+        assert [second] == [due.task_id for due in outbox.take(connection, 10)]
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("publishes", "seconds"), [(1, 10), (2, 20), (3, 40), (4, 80), (5, 160), (6, 320), (50, 320)]
+)
+def test_an_unclaimed_row_is_published_again_after_twice_as_long_each_time(
+    database: sa.Engine, publishes: int, seconds: float
+) -> None:
+    (task_id,) = submit(database)
+    age(database, task_id, seconds - 1, publishes)
+    with database.begin() as connection:
+        assert outbox.republish(connection, 10) == 0
+    age(database, task_id, seconds + 1, publishes)
+    with database.begin() as connection:
+        assert outbox.republish(connection, 10) == 1
+        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+
+
+def test_no_more_rows_than_are_missing_are_published_again_and_the_oldest_first(
+    database: sa.Engine,
+) -> None:
+    ids = submit(database, 5)
+    for place, task_id in enumerate(ids):
+        age(database, task_id, 100 + place)
+    with database.begin() as connection:
+        assert outbox.republish(connection, 2) == 2
+        assert set(ids[-2:]) == {due.task_id for due in outbox.take(connection, 10)}
+
+
+def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
+    task_id = put(database, "PENDING")
+    age(database, task_id, 1000)
+    with database.begin() as connection:
+        ledger.claim(connection, task_id, 1, "w")
+        assert outbox.republish(connection, 10) == 0
+        assert outbox.take(connection, 10) == []
+        assert outbox.published(connection) == 0
+
+
+def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> None:
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with closing(psycopg2.connect(url)) as listener:
+        listener.autocommit = True
+        with listener.cursor() as cursor:
+            cursor.execute("LISTEN outbox")
+        with database.connect() as connection:
+            outbox.ring(connection)
+            assert select.select([listener], [], [], 0.1)[0] == []
+            connection.commit()
+        assert select.select([listener], [], [], 10)[0] == [listener]
+        listener.poll()
+        assert [cast("str", heard.channel) for heard in listener.notifies] == ["outbox"]

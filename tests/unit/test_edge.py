@@ -1,0 +1,117 @@
+"""The edge of the API: one form of each path, and bodies that are too large."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from backend.api.edge import MAX_BODY, Edge
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+
+class Inner:
+    """The application behind the edge: notes the path it is asked for and reads the body."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.received = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        self.scopes.append(scope)
+        more = scope["type"] == "http"
+        while more:
+            message = await receive()
+            self.received += len(message.get("body", b""))
+            more = message.get("more_body", False)
+
+
+def ask(
+    inner: Inner, path: str = "/tasks/", headers: dict[str, str] | None = None, *chunks: bytes
+) -> list[Message]:
+    """Send a request through the edge; return what it answered by itself."""
+    answered: list[Message] = []
+    left = list(chunks or [b""])
+
+    async def receive() -> Message:
+        chunk = left.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(left)}
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": pairs}
+    asyncio.run(Edge(inner)(scope, receive, send))
+    return answered
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("/", "/"),
+        ("/tasks", "/tasks/"),
+        ("/tasks/", "/tasks/"),
+        ("/messages", "/messages/"),
+        ("/messages/", "/messages/"),
+        ("/tasks/slow", "/tasks/slow"),
+        ("/tasks/slow/", "/tasks/slow"),
+        ("/health/ready/", "/health/ready"),
+        ("/tasksmore/", "/tasksmore"),
+        ("", "/"),
+    ],
+)
+def test_each_path_has_one_form_behind_the_edge(asked: str, served: str) -> None:
+    inner = Inner()
+    assert ask(inner, asked) == []
+    assert [served] == [scope["path"] for scope in inner.scopes]
+
+
+def test_a_body_up_to_the_limit_passes_whole() -> None:
+    inner = Inner()
+    assert ask(inner, "/tasks/", {"content-length": str(MAX_BODY)}, b"x" * MAX_BODY) == []
+    assert inner.received == MAX_BODY
+
+
+def test_a_body_declared_over_the_limit_is_answered_without_the_application() -> None:
+    inner = Inner()
+    start, body = ask(inner, "/tasks/", {"content-length": str(MAX_BODY + 1)})
+    assert inner.scopes == []
+    assert start["status"] == 413
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(body["body"])["status"] == 413
+
+
+def test_a_body_that_grows_over_the_limit_is_stopped_there() -> None:
+    inner = Inner()
+    with pytest.raises(HTTPException) as stopped:
+        ask(inner, "/tasks/", None, b"x" * MAX_BODY, b"x", b"never read")
+    assert stopped.value.status_code == 413
+    assert stopped.value.headers == {"Connection": "close"}
+    assert inner.received == MAX_BODY
+
+
+def test_a_declared_length_that_is_no_number_counts_for_nothing() -> None:
+    inner = Inner()
+    for length in ("", "-1", "1e9", "many"):
+        assert ask(inner, "/tasks/", {"content-length": length}, b"x") == []
+    assert inner.received == 4
+
+
+def test_what_is_no_request_passes_as_it_is() -> None:
+    inner = Inner()
+
+    async def nothing() -> Message:
+        return {}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    scope: dict[str, Any] = {"type": "lifespan", "state": {}}
+    asyncio.run(Edge(inner)(scope, nothing, send))
+    assert inner.scopes == [scope]

@@ -1,0 +1,59 @@
+"""What a client is told of an error, and how long the next attempt waits."""
+
+from __future__ import annotations
+
+import pytest
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+SECRET = "SELECT secret FROM hosts"
+
+
+def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None:
+    from backend.worker.outcomes import backoff
+
+    expected = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
+    assert expected == [backoff(attempt) for attempt in range(1, 11)]
+    assert backoff(10_000) == 300.0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("too small"), "too small"),
+        (ValueError(), "ValueError"),
+        ("terminated", "terminated"),
+        (WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL) Job: 3."),
+         "The process running the task was lost"),
+        (TimeLimitExceeded(2), "The task took longer than its time limit of 2 seconds"),
+        (TimeLimitExceeded(0.5), "The task took longer than its time limit of 0.5 seconds"),
+        (OperationalError(SECRET, {}, Exception("connection to 10.0.0.1 failed")),
+         "Database connection failed"),
+        (IntegrityError(SECRET, {}, Exception("duplicate key")), "Database error: IntegrityError"),
+        (ProgrammingError(SECRET, {}, Exception("no such")), "Database error: ProgrammingError"),
+        (ValueError("a\x00b"), "ab"),
+        (ValueError("a\ud800b"), "a?b"),
+        (ValueError("x" * 3000), "x" * 2000),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_in_words_without_queries_or_hosts(
+    error: BaseException | str, told: str
+) -> None:
+    from backend.worker.outcomes import plain
+
+    assert told == plain(error)
+
+
+@pytest.mark.parametrize("error", [ValueError("\x00"), ValueError(""), ValueError("  \n")])
+def test_an_error_without_words_is_told_by_its_name(error: Exception) -> None:
+    from backend.worker.outcomes import plain
+
+    assert plain(error) == "ValueError"
+
+
+def test_an_error_of_several_lines_is_told_in_one() -> None:
+    from backend.worker.outcomes import plain
+
+    assert "\n" not in plain(ValueError("first\nsecond"))

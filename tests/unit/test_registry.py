@@ -1,0 +1,107 @@
+"""Declaring tasks: what is refused at import, and what a name leads to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import BaseModel
+
+from backend.errors import RegistrationError
+from backend.tasks import registry
+from backend.tasks.registry import Run, task
+
+if TYPE_CHECKING:
+    from backend.tasks.registry import Function
+
+
+class Nothing(BaseModel):
+    """No arguments, no value."""
+
+
+def do_nothing(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001 - a task's signature
+    return Nothing()
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start from the tasks of the package, and forget what a test declares."""
+    monkeypatch.setattr(registry, "_registered", dict(registry.registered()))
+
+
+def test_the_package_has_its_two_tasks() -> None:
+    assert {"insert_message", "slow"} <= registry.registered().keys()
+    assert registry.registered()["insert_message"].one_commit
+    assert not registry.registered()["slow"].one_commit
+
+
+def test_a_declared_task_has_its_defaults_and_is_still_a_function() -> None:
+    assert task(name="idle")(do_nothing) is do_nothing
+    declared = registry._registered["idle"]
+    assert (declared.name, declared.function) == ("idle", do_nothing)
+    assert declared.arguments is Nothing
+    assert (declared.max_attempts, declared.time_limit) == (5, 3600)
+    assert (declared.one_commit, declared.aliases) == (False, ())
+
+
+def test_an_alias_leads_to_the_same_task() -> None:
+    task(name="idle", aliases=("rest", "doze"))(do_nothing)
+    idle, rest, doze = (registry._registered[name] for name in ("idle", "rest", "doze"))
+    assert idle is rest is doze
+    assert rest.name == "idle"
+
+
+@pytest.mark.parametrize("name", ["slow", "insert_message"])
+def test_a_name_that_is_taken_is_refused_with_the_place_of_the_other(name: str) -> None:
+    with pytest.raises(RegistrationError, match=r"already taken in backend\.tasks\."):
+        task(name=name)(do_nothing)
+
+
+def test_an_alias_that_is_taken_is_refused() -> None:
+    with pytest.raises(RegistrationError, match="already taken"):
+        task(name="idle", aliases=("slow",))(do_nothing)
+    with pytest.raises(RegistrationError, match="already taken"):
+        task(name="twice", aliases=("twice",))(do_nothing)
+
+
+def test_a_reserved_name_is_refused() -> None:
+    with pytest.raises(RegistrationError, match="reserved"):
+        task(name="batch")(do_nothing)
+
+
+@pytest.mark.parametrize("name", ["", "Slow", "1st", "a-b", "a/b", "a b", "_a", "a" * 101, "ä"])
+def test_a_name_that_would_not_do_in_a_url_is_refused(name: str) -> None:
+    with pytest.raises(RegistrationError, match="lower case letters, digits and underscores"):
+        task(name=name)(do_nothing)
+
+
+def no_hints(args, run):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG001
+    return Nothing()
+
+
+def no_model(args: dict[str, str], run: Run) -> Nothing:  # noqa: ARG001
+    return Nothing()
+
+
+def no_parameter(run: Run) -> Nothing:  # noqa: ARG001
+    return Nothing()
+
+
+def no_value(args: Nothing, run: Run) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (no_hints, "args"),
+        (no_model, "args"),
+        (no_parameter, "args"),
+        (no_value, "return value"),
+    ],
+)
+def test_a_function_without_models_is_refused_and_told_what_to_annotate(
+    function: Function, what: str
+) -> None:
+    with pytest.raises(RegistrationError, match=rf"task 'idle': annotate .*{what}"):
+        task(name="idle")(function)
+    assert "idle" not in registry._registered

@@ -1,0 +1,147 @@
+"""Settings: what is refused and how, and which file wins."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.settings import ROOT, Settings, SettingsError, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GOOD = {
+    "DATABASE_URL": "postgresql+psycopg2://user:hidden@db:5432/tasks",
+    "CELERY_BROKER_URL": "amqp://user:hidden@broker:5672//",
+}
+
+
+@pytest.fixture(autouse=True)
+def only_our_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[Path, Path]]:
+    """Give the two `.env` files, not yet there, and nothing of the machine's own settings."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    files = (tmp_path / "backend.env", tmp_path / "root.env")
+    monkeypatch.setitem(Settings.model_config, "env_file", files)
+    settings.cache_clear()
+    yield files
+    settings.cache_clear()
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    found = settings()
+    assert found.celery_result_backend == "rpc://"
+    assert (found.api_host, found.api_port, found.api_workers) == ("127.0.0.1", 8060, 1)
+    assert (found.flower_port, found.flower_basic_auth) == (5555, None)
+    assert found.worker_concurrency == os.cpu_count()
+    assert found.log_level == "INFO"
+
+
+NONSENSE = [
+    ("DATABASE_URL", "mysql://root:hidden@db/tasks"),
+    ("DATABASE_URL", "postgresql://user:hidden@db/tasks"),
+    ("DATABASE_URL", "hidden"),
+    ("DATABASE_URL", "postgresql+psycopg2://user:hidden@db:port/tasks"),
+    ("DATABASE_URL", "postgresql+psycopg2://user:hidden@[db/tasks"),
+    ("CELERY_BROKER_URL", "http://user:hidden@broker"),
+    ("CELERY_BROKER_URL", "hidden:5672"),
+    ("CELERY_BROKER_URL", "amqp://user:hidden@broker:99999//"),
+    ("CELERY_RESULT_BACKEND", "db+sqlite:///hidden"),
+    ("CELERY_RESULT_BACKEND", "hidden"),
+    ("CELERY_RESULT_BACKEND", "redis://:hidden@redis:port/0"),
+    ("API_PORT", "0"),
+    ("API_PORT", "65536"),
+    ("API_PORT", "hidden"),
+    ("API_PORT", "80.5"),
+    ("API_WORKERS", "0"),
+    ("API_WORKERS", "65"),
+    ("API_WORKERS", "hidden"),
+    ("FLOWER_PORT", "-1"),
+    ("FLOWER_BASIC_AUTH", "hidden"),
+    ("FLOWER_BASIC_AUTH", ":hidden"),
+    ("FLOWER_BASIC_AUTH", "user:"),
+    ("WORKER_CONCURRENCY", "0"),
+    ("WORKER_CONCURRENCY", "many"),
+    ("LOG_LEVEL", "hidden"),
+    ("LOG_LEVEL", "20"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE)
+def test_nonsense_is_refused_in_a_line_that_names_the_setting_and_not_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        settings()
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{name} must be ")
+    assert "hidden" not in lines[0]
+    assert refused.value.__suppress_context__, "a traceback would show the value"
+
+
+def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_PORT", "x")
+    monkeypatch.setenv("LOG_LEVEL", "x")
+    with pytest.raises(SettingsError) as refused:
+        settings()
+    assert [line.split()[0] for line in str(refused.value).splitlines()] == [
+        "API_PORT",
+        "LOG_LEVEL",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CELERY_BROKER_URL", "redis://broker:6379/0"),
+        ("CELERY_BROKER_URL", "amqps://broker"),
+        ("CELERY_BROKER_URL", "amqp://user:a#b/c:d@broker:5672//"),
+        ("DATABASE_URL", "postgresql+psycopg2://user:a/b#c?d@db:5432/tasks"),
+        ("CELERY_RESULT_BACKEND", "redis://broker:6379/0"),
+        ("DATABASE_URL", "postgresql+psycopg2://user@/tasks?host=/run/postgresql"),
+        ("FLOWER_BASIC_AUTH", "user:pass:word"),
+        ("LOG_LEVEL", "DEBUG"),
+    ],
+)
+def test_what_makes_sense_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(settings(), name.lower()) == value
+
+
+def test_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_PORT", "")
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "")
+    assert (settings().api_port, settings().flower_basic_auth) == (8060, None)
+
+
+def test_the_environment_beats_env_which_beats_backend_env(
+    monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
+) -> None:
+    of_backend, of_root = only_our_environment
+    of_backend.write_text("API_PORT=1001\nFLOWER_PORT=1002\nAPI_WORKERS=3\nUNKNOWN=4\n")
+    of_root.write_text("API_PORT=2001\nFLOWER_PORT=2002\n")
+    monkeypatch.setenv("API_PORT", "3001")
+    found = settings()
+    assert (found.api_port, found.flower_port, found.api_workers) == (3001, 2002, 3)
+
+
+def test_the_files_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert Settings.model_config["env_file"] == (ROOT / "backend" / ".env", ROOT / ".env")
+
+
+def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = settings()
+    monkeypatch.setenv("API_PORT", "1")
+    assert settings() is first
