@@ -14,7 +14,7 @@ from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
 from backend.api.submissions import Submissions
 from backend.batching import Batcher
-from backend.db import ledger, messages, migrate, workers
+from backend.db import lookups, messages, migrate, workers
 from backend.db.ledger import Submission
 from backend.db.session import transaction
 from backend.tasks.registry import Task
@@ -22,7 +22,7 @@ from backend.tasks.registry import Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.ledger import State
+    from backend.db.lookups import State
     from backend.db.messages import Message
 
 
@@ -82,10 +82,10 @@ class Services:
         held = self.inspector.ask(names)
         most = max(limits)
         with transaction() as connection:
-            rows, total = ledger.unfinished(connection, most)
+            rows, total = lookups.unfinished(connection, most)
             listed = {task_id for task_id, _ in rows}
             others = [task_id for task_id in held if task_id not in listed and is_task_id(task_id)]
-            known = ledger.known(connection, others) if others else set()
+            known = lookups.known(connection, others) if others else set()
         # Held by a worker and unknown to the ledger: it came by another door and has not started.
         strangers = [(task_id, held[task_id]) for task_id in others if task_id not in known]
         tasks = [
@@ -105,7 +105,7 @@ def is_task_id(text: str) -> bool:
 
 def _states(ids: Sequence[str]) -> list[State | None]:
     with transaction() as connection:
-        return ledger.states(connection, ids)
+        return lookups.states(connection, ids)
 
 
 def _insert_messages(contents: Sequence[str]) -> list[Message]:

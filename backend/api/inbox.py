@@ -22,7 +22,7 @@ from backend.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from backend.db.ledger import State
+    from backend.db.lookups import State
 
 logger = logging.getLogger(__name__)
 

@@ -32,22 +32,6 @@ class Submission:
     reply_to: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the ledger knows of a task; `result` is JSON text, null unless SUCCESS."""
-
-    id: str
-    state: str
-    result: str | None
-    error: str | None
-    progress: str | None
-
-    @property
-    def ended(self) -> bool:
-        """Tell whether the task has come to its end."""
-        return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
-
-
 _SUBMIT = text(
     """
     WITH new AS (
@@ -339,75 +323,3 @@ def run_alone(connection: Executor, attempts: Mapping[str, int]) -> int:
         _RUN_ALONE, {"ids": list(attempts), "attempts": list(attempts.values())}
     )
     return changed_rows(changed)
-
-
-_STATES = text(
-    """
-    SELECT CAST(id AS text), state, CAST(result AS text), error, progress
-    FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
-    """
-)
-
-
-def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
-    """Return what is known of each task, None for an id that was never issued."""
-    rows = connection.execute(_STATES, {"ids": list(set(ids))})
-    found = {row[0]: State(*row) for row in rows}
-    return [found.get(task_id) for task_id in ids]
-
-
-_UNFINISHED = text(
-    f"""
-    SELECT CAST(t.id AS text), CASE
-        WHEN t.state = 'STARTED' THEN 'ACTIVE'
-        WHEN o.due_at > now() THEN 'SCHEDULED'
-        ELSE 'RESERVED'
-    END
-    FROM (
-        SELECT id, state, created_at FROM tasks WHERE {UNFINISHED}
-        ORDER BY created_at, id LIMIT :limit
-    ) t LEFT JOIN outbox o ON o.task_id = t.id
-    ORDER BY t.created_at, t.id
-    """  # noqa: S608 - a constant of this package
-)
-_COUNT_UNFINISHED = text(f"SELECT count(*) FROM tasks WHERE {UNFINISHED}")  # noqa: S608 - same
-
-
-def unfinished(connection: Executor, limit: int) -> tuple[list[tuple[str, str]], int]:
-    """Return the oldest `limit` tasks not yet ended, each with its status, and how many there are.
-
-    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED.
-    """
-    rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit})]
-    if len(rows) < limit:
-        return rows, len(rows)
-    return rows, connection.execute(_COUNT_UNFINISHED).scalar_one()
-
-
-_KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
-
-
-def known(connection: Executor, ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that the ledger has, in whatever state."""
-    return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
-
-
-# A worker's parent process holds a task from before its claim until after its outcome, so a lease
-# that was renewed a while after the start and does not hold the task has lost it.
-_ABANDONED = text(
-    """
-    SELECT CAST(t.id AS text), t.attempt
-    FROM tasks t LEFT JOIN workers w ON w.name = t.worker
-    WHERE t.state = 'STARTED' AND (
-        w.name IS NULL OR w.expires_at < now()
-        OR (w.renewed_at > t.started_at + interval '5 s'
-            AND CAST(t.id AS text) || '/' || t.attempt <> ALL (w.holds))
-    )
-    ORDER BY t.id LIMIT 500
-    """
-)
-
-
-def abandoned(connection: Executor) -> list[tuple[str, int]]:
-    """Return the (id, attempt) of tasks whose worker is dead or no longer holds them."""
-    return [(row[0], row[1]) for row in connection.execute(_ABANDONED)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from backend.db import idempotency, ledger, outbox, workers
+from backend.db import idempotency, ledger, lookups, outbox, workers
 from backend.db.session import transaction
 from backend.relay.publisher import OUTAGES, Publisher
 from backend.settings import settings
@@ -73,7 +73,7 @@ class Reconciler:
 def retry_abandoned() -> None:
     """Give tasks whose worker died, or lost them, their next attempt or their end."""
     with transaction() as connection:
-        for task_id, attempt in ledger.abandoned(connection):
+        for task_id, attempt in lookups.abandoned(connection):
             state = ledger.fail(connection, task_id, attempt, LOST)
             if state is not None:
                 logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))

@@ -129,21 +129,15 @@ def test_each_accepted_message_is_written_once(
     scene: Scene, crash: Callable[[Scene], None], *, thorough: bool
 ) -> None:
     posting = Posting(scene.stack, 2000 if thorough else 300).start()
-    eventually(
-        lambda: len(posting.accepted) >= posting.count / 4, 60, "a quarter is accepted"
-    )
+    eventually(lambda: len(posting.accepted) >= posting.count / 4, 60, "a quarter is accepted")
     crash(scene)
     posting.finish(RECOVERY_SECONDS)
-    eventually(
-        lambda: scene.stack.unfinished() == 0, RECOVERY_SECONDS, "every task has ended"
-    )
+    eventually(lambda: scene.stack.unfinished() == 0, RECOVERY_SECONDS, "every task has ended")
 
     states = dict(scene.stack.query("SELECT CAST(id AS text), state FROM tasks"))
-    written = Counter(
-        str(row[0]) for row in scene.stack.query("SELECT task_id FROM messages")
-    )
+    written = Counter(str(row[0]) for row in scene.stack.query("SELECT task_id FROM messages"))
     contents = dict(scene.stack.query("SELECT CAST(task_id AS text), content FROM messages"))
-    assert {task_id: "SUCCESS" for task_id in posting.accepted} == {
+    assert dict.fromkeys(posting.accepted, "SUCCESS") == {
         task_id: states.get(task_id) for task_id in posting.accepted
     }
     assert dict.fromkeys(posting.accepted, 1) == {

@@ -176,9 +176,9 @@ def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
         worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
         ids = [stack.post(f"/tasks/slow?duration={duration}") for _ in range(4)]
         eventually(lambda: stack.unfinished() == 0, 4 * duration + 60, "all tasks have ended")
-        assert {"SUCCESS": 4} == dict(
-            stack.query("SELECT state, count(*) FROM tasks GROUP BY state")
-        )
-        assert [1] * 4 == [stack.attempt(task_id) for task_id in ids]
+        assert dict(stack.query("SELECT state, count(*) FROM tasks GROUP BY state")) == {
+            "SUCCESS": 4
+        }
+        assert [stack.attempt(task_id) for task_id in ids] == [1] * 4
         assert worker.log.count("] succeeded") == 4
         assert "PRECONDITION_FAILED" in worker.log

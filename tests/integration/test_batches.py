@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from backend.db import ledger
+from backend.db import ledger, lookups
 from tests.integration.test_ledger import put, submit, task
 from tests.support.waiting import eventually
 
@@ -94,8 +94,8 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         attempts = {waits: 1, again: 1, started: 1, ended: 1}
         assert ledger.claim_together(connection, attempts) == {waits}
         assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me")
-        (state,) = ledger.states(connection, [waits])
-    assert state == ledger.State(waits, "SUCCESS", '{"a": 1}', None, None)
+        (state,) = lookups.states(connection, [waits])
+    assert state == lookups.State(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
     assert task(database, started)["worker"] == "other"
 

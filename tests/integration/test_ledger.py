@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox
+from backend.db import ledger, lookups, outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
         ledger.submit(connection, twice)
     assert box(database) == [(first, 1), (second, 1)]
     with database.begin() as connection:
-        assert ledger.states(connection, [NEVER]) == [None]
+        assert lookups.states(connection, [NEVER]) == [None]
 
 
 def test_a_task_is_claimed_once(database: sa.Engine) -> None:
@@ -149,7 +149,7 @@ def test_no_statement_changes_a_task_that_has_ended(
     before = task(database, task_id)
     with database.begin() as connection:
         assert not STATEMENTS[name](connection, task_id, 1)
-        assert ledger.abandoned(connection) == []
+        assert lookups.abandoned(connection) == []
     assert (before, []) == (task(database, task_id), box(database))
 
 
@@ -184,8 +184,8 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
         assert ledger.progress(connection, task_id, 1, 3, 10)
         assert ledger.succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not ledger.succeed(connection, task_id, 1, '{"b": 2}')
-        (state,) = ledger.states(connection, [task_id])
-    assert state == ledger.State(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+        (state,) = lookups.states(connection, [task_id])
+    assert state == lookups.State(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
     assert task(database, task_id)["finished_at"] is not None
 
 

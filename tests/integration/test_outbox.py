@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox
+from backend.db import ledger, lookups, outbox
 from tests.integration.test_ledger import put, submit
 
 
@@ -66,7 +66,7 @@ def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
                 {"id": task_id, "due": due},
             )
         assert [late, now] == [due.task_id for due in outbox.take(connection, 10)]
-        assert dict(ledger.unfinished(connection, 10)[0])[later] == "SCHEDULED"
+        assert dict(lookups.unfinished(connection, 10)[0])[later] == "SCHEDULED"
 
 
 def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None:

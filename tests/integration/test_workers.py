@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, workers
+from backend.db import ledger, lookups, workers
 from tests.integration.test_ledger import put, submit
 
 LEASES = {
@@ -32,7 +32,7 @@ def test_a_started_task_is_abandoned_when_no_live_lease_holds_it(
                 sa.text("UPDATE workers SET expires_at = now() + make_interval(secs => :s)"),
                 {"s": seconds},
             )
-        assert ledger.abandoned(connection) == ([(task_id, 2)] if abandoned else [])
+        assert lookups.abandoned(connection) == ([(task_id, 2)] if abandoned else [])
 
 
 def test_a_task_started_just_now_is_not_missed_by_a_lease_that_could_not_know(
@@ -41,14 +41,14 @@ def test_a_task_started_just_now_is_not_missed_by_a_lease_that_could_not_know(
     put(database, "STARTED")
     with database.begin() as connection:
         workers.renew(connection, "w", [])
-        assert ledger.abandoned(connection) == []
+        assert lookups.abandoned(connection) == []
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
 def test_a_task_that_waits_is_not_abandoned(database: sa.Engine, state: str) -> None:
     put(database, state)
     with database.begin() as connection:
-        assert ledger.abandoned(connection) == []
+        assert lookups.abandoned(connection) == []
 
 
 def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> None:
