@@ -5,6 +5,8 @@ Run it with `uvicorn benchmarks.peers.textbook:app` and
 """
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from celery import Celery
@@ -18,34 +20,46 @@ celery = Celery("textbook", broker=os.environ["CELERY_BROKER_URL"], backend="rpc
 celery.conf.task_default_queue = "textbook"
 celery.conf.worker_send_task_events = True  # for Flower, as ours
 engine = create_engine(os.environ["DATABASE_URL"])
-app = FastAPI()
 
 
 class Base(DeclarativeBase):
-    pass
+    """The tables."""
 
 
 class Message(Base):
+    """A stored message."""
+
     __tablename__ = "textbook_messages"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     content: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Make the tables before the first request."""
+    Base.metadata.create_all(engine)
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 class MessageIn(BaseModel):
+    """What is posted."""
+
     content: str = Field(min_length=1, max_length=10_000)
 
 
 @celery.task
 def insert_message(content: str) -> dict[str, object]:
-    with Session(engine) as session:
+    """Insert a message into the database."""
+    # The usual commit() and refresh() would cost a second transaction: three quarters of the rate.
+    with Session(engine) as session, session.begin():
         message = Message(content=content)
         session.add(message)
-        session.commit()
-        session.refresh(message)
+        session.flush()  # fills in id and created_at
         return {
             "id": message.id,
             "content": message.content,
@@ -55,26 +69,28 @@ def insert_message(content: str) -> dict[str, object]:
 
 @app.post("/tasks/", status_code=202)
 def create_task(message: MessageIn) -> dict[str, str]:
+    """Enqueue."""
     task = insert_message.delay(message.content)
     return {"task_id": task.id, "status": "PENDING", "message": "Task enqueued successfully"}
 
 
 @app.get("/tasks/")
 def list_tasks() -> dict[str, object]:
+    """Ask the workers, a question for each status."""
     inspect = celery.control.inspect()
-    tasks = []
-    for status, held in (
-        ("ACTIVE", inspect.active()),
-        ("SCHEDULED", inspect.scheduled()),
-        ("RESERVED", inspect.reserved()),
-    ):
-        for requests in (held or {}).values():
-            tasks += [{"task_id": request["id"], "status": status} for request in requests]
-    return {"tasks": tasks, "total": len(tasks)}
+    active, scheduled, reserved = inspect.active(), inspect.scheduled(), inspect.reserved()
+    tasks = [(task["id"], "ACTIVE") for held in (active or {}).values() for task in held]
+    tasks += [
+        (task["request"]["id"], "SCHEDULED") for held in (scheduled or {}).values() for task in held
+    ]
+    tasks += [(task["id"], "RESERVED") for held in (reserved or {}).values() for task in held]
+    rows = [{"task_id": task_id, "status": status} for task_id, status in tasks]
+    return {"tasks": rows, "total": len(rows)}
 
 
 @app.get("/tasks/{task_id}")
 def get_task(task_id: str) -> dict[str, object]:
-    result = AsyncResult(task_id, app=celery)
+    """Ask the reply queue."""
+    result: AsyncResult[object] = AsyncResult(task_id, app=celery)
     value = result.result if result.ready() else None
     return {"task_id": task_id, "status": result.status, "result": value}

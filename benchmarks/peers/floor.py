@@ -1,0 +1,34 @@
+"""The floor: FastAPI routes that validate what ours do, and do nothing.
+
+Run it with `uvicorn benchmarks.peers.floor:app`.
+"""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Response
+
+from backend.schemas import MessageIn, TaskAccepted, TaskState
+
+ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
+ACCEPTED = f'{{"task_id": "{ID}", "status": "PENDING", "message": "Task enqueued successfully"}}'
+STATE = (
+    f'{{"task_id":"{ID}","status":"SUCCESS","result":'
+    '{"id": 123, "content": "Hello World", "created_at": "2025-10-16T14:30:00Z"}}'
+)
+
+app = FastAPI()
+
+
+@app.post("/tasks/", status_code=202, response_model=TaskAccepted)
+async def create_task(message: MessageIn) -> Response:  # noqa: ARG001 - validating it is all
+    """Accept."""
+    return Response(ACCEPTED, 202, media_type="application/json")
+
+
+@app.get("/tasks/{task_id}", response_model=TaskState)
+async def get_task(
+    task_id: Annotated[str, Path()],  # noqa: ARG001 - the same
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,  # noqa: ARG001 - the same
+) -> Response:
+    """Tell a state."""
+    return Response(STATE, media_type="application/json")

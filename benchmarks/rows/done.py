@@ -1,0 +1,53 @@
+"""From posting to the row in `messages`, sustained."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from benchmarks.results import Figures, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.contenders import Contender
+    from benchmarks.session import Bench
+
+PATIENCE = 60.0
+LOOK_SECONDS = 0.05
+
+
+def run(bench: Bench) -> Iterator[Result]:
+    """Post for a while with a worker of two processes; the clock stops at the last row."""
+    contenders: tuple[Contender, ...] = bench.ours, bench.textbook
+    ours, textbook = (Figures(each.name, "tasks/s") for each in contenders)
+    result = Result("done", "posted → row in messages", ours, textbook, wanted=5.0)
+    for contender in contenders:
+        contender.clear()
+    with bench.ours.worker(), bench.textbook.worker():
+        for contender in contenders:
+            finish(contender, 1.0, result)  # warm
+        for _ in bench.turns():
+            for contender, figures in zip(contenders, (ours, textbook), strict=True):
+                figures.values.append(finish(contender, bench.seconds, result))
+    for contender in contenders:
+        contender.clear()
+    yield result
+
+
+def finish(contender: Contender, seconds: float, result: Result) -> float:
+    """Post for `seconds`, wait for the last row; return tasks a second of all that time."""
+    before = contender.messages()
+    begin = time.monotonic()
+    answers = contender.load(seconds)
+    while (rows := contender.messages() - before) < answers.good:
+        if time.monotonic() - answers.ended > PATIENCE:
+            break
+        time.sleep(LOOK_SECONDS)
+    rate = rows / (time.monotonic() - begin)
+    if rows != answers.good or answers.bad:
+        result.faults.append(
+            f"{contender.name}: {rows} rows of {answers.good} accepted, {answers.bad}"
+        )
+    result.generator_cpu = max(result.generator_cpu, answers.cpu_seconds / answers.seconds)
+    return rate

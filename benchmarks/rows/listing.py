@@ -1,0 +1,53 @@
+"""GET /tasks/ with one idle worker, and with 10,000 tasks queued."""
+
+from __future__ import annotations
+
+import json
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks.contenders import Ours
+from benchmarks.load import Request, load
+from benchmarks.results import Figures, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.contenders import Contender
+    from benchmarks.session import Bench
+
+LIST = Request("/tasks/")
+SLOW = Request("/tasks/slow?duration=3600", b"")
+QUEUED = 10_000
+TIMES = 20
+
+
+def run(bench: Bench) -> Iterator[Result]:
+    """Ask one after the other; the queue of 10,000 is a second service's, with its own worker."""
+    full = bench.add(Ours, "ours-queued")
+    idle, queued, textbook = (
+        Figures(name, "ms") for name in ("ours", "ours, 10,000 queued", "textbook")
+    )
+    first = Result("list", "GET /tasks/, median", idle, textbook, wanted=1 / 200, bound="most")
+    second = Result(
+        "list", "GET /tasks/ with 10,000 queued", queued, idle, wanted=2.0, bound="most"
+    )
+    for contender in (bench.ours, bench.textbook, full):
+        contender.clear()
+    with bench.ours.worker(), bench.textbook.worker(), full.worker():
+        load(full.url, lambda: SLOW, count=QUEUED)
+        for _ in bench.turns():
+            idle.values.append(_ask(bench.ours, TIMES, first, 0))
+            queued.values.append(_ask(full, TIMES, second, QUEUED))
+            textbook.values.append(_ask(bench.textbook, 1, first, 0))
+    yield first
+    yield second
+
+
+def _ask(contender: Contender, times: int, result: Result, expected: int) -> float:
+    """Return the median in milliseconds, having read every answer."""
+    answers = load(contender.url, lambda: LIST, count=times, connections=1)
+    totals = {json.loads(body)["total"] for body in answers.bodies}
+    if totals != {expected} or answers.bad:
+        result.faults.append(f"{contender.name} told of {totals} tasks, not {expected}")
+    return median(answers.latencies) * 1000

@@ -1,0 +1,63 @@
+"""GET /tasks/{id} of an ended task, with a million tasks in the ledger."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+from benchmarks.load import Request, load
+from benchmarks.results import Figures, Result
+from benchmarks.tables import task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.contenders import Ours
+    from benchmarks.load import Load
+    from benchmarks.session import Bench
+
+ROWS = 1_000_000
+LOOKS = 400
+
+
+def run(bench: Bench) -> Iterator[Result]:
+    """Ask for tasks at random, so that no cache knows them; read every answer."""
+    full = bench.filled(ROWS)
+    ours, floor = Figures("ours", "requests/s"), Figures("floor", "requests/s")
+    result = Result("state", "GET /tasks/{id}, 1,000,000 tasks", ours, floor, wanted=0.5)
+    for _ in bench.turns():
+        answers = load(full.url, any_task, seconds=bench.seconds)
+        ours.values.append(answers.rate)
+        _read(answers, result)
+        answers = load(bench.floor.url, any_task, seconds=bench.seconds)
+        floor.values.append(answers.rate)
+        result.generator_cpu = max(result.generator_cpu, answers.cpu_seconds / answers.seconds)
+    _ask_two_processes(full, result)
+    yield result
+
+
+def any_task() -> Request:
+    """Return the question for one of the million."""
+    return Request(f"/tasks/{task_id(random.randint(1, ROWS))}")
+
+
+def _read(answers: Load, result: Result) -> None:
+    """Hold every answer against what was put into the ledger."""
+    wrong = 0
+    for body in answers.bodies:
+        told = json.loads(body)
+        number = int(told["task_id"][-12:], 16)
+        wrong += told["status"] != "SUCCESS" or told["result"]["id"] != number
+    if wrong or answers.bad:
+        result.faults.append(f"{wrong} wrong answers, {answers.bad}")
+
+
+def _ask_two_processes(full: Ours, result: Result) -> None:
+    """See that a second process knows the same: each connection may be given either."""
+    full.processes.stop("api")
+    full.start_api(workers=2)
+    _read(load(full.url, any_task, count=LOOKS), result)
+    result.notes.append(f"{LOOKS} answers of two processes read")
+    full.processes.stop("api")
+    full.start_api()

@@ -1,0 +1,47 @@
+"""Large ledgers, made by SQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.servers import Database
+
+_TASKS = """
+    INSERT INTO tasks (id, name, args, state, max_attempts, worker,
+                       created_at, started_at, finished_at, result)
+    SELECT CAST('01900000-0000-7000-8000-' || lpad(to_hex(i), 12, '0') AS uuid),
+           'insert_message', json_build_object('content', 'Hello ' || i), 'SUCCESS',
+           5, 'tasks-1@bench', time, time, time,
+           json_build_object('id', i, 'content', 'Hello ' || i, 'created_at', time)
+    FROM generate_series(1, %s) i, LATERAL (SELECT now() - (%s - i) * interval '1 s' AS time) t
+    """
+_MESSAGES = """
+    INSERT INTO messages (task_id, content, created_at)
+    SELECT id, args ->> 'content', created_at FROM tasks ORDER BY id
+    """
+
+
+def task_id(number: int) -> str:
+    """Return the id of the n-th task, from 1."""
+    return f"01900000-0000-7000-8000-{number:012x}"
+
+
+def fill(database: Database, rows: int) -> None:
+    """Put so many ended message tasks into the ledger, with their messages."""
+    database.query(_TASKS, rows, rows)
+    database.query(_MESSAGES)
+    tidy(database)
+
+
+def forget_waiting(database: Database) -> None:
+    """Take out the tasks that a load has left waiting, and what they leave in the files."""
+    database.query("TRUNCATE outbox")
+    database.query("DELETE FROM tasks WHERE state = 'PENDING'")
+    database.query("VACUUM tasks")
+
+
+def tidy(database: Database) -> None:
+    """Have it all written and counted now, instead of during a measurement."""
+    database.query("VACUUM ANALYZE")
+    database.query("CHECKPOINT")
