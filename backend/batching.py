@@ -40,6 +40,8 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self._work = work
         self._limit = limit
+        # What came in this turn of the event loop, handed over at its end: one wake-up for all.
+        self._arriving: list[tuple[T, asyncio.Future[R]]] = []
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -52,17 +54,18 @@ class Batcher(Generic[T, R]):
         Raises StoreUnavailable after PATIENCE seconds; an item that still waits then is dropped
         undone.
         """
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        with self._wake:
-            if self._closed:
-                raise StoreUnavailable
-            self._waiting.append((item, future))
-            self._wake.notify()
+        if self._closed:
+            raise StoreUnavailable
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        if not self._arriving:
+            loop.call_soon(self._hand_over)
+        self._arriving.append((item, future))
+        late = loop.call_later(PATIENCE, _give_up, future)
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await future
-        except TimeoutError:
-            raise StoreUnavailable from None
+            return await future
+        finally:
+            late.cancel()
 
     def close(self) -> None:
         """Do what waits, then end the thread; returns within PATIENCE seconds."""
@@ -70,6 +73,12 @@ class Batcher(Generic[T, R]):
             self._closed = True
             self._wake.notify()
         self._thread.join(PATIENCE)
+
+    def _hand_over(self) -> None:
+        with self._wake:
+            self._waiting.extend(self._arriving)
+            self._wake.notify()
+        self._arriving.clear()
 
     def _run(self) -> None:
         while True:
@@ -81,7 +90,7 @@ class Batcher(Generic[T, R]):
                 size = min(len(self._waiting), self._limit)
                 batch = [self._waiting.popleft() for _ in range(size)]
             # A request that gave up is not done: its client was told so.
-            batch = [(item, future) for item, future in batch if not future.cancelled()]
+            batch = [(item, future) for item, future in batch if not future.done()]
             if batch:
                 self._do(batch)
 
@@ -105,10 +114,15 @@ class Batcher(Generic[T, R]):
             logger.warning("%s ended after its event loop had stopped", self._thread.name)
 
 
+def _give_up(future: asyncio.Future[R]) -> None:
+    if not future.done():
+        future.set_exception(StoreUnavailable())
+
+
 def _settle(futures: Sequence[asyncio.Future[R]], results: Sequence[R | Exception]) -> None:
     """Give each future its result, in the event loop; one call wakes a whole batch."""
     for future, result in zip(futures, results, strict=True):
-        if future.cancelled():
+        if future.done():
             continue
         if isinstance(result, Exception):
             future.set_exception(result)

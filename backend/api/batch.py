@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
-from backend.api.deps import IdempotencyKey, Services, ServicesDep
+from backend.api.deps import Services, ServicesDep
+from backend.api.parameters import IDEMPOTENCY_KEY
 from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
@@ -43,6 +44,7 @@ _item = TypeAdapter(BatchItem)
     responses=UNPROCESSABLE,
     summary="Create many tasks",
     openapi_extra={
+        "parameters": [IDEMPOTENCY_KEY.openapi],
         "requestBody": {
             "required": True,
             "content": {
@@ -56,19 +58,18 @@ _item = TypeAdapter(BatchItem)
                 },
                 NDJSON: {"schema": {"$ref": "#/components/schemas/BatchItem"}},
             },
-        }
+        },
     },
 )
-async def create_batch(
-    request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None
-) -> Response:
+async def create_batch(request: Request, services: ServicesDep) -> Response:
     """Enqueue up to 1,000 tasks as a JSON array, all or none; the answer has their ids in order.
 
     As `application/x-ndjson`, a task a line and as many as you like, the answer has a line for
     each; bad lines are named and skipped.
     """
+    key = IDEMPOTENCY_KEY.of(request)
     if request.headers.get("content-type", "").startswith(NDJSON):
-        return await _stream(request, services, idempotency_key)
+        return await _stream(request, services, key)
     try:
         items = _items.validate_json(await request.body())
     except ValidationError as error:
@@ -84,7 +85,7 @@ async def create_batch(
         raise RequestValidationError(problems)
     rows = [{"task_id": task.id, "status": "PENDING"} for task in tasks]
     answer = json.dumps({"tasks": rows, "total": len(rows)})
-    answer = await services.submissions.accept(Order(tasks, answer, idempotency_key))
+    answer = await services.submissions.accept(Order(tasks, answer, key))
     return Response(answer, 202, media_type="application/json")
 
 

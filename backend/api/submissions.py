@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.batching import Batcher
 from backend.db import idempotency, ledger, outbox
-from backend.db.session import transaction
+from backend.db.session import single, transaction
 from backend.errors import Invalid, TooManyWaiting
 from backend.settings import settings
 
@@ -77,7 +77,8 @@ def _write(orders: Sequence[Order]) -> list[str | None]:
         if order.key:
             first.setdefault(order.key, order)
     counts: dict[str, idempotency.Key] = {}
-    with transaction() as connection:
+    # Without keys one statement is all there is to do.
+    with transaction() if first else single() as connection:
         if first:
             keys = [
                 idempotency.Key(key, order.fingerprint, order.answer)
@@ -92,7 +93,6 @@ def _write(orders: Sequence[Order]) -> list[str | None]:
         ]
         if new:
             ledger.submit(connection, [task for order in new for task in order.tasks])
-            outbox.ring(connection)
     return [_answer(order, counts) for order in orders]
 
 
@@ -129,7 +129,7 @@ class Backlog:
         self._samples.close()
 
     def _sample(self, asked: Sequence[None]) -> list[None]:
-        with transaction() as connection:
+        with single() as connection:
             waiting, claimed = outbox.backlog(connection, self._limit)
         now = time.monotonic()
         if self._claimed is not None and claimed > self._claimed:

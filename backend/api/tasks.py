@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from backend.api.deps import IdempotencyKey, ServicesDep
+from backend.api.deps import ServicesDep, services_of
+from backend.api.parameters import IDEMPOTENCY_KEY, WAIT
 from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE
 from backend.api.submissions import Order
 from backend.errors import NotFound
@@ -34,12 +35,12 @@ _ACCEPTED: dict[int | str, Any] = {
     **TOO_MANY,
     **UNPROCESSABLE,
 }
+_KEYED = {"parameters": [IDEMPOTENCY_KEY.openapi]}
 
 
-async def _accept(
-    services: ServicesDep, task: Task, arguments: BaseModel, message: str, key: str | None
-) -> Response:
+async def _accept(request: Request, task: Task, arguments: BaseModel, message: str) -> Response:
     """Accept a task: the answer is sent after the commit."""
+    services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
     new = services.new_task(task, arguments)
     answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
     answer = await services.submissions.accept(Order([new], answer, key))
@@ -48,40 +49,44 @@ async def _accept(
     return Response(answer, 202, headers=headers, media_type="application/json")
 
 
-@router.post("/tasks/", status_code=202, responses=_ACCEPTED, summary="Create a message task")
-async def create_message_task(
-    message: MessageIn, services: ServicesDep, idempotency_key: IdempotencyKey = None
-) -> Response:
+@router.post(
+    "/tasks/",
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra=_KEYED,
+    summary="Create a message task",
+)
+async def create_message_task(message: MessageIn, request: Request) -> Response:
     """Enqueue a task that inserts a message into the database."""
-    task = registered()["insert_message"]
-    return await _accept(services, task, message, ENQUEUED, idempotency_key)
+    return await _accept(request, registered()["insert_message"], message, ENQUEUED)
 
 
-@router.post("/tasks/slow", status_code=202, responses=_ACCEPTED, summary="Create a slow task")
+@router.post(
+    "/tasks/slow",
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra=_KEYED,
+    summary="Create a slow task",
+)
 async def create_slow_task(
-    services: ServicesDep,
+    request: Request,
     duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
-    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Enqueue a task that takes `duration` seconds, to have something to look at."""
     task = registered()["slow"]
-    arguments = task.arguments(duration=duration)
     message = f"Slow task enqueued for {duration} seconds"
-    return await _accept(services, task, arguments, message, idempotency_key)
+    return await _accept(request, task, task.arguments(duration=duration), message)
 
 
 def _route(task: Task) -> Callable[..., Awaitable[Response]]:
     """Return the route of a registered task: its arguments are the body."""
 
-    async def enqueue(
-        arguments: BaseModel, services: ServicesDep, idempotency_key: IdempotencyKey = None
-    ) -> Response:
-        return await _accept(services, task, arguments, ENQUEUED, idempotency_key)
+    async def enqueue(arguments: BaseModel, request: Request) -> Response:
+        return await _accept(request, task, arguments, ENQUEUED)
 
     enqueue.__annotations__ = {
         "arguments": task.arguments,
-        "services": ServicesDep,
-        "idempotency_key": IdempotencyKey,
+        "request": Request,
         "return": Response,
     }
     return enqueue
@@ -95,6 +100,7 @@ for _name, _task in registered().items():
             methods=["POST"],
             status_code=202,
             responses=_ACCEPTED,
+            openapi_extra=_KEYED,
             name=f"create_{_name}",
             summary=f"Create a task: {_name}",
             description=_task.function.__doc__,
@@ -118,8 +124,9 @@ async def list_tasks(
     ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
     """
     tasks, total = await services.listings.submit(limit)
-    rows = [{"task_id": task_id, "status": status} for task_id, status in tasks]
-    return Response(json.dumps({"tasks": rows, "total": total}), media_type="application/json")
+    # Ids and statuses need no escaping, and a thousand of them are written so in half the time.
+    rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
+    return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")
 
 
 @router.get(
@@ -137,16 +144,15 @@ async def list_tasks(
         **NOT_FOUND,
         **UNPROCESSABLE,
     },
+    openapi_extra={"parameters": [WAIT.openapi]},
     summary="Query a task",
 )
 async def get_task(
-    services: ServicesDep,
     task_id: Annotated[str, Path(description="As returned when the task was created")],
-    wait: Annotated[
-        float, Query(ge=0, le=60, description="Seconds to wait for the task's end")
-    ] = 0,
+    request: Request,
 ) -> Response:
     """Tell state and result of a task, at once or when it has ended."""
+    services, wait = services_of(request), WAIT.of(request)
     if wait:
         state = await services.inbox.wait(task_id, wait)
     else:

@@ -46,18 +46,17 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
+# Only a retry is ever due later, so only for those the outbox has to be asked.
 _UNFINISHED = text(
     f"""
-    SELECT CAST(t.id AS text), CASE
-        WHEN t.state = 'STARTED' THEN 'ACTIVE'
-        WHEN o.due_at > now() THEN 'SCHEDULED'
+    SELECT CAST(id AS text), CASE
+        WHEN state = 'STARTED' THEN 'ACTIVE'
+        WHEN state = 'RETRY' AND EXISTS (
+            SELECT FROM outbox WHERE task_id = id AND due_at > now()
+        ) THEN 'SCHEDULED'
         ELSE 'RESERVED'
     END
-    FROM (
-        SELECT id, state, created_at FROM tasks WHERE {UNFINISHED}
-        ORDER BY created_at, id LIMIT :limit
-    ) t LEFT JOIN outbox o ON o.task_id = t.id
-    ORDER BY t.created_at, t.id
+    FROM tasks WHERE {UNFINISHED} ORDER BY created_at, id LIMIT :limit
     """  # noqa: S608 - a constant of this package
 )
 _COUNT_UNFINISHED = text(f"SELECT count(*) FROM tasks WHERE {UNFINISHED}")  # noqa: S608 - same
@@ -68,7 +67,7 @@ def unfinished(connection: Executor, limit: int) -> tuple[list[tuple[str, str]],
 
     The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED.
     """
-    rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit})]
+    rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit}).all()]
     if len(rows) < limit:
         return rows, len(rows)
     return rows, connection.execute(_COUNT_UNFINISHED).scalar_one()

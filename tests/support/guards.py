@@ -1,0 +1,186 @@
+"""Take the guard of each rule out, in a copy, and see its test fail: `make guards`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COPIED = ("backend", "tests", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard: what it holds, where it stands, what takes it out, and the tests that must fail."""
+
+    holds: str
+    file: str
+    code: str
+    without: str
+    tests: str
+
+
+GUARDS = [
+    Guard(
+        "1: 202 only after the commit",
+        "backend/api/submissions.py",
+        "answer = await batcher.submit(order)",
+        "import asyncio; asyncio.ensure_future(batcher.submit(order)); answer = order.answer",
+        "tests/acceptance/test_outages.py::test_without_postgresql_each_route_says_so_in_time_and"
+        "_is_well_again_by_itself",
+    ),
+    Guard(
+        "1: ledger row and outbox row together",
+        "backend/db/ledger.py",
+        "INSERT INTO outbox (task_id) SELECT id FROM new ORDER BY id",
+        "SELECT 1",
+        "tests/integration/test_ledger.py::test_a_submission_writes_both_rows_or_none",
+    ),
+    Guard(
+        "2: a claim names the attempt",
+        "backend/db/ledger.py",
+        "WHERE id = :id AND attempt = :attempt AND state IN ('PENDING', 'RETRY')\n        RETURNING",
+        "WHERE id = :id AND state IN ('PENDING', 'RETRY')\n        RETURNING",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: an ended task does not succeed again",
+        "backend/db/ledger.py",
+        'WHERE id = :id AND attempt = :attempt AND state = \'STARTED\'\n    """',
+        'WHERE id = :id AND attempt = :attempt\n    """',
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: an ended task does not fail",
+        "backend/db/ledger.py",
+        "            error = :error\n        WHERE id = :id AND attempt = :attempt AND {UNFINISHED}",
+        "            error = :error\n        WHERE id = :id AND attempt = :attempt",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "3: effect and outcome commit together",
+        "backend/tasks/registry.py",
+        "    def progress(self",
+        "    def __post_init__(self) -> None:\n"
+        "        self.session.connection(execution_options={'isolation_level': 'AUTOCOMMIT'})\n\n"
+        "    def progress(self",
+        "tests/acceptance/test_effects.py::test_a_task_that_raises_leaves_no_effect_and_fails_after"
+        "_its_attempts",
+    ),
+    Guard(
+        "3: a batch is claimed before it works",
+        "backend/db/ledger.py",
+        "        WHERE state IN ('PENDING', 'RETRY')\n        ORDER BY tasks.id FOR UPDATE OF tasks",
+        "        ORDER BY tasks.id",
+        "tests/integration/test_batches.py",
+    ),
+    Guard(
+        "4: a dead worker's tasks run again",
+        "backend/relay/reconciler.py",
+        "        for task_id, attempt in lookups.abandoned(connection):",
+        "        for task_id, attempt in lookups.abandoned(connection)[:0]:",
+        "tests/acceptance/test_long_tasks.py::test_a_task_whose_worker_is_killed_runs_again_on"
+        "_another",
+    ),
+    Guard(
+        "4: what the broker lost is published again",
+        "backend/relay/reconciler.py",
+        "        if missing > 0:",
+        "        if missing > 10**9:",
+        "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
+        "[delete_the_queues-1]",
+    ),
+    Guard(
+        "4: a process that the parent saw die counts as an attempt",
+        "backend/worker/outcomes.py",
+        "            lease.report(_Outcome(task_id, _attempt(request), state, result, tell))",
+        "            pass",
+        "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
+        "_the_end[kill_its_process_in_one_commit-3]",
+    ),
+    Guard(
+        "5: no request waits for the broker",
+        "backend/api/inspector.py",
+        "question.answered.wait(PATIENCE)",
+        "question.answered.wait(10 * PATIENCE)",
+        "tests/acceptance/test_outages.py::test_without_the_broker_tasks_are_accepted_and_listed"
+        "_and_run_when_it_is_back",
+    ),
+    Guard(
+        "6: every process reads the ledger",
+        "backend/api/deps.py",
+        "return await self.states.submit(task_id) if is_task_id(task_id) else None",
+        "self.seen = getattr(self, 'seen', {})\n"
+        "        if task_id not in self.seen:\n"
+        "            self.seen[task_id] = await self.states.submit(task_id)\n"
+        "        return self.seen[task_id]",
+        "tests/acceptance/test_contract_setups.py::test_no_replica_gives_a_wrong_or_an_older_state",
+    ),
+    Guard(
+        "7: no transaction is open while the broker is waited for",
+        "backend/relay/relay.py",
+        "            batch = outbox.take(connection, BATCH)\n",
+        "            batch = outbox.take(connection, BATCH)\n"
+        "            if batch:\n"
+        "                publisher.publish(batch)\n"
+        "                return True\n",
+        "tests/acceptance/test_effects.py::test_no_transaction_stays_open_while_the_broker_hangs",
+    ),
+    Guard(
+        "8: only JSON is taken",
+        "backend/celery_app.py",
+        '"accept_content": ["json"]',
+        '"accept_content": ["json", "pickle"]',
+        "tests/acceptance/test_other_doors.py",
+    ),
+    Guard(
+        "8: an unknown task is put back",
+        "backend/celery_app.py",
+        '    "worker_consumer": "backend.worker.consumer:LedgerConsumer",\n',
+        "",
+        "tests/acceptance/test_contract_setups.py::test_a_task_that_only_a_newer_worker_knows_waits"
+        "_for_it",
+    ),
+]
+
+
+def holds(guard: Guard) -> bool:
+    """Return whether the guard's tests fail without it. Raises SystemExit if it is not there."""
+    with tempfile.TemporaryDirectory(prefix="guards-") as name:
+        copy = Path(name)
+        for part in COPIED:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy)
+        file = copy / guard.file
+        text = file.read_text()
+        if text.count(guard.code) != 1:
+            raise SystemExit(f"{guard.file} has this not once: {guard.code}")
+        file.write_text(text.replace(guard.code, guard.without))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", guard.tests],
+            cwd=copy,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": name, "HOME": name},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        last = done.stdout.strip().splitlines()[-1:] or [done.stderr.strip()[-200:]]
+        print(f"{'held' if done.returncode == 1 else 'NOT HELD':9} {guard.holds}: {last[0]}")
+        return done.returncode == 1
+
+
+def main() -> None:
+    """Try every guard, or those whose text holds the arguments; exit 1 if a test did not fail."""
+    chosen = [guard for guard in GUARDS if all(word in guard.holds for word in sys.argv[1:])]
+    sys.exit(0 if all([holds(guard) for guard in chosen]) else 1)
+
+
+if __name__ == "__main__":
+    main()
