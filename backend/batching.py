@@ -25,6 +25,10 @@ R = TypeVar("R")
 # How long a request waits for the store before it is told 503: below the 5 s that clients are
 # promised, above what a commit takes on a busy disk.
 PATIENCE = 4.0
+# How many batches may wait. What would wait longer is told 503 at once, and holds no memory.
+BATCHES = 10
+# Large items come a few to a batch, yet this many are served within PATIENCE.
+LEAST_ROOM = 100
 
 
 class Batcher(Generic[T, R]):
@@ -40,6 +44,7 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self._work = work
         self._limit = limit
+        self._room = max(BATCHES * limit, LEAST_ROOM)
         # What came in this turn of the event loop, handed over at its end: one wake-up for all.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -52,16 +57,16 @@ class Batcher(Generic[T, R]):
         """Return `work`'s result for the item.
 
         Raises StoreUnavailable after PATIENCE seconds; an item that still waits then is dropped
-        undone.
+        undone. Raises it at once when too many wait already.
         """
-        if self._closed:
+        if self._closed or len(self._waiting) + len(self._arriving) >= self._room:
             raise StoreUnavailable
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         if not self._arriving:
             loop.call_soon(self._hand_over)
         self._arriving.append((item, future))
-        late = loop.call_later(PATIENCE, _give_up, future)
+        late = loop.call_later(PATIENCE, self._give_up, future)
         try:
             return await future
         finally:
@@ -79,6 +84,15 @@ class Batcher(Generic[T, R]):
             self._waiting.extend(self._arriving)
             self._wake.notify()
         self._arriving.clear()
+
+    def _give_up(self, future: asyncio.Future[R]) -> None:
+        if future.done():
+            return
+        future.set_exception(StoreUnavailable())
+        # They give up in the order in which they came, so what is of no more use stands in front.
+        with self._wake:
+            while self._waiting and self._waiting[0][1].done():
+                self._waiting.popleft()
 
     def _run(self) -> None:
         while True:
@@ -102,7 +116,9 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             if len(batch) > 1:
                 for single in batch:
-                    self._do([single])
+                    # One after the other they take longer, and some give up meanwhile.
+                    if not single[1].done():
+                        self._do([single])
                 return
             logger.exception("%s failed; the request was answered 500", self._thread.name)
             results = [error]
@@ -112,11 +128,6 @@ class Batcher(Generic[T, R]):
             loop.call_soon_threadsafe(_settle, futures, results)
         except RuntimeError:
             logger.warning("%s ended after its event loop had stopped", self._thread.name)
-
-
-def _give_up(future: asyncio.Future[R]) -> None:
-    if not future.done():
-        future.set_exception(StoreUnavailable())
 
 
 def _settle(futures: Sequence[asyncio.Future[R]], results: Sequence[R | Exception]) -> None:

@@ -64,6 +64,10 @@ _CONF: dict[str, Any] = {
     "accept_content": ["json"],
     "task_serializer": "json",
     "result_serializer": "json",
+    # A copy of a result is only news: one that Redis does not take at once is dropped.
+    "redis_socket_timeout": 1.0,
+    "redis_socket_connect_timeout": 1.0,
+    "result_backend_transport_options": {"retry_policy": {"max_retries": 0}},
     # A failed task must reach the ledger, whatever its sender thinks of results.
     "task_store_errors_even_if_ignored": True,
     "worker_prefetch_multiplier": 1,
@@ -112,7 +116,8 @@ def connect(heartbeat: float = 0, timeout: float = 15) -> Connection:
     elif timeout < REDIS_TIMEOUT:
         options = {"socket_timeout": timeout}
     connection = app.connection_for_write(heartbeat=heartbeat, transport_options=options)
-    connection.connect()
+    # Once: connect() would try again after two seconds.
+    connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
     return connection
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import secrets
 import socket
 import sys
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -120,19 +122,15 @@ def create_app_with_relay() -> FastAPI:
 @commands.command()
 def worker() -> None:
     """Execute tasks, WORKER_CONCURRENCY at a time."""
-    from backend.celery_app import app
-
-    app.start(
-        [
-            "--quiet",
-            "worker",
-            # A restarted worker is another worker: its predecessor's lease must run out. Process
-            # numbers come again, in a container at every start.
-            f"--hostname=tasks-{secrets.token_hex(3)}@%h",
-            "--without-gossip",
-            "--without-mingle",
-            f"--loglevel={settings().log_level}",
-        ]
+    _celery(
+        "--quiet",
+        "worker",
+        # A restarted worker is another worker: its predecessor's lease must run out. Process
+        # numbers come again, in a container at every start.
+        f"--hostname=tasks-{secrets.token_hex(3)}@%h",
+        "--without-gossip",
+        "--without-mingle",
+        f"--loglevel={settings().log_level}",
     )
 
 
@@ -156,14 +154,23 @@ def relay() -> None:
 @commands.command()
 def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
-    from backend.celery_app import app
-
     _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
     options += ["--purge_offline_workers=300", "--natural_time=False"]
     if settings().flower_basic_auth:
         options.append(f"--basic_auth={settings().flower_basic_auth}")
-    app.start(["flower", *options])
+    _celery("flower", *options)
+
+
+def _celery(*arguments: str) -> NoReturn:
+    """Run a command of Celery's here and end with its exit code, which `app.start` drops."""
+    from celery.bin.celery import celery
+
+    from backend.celery_app import app
+
+    # What `app.start` does, apart from that.
+    celery.params[0].default = app
+    sys.exit(celery.main(args=list(arguments), standalone_mode=False))
 
 
 @commands.command()
@@ -190,16 +197,33 @@ def _migrate() -> None:
 
 
 def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
-    """End with one line when something listens on the port already, and still does then."""
+    """End with one line when nobody can listen there, or something does already and stays."""
     deadline = time.monotonic() + patience
-    while True:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                if time.monotonic() > deadline:
-                    sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
-            else:
-                return
+    while error := _cannot_listen(host, port):
+        if isinstance(error, socket.gaierror):
+            sys.exit(f"tasks-api: {host} cannot be resolved ({error.strerror}); set API_HOST")
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            sys.exit(f"tasks-api: port {port} needs privileges; set {setting} to one above 1023")
+        if error.errno != errno.EADDRINUSE:
+            reason = os.strerror(error.errno or 0)
+            sys.exit(f"tasks-api: cannot listen on {host} ({reason}); set API_HOST")
+        if time.monotonic() > deadline:
+            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
         time.sleep(0.1)
+
+
+def _cannot_listen(host: str, port: int) -> OSError | None:
+    """Try each address of the host, as asyncio does; return why one will not do, if so."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except UnicodeError:
+        return socket.gaierror(socket.EAI_NONAME, "it is no name of a host")
+    except OSError as error:
+        return error
+    return None

@@ -3,6 +3,7 @@
 Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
+├── StatementFailed          a task's own statement failed, though PostgreSQL is there
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
 └── HTTPError                becomes an HTTP answer; the class owns its status
     ├── NotFound             404
@@ -26,6 +27,10 @@ class RegistrationError(Error):
 
 class TaskError(Error):
     """Fails a task for good: its message is the task's error, and no attempt follows."""
+
+
+class StatementFailed(Error):
+    """A task's own statement took too long, met a deadlock or the like: an error of the attempt."""
 
 
 class Superseded(Error):

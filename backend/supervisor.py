@@ -27,12 +27,34 @@ PROCESSES: Final = {
 }
 
 
+class Manager(honcho.manager.Manager):  # type: ignore[misc]  # honcho has no types
+    """Honcho's, which takes a signal that comes while the processes are still starting.
+
+    It learns of their numbers one by one, and without them it cannot stop them.
+    """
+
+    _told = False
+
+    def terminate(self) -> None:
+        """Stop all processes, as soon as all have started."""
+        self._told = True
+        if super()._all_started():
+            super().terminate()
+
+    def _all_started(self) -> bool:
+        # Its loop asks this after everything that happens.
+        started: bool = super()._all_started()
+        if started and self._told:
+            super().terminate()
+        return started
+
+
 def run() -> int:
     """Run until a signal, or until one process ends; return the exit code."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if on_terminal():
         environment["FORCE_COLOR"] = "1"
-    manager = honcho.manager.Manager()
+    manager = Manager()
     for name, arguments in PROCESSES.items():
         command = f"exec {shlex.quote(sys.executable)} -m backend {arguments}"
         manager.add_process(name, command, env=environment)

@@ -28,8 +28,9 @@ router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **TOO_LARGE, **TOO_M
 MAX_ITEMS = 1000
 MAX_LINE = 1024 * 1024
 NDJSON = "application/x-ndjson"
-# Lines that are committed together: as many as an array may hold.
+# Lines that are committed together: as many as an array may hold, and about so many bytes.
 CHUNK = MAX_ITEMS
+CHUNK_BYTES = 4 * MAX_LINE
 # What answers to a stream may take of memory; the rest waits on disk.
 SPOOL = 1024 * 1024
 
@@ -134,19 +135,32 @@ async def _stream(request: Request, services: Services, key: str | None) -> Resp
 
 
 async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
-    """Give the body's lines, CHUNK at a time; a line that is too long is cut."""
-    lines: list[bytes] = []
+    """Give the body's lines, up to CHUNK or CHUNK_BYTES at a time.
+
+    Where a chunk ends depends on the lines only, not on the pieces in which they come.
+    """
+    chunk: list[bytes] = []
+    size = 0
+    async for line in _lines(request):
+        chunk.append(line)
+        size += len(line)
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes]:
+    """Give the body's lines; one that is too long is cut, to a byte over the limit."""
     rest = b""
     async for piece in request.stream():
-        *whole, rest = (rest[: MAX_LINE + 1] + piece).split(b"\n")
-        lines += whole
-        while len(lines) >= CHUNK:
-            yield lines[:CHUNK]
-            del lines[:CHUNK]
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line[: MAX_LINE + 1]
+        rest = rest[: MAX_LINE + 1]
     if rest.strip():
-        lines.append(rest)
-    if lines:
-        yield lines
+        yield rest
 
 
 async def _accept_lines(

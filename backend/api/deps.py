@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Protocol
 from uuid import UUID
 
@@ -62,9 +63,9 @@ class Services:
         )
 
     async def close(self) -> None:
-        """Stop every thread; returns within 5 s."""
+        """Stop all threads at the same time; returns within 5 s."""
         parts: list[_Closable] = [
-            self.submissions,
+            *self.submissions.parts,
             self.states,
             self.new_messages,
             self.message_pages,
@@ -73,7 +74,11 @@ class Services:
             self.inbox,
             self.inspector,
         ]
-        await asyncio.gather(*(asyncio.to_thread(part.close) for part in parts))
+        # A thread for each: asyncio's own may be fewer than the parts.
+        pool = ThreadPoolExecutor(len(parts))
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(pool, part.close) for part in parts))
+        pool.shutdown()
 
     def _list(self, limits: Sequence[int]) -> list[Listing]:
         """Join what the workers hold with what the ledger knows, once for all who ask."""
@@ -115,7 +120,10 @@ def _insert_messages(contents: Sequence[str]) -> list[Message]:
 
 def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
     with single() as connection:
-        return [messages.page(connection, limit, before) for limit, before in asked]
+        pages = [messages.page(connection, limit, before) for limit, before in asked]
+        # The whole table is counted: once for all who ask.
+        total = messages.count(connection)
+    return [(page, total) for page in pages]
 
 
 def _readiness(asked: Sequence[None]) -> list[tuple[bool, list[str]]]:

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from kombu import Consumer, Exchange, Queue
 
+from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
 from backend.celery_app import BROKER_ERRORS, connect
 from backend.errors import StoreUnavailable
 
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-HEARTBEAT_SECONDS = 10
 
 
 class Inbox:
@@ -57,6 +57,8 @@ class Inbox:
         self._waiting[task_id].add(news)
         try:
             while True:
+                # Before the look: news that come while it is under way call for another.
+                news.clear()
                 begin = loop.time()
                 left = deadline - begin
                 try:
@@ -70,7 +72,6 @@ class Inbox:
                 else:
                     if state is None or state.ended or left <= 0:
                         return state
-                news.clear()
                 try:
                     async with asyncio.timeout(min(left, POLL_SECONDS)):
                         await news.wait()
@@ -118,11 +119,9 @@ class Inbox:
                 accept=["json"],
             ):
                 self.connected = True
+                arrivals = Arrivals(connection)
                 while not self._stopping.is_set():
-                    try:
-                        connection.drain_events(timeout=1.0)
-                    except TimeoutError:
-                        connection.heartbeat_check()
+                    arrivals.handle(timeout=1.0)
         finally:
             connection.collect()
 

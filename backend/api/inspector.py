@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from kombu import Consumer, Exchange, Producer, Queue
 
+from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
 from backend.celery_app import BROKER_ERRORS, app, connect
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 1.0
 RETRY_SECONDS = 1.0
-HEARTBEAT_SECONDS = 10
 
 Holdings = dict[str, str]
 
@@ -37,10 +37,6 @@ class Inspector:
     """A thread that keeps a connection for questions, and answers one caller at a time."""
 
     def __init__(self) -> None:
-        self._queue = Queue(
-            f"inspect.{uuid4()}", Exchange(""), exclusive=True, auto_delete=True, durable=False
-        )
-        self._queue.routing_key = self._queue.name
         self._silent: set[str] = set()
         self._question: _Question | None = None
         self._connected = threading.Event()
@@ -89,21 +85,24 @@ class Inspector:
     def _serve(self, connection: Connection) -> None:
         channel = connection.channel()
         producer = Producer(channel, exchange=_control.exchange, serializer="json")
-        with Consumer(
-            channel, [self._queue], callbacks=[self._on_answer], no_ack=True, accept=["json"]
-        ):
+        # A new name each time: RabbitMQ keeps the old queue, which no other connection may use, as
+        # long as it takes the old connection for alive.
+        name = f"inspect.{uuid4()}"
+        queue = Queue(name, Exchange(""), name, exclusive=True, auto_delete=True, durable=False)
+        arrivals = Arrivals(connection)
+        with Consumer(channel, [queue], callbacks=[self._on_answer], no_ack=True, accept=["json"]):
             self._silent.clear()
             self._connected.set()
             while not self._stopping.is_set():
-                if self._asked.wait(timeout=2.0):
+                asked = self._asked.wait(timeout=2.0)
+                # Late answers first: a worker that was silent is heard however often we ask.
+                arrivals.handle_all()
+                if asked:
                     self._asked.clear()
-                    self._put(producer)
-                    self._collect(connection)
-                else:
-                    connection.heartbeat_check()
-                    _drain(connection, timeout=0.001)
+                    self._put(producer, name)
+                    self._collect(arrivals)
 
-    def _put(self, producer: Producer) -> None:
+    def _put(self, producer: Producer, reply_to: str) -> None:
         """Broadcast the question, as kombu.pidbox does, but with a reply queue that stays."""
         question = self._question
         if question is None:
@@ -116,18 +115,18 @@ class Inspector:
                 "pattern": None,
                 "matcher": None,
                 "ticket": question.ticket,
-                "reply_to": {"exchange": "", "routing_key": self._queue.name},
+                "reply_to": {"exchange": "", "routing_key": reply_to},
             },
             declare=[_control.exchange],
             headers={"clock": _control.clock.forward(), "expires": time.time() + PATIENCE},
         )
 
-    def _collect(self, connection: Connection) -> None:
+    def _collect(self, arrivals: Arrivals) -> None:
         question = self._question
         deadline = time.monotonic() + PATIENCE
         while question is not None and not question.answered.is_set():
             left = deadline - time.monotonic()
-            if left <= 0 or not _drain(connection, timeout=left):
+            if left <= 0 or not arrivals.handle(timeout=left):
                 return
 
     def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - whatever was sent
@@ -160,12 +159,3 @@ class _Question:
         self.missing.discard(worker)
         if not self.missing:
             self.answered.set()
-
-
-def _drain(connection: Connection, timeout: float) -> bool:
-    """Handle what has arrived; False when nothing did in time."""
-    try:
-        connection.drain_events(timeout=timeout)
-    except TimeoutError:
-        return False
-    return True

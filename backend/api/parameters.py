@@ -29,12 +29,13 @@ class Parameter(Generic[T]):
             "name": name,
             "in": place,
             "required": False,
-            "schema": {**self._adapter.json_schema(), "default": default},
+            "schema": self._adapter.json_schema()
+            | ({} if default is None else {"default": default}),
             "description": description,
         }
 
     def of(self, request: Request) -> T:
-        """Return its value in a request. Raises RequestValidationError."""
+        """Return the value that a request gives it. Raises RequestValidationError."""
         text = self._text(request)
         if text is None:
             return self._default

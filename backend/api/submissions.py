@@ -60,10 +60,10 @@ class Submissions:
             raise Invalid(f"The request is not valid: {what}.", [_key_problem(what)])
         return answer
 
-    def close(self) -> None:
-        """End the threads; returns within 12 s."""
-        for part in (self._small, self._large, self._backlog):
-            part.close()
+    @property
+    def parts(self) -> tuple[Batcher[Order, str | None] | Backlog, ...]:
+        """What has a thread, to be closed; each takes as long as a Batcher."""
+        return self._small, self._large, self._backlog
 
 
 def _key_problem(detail: str) -> dict[str, str]:

@@ -39,16 +39,20 @@ _FIND = text("SELECT key, fingerprint, answer FROM idempotency_keys WHERE key = 
 
 def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
     """Store the keys that are new; return, for each key, what counts: the first that came."""
-    connection.execute(
-        _INSERT,
-        {
-            "keys": [key.key for key in keys],
-            "fingerprints": [key.fingerprint for key in keys],
-            "answers": [key.answer for key in keys],
-        },
-    )
-    rows = connection.execute(_FIND, {"keys": [key.key for key in keys]})
-    return {row[0]: Key(*row) for row in rows}
+    new = {
+        "keys": [key.key for key in keys],
+        "fingerprints": [key.fingerprint for key in keys],
+        "answers": [key.answer for key in keys],
+    }
+    found: dict[str, Key] = {}
+    # An old key may be purged between the two statements: the second time it is a new one.
+    for _ in range(2):
+        connection.execute(_INSERT, new)
+        rows = connection.execute(_FIND, {"keys": new["keys"]})
+        found = {row[0]: Key(*row) for row in rows}
+        if found.keys() >= set(new["keys"]):
+            break
+    return found
 
 
 _PURGE = text(

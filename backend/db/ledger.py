@@ -214,6 +214,7 @@ _FAIL = text(
             finished_at = CASE WHEN :retry AND attempt < max_attempts THEN NULL ELSE now() END,
             error = :error
         WHERE id = :id AND attempt = :attempt AND {UNFINISHED}
+            AND (state <> 'STARTED' OR worker = :worker)
         RETURNING id, state, attempt
     ), next AS (
         INSERT INTO outbox (task_id, attempt, due_at)
@@ -234,11 +235,12 @@ def fail(
     task_id: str,
     attempt: int,
     error: str,
+    worker: str,
     *,
     retry: bool = True,
     delay: float = 0,
 ) -> str | None:
-    """End an attempt with an error.
+    """End an attempt of a worker with an error; one that another worker has started is left alone.
 
     The task goes to RETRY, due again in `delay` seconds, while it has attempts left and `retry`
     allows; else to FAILURE. Returns the new state, None where the attempt no longer counts.
@@ -249,6 +251,7 @@ def fail(
             "id": task_id,
             "attempt": attempt,
             "error": error,
+            "worker": worker,
             "retry": retry,
             "delay": delay,
         },
@@ -299,12 +302,12 @@ def hand_back(connection: Executor, worker: str) -> int:
 
 
 _RUN_ALONE = text(
-    f"""
+    """
     WITH lost AS (
         SELECT tasks.id FROM tasks
         JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS lost (id, attempt)
             USING (id, attempt)
-        WHERE {UNFINISHED}
+        WHERE state IN ('PENDING', 'RETRY')
         ORDER BY tasks.id FOR UPDATE OF tasks
     ), handed AS (
         UPDATE tasks
@@ -315,7 +318,7 @@ _RUN_ALONE = text(
     UPDATE outbox
     SET attempt = handed.attempt, due_at = now(), published_at = NULL, publishes = 0
     FROM handed WHERE task_id = handed.id
-    """  # noqa: S608 - a constant of this package
+    """
 )
 
 

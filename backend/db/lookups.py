@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
@@ -81,14 +81,23 @@ def known(connection: Executor, ids: Sequence[str]) -> set[str]:
     return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
 
 
+class Abandoned(NamedTuple):
+    """A started attempt that nobody works on; `dead` where its worker's lease ran out."""
+
+    task_id: str
+    attempt: int
+    worker: str
+    dead: bool
+
+
 # A worker's parent process holds a task from before its claim until after its outcome, so a lease
 # that was renewed a while after the start and does not hold the task has lost it.
 _ABANDONED = text(
     """
-    SELECT CAST(t.id AS text), t.attempt
+    SELECT CAST(t.id AS text), t.attempt, t.worker, w.expires_at IS NULL OR w.expires_at < now()
     FROM tasks t LEFT JOIN workers w ON w.name = t.worker
     WHERE t.state = 'STARTED' AND (
-        w.name IS NULL OR w.expires_at < now()
+        (:dead_too AND (w.name IS NULL OR w.expires_at < now()))
         OR (w.renewed_at > t.started_at + interval '5 s'
             AND CAST(t.id AS text) || '/' || t.attempt <> ALL (w.holds))
     )
@@ -97,6 +106,6 @@ _ABANDONED = text(
 )
 
 
-def abandoned(connection: Executor) -> list[tuple[str, int]]:
-    """Return the (id, attempt) of tasks whose worker is dead or no longer holds them."""
-    return [(row[0], row[1]) for row in connection.execute(_ABANDONED)]
+def abandoned(connection: Executor, *, dead_too: bool) -> list[Abandoned]:
+    """Return the attempts that their worker no longer holds, and, if asked, those of dead ones."""
+    return [Abandoned(*row) for row in connection.execute(_ABANDONED, {"dead_too": dead_too})]

@@ -64,7 +64,12 @@ _PAGE = text(
 _COUNT = text("SELECT count(*) FROM messages")
 
 
-def page(connection: Executor, limit: int, before: int) -> tuple[list[Message], int]:
-    """Return the newest `limit` messages with an id below `before`, ascending, and the total."""
-    rows = [Message(*row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
-    return rows, connection.execute(_COUNT).scalar_one()
+def page(connection: Executor, limit: int, before: int) -> list[Message]:
+    """Return the newest `limit` messages with an id below `before`, ascending."""
+    return [Message(*row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
+
+
+def count(connection: Executor) -> int:
+    """Return how many messages there are."""
+    total: int = connection.execute(_COUNT).scalar_one()
+    return total

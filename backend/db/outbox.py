@@ -80,7 +80,9 @@ def published(connection: Executor) -> int:
 
 
 _WAITING = text("SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT :limit) waiting")
-_CLAIMED = text("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'outbox'")
+_CLAIMED = text(
+    "SELECT n_tup_del FROM pg_stat_user_tables WHERE relid = CAST('outbox' AS regclass)"
+)
 
 
 def backlog(connection: Executor, limit: int) -> tuple[int, int]:
@@ -89,7 +91,7 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
     The second is PostgreSQL's statistic, some seconds old: good for a rate.
     """
     waiting: int = connection.execute(_WAITING, {"limit": limit}).scalar_one()
-    claimed: int = connection.execute(_CLAIMED).scalar_one()
+    claimed: int = connection.execute(_CLAIMED).scalar() or 0
     return waiting, claimed
 
 
@@ -141,7 +143,10 @@ class Bell:
     def wait(self, timeout: float) -> None:
         """Return when it rings, after `timeout` seconds at the latest."""
         with store_errors():
-            if select.select([self._raw.fileno()], [], [], timeout)[0]:
+            # Not select.select, which takes no file descriptor above 1023.
+            poller = select.poll()
+            poller.register(self._raw.fileno(), select.POLLIN)
+            if poller.poll(timeout * 1000):
                 self._raw.poll()
                 self._raw.notifies.clear()
 

@@ -28,6 +28,8 @@ Executor = sqlalchemy.Connection | Session
 
 # A statement is short by design; what takes longer waits for something that will not come.
 STATEMENT_TIMEOUT_MS = 10_000
+# So long may a transaction wait for its client; a task's own may take the task's time limit.
+IDLE_IN_TRANSACTION_MS = 10_000
 
 _AWAY = (
     OperationalError,
@@ -43,6 +45,15 @@ _AWAY = (
 IDLE_SECONDS = 1.0
 
 
+_name = "tasks-api"
+
+
+def identify(name: str) -> None:
+    """Call this process's and its children's connections by a name, before the first is made."""
+    global _name  # noqa: PLW0603 - one name a process
+    _name = name
+
+
 @cache
 def engine() -> sqlalchemy.Engine:
     """Return this process's engine; no connection is made before the first is needed."""
@@ -50,14 +61,18 @@ def engine() -> sqlalchemy.Engine:
         settings().database_url,
         pool_timeout=3,
         connect_args={
-            "application_name": "tasks-api",
+            # PostgreSQL cuts names at 63 bytes.
+            "application_name": _name[:63],
             "connect_timeout": 3,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 5_000,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=5000"
-            " -c idle_in_transaction_session_timeout=600000 -c timezone=UTC",
+            f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c timezone=UTC"
+            # The server's side too: a machine that vanished must not keep its locks.
+            " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
+            " -c tcp_user_timeout=10000",
         },
     )
     event.listen(made, "checkin", _note_use)
@@ -95,6 +110,18 @@ def _forget_engine_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_engine_after_fork)
 
 
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error means that PostgreSQL, or the connection, is gone.
+
+    A statement that took too long, waited too long for a lock or met a deadlock raises the same
+    class of error from a server that is well; only the SQLSTATE tells.
+    """
+    if not isinstance(error, _AWAY):
+        return False
+    code = getattr(getattr(error, "orig", error), "pgcode", None)
+    return code is None or code.startswith(("08", "57P", "53300"))
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are."""
@@ -123,6 +150,18 @@ def single() -> Iterator[sqlalchemy.Connection]:
     """
     with store_errors(), _autocommit().connect() as connection:
         yield connection
+
+
+def transaction_id(connection: Executor) -> str:
+    """Return the id of the transaction under way, to ask for it should its commit be cut off."""
+    found = connection.execute(sqlalchemy.text("SELECT CAST(pg_current_xact_id() AS text)"))
+    return str(found.scalar_one())
+
+
+def committed(connection: Executor, transaction_id: str) -> bool:
+    """Tell whether a transaction was committed."""
+    asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
+    return bool(connection.execute(asked, {"id": transaction_id}).scalar())
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

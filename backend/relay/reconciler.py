@@ -6,10 +6,12 @@ A slow loop beside the relay. Any number may run: what it does is guarded in the
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING
 
 from backend.db import idempotency, ledger, lookups, outbox, workers
-from backend.db.session import transaction
+from backend.db.session import single, transaction
 from backend.relay.publisher import OUTAGES, Publisher
 from backend.settings import settings
 from backend.telemetry import about
@@ -29,12 +31,21 @@ class Reconciler:
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
         self._publisher: Publisher | None = None
+        self._last_pass = -math.inf
+        self._watching_since = math.inf
 
     def run(self) -> None:
         """Make a pass every PASS_SECONDS."""
         while not self._stopping.wait(PASS_SECONDS):
+            now = time.monotonic()
+            if now - self._last_pass > 3 * PASS_SECONDS:
+                # At the start, or PostgreSQL was away and leases ran out for no fault of their
+                # workers, who have to have had the time to renew them.
+                self._watching_since = now
             try:
-                retry_abandoned()
+                dead_too = now - self._watching_since > workers.LEASE_SECONDS
+                retry_abandoned(dead_too=dead_too)
+                self._last_pass = time.monotonic()
                 self._republish_lost()
             except OUTAGES:
                 # The relay meets the same outage and says so.
@@ -70,11 +81,17 @@ class Reconciler:
             self._publisher = None
 
 
-def retry_abandoned() -> None:
-    """Give tasks whose worker died, or lost them, their next attempt or their end."""
-    with transaction() as connection:
-        for task_id, attempt in lookups.abandoned(connection):
-            state = ledger.fail(connection, task_id, attempt, LOST)
+def retry_abandoned(*, dead_too: bool) -> None:
+    """Give tasks that nobody works on their next attempt or their end.
+
+    Tasks of workers whose lease ran out are among them only if `dead_too`.
+    """
+    with single() as connection:
+        found = lookups.abandoned(connection, dead_too=dead_too)
+        for worker in {attempt.worker for attempt in found if attempt.dead}:
+            workers.fence(connection, worker)
+        for task_id, attempt, worker, _ in found:
+            state = ledger.fail(connection, task_id, attempt, LOST, worker)
             if state is not None:
                 logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))
         workers.forget_dead(connection)

@@ -32,6 +32,8 @@ class Relay:
 
     def __init__(self) -> None:
         self._stopping = threading.Event()
+        # The outage under way, by its error's name.
+        self._trouble = ""
         self._reconciler = Reconciler(self._stopping)
         self._threads = [
             threading.Thread(target=self._run, name="relay", daemon=True),
@@ -47,30 +49,31 @@ class Relay:
             thread.join(timeout=2.5)
 
     def _run(self) -> None:
-        trouble = ""
         while not self._stopping.is_set():
             try:
-                self._serve(recovered=bool(trouble))
+                self._serve()
             except OUTAGES as error:
                 # One line an outage, not one a try.
-                if trouble != type(error).__name__:
-                    trouble = type(error).__name__
-                    logger.warning("cannot publish (%s): tasks wait in the outbox", trouble)
+                if self._trouble != type(error).__name__:
+                    self._trouble = type(error).__name__
+                    logger.warning("cannot publish (%s): tasks wait in the outbox", self._trouble)
             except Exception:
-                trouble = ""
+                self._trouble = ""
                 logger.exception("the relay met an error; it starts over")
             self._stopping.wait(RETRY_SECONDS)
 
-    def _serve(self, *, recovered: bool) -> None:
+    def _serve(self) -> None:
         """Publish until something breaks or the relay is to stop."""
         bell = outbox.Bell()
         try:
             publisher = Publisher()
             try:
-                if recovered:
-                    logger.info("publishing again")
                 while not self._stopping.is_set():
-                    if not self._publish_due(publisher):
+                    published = self._publish_due(publisher)
+                    if self._trouble:
+                        self._trouble = ""
+                        logger.info("publishing again")
+                    if not published:
                         bell.wait(IDLE_SECONDS)
             finally:
                 publisher.close()

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 import backend.tasks
 from backend.db import ledger
 from backend.db.session import transaction
-from backend.errors import RegistrationError, Superseded
+from backend.errors import RegistrationError, StoreUnavailable, Superseded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,15 +43,24 @@ class Run:
     task_id: str
     attempt: int
     session: Session
+    one_commit: bool = False
 
     def progress(self, done: int, total: int) -> None:
         """Say how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
 
-        Raises Superseded when this attempt no longer counts; let it pass.
+        Raises Superseded when this attempt no longer counts; let it pass. Does nothing while
+        PostgreSQL is away, for progress is only news, and in a task of one commit, which nobody
+        sees before its end.
         """
-        with transaction() as connection:
-            if not ledger.progress(connection, self.task_id, self.attempt, done, total):
-                raise Superseded
+        if self.one_commit:
+            return
+        try:
+            with transaction() as connection:
+                counts = ledger.progress(connection, self.task_id, self.attempt, done, total)
+        except StoreUnavailable:
+            return
+        if not counts:
+            raise Superseded("the ledger has moved on")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.utils.saferepr import saferepr
-from sqlalchemy.exc import OperationalError
 
 from backend.celery_app import app
 from backend.db import ledger
+from backend.db.session import is_away
 from backend.errors import StoreUnavailable, Superseded
 from backend.tasks.registry import Run, registered
 from backend.worker.claim import StoreSession, call, payload, persist
@@ -111,21 +111,15 @@ def _call(member: Member, session: StoreSession) -> Any:  # noqa: ANN401 - some 
     spec = registered()[member.name]
     try:
         arguments = payload(spec, member.args, member.kwargs)
-        return call(spec, arguments, Run(member.task_id, member.attempt, session))
-    except OperationalError:
-        raise
+        run = Run(member.task_id, member.attempt, session, one_commit=True)
+        return call(spec, arguments, run)
     except Exception as error:
+        if is_away(error):
+            raise
         raise _Culprit(member) from error
 
 
 def _tell(ended: Sequence[Ended]) -> None:
     logger.info("%d short tasks succeeded", len(ended))
-    try:
-        outcomes: Any = app.backend
-        outcomes.tell_together(ended)
-    except Exception as error:  # noqa: BLE001 - news only; every reader has the ledger
-        logger.warning(
-            "the news of %d tasks' end was dropped (%s); the ledger has it",
-            len(ended),
-            type(error).__name__,
-        )
+    outcomes: Any = app.backend
+    outcomes.tell_together(ended)

@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
 
-from backend.celery_app import ATTEMPT_HEADER, SHORT_QUEUE, app
+from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, SHORT_QUEUE, app
 from backend.db import ledger
 from backend.db.session import transaction
 from backend.tasks.registry import registered
@@ -75,15 +75,14 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        name = (message.headers or {}).get("task")
-        if name not in registered():
-            if name is None:
-                self._consumer.on_unknown_message(message.body, message)
-            else:
-                self._consumer.on_unknown_task(None, message, KeyError(name))
-            return
         try:
+            name = message.headers["task"]
+            if name not in registered():
+                self._consumer.on_unknown_task(None, message, KeyError(name))
+                return
             request = self._request(message)
+        except BROKER_ERRORS:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever was sent
             self._consumer.on_decode_error(message, error)
             return

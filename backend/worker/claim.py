@@ -11,13 +11,14 @@ from uuid import UUID
 import celery
 from celery.exceptions import Ignore, Retry
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError
+from sqlalchemy import event
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from backend.celery_app import ATTEMPT_HEADER, app
-from backend.db import ledger
-from backend.db.session import engine, store_errors
-from backend.errors import StoreUnavailable, Superseded, TaskError
+from backend.db import ledger, workers
+from backend.db.session import committed, engine, is_away, store_errors, transaction_id
+from backend.errors import StatementFailed, StoreUnavailable, Superseded, TaskError
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
 from backend.worker.outcomes import backoff, plain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import BaseModel
+    from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class Attempt:
         self.what = f"{spec.name}[{self.id}]"
         self.log = about(self.id, self.number)
         self._payload = payload(spec, args, kwargs)
+        self._claimed_by: str | None = None
 
     def run(self) -> dict[str, Any]:
         """Claim, work and write the outcome; return the task's value as JSON would have it.
@@ -117,7 +120,13 @@ class Attempt:
                 if self.foreign and self.spec.one_commit:
                     self._enter(session)
                 state = ledger.fail(
-                    session, self.id, self.number, plain(error), retry=retry, delay=delay
+                    session,
+                    self.id,
+                    self.number,
+                    plain(error),
+                    self.worker,
+                    retry=retry,
+                    delay=delay,
                 )
                 session.commit()
                 return state
@@ -128,7 +137,13 @@ class Attempt:
 
     def _claim(self) -> None:
         with StoreSession() as session:
+            if not workers.leased(session, self.worker):
+                # Whatever it started would be taken from it at once; the lease will be back.
+                raise StoreUnavailable
+            if self._claimed_by and committed(session, self._claimed_by):
+                return  # the try before was cut off after its commit
             self._claim_in(session)
+            self._claimed_by = transaction_id(session)
             session.commit()
 
     def _claim_in(self, session: Session) -> None:
@@ -155,14 +170,19 @@ class Attempt:
     def _in_one_commit(self) -> dict[str, Any]:
         with StoreSession() as session:
             self._claim_in(session)
-            value = self._finish(
-                session, call(self.spec, self._payload, Run(self.id, self.number, session))
-            )
+            run = Run(self.id, self.number, session, one_commit=True)
+            try:
+                result = call(self.spec, self._payload, run)
+            except OperationalError as error:
+                if is_away(error):
+                    raise
+                raise StatementFailed(plain(error)) from error
+            value = self._finish(session, result)
             session.commit()
             return value
 
     def _work_and_succeed(self) -> dict[str, Any]:
-        with StoreSession() as session:
+        with StoreSession(patience=self.spec.time_limit) as session:
             result = call(self.spec, self._payload, Run(self.id, self.number, session))
             if session.in_transaction():
                 value = self._finish(session, result)
@@ -206,10 +226,23 @@ def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
 
 
 class StoreSession(Session):
-    """A session on this process's engine that reports an absent PostgreSQL as one error."""
+    """A session on this process's engine.
 
-    def __init__(self) -> None:
+    `patience`: the seconds that its transaction may wait for the task, where more than usual.
+    """
+
+    def __init__(self, patience: float | None = None) -> None:
         super().__init__(engine(), expire_on_commit=False)
+        if patience is not None:
+            event.listen(self, "after_begin", _allow_waiting(patience))
+
+
+def _allow_waiting(seconds: float) -> Callable[[Session, object, Connection], None]:
+    def allow(_session: Session, _transaction: object, connection: Connection) -> None:
+        setting = f"SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}"
+        connection.exec_driver_sql(setting)
+
+    return allow
 
 
 def persist(write: Callable[[], T]) -> T:

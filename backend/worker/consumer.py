@@ -42,8 +42,8 @@ class LedgerConsumer(Consumer):
         logger.warning(
             "there is no task %s here: its message is dropped, and published again later if the"
             " ledger has it; update this worker",
-            message.headers["task"],
-            extra=about(message.headers["id"], message.headers.get(ATTEMPT_HEADER, 1)),
+            message.headers.get("task"),
+            extra=about(message.headers.get("id"), message.headers.get(ATTEMPT_HEADER, 1)),
         )
         errors = self.connection_errors  # type: ignore[attr-defined]  # missing in the stubs
         message.ack_log_error(logger, errors)

@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from celery.worker import state as celery_state
 
 from backend.celery_app import ATTEMPT_HEADER
 from backend.db import ledger, workers
-from backend.db.session import transaction
+from backend.db.session import identify, transaction
 from backend.errors import StoreUnavailable
 from backend.telemetry import about
 
@@ -61,33 +62,26 @@ class Lease:
         self._name: str = worker.hostname
         self._outcomes: queue.SimpleQueue[tuple[float, Outcome]] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._stop_at = float("inf")
         self._lost_before: set[str] = set()
         self._store_away = False
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
 
     def report(self, outcome: Outcome) -> None:
         """Have an outcome recorded soon, without waiting."""
         self._outcomes.put((time.monotonic() + OUTCOME_PATIENCE, outcome))
 
     def end(self) -> None:
-        """Hand back what did not end and give up the lease."""
+        """Hand back what did not end and give up the lease; returns within 5 s."""
         self._stopping.set()
-        self._thread.join(timeout=3)
-        try:
-            self._hand_back()
-        except StoreUnavailable:
-            logger.warning("the lease of %s could not be ended; it runs out by itself", self._name)
+        self._thread.join(timeout=2)
+        self._hand_back_soon()
 
     def _run(self) -> None:
         renew_at = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
-            if self._told_to_stop():
-                self._stop_at = min(self._stop_at, now + STOP_PATIENCE)
-            if now >= self._stop_at:
-                self._stop_now()
             if now >= renew_at:
                 renew_at = now + workers.RENEW_SECONDS
                 self._guarded(self._renew)
@@ -98,6 +92,17 @@ class Lease:
             if not self._guarded(outcome.record) and time.monotonic() < until:
                 self._outcomes.put((until, outcome))
                 self._stopping.wait(0.5)
+
+    def _watch_for_stop(self) -> None:
+        """End the process STOP_PATIENCE after it was told to stop, whatever the rest waits for.
+
+        A thread that never talks to PostgreSQL, which may hang.
+        """
+        while not self._told_to_stop():
+            if self._stopping.wait(0.2):
+                return
+        if not self._stopping.wait(STOP_PATIENCE):
+            self._stop_now()
 
     def _told_to_stop(self) -> bool:
         """Tell whether a signal, or the shutdown command of `celery control`, was received."""
@@ -124,9 +129,15 @@ class Lease:
         return True
 
     def _renew(self) -> None:
-        holds = _held()
+        holds: Mapping[str, Request] = {}
+
+        def held() -> list[str]:
+            nonlocal holds
+            holds = _held()
+            return sorted(holds)
+
         with transaction() as connection:
-            lost = set(workers.renew(connection, self._name, sorted(holds)))
+            lost = set(workers.renew(connection, self._name, held))
         # Twice in a row: a task that has just ended is still held for a moment.
         for key in lost & self._lost_before:
             request = holds[key]
@@ -142,14 +153,23 @@ class Lease:
         if count:
             logger.info("handed back %d running tasks; they run again elsewhere", count)
 
+    def _hand_back_soon(self) -> None:
+        """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""
+        step = threading.Thread(target=self._guarded, args=[self._hand_back], daemon=True)
+        step.start()
+        step.join(timeout=2)
+
     def _stop_now(self) -> None:
         """End the process although tasks still run, leaving no child behind."""
-        self._stop_at = float("inf")
-        self._guarded(self._hand_back)
-        logger.info("%s stops with tasks still running", self._name)
-        for child in list(self._worker.pool._pool._pool):  # noqa: SLF001 - billiard has no other way
-            os.kill(child.pid, signal.SIGKILL)
-        os._exit(0)
+        try:
+            self._hand_back_soon()
+            logger.info("%s stops with tasks still running", self._name)
+            # billiard has no other way to its processes; other kinds of pool have none.
+            for child in list(getattr(self._worker.pool._pool, "_pool", None) or ()):  # noqa: SLF001
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+        finally:
+            os._exit(self._worker.exitcode or 0)
 
 
 _lease: Lease | None = None
@@ -169,6 +189,8 @@ def report(outcome: Outcome) -> None:
 @worker_init.connect
 def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     global _lease  # noqa: PLW0603 - one worker a process
+    # By this name the reconciler breaks its connections should it die.
+    identify(sender.hostname)
     _lease = Lease(sender)
 
 
@@ -201,14 +223,17 @@ def _die_with_parent() -> None:
     prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _held() -> Mapping[str, Request]:
+def _held() -> dict[str, Request]:
     """Return what Celery has in this process: received, waiting for a child, or running."""
     requests = _snapshot(celery_state.reserved_requests) | _snapshot(celery_state.active_requests)
     return {f"{request.id}/{_attempt(request)}": request for request in requests if _ours(request)}
 
 
 def _ours(request: Request) -> bool:
-    """Tell whether the ledger could have the request; other ids are refused at their claim."""
+    """Tell whether the ledger could have the request; what is odd is refused at its claim."""
+    attempt = _attempt(request)
+    if not (isinstance(request.id, str) and isinstance(attempt, int) and 0 < attempt < 2**15):
+        return False
     try:
         return str(UUID(request.id)) == request.id
     except ValueError:
@@ -224,7 +249,7 @@ def _snapshot(requests: Iterable[Request]) -> set[Request]:
             continue
 
 
-def _attempt(request: Request) -> int:
+def _attempt(request: Request) -> Any:  # noqa: ANN401 - whatever was sent
     return request.request_dict.get(ATTEMPT_HEADER) or 1
 
 

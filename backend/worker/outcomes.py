@@ -8,27 +8,34 @@ a revoke - is recorded here, in the lease's thread, since the parent's event loo
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import states
 from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from backend.celery_app import ATTEMPT_HEADER
 from backend.db import ledger
-from backend.db.session import transaction
+from backend.db.session import is_away, transaction
 from backend.telemetry import about
 from backend.worker import lease
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery.app.task import Context
 
 logger = logging.getLogger(__name__)
+
+# How long there are no news after some could not be sent.
+SILENCE_SECONDS = 5.0
 
 
 def backoff(attempt: int) -> float:
@@ -42,8 +49,10 @@ def plain(error: BaseException | str) -> str:
         text = "The process running the task was lost"
     elif isinstance(error, TimeLimitExceeded):
         text = f"The task took longer than its time limit of {error.args[0]:g} seconds"
-    elif isinstance(error, OperationalError):
+    elif isinstance(error, BaseException) and is_away(error):
         text = "Database connection failed"
+    elif isinstance(error, DBAPIError) and error.orig is not None:
+        text = f"Database error: {type(error.orig).__name__}"
     elif isinstance(error, SQLAlchemyError):
         text = f"Database error: {type(error).__name__}"
     else:
@@ -63,6 +72,8 @@ class Ended(NamedTuple):
 class _LedgerFirst:
     """What both backends have in common; mixed in before a backend of Celery's."""
 
+    _silent_until = 0.0
+
     def store_result(
         self,
         task_id: str,
@@ -77,28 +88,43 @@ class _LedgerFirst:
         Never raises: Celery would make a FAILURE of it and forget the message.
         """
 
+        def send() -> None:
+            super(_LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
+                task_id, result, state, traceback=traceback, request=request, **kwargs
+            )
+            self.told(getattr(request, "reply_to", None))
+
         def tell() -> None:
-            try:
-                super(_LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
-                    task_id, result, state, traceback=traceback, request=request, **kwargs
-                )
-                self.told(getattr(request, "reply_to", None))
-            except Exception as error:  # noqa: BLE001 - news only; every reader has the ledger
-                logger.warning(
-                    "the news of a task's end was dropped (%s); the ledger has it",
-                    type(error).__name__,
-                    extra=about(task_id, _attempt(request)),
-                )
+            self.quietly(send, about(task_id, _attempt(request)))
 
         if getattr(request, "recorded", False):
             if state in states.READY_STATES:
                 tell()
         elif state in states.EXCEPTION_STATES and lease.running():
-            lease.report(_Outcome(task_id, _attempt(request), state, result, tell))
+            worker = str(getattr(request, "hostname", ""))
+            outcome = _Outcome(task_id, _attempt(request), worker, state, result, tell)
+            lease.report(outcome)
         return result
 
     def told(self, reply_to: str | None) -> None:
         """Do what is left to do after a reply."""
+
+    def quietly(self, send: Callable[[], None], extra: Mapping[str, object] | None = None) -> None:
+        """Send news, dropping them where that fails: every reader has the ledger.
+
+        After a failure there are none for a while, lest each task wait for what is away.
+        """
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
+            self._silent_until = time.monotonic() + SILENCE_SECONDS
+            logger.warning(
+                "the news of a task's end was dropped (%s); the ledger has it",
+                type(error).__name__,
+                extra=extra,
+            )
 
 
 class RpcOutcomes(_LedgerFirst, RPCBackend):
@@ -120,18 +146,21 @@ class RpcOutcomes(_LedgerFirst, RPCBackend):
         for end in ended:
             if end.reply_to:
                 by_queue[end.reply_to].append(end.task_id)
+        for queue, ids in by_queue.items():
+            self.quietly(partial(self._send, queue, ids))
+
+    def _send(self, queue: str, ids: list[str]) -> None:
         with self.app.amqp.producer_pool.acquire(block=True) as producer:
-            for queue, ids in by_queue.items():
-                producer.publish(
-                    {"task_ids": ids},
-                    exchange="",
-                    routing_key=queue,
-                    serializer="json",
-                    retry=True,
-                    retry_policy=self.retry_policy,
-                    delivery_mode=1,
-                )
-                self.told(queue)
+            producer.publish(
+                {"task_ids": ids},
+                exchange="",
+                routing_key=queue,
+                serializer="json",
+                retry=True,
+                retry_policy=self.retry_policy,
+                delivery_mode=1,
+            )
+        self.told(queue)
 
     def told(self, reply_to: str | None) -> None:
         """Have replies that nobody reads go in the end: Redis makes a list anew for them."""
@@ -147,45 +176,42 @@ class RedisOutcomes(_LedgerFirst, RedisBackend):
     def tell_together(self, ended: Sequence[Ended]) -> None:
         """Store the results of a batch."""
         for end in ended:
-            RedisBackend.store_result(self, end.task_id, end.value, states.SUCCESS)
+            store = partial(RedisBackend.store_result, self, end.task_id, end.value, states.SUCCESS)
+            self.quietly(store, about(end.task_id, 1))
 
 
+@dataclass(frozen=True)
 class _Outcome:
     """An end that the parent noticed, to be recorded by the lease's thread."""
 
-    def __init__(
-        self,
-        task_id: str,
-        attempt: int,
-        state: str,
-        result: object,
-        tell: Any,  # noqa: ANN401
-    ) -> None:
-        self._id = task_id
-        self._attempt = attempt
-        self._state = state
-        self._result = result
-        self._tell = tell
+    task_id: str
+    attempt: int
+    worker: str
+    state: str
+    result: object
+    tell: Callable[[], None]
 
     def record(self) -> None:
         """Write the ledger; tell when that ended the task. Raises StoreUnavailable."""
-        error = plain(
-            self._result if isinstance(self._result, BaseException) else str(self._result)
-        )
+        error = plain(self.result if isinstance(self.result, BaseException) else str(self.result))
         with transaction() as connection:
-            if self._state == states.REVOKED:
-                revoked = ledger.revoke(connection, self._id, self._attempt, error)
+            state: str | None
+            if self.state == states.REVOKED:
+                revoked = ledger.revoke(connection, self.task_id, self.attempt, error)
                 state = "REVOKED" if revoked else None
             else:
                 # A lost process is no reason to wait; a task that takes too long is.
-                lost = isinstance(self._result, WorkerLostError)
-                delay = 0.0 if lost else backoff(self._attempt)
-                state = ledger.fail(connection, self._id, self._attempt, error, delay=delay)
+                lost = isinstance(self.result, WorkerLostError)
+                delay = 0.0 if lost else backoff(self.attempt)
+                state = ledger.fail(
+                    connection, self.task_id, self.attempt, error, self.worker, delay=delay
+                )
         if state is None:
             return
-        logger.warning("%s: %s", state, error, extra=about(self._id, self._attempt))
+        logger.warning("%s: %s", state, error, extra=about(self.task_id, self.attempt))
         if state != "RETRY":
-            self._tell()
+            # Not in the lease's thread: whoever is to hear of it may hang.
+            threading.Thread(target=self.tell, name="news", daemon=True).start()
 
 
 def _attempt(request: Context | None) -> int:

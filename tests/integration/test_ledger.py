@@ -133,8 +133,8 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "claim together": lambda c, i, n: ledger.claim_together(c, {i: n}),
     "succeed together": lambda c, i, n: ledger.succeed_together(c, {i: n}, {i: "{}"}, "w"),
     "run alone": lambda c, i, n: ledger.run_alone(c, {i: n}),
-    "fail": lambda c, i, n: ledger.fail(c, i, n, "no"),
-    "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", retry=False),
+    "fail": lambda c, i, n: ledger.fail(c, i, n, "no", "w"),
+    "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", "w", retry=False),
     "revoke": lambda c, i, n: ledger.revoke(c, i, n, "no"),
     "hand back": lambda c, _i, _n: ledger.hand_back(c, "w"),
 }
@@ -149,7 +149,7 @@ def test_no_statement_changes_a_task_that_has_ended(
     before = task(database, task_id)
     with database.begin() as connection:
         assert not STATEMENTS[name](connection, task_id, 1)
-        assert lookups.abandoned(connection) == []
+        assert lookups.abandoned(connection, dead_too=True) == []
     assert (before, []) == (task(database, task_id), box(database))
 
 
@@ -193,7 +193,7 @@ def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engi
     task_id = put(database, "STARTED")
     with database.begin() as connection:
         ledger.progress(connection, task_id, 1, 9, 10)
-        ledger.fail(connection, task_id, 1, "no")
+        ledger.fail(connection, task_id, 1, "no", "w")
         ledger.claim(connection, task_id, 2, "w")
     assert task(database, task_id)["progress"] is None
 
@@ -204,8 +204,8 @@ def test_an_error_with_attempts_left_makes_the_next_one_due_later(
 ) -> None:
     task_id = put(database, state, attempt=2)
     with database.begin() as connection:
-        assert ledger.fail(connection, task_id, 2, "no", delay=60) == "RETRY"
-        assert not ledger.fail(connection, task_id, 2, "no")
+        assert ledger.fail(connection, task_id, 2, "no", "w", delay=60) == "RETRY"
+        assert not ledger.fail(connection, task_id, 2, "no", "w")
         late = connection.execute(sa.text("SELECT due_at - now() > '50 s' FROM outbox")).scalar()
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("RETRY", 3, "no")
@@ -220,7 +220,7 @@ def test_an_error_of_the_last_attempt_or_for_good_ends_the_task(
 ) -> None:
     task_id = put(database, state, attempt)
     with database.begin() as connection:
-        assert ledger.fail(connection, task_id, attempt, "no", retry=retry) == "FAILURE"
+        assert ledger.fail(connection, task_id, attempt, "no", "w", retry=retry) == "FAILURE"
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("FAILURE", attempt, "no")
     assert row["finished_at"] is not None
@@ -231,7 +231,7 @@ def test_a_retry_is_published_anew(database: sa.Engine) -> None:
     task_id = put(database, "PENDING")
     with database.begin() as connection:
         assert [due.task_id for due in outbox.take(connection, 10)] == [task_id]
-        ledger.fail(connection, task_id, 1, "lost before its claim")
+        ledger.fail(connection, task_id, 1, "lost before its claim", "w")
         assert [due.attempt for due in outbox.take(connection, 10)] == [2]
         publishes = connection.execute(sa.text("SELECT publishes FROM outbox")).scalar()
     assert publishes == 1

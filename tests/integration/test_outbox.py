@@ -66,6 +66,9 @@ def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
                 {"id": task_id, "due": due},
             )
         assert [late, now] == [due.task_id for due in outbox.take(connection, 10)]
+        connection.execute(
+            sa.text("UPDATE tasks SET state = 'RETRY' WHERE id = :id"), {"id": later}
+        )
         assert dict(lookups.unfinished(connection, 10)[0])[later] == "SCHEDULED"
 
 
@@ -114,6 +117,16 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
         assert outbox.republish(connection, 10) == 0
         assert outbox.take(connection, 10) == []
         assert outbox.published(connection) == 0
+
+
+def test_the_backlog_is_that_of_our_table_whatever_other_schemas_hold(
+    database: sa.Engine,
+) -> None:
+    submit(database, 3)
+    with database.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA other")
+        connection.exec_driver_sql("CREATE TABLE other.outbox (id int)")
+        assert outbox.backlog(connection, 2) == (2, 0)
 
 
 def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> None:

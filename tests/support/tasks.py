@@ -7,6 +7,7 @@ import signal
 import threading
 
 from pydantic import BaseModel
+from sqlalchemy import text
 
 from backend.db import messages
 from backend.errors import TaskError
@@ -75,6 +76,23 @@ def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signatu
 def return_the_unstorable(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
     """Return what only JSON can hold, and not PostgreSQL's text."""
     return Note(text="a\x00b")
+
+
+@task(name="wait")
+def wait(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Wait until the file that `text` names exists, without a word to the database."""
+    for _ in range(600):
+        if os.path.exists(args.text):  # noqa: PTH110 - the quickest look there is
+            break
+        threading.Event().wait(0.1)
+    return Note()
+
+
+@task(name="wait_for_a_lock", max_attempts=1, one_commit=True)
+def wait_for_a_lock(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Wait for the advisory lock 1, as long as PostgreSQL allows."""
+    run.session.execute(text("SELECT pg_advisory_xact_lock(1)"))
+    return Note()
 
 
 @task(name="write_and_wait")

@@ -193,6 +193,60 @@ def test_a_request_that_waited_too_long_is_told_so_and_not_done(
     assert work.batches == [[0], [2]], "what was under way is done, what waited is not"
 
 
+def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "LEAST_ROOM", 1)
+    monkeypatch.setattr(batching, "PATIENCE", 0.3)
+    work = Work()
+
+    async def scene(batcher: Batcher[int, int]) -> None:
+        first = await hold(batcher, work)
+        for _ in range(2):
+            rest = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
+            await asyncio.sleep(0)
+            begin = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await batcher.submit(99)
+            assert time.monotonic() - begin < 0.1
+            assert all(not task.done() for task in rest), "they have room, and wait"
+            told = await asyncio.gather(*rest, return_exceptions=True)
+            assert [StoreUnavailable] * 20 == [type(error) for error in told]
+        with pytest.raises(StoreUnavailable):
+            await first
+        work.go.set()
+
+    run(work, scene, limit=2)
+    assert work.batches == [[0]]
+
+
+def test_what_gave_up_while_others_were_tried_alone_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "PATIENCE", 0.3)
+    work = Work()
+
+    def pick(items: Sequence[int]) -> Sequence[int]:
+        done = work(items)
+        if len(items) > 1:
+            raise ValueError("not together")
+        if list(items) == [1]:
+            time.sleep(0.5)
+        return done
+
+    async def scene(batcher: Batcher[int, int]) -> None:
+        first = await hold(batcher, work)
+        rest = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+        await asyncio.sleep(0)
+        work.go.set()
+        told = await asyncio.gather(*rest, return_exceptions=True)
+        assert [StoreUnavailable] * 2 == [type(error) for error in told]
+        assert await first == 0
+
+    run(pick, scene)
+    assert work.batches == [[0], [1, 2], [1]]
+
+
 def test_a_closed_batcher_does_what_waits_and_takes_no_more() -> None:
     work = Work()
 

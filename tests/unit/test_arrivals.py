@@ -1,0 +1,53 @@
+"""What arrives from the broker: the heartbeat goes on under load, and nothing is left lying."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from backend.api.arrivals import Arrivals
+
+if TYPE_CHECKING:
+    import pytest
+    from kombu import Connection
+
+
+class Fake:
+    """A connection with so many messages to drain."""
+
+    def __init__(self, messages: int) -> None:
+        self.messages = messages
+        self.beats = 0
+
+    def drain_events(self, timeout: float) -> None:
+        assert timeout > 0
+        if not self.messages:
+            raise TimeoutError
+        self.messages -= 1
+
+    def heartbeat_check(self) -> None:
+        self.beats += 1
+
+
+def on(fake: Fake) -> Arrivals:
+    return Arrivals(cast("Connection", fake))
+
+
+def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("backend.api.arrivals.time.monotonic", lambda: now[0])
+    fake = Fake(1_000_000)
+    handled = on(fake)
+    for _ in range(100):
+        now[0] += 0.1
+        assert handled.handle(1.0)
+    assert 8 <= fake.beats <= 10
+
+
+def test_all_that_has_arrived_is_handled_but_not_for_ever() -> None:
+    some, endless = Fake(5), Fake(1_000_000)
+    on(some).handle_all()
+    on(endless).handle_all()
+    assert some.messages == 0
+    assert endless.messages > 0

@@ -1,0 +1,51 @@
+"""The relay's bell: it is heard in a process with many open files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+
+import pytest
+
+from backend.db import outbox
+
+
+class Listening:
+    """A connection that listens at a file descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.notifies: list[object] = ["rung"]
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def poll(self) -> int:
+        return len(os.read(self._fd, 1))
+
+
+def test_the_bell_is_heard_at_a_file_descriptor_above_1023(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("so many files may not be opened here")
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    low, sound = os.pipe()
+    high = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
+    try:
+        heard = Listening(high)
+        monkeypatch.setattr(outbox.Bell, "__init__", lambda _: None)
+        bell = outbox.Bell()
+        monkeypatch.setattr(bell, "_raw", heard, raising=False)
+        bell.wait(0.01)
+        assert heard.notifies == ["rung"], "nothing was to be heard yet"
+        os.write(sound, b"x")
+        bell.wait(10)
+        assert heard.notifies == []
+    finally:
+        for fd in (low, sound, high):
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,56 @@
+"""The relay: a line for each outage, however often the same kind comes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+class Nothing:
+    """A bell, a publisher, a reconciler: all that is asked of it is done."""
+
+    def __init__(self, *_: object) -> None: ...
+    def wait(self, _seconds: float) -> None: ...
+    def close(self) -> None: ...
+    def run(self) -> None: ...
+
+
+def passes(*script: bool) -> Callable[..., bool]:
+    """Publish as the script has it, False an outage; nothing is due after its end."""
+    steps: Iterator[bool] = iter(script)
+
+    def publish_due(*_: object) -> bool:
+        step = next(steps, None)
+        if step is None:
+            time.sleep(0.01)
+        if step is False:
+            raise TimeoutError
+        return bool(step)
+
+    return publish_due
+
+
+def test_the_second_outage_of_a_kind_is_told_of_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from backend.relay import relay
+
+    monkeypatch.setattr(relay, "Reconciler", Nothing)
+    monkeypatch.setattr(relay, "Publisher", Nothing)
+    monkeypatch.setattr("backend.relay.relay.outbox.Bell", Nothing)
+    monkeypatch.setattr(relay, "RETRY_SECONDS", 0.01)
+    script = (True, False, False, True, False, True)
+    monkeypatch.setattr(relay.Relay, "_publish_due", passes(*script))
+    with caplog.at_level("INFO", "backend.relay.relay"):
+        running = relay.Relay()
+        time.sleep(0.5)
+        running.close()
+    away, back = "cannot publish (TimeoutError): tasks wait in the outbox", "publishing again"
+    assert [away, back, away, back] == caplog.messages
