@@ -5,7 +5,7 @@
 # throughout, so the project may lie in a folder whose name has spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run reset test bench lint lock clean environment-run environment-dev environment-bench
+.PHONY: help run reset test guards bench lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
@@ -25,6 +25,9 @@ reset: environment-run ## throw away the data of the embedded servers: every tas
 
 test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+guards: environment-dev ## take each guard out, in a copy, and see its test fail (ARGS="2:" for some)
+	@exec .venv/bin/python -m tests.support.guards $(ARGS)
 
 bench: environment-bench ## measure the budget beside the peers, in ten minutes (ARGS="--rows post,done --rounds 3")
 	@exec .venv/bin/python -m benchmarks $(ARGS)

@@ -18,7 +18,8 @@ from backend.settings import settings
 from backend.telemetry import on_terminal
 
 # The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
-honcho.manager.KILL_WAIT = 6
+KILL_SECONDS = 6.0
+honcho.manager.KILL_WAIT = KILL_SECONDS
 PROCESSES: Final = {
     "api": "api --no-relay",
     "relay": "relay",
@@ -37,6 +38,11 @@ class Manager(honcho.manager.Manager):  # type: ignore[misc]  # honcho has no ty
 
     def terminate(self) -> None:
         """Stop all processes, as soon as all have started."""
+        if not self._told:
+            # From here on: honcho counts from the first process that has ended.
+            late = threading.Timer(KILL_SECONDS, self.kill)
+            late.daemon = True
+            late.start()
         self._told = True
         if super()._all_started():
             super().terminate()

@@ -46,13 +46,13 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# Only a retry is ever due later, so only for those the outbox has to be asked.
+# The partial index outbox_due finds what is due later; it is not published yet.
 _UNFINISHED = text(
     f"""
     SELECT CAST(id AS text), CASE
         WHEN state = 'STARTED' THEN 'ACTIVE'
-        WHEN state = 'RETRY' AND EXISTS (
-            SELECT FROM outbox WHERE task_id = id AND due_at > now()
+        WHEN id IN (
+            SELECT task_id FROM outbox WHERE published_at IS NULL AND due_at > now()
         ) THEN 'SCHEDULED'
         ELSE 'RESERVED'
     END

@@ -155,7 +155,9 @@ class Lease:
 
     def _hand_back_soon(self) -> None:
         """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""
-        step = threading.Thread(target=self._guarded, args=[self._hand_back], daemon=True)
+        step = threading.Thread(
+            target=self._guarded, args=[self._hand_back], name="hand back", daemon=True
+        )
         step.start()
         step.join(timeout=2)
 

@@ -19,7 +19,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend.celery_app import ATTEMPT_HEADER
 from backend.db import ledger
@@ -51,7 +51,7 @@ def plain(error: BaseException | str) -> str:
         text = f"The task took longer than its time limit of {error.args[0]:g} seconds"
     elif isinstance(error, BaseException) and is_away(error):
         text = "Database connection failed"
-    elif isinstance(error, DBAPIError) and error.orig is not None:
+    elif isinstance(error, OperationalError) and error.orig is not None:
         text = f"Database error: {type(error.orig).__name__}"
     elif isinstance(error, SQLAlchemyError):
         text = f"Database error: {type(error).__name__}"

@@ -171,7 +171,9 @@ def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch
     assert read().data_dir == ROOT / ".data"
 
 
-@pytest.mark.parametrize(("pid", "kept"), [(os.getpid(), False), (2**22 + 1, True)])
+@pytest.mark.parametrize(
+    ("pid", "kept"), [(os.getpid(), False), (2**22 + 1, True)], ids=["ours", "nobody"]
+)
 def test_a_number_that_another_process_has_is_not_postgresql(
     tmp_path: Path, pid: int, *, kept: bool
 ) -> None:
