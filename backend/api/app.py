@@ -52,7 +52,13 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for router in (batch.router, tasks.router, messages.router, system.router):
+    for router in (
+        tasks.router,
+        batch.router,
+        tasks.fallback,
+        messages.router,
+        system.router,
+    ):
         app.include_router(router)
     app.add_middleware(Edge)
     return app

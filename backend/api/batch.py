@@ -54,10 +54,10 @@ _item = TypeAdapter(BatchItem)
                         "type": "array",
                         "minItems": 1,
                         "maxItems": MAX_ITEMS,
-                        "items": {"$ref": "#/components/schemas/BatchItem"},
+                        "items": BatchItem.model_json_schema(),
                     }
                 },
-                NDJSON: {"schema": {"$ref": "#/components/schemas/BatchItem"}},
+                NDJSON: {"schema": BatchItem.model_json_schema()},
             },
         },
     },

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["Tasks"], responses=STORE_AWAY)
 
+# Included after every other route of tasks.
+fallback = APIRouter()
+
 ENQUEUED = "Task enqueued successfully"
 _ACCEPTED: dict[int | str, Any] = {
     202: {
@@ -107,7 +110,7 @@ for _name, _task in registered().items():
         )
 
 
-@router.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
+@fallback.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
 async def refuse_unknown_task() -> Response:
     """Say which tasks there are."""
     names = ", ".join(sorted({task.name for task in registered().values()}))

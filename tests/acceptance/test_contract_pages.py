@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tests.support.stack import Stack
@@ -15,8 +16,6 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import httpx
 
     from tests.support.servers import Postgres, RabbitMQ
 
@@ -223,3 +222,13 @@ done"""
     assert page["total"] == 5
     assert {f"Message {n}" for n in range(1, 6)} == {one["content"] for one in page["messages"]}
     assert all({"id", "content", "created_at"} == message.keys() for message in page["messages"])
+
+
+def test_every_reference_of_the_openapi_document_leads_somewhere(service: Stack) -> None:
+    document = httpx.get(f"{service.url}/openapi.json").json()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert references
+    for reference in references:
+        place = document
+        for step in reference.split("/"):
+            place = place[step]
