@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from backend.embedded import CannotRun, end_with_up
+from backend.embedded.lifetime import end_with_up
+from backend.embedded.programs import CannotRun
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
@@ -54,18 +55,18 @@ def up() -> None:
     """
     import signal
 
-    from backend import embedded
+    from backend.embedded import lifetime
     from backend.supervisor import run
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     found = read()
-    with embedded.alone(found.data_dir) as killed:
+    with lifetime.alone(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
         patience = 10.0 if killed else 0.0
         _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
-        with embedded.servers(found):
+        with lifetime.servers(found):
             _migrate()
             code = run()
     sys.exit(code)
@@ -74,9 +75,9 @@ def up() -> None:
 @commands.command()
 def reset() -> None:
     """Throw away what the embedded servers keep in DATA_DIR: every task and message."""
-    from backend import embedded
+    from backend.embedded import lifetime
 
-    embedded.reset(read().data_dir)
+    lifetime.reset(read().data_dir)
 
 
 @commands.command()

@@ -20,7 +20,8 @@ class SettingsError(ValueError):
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are (embedded.py).
+# In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are; see
+# embedded/lifetime.py.
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Server = TypeVar("Server", Postgres, RabbitMQ, Redis)
+
+SERVERS = {"postgres_server": Postgres, "rabbitmq_server": RabbitMQ, "redis_server": Redis}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +34,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def thorough(pytestconfig: pytest.Config) -> bool:
     """Tell whether the tests may take their time."""
     return bool(pytestconfig.getoption("thorough"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run one test after another where they share a broker: its queues have fixed names."""
+    if os.environ.get("TESTS_BROKER_URL", "embedded") != "embedded":
+        config.option.numprocesses = 0
+
+
+@functools.cache
+def _missing(kind: type[Postgres | RabbitMQ | Redis]) -> str:
+    """Return what is not installed of a server and which package has it; "" if all is there."""
+    try:
+        kind().close()
+    except Missing as missing:
+        return str(missing)
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose servers are not installed; name all of them, not only the first."""
+    if os.environ.get("TESTS_REQUIRE_SERVERS"):
+        return
+    fixtures = getattr(item, "fixturenames", ())
+    missing = [_missing(kind) for name, kind in SERVERS.items() if name in fixtures]
+    if any(missing):
+        pytest.skip("; ".join(filter(None, missing)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what could not be tried here, and how to have it tried."""
+    wanted: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        wanted.update(set(re.findall(r"install Debian's ([\w.-]+) package", str(report.longrepr))))
+    if not wanted:
+        return
+    terminalreporter.section("not tried")
+    for package, tests in wanted.most_common():
+        terminalreporter.line(f"{tests} tests: {package} is not installed")
+    packages = " ".join(sorted(wanted))
+    terminalreporter.line(f"To have them tried: apt-get install {packages}")
+    terminalreporter.line("or run .ci/run, which installs the servers and skips no test of them.")
 
 
 def _serve(kind: type[Server]) -> Iterator[Server]:

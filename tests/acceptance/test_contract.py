@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from tests.acceptance.conftest import NamedBroker, NamedDatabase
     from tests.support.servers import Postgres, RabbitMQ
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -25,19 +26,19 @@ PATIENCE = 30.0
 
 @pytest.fixture(scope="module")
 def service(
-    postgres_server: Postgres,
-    rabbitmq_server: RabbitMQ,
+    contract_database: Postgres | NamedDatabase,
+    contract_broker: RabbitMQ | NamedBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file; each leaves no task running."""
-    postgres_server.start()
-    rabbitmq_server.start()
+    contract_database.start()
+    contract_broker.start()
     folder = tmp_path_factory.mktemp("contract")
-    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
+    with Stack(contract_database.create_database(), contract_broker.url, folder) as stack:
         stack.start("api")
         stack.start("worker")
         yield stack
-    rabbitmq_server.delete_all_queues()
+    contract_broker.delete_all_queues()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.acceptance.conftest import NamedBroker, NamedDatabase
     from tests.support.servers import Postgres, RabbitMQ
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -26,20 +27,20 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 
 @pytest.fixture(scope="module")
 def service(
-    postgres_server: Postgres,
-    rabbitmq_server: RabbitMQ,
+    contract_database: Postgres | NamedDatabase,
+    contract_broker: RabbitMQ | NamedBroker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file."""
-    postgres_server.start()
-    rabbitmq_server.start()
+    contract_database.start()
+    contract_broker.start()
     folder = tmp_path_factory.mktemp("pages")
-    url = postgres_server.create_database()
-    with Stack(url, rabbitmq_server.url, folder, {"FLOWER_PORT": "5999"}) as stack:
+    url = contract_database.create_database()
+    with Stack(url, contract_broker.url, folder, {"FLOWER_PORT": "5999"}) as stack:
         stack.start("api")
         stack.start("worker")
         yield stack
-    rabbitmq_server.delete_all_queues()
+    contract_broker.delete_all_queues()
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,29 @@ import pytest
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.support.servers import Redis
+    from collections.abc import Iterator
+
+    from tests.acceptance.conftest import NamedBroker, NamedDatabase
+    from tests.support.servers import Postgres, RabbitMQ, Redis
     from tests.support.stack import Stack
 
 MINUTE = 60.0
 ORDER = {"PENDING": 0, "STARTED": 1, "RETRY": 1, "SUCCESS": 2}
+
+
+@pytest.fixture
+def postgres(contract_database: Postgres | NamedDatabase) -> Postgres | NamedDatabase:
+    """Have `stack` use the contract's database."""
+    contract_database.start()
+    return contract_database
+
+
+@pytest.fixture
+def rabbitmq(contract_broker: RabbitMQ | NamedBroker) -> Iterator[RabbitMQ | NamedBroker]:
+    """Have `stack` use the contract's broker."""
+    contract_broker.start()
+    yield contract_broker
+    contract_broker.delete_all_queues()
 
 
 def read(stack: Stack, task_id: str, query: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Stack:
             **os.environ,
             "DATABASE_URL": self.database_url,
             "CELERY_BROKER_URL": self.broker_url,
-            "CELERY_RESULT_BACKEND": "rpc://",
+            "CELERY_RESULT_BACKEND": os.environ.get("TESTS_RESULT_BACKEND", "rpc://"),
             "API_HOST": "127.0.0.1",
             "API_PORT": str(self.port),
             "API_WORKERS": "1",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend import embedded
+from backend.embedded import lifetime, programs
 from backend.settings import (
     LOCK_FILE,
     ROOT,
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 HOLD = """
 import sys
 from pathlib import Path
-from backend.embedded import alone
+from backend.embedded.lifetime import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 WATCH = """
 import time
-from backend.embedded import end_with_up
+from backend.embedded.lifetime import end_with_up
 end_with_up()
 print("watching", flush=True)
 time.sleep(60)
@@ -84,21 +84,21 @@ def holder(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Path) -> None:
-    with pytest.raises(embedded.CannotRun, match="already running"), embedded.alone(data):
+    with pytest.raises(programs.CannotRun, match="already running"), lifetime.alone(data):
         pass
-    with pytest.raises(embedded.CannotRun, match="already running"):
-        embedded.reset(data)
+    with pytest.raises(programs.CannotRun, match="already running"):
+        lifetime.reset(data)
     holder.kill()
     holder.wait()
-    with embedded.alone(data) as killed:
+    with lifetime.alone(data) as killed:
         assert not killed
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(embedded.CannotRun, match="set DATA_DIR") as told,
-        embedded.alone(tmp_path / "file" / "data"),
+        pytest.raises(programs.CannotRun, match="set DATA_DIR") as told,
+        lifetime.alone(tmp_path / "file" / "data"),
     ):
         pass
     assert "\n" not in str(told.value)
@@ -135,16 +135,16 @@ def test_a_named_server_wins_over_an_embedded_one(
 def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
     data.mkdir()
     (data / RUNNING_FILE).write_text(noted)
-    with embedded.alone(data) as killed:
+    with lifetime.alone(data) as killed:
         assert killed
-    with embedded.alone(data) as killed:
+    with lifetime.alone(data) as killed:
         assert not killed
 
 
 def test_a_process_ends_with_the_up_that_started_it(
     holder: subprocess.Popen[str], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(embedded.UP_VARIABLE, str(data / LOCK_FILE))
+    monkeypatch.setenv(lifetime.UP_VARIABLE, str(data / LOCK_FILE))
     with run(WATCH) as process:
         holder.kill()
         assert process.wait(5) == -signal.SIGTERM
@@ -155,12 +155,12 @@ def test_reset_takes_what_is_its_own(data: Path) -> None:
         (data / name).mkdir(parents=True)
     for name in ("postgresql.log", "valkey.log", "other.log"):
         (data / name).touch()
-    embedded.reset(data)
+    lifetime.reset(data)
     assert sorted(path.name for path in data.iterdir()) == ["other", "other.log"]
 
 
 def test_reset_of_nothing_leaves_nothing(data: Path) -> None:
-    embedded.reset(data)
+    lifetime.reset(data)
     assert not data.exists()
 
 
@@ -179,21 +179,21 @@ def test_a_number_that_another_process_has_is_not_postgresql(
 ) -> None:
     note = tmp_path / "postmaster.pid"
     note.write_text(f"{pid}\n{tmp_path}\n")
-    embedded._forget_pid_of_another(note)
+    programs._forget_pid_of_another(note)
     assert note.exists() == kept
 
 
 def test_a_missing_wheel_is_told_in_one_line() -> None:
-    with pytest.raises(embedded.CannotRun, match="requirements-embedded") as told:
-        embedded._package("no_such_wheel", "PostgreSQL")
+    with pytest.raises(programs.CannotRun, match="requirements-embedded") as told:
+        programs._package("no_such_wheel", "PostgreSQL")
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a server as another user")
 def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert "--ambient-caps" not in embedded._run_by_nobody(Path("/bin/sh"), Path("/"))
-    command = embedded._run_by_nobody(Path("/bin/sh"), tmp_path)
+    assert "--ambient-caps" not in programs._run_by_nobody(Path("/bin/sh"), Path("/"))
+    command = programs._run_by_nobody(Path("/bin/sh"), tmp_path)
     listed = subprocess.run([*command, "ls", tmp_path], check=False, capture_output=True)
     assert listed.returncode == 0
     who = subprocess.run([*command, "id", "-u", "-n"], check=True, capture_output=True, text=True)
@@ -201,7 +201,7 @@ def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
-    class Failing(embedded._Server):
+    class Failing(programs.Server):
         name = "Failing"
 
         def prepare(self) -> list[str]:
@@ -211,12 +211,12 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
             return False
 
     found = read().model_copy(update={"data_dir": tmp_path})
-    with pytest.raises(embedded.CannotRun, match="Failing did not start: last words"):
+    with pytest.raises(programs.CannotRun, match="Failing did not start: last words"):
         Failing(found, tmp_path).start()
 
 
 def test_a_server_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
-    class Frail(embedded._Server):
+    class Frail(programs.Server):
         name = "Frail"
 
         def prepare(self) -> list[str]:

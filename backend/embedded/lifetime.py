@@ -1,0 +1,180 @@
+"""PostgreSQL and Valkey from wheels, for `tasks-api up` where the settings name no servers.
+
+Both keep their data in DATA_DIR and listen on Unix sockets only, in a folder of their own that
+nobody else may enter: DATA_DIR's path may be too long for a socket (107 bytes).
+
+DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, which tells the other commands
+where the servers are (settings.py reads it) and the next `up` what a killed one left behind;
+`postgres`, `valkey`, and a log of each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.embedded.programs import CannotRun, Postgres, Server, Valkey
+from backend.settings import LOCK_FILE, RUNNING_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.settings import Settings
+
+# How to end a server: a signal, and the seconds until the next, harder one.
+ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
+# Set for the processes that `up` starts: the lock file to watch.
+UP_VARIABLE = "TASKS_API_UP"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Work in DATA_DIR as the only `up` or `reset`; give whether the last `up` was killed.
+
+    The servers that a killed one left behind have ended by then. The lock is a POSIX one: flock's
+    would be inherited by honcho's children, and outlive a killed `up` by them.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            raise CannotRun(f"{folder} belongs to another user: run as that user, or set DATA_DIR")
+        lock = _lock(folder)
+    except OSError as error:
+        raise CannotRun(f"cannot work in {folder}: {error.strerror}; set DATA_DIR") from error
+    with lock:
+        yield _clean_up_after_killed(folder)
+
+
+def _lock(folder: Path) -> Any:  # noqa: ANN401 - an open file
+    # Others ask for an instant whether it is held (settings.py, end_with_up).
+    for attempts_left in reversed(range(20)):
+        file = (folder / LOCK_FILE).open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            if attempts_left:
+                time.sleep(0.05)
+        else:
+            return file
+    raise CannotRun(
+        f"already running in {folder}; stop that one first,"
+        " or set DATA_DIR, API_PORT and FLOWER_PORT"
+    )
+
+
+def _clean_up_after_killed(folder: Path) -> bool:
+    """End servers whose `up` is gone; they are told by their sockets' folder, of a random name."""
+    note = folder / RUNNING_FILE
+    if not note.exists():
+        return False
+    sockets = json.loads(note.read_text() or "{}").get("sockets")
+    if sockets:
+        _end_servers_at(sockets)
+        shutil.rmtree(sockets, ignore_errors=True)
+    note.unlink()
+    return True
+
+
+def _end_servers_at(sockets: str) -> None:
+    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - part of the extra `embedded`
+
+    left = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] in {"postgres", "valkey-server"}
+        and any(sockets in word for word in process.info["cmdline"] or ())
+    ]
+    for number, seconds in ENDINGS:
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, left = psutil.wait_procs(left, timeout=seconds)
+
+
+def end_with_up() -> None:
+    """Have this process end when the `up` that started it is gone, even by `kill -9`."""
+    path = os.environ.get(UP_VARIABLE)
+    if path is None:
+        return
+    file = Path(path).open()  # noqa: SIM115 - waited for as long as the process lives
+
+    def wait() -> None:
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        file.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="end with up", daemon=True).start()
+
+
+def reset(folder: Path) -> None:
+    """Throw away all that embedded servers keep in DATA_DIR, and nothing else that lies there."""
+    with alone(folder):
+        try:
+            for name in ("postgres", "postgres.new", "valkey"):
+                if (folder / name).exists():
+                    shutil.rmtree(folder / name)
+            for name in ("postgresql.log", "valkey.log", LOCK_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        except OSError as error:
+            raise CannotRun(f"cannot remove all of {folder}: {error}") from error
+
+
+@contextmanager
+def servers(found: Settings) -> Iterator[None]:
+    """Run the servers that the settings do not name; name them to this process and its children.
+
+    To be called within `alone`. Raises CannotRun for a server that does not start.
+    """
+    with ExitStack() as cleanup:
+        try:
+            urls = _start(found, cleanup)
+        except OSError as error:
+            raise CannotRun(f"cannot start the embedded servers: {error}") from error
+        os.environ.update({name.upper(): url for name, url in urls.items()})
+        os.environ[UP_VARIABLE] = str(found.data_dir / LOCK_FILE)
+        yield
+
+
+def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
+    """Start the servers and return their URLs by the settings' names."""
+    # Written first: whenever this process is killed, the next one knows what to look for.
+    note = found.data_dir / RUNNING_FILE
+    cleanup.callback(note.unlink, missing_ok=True)
+    kinds = [kind for kind in (Postgres, Valkey) if not getattr(found, kind.setting)]
+    if not kinds:
+        note.write_text("{}")
+        return {}
+    sockets = Path(tempfile.mkdtemp(prefix="tasks-api-"))
+    cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
+    urls = {kind.setting: kind.url(sockets) for kind in kinds}
+    note.write_text(json.dumps({"sockets": str(sockets), **urls}))
+    running: list[Server] = []
+    cleanup.callback(_stop, running)
+    for kind in kinds:
+        running.append(kind(found, sockets))
+        running[-1].start()
+    return urls
+
+
+def _stop(running: Sequence[Server]) -> None:
+    """Stop all at the same time; no other signal interrupts it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for number, seconds in ENDINGS:
+        for server in running:
+            server.send(number)
+        deadline = time.monotonic() + seconds
+        if all(server.ended(deadline - time.monotonic()) for server in running):
+            return
