@@ -30,52 +30,46 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
+# Levels of loggers that say less than our own lines, or the same again.
+_LOGGERS = {
+    "uvicorn": {"handlers": [], "propagate": True},
+    "uvicorn.access": {"handlers": [], "propagate": False},
+    # Their lines about each task come without its attempt; claim.py's have it.
+    "celery.worker.strategy": {"level": "WARNING"},
+    "celery.app.trace": {"level": "CRITICAL"},
+    "alembic": {"level": "WARNING"},
+    "amqp": {"level": "WARNING"},
+    "kombu": {"level": "WARNING"},
+}
+
+
 def set_up_logging(level: str) -> None:
     """Send every logger of the process, those of libraries included, to standard output."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(allow=["task_id", "attempt", "worker", "count"]),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.PositionalArgumentsFormatter(),
-    ]
-    if on_terminal():
-        colors = "NO_COLOR" not in os.environ
-        render: list[Any] = [structlog.dev.ConsoleRenderer(colors=colors)]
-    else:
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    line = {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": [
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(allow=["task_id", "attempt"]),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.stdlib.PositionalArgumentsFormatter(),
+        ],
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_render()],
+    }
+    out = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {
-                "line": {
-                    "()": structlog.stdlib.ProcessorFormatter,
-                    "foreign_pre_chain": shared,
-                    "processors": [
-                        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                        *render,
-                    ],
-                }
-            },
-            "handlers": {
-                "out": {
-                    "class": "logging.StreamHandler",
-                    "stream": "ext://sys.stdout",
-                    "formatter": "line",
-                }
-            },
+            "formatters": {"line": line},
+            "handlers": {"out": out},
             "root": {"handlers": ["out"], "level": level},
-            # Their own handlers and access lines would double ours.
-            "loggers": {
-                "uvicorn": {"handlers": [], "propagate": True},
-                "uvicorn.access": {"handlers": [], "propagate": False},
-                # Their lines about each task come without its attempt; claim.py's have it.
-                "celery.worker.strategy": {"level": "WARNING"},
-                "celery.app.trace": {"level": "CRITICAL"},
-                "alembic": {"level": "WARNING"},
-                "amqp": {"level": "WARNING"},
-                "kombu": {"level": "WARNING"},
-            },
+            "loggers": _LOGGERS,
         }
     )
+
+
+def _render() -> list[Any]:
+    if on_terminal():
+        return [structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

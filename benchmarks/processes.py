@@ -88,7 +88,7 @@ class Processes:
             if self._running[name].poll() is not None:
                 log = self._log(name).read_text(errors="replace")
                 raise RuntimeError(f"{name} ended:\n{log[-3000:]}")
-            return bool(condition())  # type: ignore[operator]
+            return bool(condition())  # type: ignore[operator]  # any callable
 
         eventually(done, START_SECONDS, f"{name}: {what}")
 

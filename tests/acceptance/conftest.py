@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import kombu
 import pytest
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.servers import Postgres, RabbitMQ
+
+    Database: TypeAlias = "Postgres | NamedDatabase"
+    Broker: TypeAlias = "RabbitMQ | NamedBroker"
 
 QUEUES = ("tasks", "short_tasks")
 
@@ -128,7 +131,7 @@ def embedded_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embed
 
 
 @pytest.fixture(scope="session")
-def contract_database(request: pytest.FixtureRequest) -> Iterator[Postgres | NamedDatabase]:
+def contract_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """Give the PostgreSQL that TESTS_DATABASE_URL names, else one of the tests' own."""
     url = os.environ.get("TESTS_DATABASE_URL")
     if not url:
@@ -141,7 +144,7 @@ def contract_database(request: pytest.FixtureRequest) -> Iterator[Postgres | Nam
 
 
 @pytest.fixture(scope="session")
-def contract_broker(request: pytest.FixtureRequest) -> RabbitMQ | NamedBroker:
+def contract_broker(request: pytest.FixtureRequest) -> Broker:
     """Give the broker that TESTS_BROKER_URL names, else a RabbitMQ of the tests' own."""
     url = os.environ.get("TESTS_BROKER_URL")
     if not url:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from tests.acceptance.conftest import NamedBroker, NamedDatabase
-    from tests.support.servers import Postgres, RabbitMQ
+    from tests.acceptance.conftest import Broker, Database
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PATIENCE = 30.0
@@ -26,8 +25,8 @@ PATIENCE = 30.0
 
 @pytest.fixture(scope="module")
 def service(
-    contract_database: Postgres | NamedDatabase,
-    contract_broker: RabbitMQ | NamedBroker,
+    contract_database: Database,
+    contract_broker: Broker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file; each leaves no task running."""

@@ -17,8 +17,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.acceptance.conftest import NamedBroker, NamedDatabase
-    from tests.support.servers import Postgres, RabbitMQ
+    from tests.acceptance.conftest import Broker, Database
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 ID = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -27,8 +26,8 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 
 @pytest.fixture(scope="module")
 def service(
-    contract_database: Postgres | NamedDatabase,
-    contract_broker: RabbitMQ | NamedBroker,
+    contract_database: Database,
+    contract_broker: Broker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file."""

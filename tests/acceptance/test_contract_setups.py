@@ -17,8 +17,8 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.acceptance.conftest import NamedBroker, NamedDatabase
-    from tests.support.servers import Postgres, RabbitMQ, Redis
+    from tests.acceptance.conftest import Broker, Database
+    from tests.support.servers import Redis
     from tests.support.stack import Stack
 
 MINUTE = 60.0
@@ -26,14 +26,14 @@ ORDER = {"PENDING": 0, "STARTED": 1, "RETRY": 1, "SUCCESS": 2}
 
 
 @pytest.fixture
-def postgres(contract_database: Postgres | NamedDatabase) -> Postgres | NamedDatabase:
+def postgres(contract_database: Database) -> Database:
     """Have `stack` use the contract's database."""
     contract_database.start()
     return contract_database
 
 
 @pytest.fixture
-def rabbitmq(contract_broker: RabbitMQ | NamedBroker) -> Iterator[RabbitMQ | NamedBroker]:
+def rabbitmq(contract_broker: Broker) -> Iterator[Broker]:
     """Have `stack` use the contract's broker."""
     contract_broker.start()
     yield contract_broker
