@@ -16,6 +16,7 @@ import click
 
 from backend.embedded.lifetime import end_with_up
 from backend.embedded.programs import CannotRun
+from backend.errors import RegistrationError
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
@@ -33,7 +34,7 @@ def main() -> None:
     end_with_up()
     try:
         commands()
-    except (SettingsError, CannotRun) as error:
+    except (SettingsError, CannotRun, RegistrationError) as error:
         sys.exit(f"tasks-api: {error}")
 
 
@@ -57,10 +58,12 @@ def up() -> None:
 
     from backend.embedded import lifetime
     from backend.supervisor import run
+    from backend.tasks.registry import registered
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     found = read()
+    registered()  # a task that is declared wrongly is said before anything starts
     with lifetime.alone(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
         patience = 10.0 if killed else 0.0
@@ -78,6 +81,7 @@ def reset() -> None:
     from backend.embedded import lifetime
 
     lifetime.reset(read().data_dir)
+    click.echo(f"Removed what the embedded servers kept in {read().data_dir}.")
 
 
 @commands.command()
@@ -123,6 +127,12 @@ def create_app_with_relay() -> FastAPI:
 @commands.command()
 def worker() -> None:
     """Execute tasks, WORKER_CONCURRENCY at a time."""
+    import warnings
+
+    from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
+
+    # Eight lines against running as root, for the sake of pickle, which we do not take.
+    warnings.simplefilter("ignore", SecurityWarning)
     _celery(
         "--quiet",
         "worker",
@@ -157,7 +167,8 @@ def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
     _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
-    options += ["--purge_offline_workers=300", "--natural_time=False"]
+    # It warns of questions to workers that are still starting, at each start.
+    options += ["--purge_offline_workers=300", "--natural_time=False", "--logging=error"]
     if settings().flower_basic_auth:
         options.append(f"--basic_auth={settings().flower_basic_auth}")
     _celery("flower", *options)
@@ -186,12 +197,17 @@ def _migrate() -> None:
     from backend.errors import StoreUnavailable
 
     deadline = time.monotonic() + MIGRATE_PATIENCE
+    said = False
     while True:
         try:
             upgrade()
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
-                sys.exit(f"tasks-api: PostgreSQL cannot be reached; check DATABASE_URL ({error})")
+                why = str(getattr(error.__cause__, "orig", None) or error.__cause__).split("\n")[0]
+                sys.exit(f"tasks-api: PostgreSQL cannot be reached; check DATABASE_URL ({why})")
+            if not said:
+                said = True
+                click.echo("Waiting for PostgreSQL at the address in DATABASE_URL …")
             time.sleep(1)
         else:
             return

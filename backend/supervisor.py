@@ -74,6 +74,8 @@ def run() -> int:
             "tasks-api: a process ended by itself, so everything was stopped;"
             " the lines above say which and why\n"
         )
+    else:
+        sys.stdout.write("Everything has stopped. What was accepted is kept.\n")
     return 0 if told else 1
 
 

@@ -48,6 +48,7 @@ def set_up_logging(level: str) -> None:
     line = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": [
+            structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             structlog.stdlib.ExtraAdder(allow=["task_id", "attempt"]),

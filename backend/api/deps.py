@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -15,7 +15,7 @@ from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
 from backend.api.submissions import Submissions
 from backend.batching import Batcher
-from backend.db import lookups, messages, migrate, workers
+from backend.db import lookups, messages, migrate, outbox, workers
 from backend.db.ledger import Submission
 from backend.db.session import single
 from backend.tasks.registry import Task
@@ -126,14 +126,21 @@ def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
     return [(page, total) for page in pages]
 
 
-def _readiness(asked: Sequence[None]) -> list[tuple[bool, list[str]]]:
-    """Return whether the schema is up to date, and the names of the workers alive."""
-    current = migrate.current()
-    alive: list[str] = []
-    if current:
+class Condition(NamedTuple):
+    """What PostgreSQL tells of the service."""
+
+    migrated: bool
+    workers: bool
+    relayed: bool
+
+
+def _readiness(asked: Sequence[None]) -> list[Condition]:
+    condition = Condition(migrated=False, workers=False, relayed=False)
+    if migrate.current():
         with single() as connection:
-            alive = workers.alive(connection)
-    return [(current, alive)] * len(asked)
+            alive, late = workers.alive(connection), outbox.late(connection)
+        condition = Condition(migrated=True, workers=bool(alive), relayed=not late)
+    return [condition] * len(asked)
 
 
 def services_of(request: Request) -> Services:

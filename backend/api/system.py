@@ -57,10 +57,10 @@ async def health() -> Response:
 async def ready(services: ServicesDep) -> Response:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
     try:
-        current, workers = await services.readiness.submit(None)
+        condition = await services.readiness.submit(None)
     except StoreUnavailable:
         return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable().headers)
-    if not current:
+    if not condition.migrated:
         return problem(
             503,
             "The database's schema is older than this version: run `tasks-api migrate`.",
@@ -69,6 +69,8 @@ async def ready(services: ServicesDep) -> Response:
     degraded = []
     if not services.inbox.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
-    if not workers:
+    elif not condition.relayed:
+        degraded.append("no relay is publishing: tasks are accepted and run when one does")
+    if not condition.workers:
         degraded.append("no worker is running: tasks wait until one is")
     return JSONResponse({"status": "ready", "degraded": degraded})

@@ -114,6 +114,17 @@ def republish(connection: Executor, missing: int) -> int:
     return changed_rows(connection.execute(_REPUBLISH, {"limit": missing}))
 
 
+_LATE = text(
+    "SELECT EXISTS (SELECT FROM outbox"
+    " WHERE published_at IS NULL AND due_at < now() - interval '5 s')"
+)
+
+
+def late(connection: Executor) -> bool:
+    """Tell whether a task has been due for long and no relay has taken it."""
+    return bool(connection.execute(_LATE).scalar())
+
+
 def ring(connection: Executor) -> None:
     """Wake the relays when the transaction commits."""
     connection.execute(text("SELECT pg_notify('outbox', '')"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg2
 import sqlalchemy
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -31,6 +31,8 @@ STATEMENT_TIMEOUT_MS = 10_000
 # So long may a transaction wait for its client; a task's own may take the task's time limit.
 IDLE_IN_TRANSACTION_MS = 10_000
 
+# Undefined table, undefined column: `tasks-api migrate` is still to be run.
+_NOT_MIGRATED = {"42P01", "42703"}
 _AWAY = (
     OperationalError,
     InterfaceError,
@@ -128,6 +130,10 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
+        raise StoreUnavailable from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "pgcode", None) not in _NOT_MIGRATED:
+            raise
         raise StoreUnavailable from error
 
 

@@ -124,8 +124,8 @@ def _register(name: str, declared: Task) -> None:
     if name in RESERVED:
         raise RegistrationError(f"{where}: the name is reserved")
     if name in _registered:
-        other = _registered[name].function.__module__
-        raise RegistrationError(f"{where}: the name is already taken in {other}")
+        both = sorted({declared.function.__module__, _registered[name].function.__module__})
+        raise RegistrationError(f"task {name!r} is declared twice, in {' and '.join(both)}")
     _registered[name] = declared
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
 from backend.celery_app import ATTEMPT_HEADER, app
 from backend.db import ledger, workers
@@ -222,7 +223,9 @@ def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         raise TaskError(f"The arguments do not fit: {faults}") from error
-    return spec.function(validated, run)
+    # The task's own log lines belong to it too.
+    with bound_contextvars(**about(run.task_id, run.attempt)):
+        return spec.function(validated, run)
 
 
 class StoreSession(Session):
