@@ -63,8 +63,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("; ".join(filter(None, missing)))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end what could not be tried here, and how to have it tried."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say last of all what could not be tried here, and how to have it tried."""
+    yield
     wanted: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         wanted.update(set(re.findall(r"install Debian's ([\w.-]+) package", str(report.longrepr))))
