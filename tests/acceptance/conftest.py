@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
+
     from tests.support.servers import Postgres, RabbitMQ
+    from tests.support.stack import Stack
 
     Database: TypeAlias = "Postgres | NamedDatabase"
     Broker: TypeAlias = "RabbitMQ | NamedBroker"
@@ -122,6 +125,13 @@ class NamedBroker:
                 return
             for queue in QUEUES:
                 channel.queue_delete(queue)
+
+
+@pytest.fixture(scope="module")
+def client(service: Stack) -> Iterator[httpx.Client]:
+    """Give a client of the file's own `service`."""
+    with service.client() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

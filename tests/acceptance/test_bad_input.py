@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.stack import Stack
+from tests.support.stack import Stack, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,24 +27,12 @@ LEAKS = re.compile(
 
 @pytest.fixture(scope="module")
 def service(
-    postgres_server: Postgres,
-    rabbitmq_server: RabbitMQ,
-    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Give an API without a worker, so that what was stored stays as it was stored."""
-    postgres_server.start()
-    rabbitmq_server.start()
     folder = tmp_path_factory.mktemp("bad-input")
-    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
-        stack.start("api", "--no-relay")
+    with serving(postgres_server, rabbitmq_server, folder, "api --no-relay") as stack:
         yield stack
-    rabbitmq_server.delete_all_queues()
-
-
-@pytest.fixture(scope="module")
-def client(service: Stack) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
 
 
 def stored(service: Stack) -> list[tuple[object, ...]]:

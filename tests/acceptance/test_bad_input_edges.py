@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 import pytest
 
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import ROOT, Stack, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,24 +26,12 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def service(
-    postgres_server: Postgres,
-    rabbitmq_server: RabbitMQ,
-    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Give an API without a worker, so that what was stored stays as it was stored."""
-    postgres_server.start()
-    rabbitmq_server.start()
     folder = tmp_path_factory.mktemp("edges")
-    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
-        stack.start("api", "--no-relay")
+    with serving(postgres_server, rabbitmq_server, folder, "api --no-relay") as stack:
         yield stack
-    rabbitmq_server.delete_all_queues()
-
-
-@pytest.fixture(scope="module")
-def client(service: Stack) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
 
 
 def content(value: object) -> bytes:

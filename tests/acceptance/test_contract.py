@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.stack import Stack
+from tests.support.stack import Stack, serving
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -25,25 +25,12 @@ PATIENCE = 30.0
 
 @pytest.fixture(scope="module")
 def service(
-    contract_database: Database,
-    contract_broker: Broker,
-    tmp_path_factory: pytest.TempPathFactory,
+    contract_database: Database, contract_broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file; each leaves no task running."""
-    contract_database.start()
-    contract_broker.start()
     folder = tmp_path_factory.mktemp("contract")
-    with Stack(contract_database.create_database(), contract_broker.url, folder) as stack:
-        stack.start("api")
-        stack.start("worker")
+    with serving(contract_database, contract_broker, folder, "api", "worker") as stack:
         yield stack
-    contract_broker.delete_all_queues()
-
-
-@pytest.fixture(scope="module")
-def client(service: Stack) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
 
 
 def json_of(answer: httpx.Response, status: int = 200) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.support.stack import Stack
+from tests.support.stack import Stack, serving
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -26,26 +26,19 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 
 @pytest.fixture(scope="module")
 def service(
-    contract_database: Database,
-    contract_broker: Broker,
-    tmp_path_factory: pytest.TempPathFactory,
+    contract_database: Database, contract_broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Give one running service to all tests of this file."""
-    contract_database.start()
-    contract_broker.start()
     folder = tmp_path_factory.mktemp("pages")
-    url = contract_database.create_database()
-    with Stack(url, contract_broker.url, folder, {"FLOWER_PORT": "5999"}) as stack:
-        stack.start("api")
-        stack.start("worker")
+    with serving(
+        contract_database,
+        contract_broker,
+        folder,
+        "api",
+        "worker",
+        environment={"FLOWER_PORT": "5999"},
+    ) as stack:
         yield stack
-    contract_broker.delete_all_queues()
-
-
-@pytest.fixture(scope="module")
-def client(service: Stack) -> Iterator[httpx.Client]:
-    with service.client() as made:
-        yield made
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live"])

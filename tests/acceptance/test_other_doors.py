@@ -14,7 +14,7 @@ import httpx
 import kombu
 import pytest
 
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import ROOT, Stack, serving
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -29,19 +29,12 @@ QUEUES = pytest.mark.parametrize("queue", ["tasks", "short_tasks"])
 
 @pytest.fixture(scope="module")
 def service(
-    postgres_server: Postgres,
-    rabbitmq_server: RabbitMQ,
-    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """Give one running service to the tests of this file; each leaves no task running."""
-    postgres_server.start()
-    rabbitmq_server.start()
     folder = tmp_path_factory.mktemp("other-doors")
-    with Stack(postgres_server.create_database(), rabbitmq_server.url, folder) as stack:
-        stack.start("api")
-        stack.start("worker")
+    with serving(postgres_server, rabbitmq_server, folder, "api", "worker") as stack:
         yield stack
-    rabbitmq_server.delete_all_queues()
 
 
 def call(stack: Stack, *arguments: str) -> str:

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
 import psycopg2
@@ -19,7 +19,7 @@ from .ports import free_port
 from .waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 30.0
@@ -213,6 +213,37 @@ class Stack:
             return httpx.get(f"{self.url}/health/live", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
+
+
+class _Database(Protocol):
+    def start(self) -> None: ...
+    def create_database(self) -> str: ...
+
+
+class _Broker(Protocol):
+    @property
+    def url(self) -> str: ...
+    def start(self) -> None: ...
+    def delete_all_queues(self) -> None: ...
+
+
+@contextmanager
+def serving(
+    database: _Database,
+    broker: _Broker,
+    folder: Path,
+    *commands: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
+    """Give a stack that runs the commands ("api --no-relay"), for the tests of a whole file."""
+    database.start()
+    broker.start()
+    url = database.create_database()
+    with Stack(url, broker.url, folder, dict(environment or {})) as stack:
+        for command in commands:
+            stack.start(*command.split())
+        yield stack
+    broker.delete_all_queues()
 
 
 @dataclass
