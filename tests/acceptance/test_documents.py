@@ -225,7 +225,7 @@ def test_each_client_in_python_runs(reader: Reader) -> None:
         assert "Result: {'id': " in reader.run(sys.executable, "-c", reader.here(block.text))
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.skipif(shutil.which("node") is None, reason="node: install Debian's nodejs package")
 def test_each_client_in_javascript_runs(reader: Reader) -> None:
     clients = documents.blocks("javascript")
     assert clients

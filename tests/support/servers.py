@@ -1,12 +1,14 @@
 """Private PostgreSQL, RabbitMQ and Redis servers for the tests.
 
 Each has a directory and ports of its own, listens on 127.0.0.1 only, and leaves the
-machine's own servers alone. None needs more than Debian's package of it. All are
-gone, files included, after `close()`, at exit, and when the tests are killed.
+machine's own servers alone. None needs more than Debian's package of it, and
+PostgreSQL not even that. All are gone, files included, after `close()`, at exit, and
+when the tests are killed.
 """
 
 import atexit
 import contextlib
+import functools
 import os
 import pwd
 import secrets
@@ -21,10 +23,12 @@ from typing import Literal, Self, TypedDict
 
 import sqlalchemy as sa
 
+from backend.embedded import programs as embedded
+
 from .ports import free_port
 from .waiting import eventually
 
-__all__ = ["Missing", "Postgres", "RabbitMQ", "Redis", "free_port"]
+__all__ = ["Missing", "Postgres", "RabbitMQ", "Redis", "free_port", "missing"]
 
 # Seconds a server may take to start or to stop.
 _PATIENCE = 60.0
@@ -172,8 +176,8 @@ class _Server:
 class Postgres(_Server):
     """A PostgreSQL cluster with durable commits, trusting everyone as `postgres`.
 
-    `settings` are added to its configuration ({"fsync": "off"}). Raises Missing
-    without the server's programs. Run by root it runs as the OS user postgres.
+    `settings` are added to its configuration ({"fsync": "off"}). The programs are
+    Debian's, else those of the embedded server. Run by root it runs as another user.
     """
 
     _end = signal.SIGQUIT  # killed, it would leave a System V segment behind
@@ -184,9 +188,17 @@ class Postgres(_Server):
             key=lambda home: float(home.parent.name),
             reverse=True,
         )
-        self._initdb = _find("initdb", "postgresql", *homes)
-        self._postgres = _find("postgres", "postgresql", *homes)
-        super().__init__("postgres", "postgres" if os.geteuid() == 0 else None)
+        self._run_by: list[str] = []
+        user = "postgres" if os.geteuid() == 0 else None
+        try:
+            programs = _find("postgres", "postgresql", *homes).parent
+        except Missing:
+            programs, self._run_by = embedded.Postgres.programs()
+            user = None
+        self._initdb, self._postgres = programs / "initdb", programs / "postgres"
+        super().__init__("postgres", user)
+        if self._run_by:
+            shutil.chown(self.directory, "nobody")
         self._data = self.directory / "data"
         self._settings = {
             "port": str(self.port),
@@ -200,7 +212,7 @@ class Postgres(_Server):
         """See `_Server`; the first time it makes the cluster, which takes longer."""
         if not self._data.exists():
             made = subprocess.run(
-                [self._initdb, "-D", self._data, "-U", "postgres", "-A", "trust",
+                [*self._run_by, self._initdb, "-D", self._data, "-U", "postgres", "-A", "trust",
                  "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"],
                 env=_environment(self.directory),
                 cwd=self.directory,
@@ -241,7 +253,7 @@ class Postgres(_Server):
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return [self._postgres, "-D", self._data, *settings], {}
+        return [*self._run_by, self._postgres, "-D", self._data, *settings], {}
 
     def _ready(self) -> bool:
         try:
@@ -430,6 +442,21 @@ class Redis(_Server):
 
     def _ready(self) -> bool:
         return _answers(self.port, b"PING\r\n")
+
+
+@functools.cache
+def missing(kind: type[RabbitMQ | Redis]) -> str:
+    """Return what is not installed of a server and which package has it; "" if all is there.
+
+    "" too where TESTS_REQUIRE_SERVERS is set: a server that is missing is an error then.
+    """
+    if os.environ.get("TESTS_REQUIRE_SERVERS"):
+        return ""
+    try:
+        kind().close()
+    except Missing as error:
+        return str(error)
+    return ""
 
 
 def _find(program: str, package: str, *elsewhere: Path) -> Path:

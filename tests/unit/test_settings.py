@@ -44,6 +44,11 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert found.log_level == "INFO"
 
 
+def test_localhost_is_an_address_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_HOST", "localhost")
+    assert settings().api_host == "127.0.0.1"
+
+
 NONSENSE = [
     ("DATABASE_URL", "mysql://root:hidden@db/tasks"),
     ("DATABASE_URL", "postgresql://user:hidden@db/tasks"),
