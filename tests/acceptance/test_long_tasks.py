@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.proxy import Proxy
-from tests.support.servers import RabbitMQ
+from tests.support.servers import RabbitMQ, missing
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -164,6 +164,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_tasks_back_without_costing_an_a
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(missing(RabbitMQ) != "", reason=missing(RabbitMQ))
 def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
     postgres: Postgres, tmp_path: Path, *, thorough: bool
 ) -> None:
