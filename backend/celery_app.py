@@ -6,6 +6,7 @@ and times are the ledger's. Loaded in every process, and by `celery -A backend`.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
@@ -18,6 +19,8 @@ from backend.tasks.registry import registered
 from backend.telemetry import set_up_logging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from backend.db.outbox import Due
 
 ATTEMPT_HEADER: Final = "attempt"
@@ -30,8 +33,8 @@ def _queue(name: str) -> Queue:
 
 EXCHANGE: Final = Exchange("tasks", "direct")
 TASKS_QUEUE: Final = _queue("tasks")
-# First attempts of tasks that take one commit, which workers gather into batches. What fails there
-# runs alone from then on.
+# First attempts of tasks that take one commit: they travel in bundles, and workers run them in
+# batches. What fails there runs alone from then on.
 SHORT_QUEUE: Final = _queue("short_tasks")
 QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
 
@@ -130,13 +133,32 @@ def _keep_our_logging(**_: object) -> None:
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 
-def _queue_of(due: Due) -> Queue:
-    spec = registered().get(due.name)
-    return SHORT_QUEUE if spec and spec.one_commit and due.attempt == 1 else TASKS_QUEUE
+BUNDLE_HEADER: Final = "bundle"
+
+
+def bundled() -> list[str]:
+    """Return the names of the tasks whose first attempts travel in bundles."""
+    return [name for name, task in registered().items() if task.one_commit]
+
+
+def bundle(members: Sequence[Due]) -> tuple[str, dict[str, Any]]:
+    """Return body (JSON text) and publish options of a message that holds many attempts.
+
+    A message costs broker, relay and worker more than a short task does.
+    """
+    rows = [[due.task_id, due.attempt, due.name, due.args, due.reply_to] for due in members]
+    options = {
+        "routing_key": SHORT_QUEUE.name,
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "headers": {BUNDLE_HEADER: len(rows)},
+        "delivery_mode": 2,
+    }
+    return json.dumps(rows), options
 
 
 def message(due: Due) -> tuple[str, dict[str, Any]]:
-    """Return body (JSON text) and publish options of an attempt's message.
+    """Return body (JSON text) and publish options of an attempt's own message.
 
     Message protocol version 2: docs.celeryq.dev, "Message Protocol". Written out, since
     `send_task` costs four times as much and would encode the arguments once more.
@@ -158,7 +180,7 @@ def message(due: Due) -> tuple[str, dict[str, Any]]:
         ATTEMPT_HEADER: due.attempt,
     }
     options = {
-        "routing_key": _queue_of(due).name,
+        "routing_key": TASKS_QUEUE.name,
         "content_type": "application/json",
         "content_encoding": "utf-8",
         "headers": headers,

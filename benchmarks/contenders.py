@@ -144,6 +144,13 @@ class Ours(Contender):
         finally:
             self.processes.stop("worker")
 
+    def published(self) -> int:
+        """Count the tasks in messages, once the broker has all the messages that it should."""
+        messages, tasks = self.database.query(
+            "SELECT count(DISTINCT published_at), count(published_at) FROM outbox"
+        )[0]
+        return int(str(tasks)) if self._depth() >= int(str(messages)) else 0
+
     def missing(self, answers: Load) -> int:
         """Compare the ids given with the ledger's."""
         given = {json.loads(body)["task_id"] for body in answers.bodies}

@@ -11,47 +11,75 @@ from sqlalchemy import text
 from backend.db.session import changed_rows, engine, store_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from backend.db.session import Executor
 
 
+# What travels in one message: so many tasks, of so many bytes of arguments and one task more.
+BUNDLE = 100
+BUNDLE_BYTES = 256 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An attempt to be published; `args` is JSON text."""
+    """An attempt to be published; `args` is JSON text.
+
+    Those with the same `bundle` share a message; one without has its own.
+    """
 
     task_id: str
     attempt: int
     name: str
     args: str
     reply_to: str | None
+    bundle: int | None = None
 
 
+# What shares a message shares a time of publishing too, to the microsecond, and nothing else has
+# it: so the messages that the broker should have can be counted.
 _TAKE = text(
-    """
+    f"""
     WITH due AS (
-        SELECT task_id FROM outbox
+        SELECT task_id, attempt, due_at FROM outbox
         WHERE published_at IS NULL AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), content AS (
+        SELECT due.*, t.name, CAST(t.args AS text) AS args, t.reply_to,
+            due.attempt = 1 AND t.name = ANY(CAST(:bundled AS text[])) AS bundled
+        FROM due JOIN tasks t ON t.id = due.task_id
+    ), numbered AS (
+        SELECT *, CASE WHEN bundled
+            THEN (row_number() OVER places - 1) / {BUNDLE}
+                + sum(octet_length(args)) OVER places / {BUNDLE_BYTES}
+            ELSE 100000 + row_number() OVER places
+        END AS number
+        FROM content
+        WINDOW places AS (
+            PARTITION BY bundled ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING
+        )
     ), taken AS (
-        UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
-        FROM due WHERE outbox.task_id = due.task_id
-        RETURNING outbox.task_id, outbox.attempt, outbox.due_at
+        UPDATE outbox
+        SET published_at = now() + number * interval '1 microsecond',
+            publishes = least(publishes + 1, 1000)
+        FROM numbered WHERE outbox.task_id = numbered.task_id
     )
-    SELECT CAST(t.id AS text), taken.attempt, t.name, CAST(t.args AS text), t.reply_to
-    FROM taken JOIN tasks t ON t.id = taken.task_id
-    ORDER BY taken.due_at, t.id
-    """
+    SELECT CAST(task_id AS text), attempt, name, args, reply_to,
+        CASE WHEN bundled THEN number END
+    FROM numbered ORDER BY due_at, task_id
+    """  # noqa: S608 - constants of this module
 )
 
 
-def take(connection: Executor, limit: int) -> list[Due]:
+def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[Due]:
     """Take up to `limit` due rows for publishing, oldest first; no other relay gets them.
 
-    They count as published from the commit on. If this relay dies before it has published them,
-    `republish` finds them missing from the broker's queue.
+    First attempts of the tasks named in `bundled` are put into bundles. All count as published from
+    the commit on. If this relay dies before it has published them, `republish` finds them missing
+    from the broker's queue.
     """
-    return [Due(*row) for row in connection.execute(_TAKE, {"limit": limit})]
+    rows = connection.execute(_TAKE, {"limit": limit, "bundled": list(bundled)})
+    return [Due(*row) for row in rows]
 
 
 _PUT_BACK = text(
@@ -70,11 +98,11 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-_PUBLISHED = text("SELECT count(*) FROM outbox WHERE published_at IS NOT NULL")
+_PUBLISHED = text("SELECT count(DISTINCT published_at) FROM outbox WHERE published_at IS NOT NULL")
 
 
 def published(connection: Executor) -> int:
-    """Return how many rows the broker has been told of and no worker has claimed."""
+    """Return how many messages were published of which no worker has claimed all."""
     count: int = connection.execute(_PUBLISHED).scalar_one()
     return count
 
@@ -99,18 +127,25 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # what it no longer has is most likely what it was given first.
 _REPUBLISH = text(
     """
+    WITH lost AS (
+        SELECT DISTINCT published_at FROM outbox
+        WHERE published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
+        ORDER BY published_at LIMIT :limit
+    )
     UPDATE outbox SET published_at = NULL
     WHERE task_id IN (
-        SELECT task_id FROM outbox
-        WHERE published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
-        ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        SELECT task_id FROM outbox JOIN lost USING (published_at)
+        FOR UPDATE OF outbox SKIP LOCKED
     )
     """
 )
 
 
 def republish(connection: Executor, missing: int) -> int:
-    """Mark up to `missing` rows, long published and still unclaimed, to be published again."""
+    """Have up to `missing` messages, long published and still unclaimed, published again.
+
+    Returns how many tasks these are.
+    """
     return changed_rows(connection.execute(_REPUBLISH, {"limit": missing}))
 
 

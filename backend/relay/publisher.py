@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import BROKER_ERRORS, QUEUES, connect, message
+from backend.celery_app import BROKER_ERRORS, QUEUES, bundle, connect, message
 from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from backend.db.outbox import Due
 
@@ -37,7 +39,7 @@ class Publisher:
         for queue in QUEUES:
             queue(channel).declare()
         self._confirms = self._connection.transport.driver_type == "amqp"
-        self._unconfirmed: dict[int, str] = {}
+        self._unconfirmed: dict[int, list[str]] = {}
         self._refused: set[str] = set()
         self._tag = 0
         if self._confirms:
@@ -52,14 +54,14 @@ class Publisher:
         Raises one of BROKER_ERRORS; `unpublished` then tells what it may not have.
         """
         self._refused.clear()
-        self._unconfirmed.clear()
-        first = self._tag + 1
+        messages = list(_messages(batch))
         # Noted before the first byte goes out: whatever breaks, nothing counts as published.
-        self._unconfirmed.update((first + place, due.task_id) for place, due in enumerate(batch))
+        self._unconfirmed = {
+            self._tag + place: ids for place, (ids, _, _) in enumerate(messages, start=1)
+        }
         # On Redis the batch goes out, and is answered, as a whole; elsewhere this does nothing.
-        with self._producer.batch(max_size=len(batch)):
-            for due in batch:
-                body, options = message(due)
+        with self._producer.batch(max_size=len(messages)):
+            for _, body, options in messages:
                 self._producer.publish(body, **options)
                 self._tag += 1
         if not self._confirms:
@@ -76,7 +78,7 @@ class Publisher:
 
     def unpublished(self) -> list[str]:
         """Return the ids of the last batch that the broker may not have."""
-        return [*self._unconfirmed.values(), *self._refused]
+        return [*chain.from_iterable(self._unconfirmed.values()), *self._refused]
 
     def waiting(self) -> int:
         """Return how many messages wait in the queues, which are made where they are missing."""
@@ -95,9 +97,21 @@ class Publisher:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's callback
         for refused in self._tags(tag, multiple=multiple):
-            self._refused.add(self._unconfirmed.pop(refused))
+            self._refused.update(self._unconfirmed.pop(refused))
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:
         if multiple:
             return [known for known in self._unconfirmed if known <= tag]
         return [tag] if tag in self._unconfirmed else []
+
+
+def _messages(batch: Sequence[Due]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
+    """Give each message's tasks, its body and its options."""
+    bundles: defaultdict[int, list[Due]] = defaultdict(list)
+    for due in batch:
+        if due.bundle is None:
+            yield [due.task_id], *message(due)
+        else:
+            bundles[due.bundle].append(due)
+    for members in bundles.values():
+        yield [due.task_id for due in members], *bundle(members)

@@ -23,6 +23,7 @@ from backend.db.session import transaction
 from backend.tasks.registry import registered
 from backend.worker import lease
 from backend.worker.batch import Member, run_batch
+from backend.worker.bundle import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
-# milliseconds; twice as many wait here, so that the next batch is complete when one ends.
+# milliseconds.
 BATCH = 100
-PREFETCH = 4 * BATCH
+# Messages, most of which are bundles of up to a hundred tasks: so many of one task each still make
+# a batch, so many of a hundred are no burden.
+PREFETCH = 16
 
 
 class ShortTasks(bootsteps.ConsumerStep):
@@ -76,6 +79,16 @@ class ShortTasks(bootsteps.ConsumerStep):
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
         try:
+            parts = unpacked(message)
+        except Exception as error:  # noqa: BLE001 - whatever was sent
+            self._consumer.on_decode_error(message, error)
+            return
+        for part in parts:
+            self._gather(part)
+        self._ask_for_child()
+
+    def _gather(self, message: Any) -> None:  # noqa: ANN401 - kombu's
+        try:
             name = message.headers["task"]
             if name not in registered():
                 self._consumer.on_unknown_task(None, message, KeyError(name))
@@ -86,11 +99,9 @@ class ShortTasks(bootsteps.ConsumerStep):
         except Exception as error:  # noqa: BLE001 - whatever was sent
             self._consumer.on_decode_error(message, error)
             return
-        if request.revoked():
-            return
-        task_reserved(request)
-        self._gathered.append(request)
-        self._ask_for_child()
+        if not request.revoked():
+            task_reserved(request)
+            self._gathered.append(request)
 
     def _request(self, message: Any) -> Request:  # noqa: ANN401 - kombu's
         return Request(

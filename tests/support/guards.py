@@ -124,8 +124,8 @@ GUARDS = [
     Guard(
         "7: no transaction is open while the broker is waited for",
         "backend/relay/relay.py",
-        "            batch = outbox.take(connection, BATCH)\n",
-        "            batch = outbox.take(connection, BATCH)\n"
+        "            batch = outbox.take(connection, BATCH, self._bundled)\n",
+        "            batch = outbox.take(connection, BATCH, self._bundled)\n"
         "            if batch:\n"
         "                publisher.publish(batch)\n"
         "                return True\n",
