@@ -47,6 +47,9 @@ class Batcher(Generic[T, R]):
         self._room = max(BATCHES * limit, LEAST_ROOM)
         # What came in this turn of the event loop, handed over at its end: one wake-up for all.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
+        # When what was handed over together is given up; one timer watches over the first of them.
+        self._deadlines: deque[tuple[float, list[asyncio.Future[R]]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -64,13 +67,9 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         if not self._arriving:
-            loop.call_soon(self._hand_over)
+            loop.call_soon(self._hand_over, loop)
         self._arriving.append((item, future))
-        late = loop.call_later(PATIENCE, self._give_up, future)
-        try:
-            return await future
-        finally:
-            late.cancel()
+        return await future
 
     def close(self) -> None:
         """Do what waits, then end the thread; returns within PATIENCE seconds."""
@@ -79,20 +78,30 @@ class Batcher(Generic[T, R]):
             self._wake.notify()
         self._thread.join(PATIENCE)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._wake:
             self._waiting.extend(self._arriving)
             self._wake.notify()
+        while self._deadlines and all(future.done() for future in self._deadlines[0][1]):
+            self._deadlines.popleft()
+        deadline = loop.time() + PATIENCE
+        self._deadlines.append((deadline, [future for _, future in self._arriving]))
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._give_up, loop)
         self._arriving.clear()
 
-    def _give_up(self, future: asyncio.Future[R]) -> None:
-        if future.done():
-            return
-        future.set_exception(StoreUnavailable())
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        while self._deadlines and self._deadlines[0][0] <= loop.time():
+            for future in self._deadlines.popleft()[1]:
+                if not future.done():
+                    future.set_exception(StoreUnavailable())
         # They give up in the order in which they came, so what is of no more use stands in front.
         with self._wake:
             while self._waiting and self._waiting[0][1].done():
                 self._waiting.popleft()
+        if self._deadlines:
+            self._timer = loop.call_at(self._deadlines[0][0], self._give_up, loop)
 
     def _run(self) -> None:
         while True:

@@ -50,15 +50,19 @@ def create_app() -> FastAPI:
         openapi_tags=TAGS,
         lifespan=_lifespan,
         redirect_slashes=False,
+        # Nothing here exports it, and being asked costs each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
+    # As they are: a router that FastAPI includes is asked for its routes at each request.
     for router in (
+        tasks.quick,
         tasks.router,
         batch.router,
         tasks.fallback,
         messages.router,
         system.router,
     ):
-        app.include_router(router)
+        app.router.routes.extend(router.routes)
     app.add_middleware(Edge)
     return app

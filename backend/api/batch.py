@@ -12,8 +12,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
 from backend.api.deps import Services, ServicesDep
-from backend.api.parameters import IDEMPOTENCY_KEY
 from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
+from backend.api.quick import IDEMPOTENCY_KEY, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError
@@ -71,10 +71,7 @@ async def create_batch(request: Request, services: ServicesDep) -> Response:
     key = IDEMPOTENCY_KEY.of(request)
     if request.headers.get("content-type", "").startswith(NDJSON):
         return await _stream(request, services, key)
-    try:
-        items = _items.validate_json(await request.body())
-    except ValidationError as error:
-        raise RequestValidationError(_in_body(error.errors())) from error
+    items = await read_json(request, _items)
     problems: list[Any] = []
     tasks = []
     for place, item in enumerate(items):
@@ -99,16 +96,11 @@ def _task(item: BatchItem, services: Services, *place: int) -> Submission:
     if spec is None:
         names = ", ".join(sorted({task.name for task in registered().values()}))
         fault = {"type": "unknown_task", "loc": ("name",), "msg": f"must be one of {names}"}
-        raise RequestValidationError(_in_body([fault], *place))
+        raise RequestValidationError(in_body([fault], *place))
     try:
         return services.new_task(spec, spec.arguments.model_validate(item.arguments))
     except ValidationError as error:
-        raise RequestValidationError(_in_body(error.errors(), *place, "arguments")) from error
-
-
-def _in_body(found: Sequence[Any], *place: int | str) -> list[dict[str, Any]]:
-    """Return faults with their place in the body, as FastAPI has them."""
-    return [{**fault, "loc": ("body", *place, *fault["loc"])} for fault in found]
+        raise RequestValidationError(in_body(error.errors(), *place, "arguments")) from error
 
 
 async def _stream(request: Request, services: Services, key: str | None) -> Response:
@@ -201,4 +193,4 @@ def _line_task(line: bytes, services: Services) -> Submission:
     try:
         return _task(_item.validate_json(line), services)
     except ValidationError as error:
-        raise RequestValidationError(_in_body(error.errors())) from error
+        raise RequestValidationError(in_body(error.errors())) from error

@@ -5,17 +5,17 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
+from starlette.routing import Match
 
 from backend.errors import HTTPError, Invalid
 from backend.schemas import InvalidProblem, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -89,21 +89,11 @@ def install(app: FastAPI) -> None:
 def _allowed(request: Request) -> set[str]:
     """Return the methods of every route of the path: Starlette names those of the first only."""
     allowed: set[str] = set()
-    for route in _single(request.app.router.routes):
+    for route in request.app.router.routes:
         match, _ = route.matches({**request.scope, "method": "-"})
         if match is not Match.NONE:
             allowed |= set(getattr(route, "methods", None) or ())
     return allowed
-
-
-def _single(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
-    """Go over routes and, instead of each router that FastAPI included, over its routes."""
-    for route in routes:
-        included: APIRouter | None = getattr(route, "original_router", None)
-        if included is None:
-            yield route
-        else:
-            yield from _single(included.routes)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

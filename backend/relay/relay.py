@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# How long tasks gather while others are being published: each batch has its price, whatever its size.
+# How long tasks gather after a batch was published: each has its price, whatever its size.
 GATHER_SECONDS = 0.025
 # How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
 IDLE_SECONDS = 0.5

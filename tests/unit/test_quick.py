@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from backend.api import problems
-from backend.api.parameters import IDEMPOTENCY_KEY, WAIT
+from backend.api.quick import IDEMPOTENCY_KEY, WAIT
 
 app = FastAPI()
 problems.install(app)
