@@ -121,7 +121,6 @@ def _insert_messages(contents: Sequence[str]) -> list[Message]:
 def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
     with single() as connection:
         pages = [messages.page(connection, limit, before) for limit, before in asked]
-        # The whole table is counted: once for all who ask.
         total = messages.count(connection)
     return [(page, total) for page in pages]
 

@@ -7,6 +7,7 @@ taken in the order tasks, outbox.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,12 @@ class Submission:
     reply_to: str | None
 
 
+# One parameter for all of them: psycopg2 takes five times as long to write five arrays.
 _SUBMIT = text(
     """
     WITH new AS (
-        SELECT * FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:names AS text[]), CAST(:args AS text[]),
-            CAST(:max_attempts AS smallint[]), CAST(:reply_tos AS text[])
-        ) AS new (id, name, args, max_attempts, reply_to)
+        SELECT * FROM json_to_recordset(CAST(:rows AS json))
+            AS new (id uuid, name text, args text, max_attempts smallint, reply_to text)
     ), task AS (
         INSERT INTO tasks (id, name, args, max_attempts, reply_to)
         SELECT id, name, CAST(args AS json), max_attempts, reply_to FROM new ORDER BY id
@@ -55,16 +55,19 @@ def submit(connection: Executor, submissions: Sequence[Submission]) -> None:
 
     One statement, so that one round trip does it; the commit rings the relays' bell.
     """
-    connection.execute(
-        _SUBMIT,
-        {
-            "ids": [new.id for new in submissions],
-            "names": [new.name for new in submissions],
-            "args": [new.args for new in submissions],
-            "max_attempts": [new.max_attempts for new in submissions],
-            "reply_tos": [new.reply_to for new in submissions],
-        },
+    rows = json.dumps(
+        [
+            {
+                "id": new.id,
+                "name": new.name,
+                "args": new.args,
+                "max_attempts": new.max_attempts,
+                "reply_to": new.reply_to,
+            }
+            for new in submissions
+        ]
     )
+    connection.execute(_SUBMIT, {"rows": rows})
 
 
 _CLAIM = text(

@@ -130,6 +130,22 @@ class Message(Base):
     )
 
 
+class MessageCount(Base):
+    """How many messages there are, kept by triggers (migration 0003)."""
+
+    __tablename__ = "message_counts"
+
+    id: Mapped[int] = mapped_column(
+        BigInteger(),
+        Identity(),
+        primary_key=True,
+        comment="One of as many as there were transactions at once",
+    )
+    messages: Mapped[int] = mapped_column(
+        BigInteger(), comment="A part of the number of messages; the parts add up to it"
+    )
+
+
 class IdempotencyKey(Base):
     """The first answer to a request that came with an Idempotency-Key."""
 

@@ -59,6 +59,19 @@ def identify(name: str) -> None:
 @cache
 def engine() -> sqlalchemy.Engine:
     """Return this process's engine; no connection is made before the first is needed."""
+    return _engine()
+
+
+@cache
+def _autocommit() -> sqlalchemy.Engine:
+    """Return the engine of single statements.
+
+    With connections of its own: to switch one over and back costs more than the statement.
+    """
+    return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+
+
+def _engine(**options: Any) -> sqlalchemy.Engine:
     made = sqlalchemy.create_engine(
         settings().database_url,
         pool_timeout=3,
@@ -76,6 +89,7 @@ def engine() -> sqlalchemy.Engine:
             " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
             " -c tcp_user_timeout=10000",
         },
+        **options,
     )
     event.listen(made, "checkin", _note_use)
     event.listen(made, "checkout", _ping_after_idling)
@@ -96,20 +110,15 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
         raise DisconnectionError from error
 
 
-@cache
-def _autocommit() -> sqlalchemy.Engine:
-    return engine().execution_options(isolation_level="AUTOCOMMIT")
-
-
-def _forget_engine_after_fork() -> None:
+def _forget_engines_after_fork() -> None:
     """Leave the parent's connections to the parent: sharing one corrupts it for both."""
-    if engine.cache_info().currsize:
-        engine().dispose(close=False)
-        engine.cache_clear()
-        _autocommit.cache_clear()
+    for made in (engine, _autocommit):
+        if made.cache_info().currsize:
+            made().dispose(close=False)
+            made.cache_clear()
 
 
-os.register_at_fork(after_in_child=_forget_engine_after_fork)
+os.register_at_fork(after_in_child=_forget_engines_after_fork)
 
 
 def is_away(error: BaseException) -> bool:

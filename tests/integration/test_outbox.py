@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import select
+from collections import Counter
 from contextlib import closing
 from typing import cast
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -142,3 +145,45 @@ def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> N
         assert select.select([listener], [], [], 10)[0] == [listener]
         listener.poll()
         assert [cast("str", heard.channel) for heard in listener.notifies] == ["outbox"]
+
+
+def test_first_attempts_of_bundled_tasks_share_messages_and_others_have_their_own(
+    database: sa.Engine,
+) -> None:
+    ids = submit(database, outbox.BUNDLE + 20)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": ids[0]}
+        )
+        taken = outbox.take(connection, 500, bundled=["slow"])
+        sizes = Counter(due.bundle for due in taken)
+        assert sizes == {None: 1, 0: outbox.BUNDLE, 1: 19}
+        assert [due.attempt for due in taken if due.bundle is None] == [2]
+        assert outbox.published(connection) == 3
+
+
+def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> None:
+    third = outbox.BUNDLE_BYTES // 3
+    with database.begin() as connection:
+        args = json.dumps({"content": "x" * third})
+        new = [ledger.Submission(str(uuid4()), "long", args, 3, None) for _ in range(7)]
+        ledger.submit(connection, new)
+        taken = outbox.take(connection, 500, bundled=["long"])
+        assert max(Counter(due.bundle for due in taken).values()) <= 4
+        assert outbox.published(connection) == len({due.bundle for due in taken})
+
+
+def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
+    database: sa.Engine,
+) -> None:
+    ids = submit(database, 3)
+    with database.begin() as connection:
+        outbox.take(connection, 500, bundled=["slow"])
+        connection.execute(
+            sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
+        )
+        ledger.claim(connection, ids[0], 1, "w")
+        assert outbox.published(connection) == 1
+        assert outbox.republish(connection, 1) == 2
+        again = outbox.take(connection, 500, bundled=["slow"])
+        assert {due.task_id for due in again} == set(ids[1:])

@@ -1,0 +1,59 @@
+"""Messages: how many there are, whoever adds and removes them at the same time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def connections(database: sa.Engine) -> Iterator[tuple[sa.Connection, sa.Connection]]:
+    """Give two connections; a lock that either waits for ends its statement after 5 s."""
+    with database.connect() as first, database.connect() as second:
+        yield first, second
+
+
+def counted(database: sa.Engine) -> tuple[int, int]:
+    """Return what is said to be there and what is."""
+    with database.connect() as connection:
+        there = connection.execute(sa.text("SELECT count(*) FROM messages")).scalar_one()
+        return messages.count(connection), there
+
+
+def test_messages_are_counted_as_they_come_and_go(database: sa.Engine) -> None:
+    assert counted(database) == (0, 0)
+    with database.begin() as connection:
+        messages.insert_many(connection, ["a", "b", "c"])
+        assert messages.count(connection) == 3
+        connection.execute(sa.text("DELETE FROM messages WHERE content = 'b'"))
+    assert counted(database) == (2, 2)
+    with database.begin() as connection:
+        connection.execute(sa.text("TRUNCATE messages"))
+    assert counted(database) == (0, 0)
+
+
+def test_what_is_not_committed_does_not_count(database: sa.Engine) -> None:
+    with database.connect() as connection:
+        messages.insert_many(connection, ["a"])
+        assert counted(database) == (0, 0)
+        connection.rollback()
+    assert counted(database) == (0, 0)
+
+
+def test_two_transactions_that_insert_at_once_do_not_wait_for_each_other(
+    connections: tuple[sa.Connection, sa.Connection], database: sa.Engine
+) -> None:
+    first, second = connections
+    for connection in (first, second, first, second):
+        messages.insert_many(connection, ["a", "b"])
+    second.commit()
+    assert counted(database) == (4, 4)
+    first.commit()
+    assert counted(database) == (8, 8)

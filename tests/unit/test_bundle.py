@@ -1,0 +1,96 @@
+"""A bundle: what a worker makes of it, and when the broker may forget it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.outbox import Due
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+class Channel:
+    """A channel that notes what is acknowledged."""
+
+    no_ack_consumers = None
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+
+    def basic_ack(self, tag: int, *, multiple: bool) -> None:
+        assert not multiple
+        self.acknowledged.append(tag)
+
+
+def due(task_id: str, args: str = '{"content": "Hello"}') -> Due:
+    from backend.db.outbox import Due
+
+    return Due(task_id, 1, "insert_message", args, "replies", bundle=0)
+
+
+def received(members: Sequence[Due], channel: Channel, body: str | None = None) -> Message:
+    from backend.celery_app import bundle
+
+    text, options = bundle(members)
+    message: Any = Message  # the stubs want a real channel
+    made: Message = message(
+        body or text,
+        delivery_tag=7,
+        content_type=options["content_type"],
+        content_encoding=options["content_encoding"],
+        headers=options["headers"],
+        delivery_info={"routing_key": options["routing_key"]},
+        channel=channel,
+        accept={"application/json"},
+    )
+    return made
+
+
+def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> None:
+    from backend.celery_app import message
+    from backend.worker.bundle import unpacked
+
+    members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
+    parts = unpacked(received(members, Channel()))
+    for part, member in zip(parts, members, strict=True):
+        body, options = message(member)
+        assert (part.body, part.headers) == (body, options["headers"])
+        assert part.properties["reply_to"] == "replies"
+        assert part.payload[1]["content"] in {"Hello", "\x00 \U0001f600"}
+
+
+def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
+    from backend.worker.bundle import unpacked
+
+    channel = Channel()
+    first, second, third = unpacked(received([due("a"), due("b"), due("c")], channel))
+    logger = logging.getLogger()
+    first.ack_log_error(logger, ())
+    first.ack_log_error(logger, ())
+    second.reject_log_error(logger, (), requeue=True)
+    assert channel.acknowledged == []
+    third.ack_log_error(logger, ())
+    assert channel.acknowledged == [7]
+
+
+def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
+    from backend.worker.bundle import unpacked
+
+    message: Any = Message
+    other: Message = message("{}", headers={"task": "insert_message"})
+    assert list(unpacked(other)) == [other]
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{", "[1]", '[["a"]]', '[["a", 1, "b", 3, null]]'])
+def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
+    from backend.worker.bundle import unpacked
+
+    with pytest.raises((ValueError, TypeError)):
+        unpacked(received([due("a")], Channel(), body or " "))
