@@ -21,8 +21,7 @@ from backend.telemetry import on_terminal
 KILL_SECONDS = 6.0
 honcho.manager.KILL_WAIT = KILL_SECONDS
 PROCESSES: Final = {
-    "api": "api --no-relay",
-    "relay": "relay",
+    "api": "api",
     "worker": "worker",
     "flower": "flower",
 }

@@ -105,7 +105,7 @@ class Contender:
 
 
 class Ours(Contender):
-    """The service: API, relay and, where wanted, a worker, each a process."""
+    """The service: an API with a relay in it and, where wanted, a worker."""
 
     name = "ours"
     queues = ("tasks", "short_tasks")
@@ -125,13 +125,12 @@ class Ours(Contender):
         self.processes.wait_for_end("migrate")
 
     def start(self) -> None:
-        """Start the API and a relay beside it, as `make run` does."""
-        self._run("relay")
+        """Start the API with a relay in it, as `make run` does."""
         self.start_api()
 
     def start_api(self, workers: int = 1) -> None:
         """Start the API with so many processes."""
-        self._run("api", "--no-relay", API_WORKERS=str(workers))
+        self._run("api", API_WORKERS=str(workers))
         self.processes.wait_for_port("api", self.port)
 
     @contextmanager

@@ -56,7 +56,7 @@ _UNFINISHED = text(
         ) THEN 'SCHEDULED'
         ELSE 'RESERVED'
     END
-    FROM tasks WHERE {UNFINISHED} ORDER BY created_at, id LIMIT :limit
+    FROM tasks WHERE {UNFINISHED} ORDER BY tasks.created_at, tasks.id LIMIT :limit
     """  # noqa: S608 - a constant of this package
 )
 _COUNT_UNFINISHED = text(f"SELECT count(*) FROM tasks WHERE {UNFINISHED}")  # noqa: S608 - same

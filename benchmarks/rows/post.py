@@ -16,7 +16,7 @@ WHAT = "POST /tasks/, 32 connections"
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Nobody works meanwhile; the relay, a process of its own, publishes."""
+    """Nobody works meanwhile; the relay publishes."""
     contenders = bench.ours, bench.textbook, bench.floor
     ours, textbook, floor = (Figures(each.name, "tasks/s") for each in contenders)
     first = Result("post", WHAT, ours, textbook, wanted=4.0)
