@@ -91,7 +91,9 @@ def _backend_class() -> str:
     way to configure it (celery.app.base.Celery._get_backend).
     """
     url = settings().celery_result_backend
-    return f"backend.worker.outcomes:{'Rpc' if url.startswith('rpc') else 'Redis'}Outcomes+{url}"
+    rpc = url.startswith("rpc")
+    module, name = ("outcomes", "RpcOutcomes") if rpc else ("redis_outcomes", "RedisOutcomes")
+    return f"backend.worker.{module}:{name}+{url}"
 
 
 app = Celery("tasks-api")

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import states
-from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -69,7 +68,7 @@ class Ended(NamedTuple):
     reply_to: str | None
 
 
-class _LedgerFirst:
+class LedgerFirst:
     """What both backends have in common; mixed in before a backend of Celery's."""
 
     _silent_until = 0.0
@@ -89,7 +88,7 @@ class _LedgerFirst:
         """
 
         def send() -> None:
-            super(_LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
+            super(LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
                 task_id, result, state, traceback=traceback, request=request, **kwargs
             )
             self.told(getattr(request, "reply_to", None))
@@ -127,7 +126,7 @@ class _LedgerFirst:
             )
 
 
-class RpcOutcomes(_LedgerFirst, RPCBackend):
+class RpcOutcomes(LedgerFirst, RPCBackend):
     """Replies to the API process that took the task, or to whoever called it."""
 
     # One new connection where the cached one is dead, and no waiting: a reply is only news.
@@ -168,16 +167,6 @@ class RpcOutcomes(_LedgerFirst, RPCBackend):
             if reply_to and producer.connection.transport.driver_type == "redis":
                 with producer.channel.conn_or_acquire() as client:
                     client.expire(reply_to, 600)
-
-
-class RedisOutcomes(_LedgerFirst, RedisBackend):
-    """Stores a copy of each result in Redis, for other readers of Celery results."""
-
-    def tell_together(self, ended: Sequence[Ended]) -> None:
-        """Store the results of a batch."""
-        for end in ended:
-            store = partial(RedisBackend.store_result, self, end.task_id, end.value, states.SUCCESS)
-            self.quietly(store, about(end.task_id, 1))
 
 
 @dataclass(frozen=True)
