@@ -82,15 +82,18 @@ class Services:
 
     def _list(self, limits: Sequence[int]) -> list[Listing]:
         """Join what the workers hold with what the ledger knows, once for all who ask."""
-        with single() as connection:
-            names = workers.alive(connection)
-        held = self.inspector.ask(names)
         most = max(limits)
         with single() as connection:
+            answers = self.inspector.ask(workers.alive(connection))
+            # While they answer.
             rows, total = lookups.unfinished(connection, most)
-            listed = {task_id for task_id, _ in rows}
-            others = [task_id for task_id in held if task_id not in listed and is_task_id(task_id)]
-            known = lookups.known(connection, others) if others else set()
+        held = answers()
+        listed = {task_id for task_id, _ in rows}
+        others = [task_id for task_id in held if task_id not in listed and is_task_id(task_id)]
+        known: set[str] = set()
+        if others:
+            with single() as connection:
+                known = lookups.known(connection, others)
         # Held by a worker and unknown to the ledger: it came by another door and has not started.
         strangers = [(task_id, held[task_id]) for task_id in others if task_id not in known]
         tasks = [

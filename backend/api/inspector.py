@@ -18,7 +18,7 @@ from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
 from backend.celery_app import BROKER_ERRORS, app, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kombu import Connection
 
@@ -45,21 +45,25 @@ class Inspector:
         self._thread = threading.Thread(target=self._run, name="inspector", daemon=True)
         self._thread.start()
 
-    def ask(self, workers: Sequence[str]) -> Holdings:
-        """Return what the workers say they hold, task id to status.
+    def ask(self, workers: Sequence[str]) -> Callable[[], Holdings]:
+        """Ask the workers what they hold; return what waits for it, task id to status.
 
-        Takes the time of the slowest answer, a second at most. Not to be called by two threads
-        at once.
+        That takes the time of the slowest answer, a second at most. Not to be called again before
+        it has returned.
         """
         if not workers or not self._connected.is_set():
-            return {}
+            return dict
         self._silent &= set(workers)
         question = _Question(workers, self._silent)
         self._question = question
         self._asked.set()
-        question.answered.wait(PATIENCE)
-        self._silent |= question.missing
-        return dict(question.holdings)
+
+        def answers() -> Holdings:
+            question.answered.wait(PATIENCE)
+            self._silent |= question.missing
+            return dict(question.holdings)
+
+        return answers
 
     def close(self) -> None:
         """Stop the thread; returns within 3 s."""

@@ -29,14 +29,14 @@ def test_a_late_answer_is_heard_while_questions_do_not_cease(
     asking = inspector.Inspector()
     try:
         assert asking._connected.wait(5)
-        asking.ask(["w"])
+        asking.ask(["w"])()
         assert asking._silent == {"w"}
         time.sleep(0.5)  # until the thread no longer waits for that answer
         with Connection("memory://") as broker:
             Producer(broker.channel()).publish({"w": []}, routing_key=reply_to[0])
         deadline = time.monotonic() + 1
         while asking._silent and time.monotonic() < deadline:
-            asking.ask([*asking._silent])
+            asking.ask([*asking._silent])()
             time.sleep(0.01)
         assert asking._silent == set()
     finally:
