@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from backend.db import ledger, lookups
+from backend.db import idempotency, ledger, lookups
 from tests.integration.test_ledger import put, submit, task
 from tests.support.waiting import eventually
 
@@ -82,6 +82,22 @@ def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
     )
     assert sorted(got, key=str) == [ids, []]
     assert {task(database, task_id)["state"] for task_id in ids} == {"SUCCESS"}
+
+
+def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
+    database: sa.Engine,
+) -> None:
+    def work(connection: sa.Connection, keys: Sequence[str]) -> dict[str, idempotency.Key]:
+        answer = str(uuid4())
+        asked = [idempotency.Key(key, "the same", answer) for key in keys]
+        return idempotency.remember(connection, asked)
+
+    keys = [f"key-{place:02d}" for place in range(SIZE)]
+    first, second = at_once(database, work, keys, lambda blocker, key: work(blocker, [key]))
+    assert first == second
+    assert isinstance(first, dict)
+    assert first.keys() == set(keys)
+    assert len({key.answer for key in first.values()}) == 1
 
 
 def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine) -> None:
