@@ -1,4 +1,4 @@
-"""100,000 tasks posted as fast as the client can, to a service that is not told to expect them."""
+"""100,000 tasks posted as fast as the client can, to a service that lets a fifth of them wait."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def run(bench: Bench) -> Iterator[Result]:
 
 
 class Flooded(Ours):
-    """The service as it comes."""
+    """The service with a limit that is reached."""
 
     name = "ours-flooded"
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
-        del self.environment["MAX_WAITING"]
+        self.environment["MAX_WAITING"] = str(TASKS // 5)
 
 
 class _Watch:
