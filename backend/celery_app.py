@@ -1,13 +1,14 @@
-"""The Celery application: the queue, and what a message of ours looks like.
+"""The Celery application: its queues, and what a message of ours looks like.
 
 All that Celery does for us is carrying work to processes and watching over those; state, retries
-and times are the ledger's. Loaded in every process, and by `celery -A backend`.
+and times are the ledger's. Loaded by API, relay, worker and Flower, and by `celery -A backend`.
 """
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from backend.db.outbox import Due
 
 ATTEMPT_HEADER: Final = "attempt"
+BUNDLE_HEADER: Final = "bundle"
+
+
+def is_task_id(text: str) -> bool:
+    """Tell whether a text could be the id of a task: a UUID as we write it."""
+    try:
+        return len(text) == 36 and str(UUID(text)) == text  # noqa: PLR2004 - a UUID's length
+    except ValueError:
+        return False
 
 
 def _queue(name: str) -> Queue:
@@ -135,9 +145,6 @@ def _keep_our_logging(**_: object) -> None:
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 
-BUNDLE_HEADER: Final = "bundle"
-
-
 def bundled() -> list[str]:
     """Return the names of the tasks whose first attempts travel in bundles."""
     return [name for name, task in registered().items() if task.one_commit]
@@ -148,6 +155,7 @@ def bundle(members: Sequence[Due]) -> tuple[str, dict[str, Any]]:
 
     A message costs broker, relay and worker more than a short task does.
     """
+    # Due's first fields in order; worker/bundle.py reads them back.
     rows = [[due.task_id, due.attempt, due.name, due.args, due.reply_to] for due in members]
     options = {
         "routing_key": SHORT_QUEUE.name,

@@ -6,17 +6,19 @@ import asyncio
 import errno
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from backend.embedded.lifetime import end_with_up
+from backend.embedded import lifetime
 from backend.embedded.programs import CannotRun
-from backend.errors import RegistrationError
+from backend.errors import RegistrationError, StoreUnavailable
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
@@ -31,7 +33,7 @@ MIGRATE_PATIENCE = 60.0
 
 def main() -> None:
     """Run the command; a setting that makes no sense ends it with a line that says which."""
-    end_with_up()
+    lifetime.end_with_up()
     try:
         commands()
     except (SettingsError, CannotRun, RegistrationError) as error:
@@ -49,14 +51,11 @@ def commands() -> None:
 
 @commands.command()
 def up() -> None:
-    """Run the whole stack in the foreground: API, relay, worker and Flower.
+    """Run the whole stack in the foreground: API with its relay, worker and Flower.
 
     PostgreSQL and Valkey too, where DATABASE_URL or CELERY_BROKER_URL is not set; the other
     commands find them then. They keep their data in DATA_DIR.
     """
-    import signal
-
-    from backend.embedded import lifetime
     from backend.supervisor import run
     from backend.tasks.registry import registered
 
@@ -78,8 +77,6 @@ def up() -> None:
 @commands.command()
 def reset() -> None:
     """Throw away what the embedded servers keep in DATA_DIR: every task and message."""
-    from backend.embedded import lifetime
-
     lifetime.reset(read().data_dir)
     click.echo(f"Removed what the embedded servers kept in {read().data_dir}.")
 
@@ -153,9 +150,6 @@ def worker() -> None:
 @commands.command()
 def relay() -> None:
     """Publish what the API accepts, and what was lost on the way."""
-    import signal
-    import threading
-
     from backend.relay.relay import Relay
 
     set_up_logging(settings().log_level)
@@ -194,7 +188,6 @@ def migrate() -> None:
 
 def _migrate() -> None:
     from backend.db.migrate import upgrade
-    from backend.errors import StoreUnavailable
 
     deadline = time.monotonic() + MIGRATE_PATIENCE
     said = False
@@ -232,8 +225,8 @@ def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> 
 def _cannot_listen(host: str, port: int) -> OSError | None:
     """Try each address of the host; return why it will not do, if so.
 
-    An address that is not there is no obstacle while another is: without IPv6, `localhost` may
-    still have one of it.
+    An address that is not there is no obstacle while another is: a host's name may have one of
+    IPv6 where there is no IPv6.
     """
     absent: OSError | None = None
     bound = False

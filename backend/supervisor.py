@@ -20,11 +20,7 @@ from backend.telemetry import on_terminal
 # The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
 KILL_SECONDS = 6.0
 honcho.manager.KILL_WAIT = KILL_SECONDS
-PROCESSES: Final = {
-    "api": "api",
-    "worker": "worker",
-    "flower": "flower",
-}
+PROCESSES: Final = ("api", "worker", "flower")
 
 
 class Manager(honcho.manager.Manager):  # type: ignore[misc]  # honcho has no types
@@ -60,8 +56,8 @@ def run() -> int:
     if on_terminal():
         environment["FORCE_COLOR"] = "1"
     manager = Manager()
-    for name, arguments in PROCESSES.items():
-        command = f"exec {shlex.quote(sys.executable)} -m backend {arguments}"
+    for name in PROCESSES:
+        command = f"exec {shlex.quote(sys.executable)} -m backend {name}"
         manager.add_process(name, command, env=environment)
     # A terminal that is closed stops all as Ctrl+C does.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))

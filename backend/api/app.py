@@ -66,6 +66,7 @@ def create_app() -> FastAPI:
         batch.router,
         tasks.fallback,
         messages.router,
+        messages.quick,
         system.router,
     ):
         app.router.routes.extend(router.routes)

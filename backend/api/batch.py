@@ -11,14 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
-from backend.api.deps import Services, ServicesDep
+from backend.api.deps import Services, services_of
 from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
 from backend.api.quick import IDEMPOTENCY_KEY, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError
 from backend.schemas import BatchAccepted, BatchItem
-from backend.tasks.registry import registered
+from backend.tasks.registry import names, registered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -62,13 +62,13 @@ _item = TypeAdapter(BatchItem)
         },
     },
 )
-async def create_batch(request: Request, services: ServicesDep) -> Response:
+async def create_batch(request: Request) -> Response:
     """Enqueue up to 1,000 tasks as a JSON array, all or none; the answer has their ids in order.
 
     As `application/x-ndjson`, a task a line and as many as you like, the answer has a line for
     each; bad lines are named and skipped.
     """
-    key = IDEMPOTENCY_KEY.of(request)
+    services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
     if request.headers.get("content-type", "").startswith(NDJSON):
         return await _stream(request, services, key)
     items = await read_json(request, _items)
@@ -94,8 +94,7 @@ def _task(item: BatchItem, services: Services, *place: int) -> Submission:
     """
     spec = registered().get(item.name)
     if spec is None:
-        names = ", ".join(sorted({task.name for task in registered().values()}))
-        fault = {"type": "unknown_task", "loc": ("name",), "msg": f"must be one of {names}"}
+        fault = {"type": "unknown_task", "loc": ("name",), "msg": f"must be one of {names()}"}
         raise RequestValidationError(in_body([fault], *place))
     try:
         return services.new_task(spec, spec.arguments.model_validate(item.arguments))

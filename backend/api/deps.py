@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from fastapi import Depends, Request
+from fastapi import Request
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
@@ -15,6 +14,7 @@ from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
 from backend.api.submissions import Submissions
 from backend.batching import Batcher
+from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, workers
 from backend.db.ledger import Submission
 from backend.db.session import single
@@ -88,27 +88,24 @@ class Services:
             # While they answer.
             rows, total = lookups.unfinished(connection, most)
         held = answers()
-        listed = {task_id for task_id, _ in rows}
-        others = [task_id for task_id in held if task_id not in listed and is_task_id(task_id)]
-        known: set[str] = set()
-        if others:
+        known = {task_id for task_id, _ in rows}
+        if not held.keys() <= known:
             with single() as connection:
-                known = lookups.known(connection, others)
+                known = lookups.known(connection, list(filter(is_task_id, held)))
+                # Again: one of them may have been entered in the ledger meanwhile.
+                rows, total = lookups.unfinished(connection, most)
+            known.update(task_id for task_id, _ in rows)
         # Held by a worker and unknown to the ledger: it came by another door and has not started.
-        strangers = [(task_id, held[task_id]) for task_id in others if task_id not in known]
+        strangers = [
+            (task_id, status)
+            for task_id, status in held.items()
+            if task_id not in known and is_task_id(task_id)
+        ]
         tasks = [
             (task_id, "ACTIVE" if held.get(task_id) == "ACTIVE" else status)
             for task_id, status in rows
         ] + strangers
         return [(tasks[:limit], total + len(strangers)) for limit in limits]
-
-
-def is_task_id(text: str) -> bool:
-    """Tell whether a text could be the id of a task: a UUID as we write it."""
-    try:
-        return len(text) == 36 and str(UUID(text)) == text  # noqa: PLR2004 - a UUID's length
-    except ValueError:
-        return False
 
 
 def _states(ids: Sequence[str]) -> list[State | None]:
@@ -149,11 +146,3 @@ def services_of(request: Request) -> Services:
     """Return the services of the application that a request came to."""
     services: Services = request.app.state.services
     return services
-
-
-async def _services(request: Request) -> Services:
-    return services_of(request)
-
-
-# For routes that are not asked thousands of times a second: it costs a twelfth of their time.
-ServicesDep = Annotated[Services, Depends(_services)]

@@ -103,14 +103,12 @@ class Inspector:
                 arrivals.handle_all()
                 if asked:
                     self._asked.clear()
-                    self._put(producer, name)
-                    self._collect(arrivals)
+                    if question := self._question:
+                        self._put(question, producer, name)
+                        self._collect(question, arrivals)
 
-    def _put(self, producer: Producer, reply_to: str) -> None:
+    def _put(self, question: _Question, producer: Producer, reply_to: str) -> None:
         """Broadcast the question, as kombu.pidbox does, but with a reply queue that stays."""
-        question = self._question
-        if question is None:
-            return
         producer.publish(
             {
                 "method": "holdings",
@@ -125,10 +123,9 @@ class Inspector:
             headers={"clock": _control.clock.forward(), "expires": time.time() + PATIENCE},
         )
 
-    def _collect(self, arrivals: Arrivals) -> None:
-        question = self._question
+    def _collect(self, question: _Question, arrivals: Arrivals) -> None:
         deadline = time.monotonic() + PATIENCE
-        while question is not None and not question.answered.is_set():
+        while not question.answered.is_set():
             left = deadline - time.monotonic()
             if left <= 0 or not arrivals.handle(timeout=left):
                 return

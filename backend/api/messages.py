@@ -4,41 +4,45 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from backend.api.deps import ServicesDep
+from backend.api.deps import services_of
 from backend.api.problems import STORE_AWAY, TOO_LARGE, UNPROCESSABLE
+from backend.api.quick import QuickRoute
 from backend.schemas import MessageIn, MessageList, MessageOut
 
 router = APIRouter(tags=["Messages"], responses={**STORE_AWAY, **UNPROCESSABLE})
+quick = APIRouter(
+    tags=["Messages"], responses={**STORE_AWAY, **UNPROCESSABLE}, route_class=QuickRoute
+)
 
 LAST_ID = 2**63 - 1
 
 
 @router.get("/messages/", response_model=MessageList, summary="List messages")
 async def list_messages(
-    services: ServicesDep,
+    request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 100,
     before: Annotated[
         int, Query(ge=1, le=LAST_ID, description="Only messages with a smaller id")
     ] = LAST_ID,
 ) -> Response:
     """List the newest messages, ids ascending; for older ones pass the first id as `before`."""
-    rows, total = await services.message_pages.submit((limit, before))
+    rows, total = await services_of(request).message_pages.submit((limit, before))
     page = MessageList(messages=[MessageOut.model_validate(row) for row in rows], total=total)
     return Response(page.model_dump_json(), media_type="application/json")
 
 
-@router.post(
+@quick.post(
     "/messages/",
     status_code=201,
     response_model=MessageOut,
     responses=TOO_LARGE,
     summary="Create a message",
 )
-async def create_message(message: MessageIn, services: ServicesDep) -> Response:
+async def create_message(message: MessageIn, request: Request) -> Response:
     """Store a message at once, without a task."""
-    stored = await services.new_messages.submit(message.content)
+    stored = await services_of(request).new_messages.submit(message.content)
     return Response(
         MessageOut.model_validate(stored).model_dump_json(), 201, media_type="application/json"
     )

@@ -74,9 +74,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         status, headers = error.status_code, dict(error.headers or {})
-        if status == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body it could not decode
-            fault = {"detail": "is not JSON text in UTF-8", "pointer": "#"}
-            return problem(422, "The body is not JSON text in UTF-8.", errors=[fault])
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(sorted(_allowed(request)))
         return problem(status, _DETAILS.get(status, error.detail), headers)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -31,53 +33,55 @@ class QuickRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request (see FastAPI, "Custom Request and APIRoute class")."""
-        endpoint = self.endpoint
-        if self.body_field is None:
-
-            async def bare(request: Request) -> Response:
-                answer: Response = await endpoint(request=request, **request.path_params)
-                return answer
-
-            return bare
-        name = self.body_field.name
-        model: Any = self.body_field.field_info.annotation
+        endpoint, body = self.endpoint, self.body_field
+        model: Any = body.field_info.annotation if body else None
         adapter: TypeAdapter[Any] = TypeAdapter(model)
 
-        async def with_body(request: Request) -> Response:
-            body = await read_json(request, adapter)
-            answer: Response = await endpoint(
-                request=request, **{name: body}, **request.path_params
-            )
-            return answer
+        async def answer(request: Request) -> Response:
+            arguments = {"request": request, **request.path_params}
+            if body:
+                arguments[body.name] = await read_json(request, adapter)
+            response: Response = await endpoint(**arguments)
+            return response
 
-        return with_body
+        return answer
 
 
 async def read_json(request: Request, adapter: TypeAdapter[T]) -> T:
     """Return the body as a value of the adapter's type. Raises RequestValidationError."""
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise HTTPException(400, "The body broke off.") from None
     if not _is_json(request):
         fault = {"type": "json_type", "loc": ("body",), "msg": "must be JSON"}
         raise RequestValidationError([fault])
     try:
-        return adapter.validate_json(body)
-    except ValidationError as error:
-        raise RequestValidationError(in_body(_faults(error, body, adapter))) from error
-
-
-def _faults(error: ValidationError, body: bytes, adapter: TypeAdapter[Any]) -> list[Any]:
-    """Return what is wrong with a body.
-
-    Pydantic takes half a surrogate pair for broken JSON, and would not say where it is.
-    """
-    if error.errors()[0]["type"] == "json_invalid":
         try:
-            adapter.validate_python(json.loads(body))
-        except ValidationError as exact:
-            return exact.errors()
-        except (ValueError, RecursionError):
-            return error.errors()
-    return error.errors()
+            return adapter.validate_json(body)
+        except ValidationError as error:
+            return _second_reading(error, body, adapter)
+    except ValidationError as error:
+        raise RequestValidationError(in_body(error.errors())) from error
+
+
+def _second_reading(error: ValidationError, body: bytes, adapter: TypeAdapter[T]) -> T:
+    """Return what Python makes of a body in which Pydantic sees no JSON. Raises ValidationError.
+
+    Pydantic takes a byte order mark and half a surrogate pair for broken JSON. The one is none; of
+    the other it now says where it is, unless it stands where any text may.
+    """
+    if error.errors()[0]["type"] != "json_invalid":
+        raise error
+    try:
+        value = json.loads(body)
+        read = adapter.validate_python(value)
+        json.dumps(value, ensure_ascii=False).encode()
+    except ValidationError:
+        raise
+    except (ValueError, RecursionError):
+        raise error from None
+    return read
 
 
 def in_body(faults: Iterable[Mapping[str, Any]], *place: int | str) -> list[dict[str, Any]]:

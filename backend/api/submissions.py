@@ -57,17 +57,14 @@ class Submissions:
         answer = await batcher.submit(order)
         if answer is None:
             what = "this Idempotency-Key was used before, for another request: use a new one"
-            raise Invalid(f"The request is not valid: {what}.", [_key_problem(what)])
+            fault = {"detail": what, "pointer": "Idempotency-Key"}
+            raise Invalid(f"The request is not valid: {what}.", [fault])
         return answer
 
     @property
     def parts(self) -> tuple[Batcher[Order, str | None] | Backlog, ...]:
         """What has a thread, to be closed; each takes as long as a Batcher."""
         return self._small, self._large, self._backlog
-
-
-def _key_problem(detail: str) -> dict[str, str]:
-    return {"detail": detail, "pointer": "Idempotency-Key"}
 
 
 def _write(orders: Sequence[Order]) -> list[str | None]:

@@ -7,7 +7,7 @@ from html import escape
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from backend.api.deps import ServicesDep
+from backend.api.deps import services_of
 from backend.api.problems import STORE_AWAY, problem
 from backend.errors import StoreUnavailable
 from backend.schemas import Health, Links, Readiness
@@ -54,8 +54,9 @@ async def health() -> Response:
     responses=STORE_AWAY,
     summary="Can tasks be accepted?",
 )
-async def ready(services: ServicesDep) -> Response:
+async def ready(request: Request) -> Response:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
+    services = services_of(request)
     try:
         condition = await services.readiness.submit(None)
     except StoreUnavailable:

@@ -8,8 +8,7 @@ taken in the order tasks, outbox.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from backend.db.session import Executor
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A task to be accepted; `args` is JSON text."""
 
     id: str
@@ -55,18 +53,7 @@ def submit(connection: Executor, submissions: Sequence[Submission]) -> None:
 
     One statement, so that one round trip does it; the commit rings the relays' bell.
     """
-    rows = json.dumps(
-        [
-            {
-                "id": new.id,
-                "name": new.name,
-                "args": new.args,
-                "max_attempts": new.max_attempts,
-                "reply_to": new.reply_to,
-            }
-            for new in submissions
-        ]
-    )
+    rows = json.dumps([new._asdict() for new in submissions])
     connection.execute(_SUBMIT, {"rows": rows})
 
 
@@ -75,21 +62,19 @@ _CLAIM = text(
     WITH claimed AS (
         UPDATE tasks SET state = 'STARTED', worker = :worker, started_at = now(), progress = NULL
         WHERE id = :id AND attempt = :attempt AND state IN ('PENDING', 'RETRY')
-        RETURNING id, max_attempts
+        RETURNING id
     ), gone AS (
         DELETE FROM outbox USING claimed WHERE task_id = claimed.id
     )
-    SELECT max_attempts FROM claimed
+    SELECT 1 FROM claimed
     """
 )
 
 
-def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> int | None:
-    """Start an attempt; return the task's max_attempts, or None where it is not to be started."""
-    found: int | None = connection.execute(
-        _CLAIM, {"id": task_id, "attempt": attempt, "worker": worker}
-    ).scalar()
-    return found
+def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> bool:
+    """Start an attempt; False where it is not to be started."""
+    row = connection.execute(_CLAIM, {"id": task_id, "attempt": attempt, "worker": worker})
+    return row.scalar() is not None
 
 
 _ENTER = text(
@@ -97,25 +82,15 @@ _ENTER = text(
     INSERT INTO tasks (id, name, args, state, max_attempts, reply_to, worker, started_at)
     VALUES (:id, :name, CAST(:args AS json), 'STARTED', :max_attempts, :reply_to, :worker, now())
     ON CONFLICT (id) DO NOTHING
-    RETURNING max_attempts
+    RETURNING 1
     """
 )
 
 
-def enter(connection: Executor, new: Submission, worker: str) -> int | None:
-    """Enter and start a task that came by another door; None where its id is already known."""
-    found: int | None = connection.execute(
-        _ENTER,
-        {
-            "id": new.id,
-            "name": new.name,
-            "args": new.args,
-            "max_attempts": new.max_attempts,
-            "reply_to": new.reply_to,
-            "worker": worker,
-        },
-    ).scalar()
-    return found
+def enter(connection: Executor, new: Submission, worker: str) -> bool:
+    """Enter and start a task that came by another door; False where its id is already known."""
+    row = connection.execute(_ENTER, {**new._asdict(), "worker": worker})
+    return row.scalar() is not None
 
 
 # Locks without changing: the state before stays visible until the one commit of the whole batch.

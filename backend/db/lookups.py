@@ -46,7 +46,8 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# The partial index outbox_due finds what is due later; it is not published yet.
+# tasks.id: a bare id would be the text in the result, which no index has in order. The partial
+# index outbox_due finds what is due later; it is not published yet.
 _UNFINISHED = text(
     f"""
     SELECT CAST(id AS text), CASE

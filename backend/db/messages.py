@@ -70,6 +70,24 @@ def page(connection: Executor, limit: int, before: int) -> list[Message]:
     return [Message(*row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
 
 
+_ADD_UP = text(
+    """
+    WITH gone AS (
+        DELETE FROM message_counts WHERE id IN (
+            SELECT id FROM message_counts FOR UPDATE SKIP LOCKED
+        )
+        RETURNING messages
+    )
+    INSERT INTO message_counts (messages) SELECT sum(messages) FROM gone HAVING count(*) > 0
+    """
+)
+
+
+def add_up(connection: Executor) -> None:
+    """Make one row of all that `count` adds up."""
+    connection.execute(_ADD_UP)
+
+
 def count(connection: Executor) -> int:
     """Return how many messages there are."""
     total: int = connection.execute(_COUNT).scalar_one()

@@ -131,7 +131,7 @@ class Message(Base):
 
 
 class MessageCount(Base):
-    """How many messages there are, kept by triggers (migration 0003)."""
+    """How many messages there are: kept by triggers (migration 0003), added up by a relay."""
 
     __tablename__ = "message_counts"
 
@@ -139,10 +139,11 @@ class MessageCount(Base):
         BigInteger(),
         Identity(),
         primary_key=True,
-        comment="One of as many as there were transactions at once",
+        comment="Ascending in order of the changes",
     )
     messages: Mapped[int] = mapped_column(
-        BigInteger(), comment="A part of the number of messages; the parts add up to it"
+        BigInteger(),
+        comment="How many were added or taken away; all rows add up to the number",
     )
 
 

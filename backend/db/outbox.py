@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from sqlalchemy import text
 
-from backend.db.session import changed_rows, engine, store_errors
+from backend.db.session import autocommit, changed_rows, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -36,8 +36,9 @@ class Due:
     bundle: int | None = None
 
 
-# What shares a message shares a time of publishing too, to the microsecond, and nothing else has
-# it: so the messages that the broker should have can be counted.
+# What shares a message shares a time of publishing too, and nothing else that was taken with it has
+# the same, to the microsecond: so the messages that the broker should have can be counted. Tasks
+# with a message of their own are numbered from 100,000 on, beyond any bundle's number.
 _TAKE = text(
     f"""
     WITH due AS (
@@ -46,8 +47,8 @@ _TAKE = text(
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), content AS (
         SELECT due.*, t.name, CAST(t.args AS text) AS args, t.reply_to,
-            due.attempt = 1 AND t.name = ANY(CAST(:bundled AS text[])) AS bundled
-        FROM due JOIN tasks t ON t.id = due.task_id
+            due.attempt = 1 AND coalesce(t.name = ANY(CAST(:bundled AS text[])), false) AS bundled
+        FROM due LEFT JOIN tasks t ON t.id = due.task_id
     ), numbered AS (
         SELECT *, CASE WHEN bundled
             THEN (row_number() OVER places - 1) / {BUNDLE}
@@ -66,7 +67,7 @@ _TAKE = text(
     )
     SELECT CAST(task_id AS text), attempt, name, args, reply_to,
         CASE WHEN bundled THEN number END
-    FROM numbered ORDER BY due_at, task_id
+    FROM numbered WHERE name IS NOT NULL ORDER BY due_at, task_id
     """  # noqa: S608 - constants of this module
 )
 
@@ -98,11 +99,19 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-_PUBLISHED = text("SELECT count(DISTINCT published_at) FROM outbox WHERE published_at IS NOT NULL")
+# Two relays may take at the same time, hence by transaction too.
+_PUBLISHED = text(
+    """
+    SELECT count(*) FROM (
+        SELECT FROM outbox WHERE published_at IS NOT NULL
+        GROUP BY published_at, CAST(xmin AS text)
+    ) messages
+    """
+)
 
 
 def published(connection: Executor) -> int:
-    """Return how many messages were published of which no worker has claimed all."""
+    """Return how many published messages hold a task that no worker has claimed."""
     count: int = connection.execute(_PUBLISHED).scalar_one()
     return count
 
@@ -179,7 +188,7 @@ class Bell:
 
     def __init__(self) -> None:
         with store_errors():
-            connection = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+            connection = autocommit().connect()
             # A connection that listens must not go back to the pool.
             connection.detach()
             connection.exec_driver_sql("LISTEN outbox")

@@ -1,4 +1,4 @@
-"""PostgreSQL: one engine a process, short transactions, one error when it is away."""
+"""PostgreSQL: an engine of transactions, one of single statements, one error when it is away."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def identify(name: str) -> None:
 
 @cache
 def engine() -> sqlalchemy.Engine:
-    """Return this process's engine; no connection is made before the first is needed."""
+    """Return this process's engine of transactions; it connects when first needed."""
     return _engine()
 
 
 @cache
-def _autocommit() -> sqlalchemy.Engine:
+def autocommit() -> sqlalchemy.Engine:
     """Return the engine of single statements.
 
     With connections of its own: to switch one over and back costs more than the statement.
@@ -86,7 +86,7 @@ def _engine(**options: Any) -> sqlalchemy.Engine:
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=5000"
             f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c timezone=UTC"
             # What we ask for, an index has in the order we want. After a burst PostgreSQL's
-            # numbers are old, and it would rather fetch all of it and sort.
+            # statistics are old, and it would rather fetch all of it and sort.
             " -c enable_bitmapscan=off"
             # The server's side too: a machine that vanished must not keep its locks.
             " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
@@ -115,7 +115,7 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
 
 def _forget_engines_after_fork() -> None:
     """Leave the parent's connections to the parent: sharing one corrupts it for both."""
-    for made in (engine, _autocommit):
+    for made in (engine, autocommit):
         if made.cache_info().currsize:
             made().dispose(close=False)
             made.cache_clear()
@@ -166,7 +166,7 @@ def single() -> Iterator[sqlalchemy.Connection]:
 
     Raises StoreUnavailable as `transaction` does.
     """
-    with store_errors(), _autocommit().connect() as connection:
+    with store_errors(), autocommit().connect() as connection:
         yield connection
 
 

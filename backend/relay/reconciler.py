@@ -10,7 +10,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from backend.db import idempotency, ledger, lookups, outbox, workers
+from backend.db import idempotency, ledger, lookups, messages, outbox, workers
 from backend.db.session import single, transaction
 from backend.relay.publisher import OUTAGES, Publisher
 from backend.settings import settings
@@ -96,3 +96,4 @@ def retry_abandoned(*, dead_too: bool) -> None:
                 logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))
         workers.forget_dead(connection)
         idempotency.purge(connection, settings().idempotency_hours)
+        messages.add_up(connection)

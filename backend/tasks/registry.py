@@ -73,7 +73,6 @@ class Task:
     max_attempts: int
     time_limit: float
     one_commit: bool
-    aliases: tuple[str, ...]
 
 
 _registered: dict[str, Task] = {}
@@ -103,7 +102,7 @@ def task(
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _model(name, "its return value", hints.get("return"))
-        declared = Task(name, function, arguments, max_attempts, time_limit, one_commit, aliases)
+        declared = Task(name, function, arguments, max_attempts, time_limit, one_commit)
         for key in (name, *aliases):
             _register(key, declared)
         return function
@@ -135,3 +134,8 @@ def registered() -> Mapping[str, Task]:
     for module in pkgutil.iter_modules(backend.tasks.__path__, "backend.tasks."):
         importlib.import_module(module.name)
     return dict(sorted(_registered.items()))
+
+
+def names() -> str:
+    """Return what the tasks are called, for people."""
+    return ", ".join(sorted({task.name for task in registered().values()}))

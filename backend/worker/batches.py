@@ -17,7 +17,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
 
-from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, SHORT_QUEUE, app
+from backend.celery_app import ATTEMPT_HEADER, SHORT_QUEUE, app
 from backend.db import ledger
 from backend.db.session import transaction
 from backend.tasks.registry import registered
@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
 # milliseconds.
 BATCH = 100
-# Messages, most of which are bundles of up to a hundred tasks: so many of one task each still make
-# a batch, so many of a hundred are no burden.
+# Messages: 16 of one task each are worth a batch, 16 bundles of a hundred are no burden.
 PREFETCH = 16
 
 
@@ -78,27 +77,20 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        try:
-            parts = unpacked(message)
-        except Exception as error:  # noqa: BLE001 - whatever was sent
-            self._consumer.on_decode_error(message, error)
-            return
-        for part in parts:
-            self._gather(part)
+        self._consumer.guarded(self._unpack)(message)
         self._ask_for_child()
 
+    def _unpack(self, message: Any) -> None:  # noqa: ANN401 - kombu's
+        gather = self._consumer.guarded(self._gather)
+        for part in unpacked(message):
+            gather(part)
+
     def _gather(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        try:
-            name = message.headers["task"]
-            if name not in registered():
-                self._consumer.on_unknown_task(None, message, KeyError(name))
-                return
-            request = self._request(message)
-        except BROKER_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever was sent
-            self._consumer.on_decode_error(message, error)
+        name = message.headers["task"]
+        if name not in registered():
+            self._consumer.on_unknown_task(None, message, KeyError(name))
             return
+        request = self._request(message)
         if not request.revoked():
             task_reserved(request)
             self._gathered.append(request)

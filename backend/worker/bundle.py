@@ -60,13 +60,10 @@ class _Part(Message):
 
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
         """Be done with this task."""
-        self._end("ACK")
+        if not self.acknowledged:
+            self._state = "ACK"
+            self._bundle.part_done()
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
         """Be done with this task: if it has to run, the outbox still has it."""
-        self._end("REJECTED")
-
-    def _end(self, state: str) -> None:
-        if not self.acknowledged:
-            self._state = state
-            self._bundle.part_done()
+        self.ack()

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 import celery
 from celery.exceptions import Ignore, Retry
@@ -16,7 +15,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from backend.celery_app import ATTEMPT_HEADER, app
+from backend.celery_app import ATTEMPT_HEADER, app, is_task_id
 from backend.db import ledger, workers
 from backend.db.session import committed, engine, is_away, store_errors, transaction_id
 from backend.errors import StatementFailed, StoreUnavailable, Superseded, TaskError
@@ -43,7 +42,7 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
 
     Calling it ends in one of four ways: it returns (the ledger says SUCCESS), raises Retry (RETRY),
     raises the task's error (FAILURE), or raises Ignore (this delivery does not count). Celery then
-    calls `Outcomes.store_result`, which finds `request.recorded` set and only sends the reply.
+    calls `LedgerFirst.store_result`, which finds `request.recorded` set and only sends the reply.
     """
 
     spec: Task
@@ -149,18 +148,14 @@ class Attempt:
 
     def _claim_in(self, session: Session) -> None:
         if self.foreign:
-            found = self._enter(session)
+            started = self._enter(session)
         else:
-            found = ledger.claim(session, self.id, self.number, self.worker)
-        if found is None:
+            started = ledger.claim(session, self.id, self.number, self.worker)
+        if not started:
             raise Superseded("another delivery of it counts")
 
-    def _enter(self, session: Session) -> int | None:
-        try:
-            canonical = str(UUID(self.id))
-        except ValueError:
-            canonical = ""
-        if canonical != self.id:
+    def _enter(self, session: Session) -> bool:
+        if not is_task_id(self.id):
             raise Superseded("its id is not a UUID in lower case; send it without an id")
         args = json.dumps(self._payload)
         new = ledger.Submission(
@@ -229,7 +224,7 @@ def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
 
 
 class StoreSession(Session):
-    """A session on this process's engine.
+    """A session on this process's engine of transactions.
 
     `patience`: the seconds that its transaction may wait for the task, where more than usual.
     """

@@ -20,10 +20,13 @@ class LedgerConsumer(Consumer):
     """Celery's consumer, but for what would fail a task or the worker without need."""
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """Return Celery's handler of messages, which one of another shape does not get past."""
-        handle = super().create_task_handler(*args, **kwargs)
+        """Return Celery's handler of messages."""
+        return self.guarded(super().create_task_handler(*args, **kwargs))
 
-        def guarded(message: Any) -> None:  # noqa: ANN401 - kombu's
+    def guarded(self, handle: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return a handler of messages that one of another shape does not get past."""
+
+        def handle_guarded(message: Any) -> None:  # noqa: ANN401 - kombu's
             try:
                 handle(message)
             except BROKER_ERRORS:
@@ -31,7 +34,7 @@ class LedgerConsumer(Consumer):
             except Exception as error:  # noqa: BLE001 - whatever was sent
                 self.on_decode_error(message, error)
 
-        return guarded
+        return handle_guarded
 
     def on_unknown_task(self, body: object, message: Any, exc: Exception) -> None:  # noqa: ANN401, ARG002 - Celery's signature
         """Drop the message of a task that only a newer version knows, instead of failing the task.

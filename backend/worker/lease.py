@@ -14,7 +14,6 @@ import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
-from uuid import UUID
 
 from celery import bootsteps
 from celery.signals import (
@@ -24,7 +23,7 @@ from celery.signals import (
 )
 from celery.worker import state as celery_state
 
-from backend.celery_app import ATTEMPT_HEADER
+from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.db import ledger, workers
 from backend.db.session import identify, transaction
 from backend.errors import StoreUnavailable
@@ -236,10 +235,7 @@ def _ours(request: Request) -> bool:
     attempt = _attempt(request)
     if not (isinstance(request.id, str) and isinstance(attempt, int) and 0 < attempt < 2**15):
         return False
-    try:
-        return str(UUID(request.id)) == request.id
-    except ValueError:
-        return False
+    return is_task_id(request.id)
 
 
 def _snapshot(requests: Iterable[Request]) -> set[Request]:

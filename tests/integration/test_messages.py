@@ -57,3 +57,23 @@ def test_two_transactions_that_insert_at_once_do_not_wait_for_each_other(
     assert counted(database) == (4, 4)
     first.commit()
     assert counted(database) == (8, 8)
+
+
+def test_adding_up_changes_nothing_and_waits_for_nobody(
+    connections: tuple[sa.Connection, sa.Connection], database: sa.Engine
+) -> None:
+    first, second = connections
+    for _ in range(3):
+        messages.insert_many(first, ["a"])
+    first.commit()
+    messages.insert_many(first, ["b"])
+    for connection in (second, second, first):
+        messages.add_up(connection)
+        assert counted(database) == (3, 3)
+    second.commit()
+    first.commit()
+    assert counted(database) == (4, 4)
+    with database.begin() as connection:
+        messages.add_up(connection)
+        rows = connection.execute(sa.text("SELECT messages FROM message_counts")).scalars()
+        assert rows.all() == [4]

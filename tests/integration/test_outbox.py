@@ -187,3 +187,33 @@ def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
         assert outbox.republish(connection, 1) == 2
         again = outbox.take(connection, 500, bundled=["slow"])
         assert {due.task_id for due in again} == set(ids[1:])
+
+
+def test_messages_of_two_relays_that_took_at_the_same_time_are_all_counted(
+    database: sa.Engine,
+) -> None:
+    submit(database, 4)
+    with database.begin() as first, database.begin() as second:
+        outbox.take(first, 2, bundled=["slow"])
+        outbox.take(second, 2)
+        for connection in (first, second):
+            connection.execute(
+                sa.text(
+                    "UPDATE outbox SET published_at = date_trunc('day', now())"
+                    " WHERE xmin = CAST(CAST(pg_current_xact_id() AS text) AS xid)"
+                )
+            )
+    with database.begin() as connection:
+        assert outbox.published(connection) == 2
+
+
+def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine) -> None:
+    ids = submit(database, 3)
+    with database.begin() as connection:
+        connection.execute(sa.text("UPDATE outbox SET due_at = due_at - interval '1 h'"))
+        connection.execute(sa.text("DELETE FROM tasks"))
+        submit_in = [ledger.Submission(str(uuid4()), "slow", "{}", 3, None)]
+        ledger.submit(connection, submit_in)
+        taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
+        assert [due.task_id for due in taken] == [submit_in[0].id]
+        assert submit_in[0].id not in ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from kombu import Connection, Producer
@@ -21,9 +22,9 @@ def test_a_late_answer_is_heard_while_questions_do_not_cease(
     put = inspector.Inspector._put
     reply_to: list[str] = []
 
-    def note(self: inspector.Inspector, producer: Producer, name: str) -> None:
-        reply_to.append(name)
-        put(self, producer, name)
+    def note(self: inspector.Inspector, *asked: Any) -> None:
+        reply_to.append(asked[-1])
+        put(self, *asked)
 
     monkeypatch.setattr(inspector.Inspector, "_put", note)
     asking = inspector.Inspector()

@@ -41,7 +41,7 @@ def test_a_declared_task_has_its_defaults_and_is_still_a_function() -> None:
     assert (declared.name, declared.function) == ("idle", do_nothing)
     assert declared.arguments is Nothing
     assert (declared.max_attempts, declared.time_limit) == (5, 3600)
-    assert (declared.one_commit, declared.aliases) == (False, ())
+    assert not declared.one_commit
 
 
 def test_an_alias_leads_to_the_same_task() -> None:
