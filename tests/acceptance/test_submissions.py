@@ -28,6 +28,13 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 CLIENT = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=None))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def close_client() -> Iterator[None]:
+    """Close the client's connections at the end."""
+    yield
+    CLIENT.close()
+
+
 @pytest.fixture(scope="module")
 def service(
     postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
