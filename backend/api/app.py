@@ -59,8 +59,9 @@ def create_app() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    # As they are: a router that FastAPI includes is asked for its routes at each request.
-    for router in (
+    # As they are, since a router that FastAPI includes is asked for its routes at each request; and
+    # before the documentation's, since they are tried in order.
+    routers = (
         tasks.quick,
         tasks.router,
         batch.router,
@@ -68,7 +69,7 @@ def create_app() -> FastAPI:
         messages.router,
         messages.quick,
         system.router,
-    ):
-        app.router.routes.extend(router.routes)
+    )
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_middleware(Edge)
     return app

@@ -34,12 +34,14 @@ class Edge:
             # Read line by line, with a limit on each line.
             await self._app(scope, receive, send)
             return
-        if _declared_length(scope) > MAX_BODY:
+        length = _declared_length(scope)
+        if length is not None and length > MAX_BODY:
             # Nothing of the body is read; the connection cannot be used again.
             answer = problem(413, _TOO_LARGE, headers={"Connection": "close"})
             await answer(scope, receive, send)
             return
-        await self._app(scope, _limited(receive), send)
+        # The server holds a body to the length that it declares.
+        await self._app(scope, _limited(receive) if length is None else receive, send)
 
 
 def _is_ndjson(scope: Scope) -> bool:
@@ -47,11 +49,11 @@ def _is_ndjson(scope: Scope) -> bool:
     return content_type.startswith(b"application/x-ndjson")
 
 
-def _declared_length(scope: Scope) -> int:
+def _declared_length(scope: Scope) -> int | None:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
+            return int(value) if value.isdigit() else None
+    return None
 
 
 def _limited(receive: Receive) -> Receive:

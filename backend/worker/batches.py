@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 # Messages: 16 of one task each are worth a batch, 16 bundles of a hundred are no burden.
 PREFETCH = 16
+# Events of Celery's that are sent together: those of a batch that starts.
+EVENTS = 2 * BATCH
 
 
 class ShortTasks(bootsteps.ConsumerStep):
@@ -56,6 +58,7 @@ class ShortTasks(bootsteps.ConsumerStep):
             task_ready(request)
         self._gathered.clear()
         self._waits_for_child = False
+        c.event_dispatcher.buffer_limit = EVENTS
         self.consumers = [
             Consumer(
                 c.connection.channel(),
