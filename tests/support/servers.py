@@ -505,10 +505,14 @@ def _tree(pid: int) -> Iterator[int]:
     been stopped starts no more of them.
     """
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # has just ended
+        return
+    for thread in threads:
         try:
-            below = children.read_text().split()
-        except OSError:  # has just ended
+            below = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+        except OSError:  # the same
             continue
         for child in below:
             yield from _tree(int(child))
