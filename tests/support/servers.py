@@ -506,12 +506,12 @@ def _tree(pid: int) -> Iterator[int]:
     """
     yield pid
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:  # has just ended
         return
     for thread in threads:
         try:
-            below = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+            below = (thread / "children").read_text().split()
         except OSError:  # the same
             continue
         for child in below:
