@@ -88,6 +88,8 @@ def api(*, no_relay: bool) -> None:
     import uvicorn
 
     _refuse_taken(settings().api_host, settings().api_port, "API_PORT")
+    # After a clean stop uvicorn raises the signal that asked for it once more.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     uvicorn.run(
         "backend.api.app:create_app" if no_relay else "backend.cli:create_app_with_relay",
         factory=True,
@@ -166,8 +168,10 @@ def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
     from celery.bin.celery import celery
 
-    from backend.celery_app import app
+    from backend.celery_app import QUEUES, app
 
+    # For its broker page, until the workers have told it theirs.
+    app.conf.task_queues = list(QUEUES)
     _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
     # It warns of questions to workers that are still starting, at each start.

@@ -5,6 +5,7 @@ Error
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
 ├── StatementFailed          a task's own statement failed, though PostgreSQL is there
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
+│   └── Duplicate            the ledger does not wait for it, mostly as it came twice
 └── HTTPError                becomes an HTTP answer; the class owns its status
     ├── NotFound             404
     ├── Invalid              422
@@ -35,6 +36,10 @@ class StatementFailed(Error):
 
 class Superseded(Error):
     """The ledger no longer counts this attempt of a task."""
+
+
+class Duplicate(Superseded):
+    """The ledger does not wait for this delivery: most likely another one was first."""
 
 
 class HTTPError(Error):

@@ -40,6 +40,8 @@ _LOGGERS = {
     "alembic": {"level": "WARNING"},
     "amqp": {"level": "WARNING"},
     "kombu": {"level": "WARNING"},
+    # On Redis, at a stop: a message that came after its consumer had gone is put back.
+    "kombu.transport.virtual.base": {"level": "ERROR"},
 }
 
 

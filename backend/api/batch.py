@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from backend.api.deps import Services, services_of
 from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
-from backend.api.quick import IDEMPOTENCY_KEY, in_body, read_json
+from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError
@@ -82,7 +81,7 @@ async def create_batch(request: Request) -> Response:
     if problems:
         raise RequestValidationError(problems)
     rows = [{"task_id": task.id, "status": "PENDING"} for task in tasks]
-    answer = json.dumps({"tasks": rows, "total": len(rows)})
+    answer = compact({"tasks": rows, "total": len(rows)})
     answer = await services.submissions.accept(Order(tasks, answer, key))
     return Response(answer, 202, media_type="application/json")
 
@@ -170,7 +169,7 @@ async def _accept_lines(
             answer |= {"task_id": tasks[-1].id, "status": "PENDING"}
         except RequestValidationError as error:
             answer["errors"] = faults(error)
-    text = "".join(json.dumps(answer) + "\n" for answer in answers)
+    text = "".join(compact(answer) + "\n" for answer in answers)
     if tasks:
         try:
             text = await services.submissions.accept(Order(tasks, text, key))
@@ -179,7 +178,7 @@ async def _accept_lines(
                 if answer.pop("task_id", None):
                     answer["status"] = "REFUSED"
                     answer["errors"] = [{"detail": error.detail, "pointer": "#"}]
-            text = "".join(json.dumps(answer) + "\n" for answer in answers)
+            text = "".join(compact(answer) + "\n" for answer in answers)
     return text.encode()
 
 

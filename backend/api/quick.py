@@ -84,6 +84,11 @@ def _second_reading(error: ValidationError, body: bytes, adapter: TypeAdapter[T]
     return read
 
 
+def compact(value: object) -> str:
+    """Return a value as JSON text without spaces, as FastAPI writes it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 def in_body(faults: Iterable[Mapping[str, Any]], *place: int | str) -> list[dict[str, Any]]:
     """Return Pydantic's faults with their place in the body, as FastAPI has them."""
     return [{**fault, "loc": ("body", *place, *fault["loc"])} for fault in faults]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from backend.api.deps import services_of
 from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE
-from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute
+from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute, compact
 from backend.api.submissions import Order
 from backend.errors import NotFound
 from backend.schemas import MessageIn, TaskAccepted, TaskList, TaskState
@@ -162,7 +162,7 @@ async def get_task(
     if state is None:
         raise NotFound("There is no task with this id.")
     failed = state.ended and state.state != "SUCCESS"
-    result = json.dumps({"error": state.error or "No reason was given"}) if failed else state.result
+    result = compact({"error": state.error or "No reason was given"}) if failed else state.result
     # The result is JSON already; writing it out as it is spares decoding it.
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None

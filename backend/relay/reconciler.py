@@ -73,7 +73,11 @@ class Reconciler:
                 count = outbox.republish(connection, missing)
                 outbox.ring(connection)
             if count:
-                logger.info("%d tasks unclaimed for long are published again", count)
+                logger.info(
+                    "published again, since no worker has begun them: %d (the broker lost them,"
+                    " or busy workers have them; nothing runs twice)",
+                    count,
+                )
 
     def _disconnect(self) -> None:
         if self._publisher is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -130,9 +131,21 @@ def _register(name: str, declared: Task) -> None:
 
 @cache
 def registered() -> Mapping[str, Task]:
-    """Return every task by each of its names, after importing every file of the package."""
+    """Return every task by each of its names, after importing every file of the package.
+
+    Raises RegistrationError.
+    """
     for module in pkgutil.iter_modules(backend.tasks.__path__, "backend.tasks."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except RegistrationError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not isinstance(error, SyntaxError):  # which says where by itself
+                *_, place = traceback.extract_tb(error.__traceback__)
+                what += f" ({place.filename}, line {place.lineno})"
+            raise RegistrationError(f"{module.name} cannot be imported: {what}") from error
     return dict(sorted(_registered.items()))
 
 

@@ -74,10 +74,10 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
             report.alone += [member.task_id for member in left]
         except StoreUnavailable:
             # Their rows in the outbox are still there: they are published again.
-            logger.warning("gave up %d short tasks: PostgreSQL stayed away", len(left))
+            logger.warning("short tasks given up, since PostgreSQL stayed away: %d", len(left))
             report.dropped += [member.task_id for member in left]
         except Exception:
-            logger.exception("a batch of %d short tasks failed; they run alone", len(left))
+            logger.exception("a batch failed; its short tasks run alone: %d", len(left))
             report.alone += [member.task_id for member in left]
         else:
             report.succeeded = {end.task_id: saferepr(end.value, 200) for end in ended}
@@ -120,6 +120,6 @@ def _call(member: Member, session: StoreSession) -> Any:  # noqa: ANN401 - some 
 
 
 def _tell(ended: Sequence[Ended]) -> None:
-    logger.info("%d short tasks succeeded", len(ended))
+    logger.info("short tasks succeeded: %d", len(ended))
     outcomes: Any = app.backend
     outcomes.tell_together(ended)

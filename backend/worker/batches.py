@@ -208,7 +208,7 @@ class _Lost:
         with transaction() as connection:
             count = ledger.run_alone(connection, self._attempts)
         logger.warning(
-            "a process was lost with %d short tasks; %d of them run again, alone",
+            "a process was lost; of its short tasks (%d) run again, alone: %d",
             len(self._attempts),
             count,
         )

@@ -18,7 +18,7 @@ from structlog.contextvars import bound_contextvars
 from backend.celery_app import ATTEMPT_HEADER, app, is_task_id
 from backend.db import ledger, workers
 from backend.db.session import committed, engine, is_away, store_errors, transaction_id
-from backend.errors import StatementFailed, StoreUnavailable, Superseded, TaskError
+from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
 from backend.worker.outcomes import backoff, plain
@@ -53,6 +53,11 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
         attempt = Attempt(self.spec, self.request, args, kwargs)
         try:
             value = attempt.run()
+        except Duplicate as reason:
+            logger.info(
+                "%s dropped: another delivery of it counts", attempt.what, extra=attempt.log
+            )
+            raise Ignore from reason
         except (StoreUnavailable, Superseded) as reason:
             logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
             raise Ignore from reason
@@ -152,7 +157,7 @@ class Attempt:
         else:
             started = ledger.claim(session, self.id, self.number, self.worker)
         if not started:
-            raise Superseded("another delivery of it counts")
+            raise Duplicate
 
     def _enter(self, session: Session) -> bool:
         if not is_task_id(self.id):

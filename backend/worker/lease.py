@@ -150,7 +150,7 @@ class Lease:
             count = ledger.hand_back(connection, self._name)
             workers.end(connection, self._name)
         if count:
-            logger.info("handed back %d running tasks; they run again elsewhere", count)
+            logger.info("running tasks handed back, to run again elsewhere: %d", count)
 
     def _hand_back_soon(self) -> None:
         """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""

@@ -228,8 +228,11 @@ def checked(block: Block) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Have slow tasks take a second instead of many, in commands and in what they print."""
-    text = re.sub(r"duration=\d+", "duration=1", text)
+    """Have slow tasks take a second instead of many, in commands and in what they print.
+
+    Those of a minute are there to be revoked.
+    """
+    text = re.sub(r"duration=(?!60\b)\d+", "duration=1", text)
     return re.sub(r"(enqueued for|completed after) \d+ seconds", r"\1 1 seconds", text)
 
 

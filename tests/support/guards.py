@@ -139,7 +139,7 @@ GUARDS = [
         "tests/acceptance/test_other_doors.py",
     ),
     Guard(
-        "8: an unknown task is put back",
+        "8: an unknown task is sent again later",
         "backend/celery_app.py",
         '    "worker_consumer": "backend.worker.consumer:LedgerConsumer",\n',
         "",

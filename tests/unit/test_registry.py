@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import BaseModel
 
+import backend.tasks
 from backend.errors import RegistrationError
 from backend.tasks import registry
 from backend.tasks.registry import Run, task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backend.tasks.registry import Function
 
 
@@ -62,6 +65,28 @@ def test_an_alias_that_is_taken_is_refused() -> None:
         task(name="idle", aliases=("slow",))(do_nothing)
     with pytest.raises(RegistrationError, match="declared twice"):
         task(name="twice", aliases=("twice",))(do_nothing)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("def", "SyntaxError: "),
+        ("raise ValueError('one\\ntwo')", "ValueError: one"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_in_one_line(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text(f"\n{text}\n")
+    monkeypatch.setattr(backend.tasks, "__path__", [str(tmp_path)])
+    registry.registered.cache_clear()
+    with pytest.raises(RegistrationError) as caught:
+        registry.registered()
+    registry.registered.cache_clear()
+    assert str(caught.value).startswith(f"backend.tasks.broken cannot be imported: {said}")
+    assert "broken.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_reserved_name_is_refused() -> None:
