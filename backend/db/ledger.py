@@ -257,6 +257,27 @@ def revoke(connection: Executor, task_id: str, attempt: int, error: str) -> bool
     return row.scalar() is not None
 
 
+_REVOKE_WAITING = text(
+    """
+    WITH revoked AS (
+        UPDATE tasks SET state = 'REVOKED', error = :error, finished_at = now()
+        WHERE id = :id AND state IN ('PENDING', 'RETRY')
+        RETURNING id, attempt
+    ), gone AS (
+        DELETE FROM outbox USING revoked WHERE task_id = revoked.id
+    )
+    SELECT attempt FROM revoked
+    """
+)
+
+
+def revoke_waiting(connection: Executor, task_id: str, error: str) -> int | None:
+    """End a task that waits for an attempt as revoked; return which, None where it does not."""
+    row = connection.execute(_REVOKE_WAITING, {"id": task_id, "error": error})
+    attempt: int | None = row.scalar()
+    return attempt
+
+
 # max_attempts grows with attempt: a hand-back is nobody's fault and costs no attempt.
 _HAND_BACK = text(
     """

@@ -7,6 +7,7 @@ is what registers them; a wrong declaration fails that import.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import traceback
@@ -100,6 +101,7 @@ def task(
     """
 
     def register(function: Function) -> Function:
+        _check(name, function, max_attempts, time_limit)
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _model(name, "its return value", hints.get("return"))
@@ -109,6 +111,17 @@ def task(
         return function
 
     return register
+
+
+def _check(name: str, function: Function, max_attempts: int, time_limit: float) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise RegistrationError(f"task {name!r}: make it a `def`, not an `async def`")
+    try:
+        inspect.signature(function).bind("args", "run")
+    except TypeError as error:
+        raise RegistrationError(f"task {name!r}: its parameters are (args, run)") from error
+    if max_attempts < 1 or time_limit <= 0:
+        raise RegistrationError(f"task {name!r}: max_attempts and time_limit are above zero")
 
 
 def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import celery
 from celery.exceptions import Ignore, Retry
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
@@ -26,7 +26,6 @@ from backend.worker.outcomes import backoff, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pydantic import BaseModel
     from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
@@ -225,7 +224,10 @@ def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
         raise TaskError(f"The arguments do not fit: {faults}") from error
     # The task's own log lines belong to it too.
     with bound_contextvars(**about(run.task_id, run.attempt)):
-        return spec.function(validated, run)
+        value: object = spec.function(validated, run)
+    if not isinstance(value, BaseModel):
+        raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
+    return value
 
 
 class StoreSession(Session):

@@ -20,7 +20,7 @@ from celery.backends.rpc import RPCBackend
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from backend.celery_app import ATTEMPT_HEADER
+from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.db import ledger
 from backend.db.session import is_away, transaction
 from backend.telemetry import about
@@ -99,11 +99,19 @@ class LedgerFirst:
         if getattr(request, "recorded", False):
             if state in states.READY_STATES:
                 tell()
+        elif request is None:
+            # A revoke that Celery's parent process heard of, for a task that it may not even have.
+            if state == states.REVOKED and is_task_id(task_id):
+                lease.report(_Revoke(task_id, str(result)))
         elif state in states.EXCEPTION_STATES and lease.running():
             worker = str(getattr(request, "hostname", ""))
             outcome = _Outcome(task_id, _attempt(request), worker, state, result, tell)
             lease.report(outcome)
         return result
+
+    def get_state(self, task_id: str) -> str:  # noqa: ARG002 - Celery's signature
+        """Return PENDING: Celery asks before it marks a task as revoked, and the ledger decides."""
+        return states.PENDING
 
     def told(self, reply_to: str | None) -> None:
         """Do what is left to do after a reply."""
@@ -201,6 +209,21 @@ class _Outcome:
         if state != "RETRY":
             # Not in the lease's thread: whoever is to hear of it may hang.
             threading.Thread(target=self.tell, name="news", daemon=True).start()
+
+
+@dataclass(frozen=True)
+class _Revoke:
+    """A revoke of a task that waits, to be recorded by the lease's thread of any worker."""
+
+    task_id: str
+    error: str
+
+    def record(self) -> None:
+        """Write the ledger, unless the task runs or has ended. Raises StoreUnavailable."""
+        with transaction() as connection:
+            attempt = ledger.revoke_waiting(connection, self.task_id, plain(self.error))
+        if attempt is not None:
+            logger.info("REVOKED before it started", extra=about(self.task_id, attempt))
 
 
 def _attempt(request: Context | None) -> int:

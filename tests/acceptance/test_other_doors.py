@@ -261,6 +261,32 @@ def test_a_task_that_is_revoked_before_it_starts_never_runs(service: Stack) -> N
     assert [service.state(one, wait=MINUTE)["status"] for one in busy] == ["SUCCESS"] * 2
 
 
+def test_a_waiting_task_is_revoked_at_once_and_what_runs_on_another_worker_is_not(
+    service: Stack,
+) -> None:
+    busy = [service.post("/tasks/slow?duration=4") for _ in range(2)]
+    for task_id in busy:
+        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
+    waiting = [service.post("/tasks/slow?duration=0") for _ in range(2)]
+    control = celery.Celery(broker=service.broker_url).control
+    environment = {"WORKER_CONCURRENCY": "1"}
+    other = service.start("worker", name="other", environment=environment)
+    before = len(service["worker"].log)
+    control.revoke([*busy, "no-uuid"])
+    occupied = service.post("/tasks/slow?duration=4")
+    eventually(lambda: service.state(occupied)["status"] == "STARTED", 20, "the other is busy")
+    last = service.post("/tasks/slow?duration=3600")
+    control.revoke(last)
+    assert service.state(last, wait=2)["result"] == {"error": "revoked"}
+    assert [service.state(one, wait=MINUTE)["status"] for one in busy] == ["SUCCESS"] * 2
+    assert [service.state(one, wait=MINUTE)["status"] for one in waiting] == ["SUCCESS"] * 2
+    assert service.state(occupied, wait=MINUTE)["status"] == "SUCCESS"
+    for log in (service["worker"].log[before:], other.log):
+        assert '"error"' not in log
+        assert "was dropped" not in log
+    service.stop("other")
+
+
 def test_a_running_task_that_is_revoked_ends_revoked_and_its_process_is_stopped(
     service: Stack,
 ) -> None:

@@ -136,6 +136,7 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "fail": lambda c, i, n: ledger.fail(c, i, n, "no", "w"),
     "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", "w", retry=False),
     "revoke": lambda c, i, n: ledger.revoke(c, i, n, "no"),
+    "revoke waiting": lambda c, i, _n: ledger.revoke_waiting(c, i, "no"),
     "hand back": lambda c, _i, _n: ledger.hand_back(c, "w"),
 }
 
@@ -154,7 +155,9 @@ def test_no_statement_changes_a_task_that_has_ended(
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-@pytest.mark.parametrize("name", [name for name in STATEMENTS if name != "hand back"])
+@pytest.mark.parametrize(
+    "name", [name for name in STATEMENTS if name not in {"hand back", "revoke waiting"}]
+)
 def test_no_statement_of_another_attempt_changes_a_task(
     database: sa.Engine, name: str, state: str
 ) -> None:
@@ -245,6 +248,22 @@ def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: s
     row = task(database, task_id)
     assert (row["state"], row["error"]) == ("REVOKED", "enough")
     assert row["finished_at"] is not None
+    assert box(database) == []
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_a_revoke_that_any_worker_heard_of_ends_what_waits_and_leaves_what_runs(
+    database: sa.Engine, state: str
+) -> None:
+    task_id = put(database, state, attempt=2)
+    before = task(database, task_id)
+    with database.begin() as connection:
+        attempt = ledger.revoke_waiting(connection, task_id, "enough")
+    row = task(database, task_id)
+    if state == "STARTED":
+        assert (attempt, row) == (None, before)
+    else:
+        assert (attempt, row["state"], row["error"]) == (2, "REVOKED", "enough")
     assert box(database) == []
 
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 import backend.tasks
-from backend.errors import RegistrationError
+from backend.errors import RegistrationError, TaskError
 from backend.tasks import registry
 from backend.tasks.registry import Run, task
+from backend.worker.claim import call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +110,7 @@ def no_model(args: dict[str, str], run: Run) -> Nothing:  # noqa: ARG001
     return Nothing()
 
 
-def no_parameter(run: Run) -> Nothing:  # noqa: ARG001
+def no_hint_of_args(args, run: Run) -> Nothing:  # type: ignore[no-untyped-def]  # noqa: ANN001, ARG001
     return Nothing()
 
 
@@ -120,7 +122,7 @@ def no_value(args: Nothing, run: Run) -> None: ...
     [
         (no_hints, "args"),
         (no_model, "args"),
-        (no_parameter, "args"),
+        (no_hint_of_args, "args"),
         (no_value, "return value"),
     ],
 )
@@ -130,3 +132,35 @@ def test_a_function_without_models_is_refused_and_told_what_to_annotate(
     with pytest.raises(RegistrationError, match=rf"task 'idle': annotate .*{what}"):
         task(name="idle")(function)
     assert "idle" not in registry._registered
+
+
+def no_run(args: Nothing) -> Nothing:
+    return args
+
+
+async def a_coroutine(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
+    return args
+
+
+@pytest.mark.parametrize(
+    ("function", "said"), [(no_run, r"\(args, run\)"), (a_coroutine, "not an `async def`")]
+)
+def test_a_function_that_could_not_be_called_is_refused(function: Function, said: str) -> None:
+    with pytest.raises(RegistrationError, match=rf"task 'idle': .*{said}"):
+        task(name="idle")(function)
+
+
+@pytest.mark.parametrize("limits", [{"max_attempts": 0}, {"time_limit": 0}])
+def test_a_task_that_could_never_run_is_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(RegistrationError, match="above zero"):
+        task(name="idle", **limits)(do_nothing)  # type: ignore[arg-type]  # one or the other
+
+
+def test_a_task_that_returns_no_model_fails_for_good() -> None:
+    def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
+        return {}  # type: ignore[return-value]  # the mistake
+
+    task(name="idle")(wrong)
+    run = Run("an id", 1, Session())
+    with pytest.raises(TaskError, match="returned dict instead of a Pydantic model"):
+        call(registry._registered["idle"], {}, run)
