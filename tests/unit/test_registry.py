@@ -12,7 +12,6 @@ import backend.tasks
 from backend.errors import RegistrationError, TaskError
 from backend.tasks import registry
 from backend.tasks.registry import Run, task
-from backend.worker.claim import call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +155,10 @@ def test_a_task_that_could_never_run_is_refused(limits: dict[str, int]) -> None:
         task(name="idle", **limits)(do_nothing)  # type: ignore[arg-type]  # one or the other
 
 
+@pytest.mark.usefixtures("configured")
 def test_a_task_that_returns_no_model_fails_for_good() -> None:
+    from backend.worker.claim import call
+
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake
 
