@@ -142,11 +142,17 @@ def alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}/exe")  # noqa: PTH110 - a zombie has none to point to
 
 
+def told(pid: int, name: str) -> bytes:
+    """Return what /proc tells of a process; nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # PostgreSQL's own processes come and go
+        return b""
+
+
 def program(up: Process, name: str) -> int:
     """Return the process id of a server that `up` has started, the first time or again."""
-    return next(
-        pid for pid in _tree(up.popen.pid) if Path(f"/proc/{pid}/comm").read_text().strip() == name
-    )
+    return next(pid for pid in _tree(up.popen.pid) if told(pid, "comm").strip() == name.encode())
 
 
 @pytest.fixture
@@ -219,11 +225,7 @@ def test_other_commands_find_its_servers(shared: tuple[Folder, Process, Stack]) 
 
 
 def kill_worker_child(up: Process) -> None:
-    worker = next(
-        pid
-        for pid in _tree(up.popen.pid)
-        if b"backend\0worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    worker = next(pid for pid in _tree(up.popen.pid) if b"backend\0worker" in told(pid, "cmdline"))
     child = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
 
