@@ -178,16 +178,19 @@ class Postgres(_Server):
 
     `settings` are added to its configuration ({"fsync": "off"}). The programs are
     Debian's, else those of the embedded server. Run by root it runs as another user.
+    `clock`: its clock can be set by `step_clock`, which needs Debian's libfaketime; raises
+    Missing without.
     """
 
     _end = signal.SIGQUIT  # killed, it would leave a System V segment behind
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None, *, clock: bool = False) -> None:
         homes = sorted(
             Path("/usr/lib/postgresql").glob("*/bin"),
             key=lambda home: float(home.parent.name),
             reverse=True,
         )
+        self._clock = _find_faketime() if clock else None
         self._run_by: list[str] = []
         user = "postgres" if os.geteuid() == 0 else None
         try:
@@ -237,6 +240,14 @@ class Postgres(_Server):
         self.stop(mode)
         self.start()
 
+    def step_clock(self, seconds: float) -> None:
+        """Set the server's clock `seconds` ahead of the machine's (negative: behind), at once."""
+        # Replaced as a whole: the server reads the file at each look at the clock.
+        new = self.directory / "clock.new"
+        new.write_text(f"{seconds:+f}\n")
+        new.chmod(0o644)
+        new.rename(self.directory / "clock")
+
     @property
     def url(self) -> str:
         """SQLAlchemy's URL of the database `postgres`."""
@@ -253,7 +264,19 @@ class Postgres(_Server):
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return [*self._run_by, self._postgres, "-D", self._data, *settings], {}
+        command = [*self._run_by, self._postgres, "-D", self._data, *settings]
+        if self._clock is None:
+            return command, {}
+        clock = self.directory / "clock"
+        if not clock.exists():
+            self.step_clock(0)
+        return command, {
+            "LD_PRELOAD": str(self._clock),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+            # Its own pauses and deadlines go on by the machine's clock.
+            "DONT_FAKE_MONOTONIC": "1",
+        }
 
     def _ready(self) -> bool:
         try:
@@ -363,6 +386,11 @@ class RabbitMQ(_Server):
             'rabbit_networking:connections(), <<"closed by the tests">>)'
         )
 
+    def set_alarm(self, raised: bool) -> None:  # noqa: FBT001 - on or off is all there is to say
+        """Raise or clear the memory alarm, which blocks every connection that publishes."""
+        share = "0.0" if raised else "0.4"
+        self._call(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
+
     def eval(self, expression: str) -> str:
         """Return the value, as Erlang writes it, of an expression (no final dot).
 
@@ -466,6 +494,14 @@ def _find(program: str, package: str, *elsewhere: Path) -> Path:
     if found is None:
         raise Missing(f"{program}: install Debian's {package} package")
     return Path(found)
+
+
+def _find_faketime() -> Path:
+    """Return the path of libfaketime; else raise Missing."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        raise Missing("libfaketimeMT.so.1: install Debian's libfaketime package")
+    return found[0]
 
 
 def _environment(home: Path) -> dict[str, str]:
