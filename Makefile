@@ -5,17 +5,19 @@
 # throughout, so the project may lie in a folder whose name has spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run reset test guards bench lint lock clean environment-run environment-dev environment-bench
+.PHONY: help run reset test guards bench compare lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
+# The commit whose code is the old one of make compare.
+BASE ?=
 # More arguments for the command behind a target: make test ARGS="-k batching -x"
 ARGS ?=
 UV ?= uv
 
 help: ## list the targets
 	@echo 'make TARGET [PYTHON=python3.13] [ARGS="more arguments"]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' Makefile
 
 run: environment-run ## set everything up and run the whole stack in the foreground
 	@exec .venv/bin/tasks-api up $(ARGS)
@@ -31,6 +33,9 @@ guards: environment-dev ## take each guard out, in a copy, and see its test fail
 
 bench: environment-bench ## measure the budget beside the peers, in ten minutes (ARGS="--rows post,done --rounds 3")
 	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+compare: environment-bench ## compare the speed of a commit with the code as it is (BASE=31cce39 ARGS="--rows post,done")
+	@exec .venv/bin/python -m benchmarks.compare '$(BASE)' $(ARGS)
 
 lint: environment-dev ## check format, lint, types, import layers, migrations in step with models
 	@failed=; \

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.load import Load, Request, load
-from benchmarks.processes import START_SECONDS, Processes
+from benchmarks.processes import ROOT, START_SECONDS, Processes
 from benchmarks.servers import Broker, Database, Depth
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.servers import Postgres
 
@@ -34,8 +34,16 @@ class Contender:
     tables: tuple[str, ...] = ()  # emptied between rounds
     message_table = "messages"
 
-    def __init__(self, postgres: Postgres, broker: Broker, folder: Path, name: str = "") -> None:
+    def __init__(
+        self,
+        postgres: Postgres,
+        broker: Broker,
+        folder: Path,
+        name: str = "",
+        code: Path = ROOT,
+    ) -> None:
         self.name = name or self.name
+        self.code = code
         self.database = Database(postgres.create_database())
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -43,7 +51,7 @@ class Contender:
         self._depth = Depth(broker, self.name, self.queues)
         own = folder / self.name
         own.mkdir()
-        self.processes = Processes(own)
+        self.processes = Processes(own, code)
         self.environment = {
             "DATABASE_URL": self.database.url.replace("://", "+psycopg2://"),
             "CELERY_BROKER_URL": broker.add_host(self.name),
@@ -142,6 +150,19 @@ class Ours(Contender):
             yield
         finally:
             self.processes.stop("worker")
+
+    def confirm_code(self) -> None:
+        """Raise RuntimeError where a process runs other code than that in `code`."""
+        argv = [PYTHON, "-c", "import backend; print(backend.__file__)"]
+        self.processes.start("import", argv, self.environment)
+        imported = Path(self.processes.wait_for_end("import").strip())
+        folders = self.processes.folders()
+        if imported != self.code / "backend" / "__init__.py" or folders != {self.code}:
+            raise RuntimeError(f"{self.name} runs {imported} in {folders}, not {self.code}")
+
+    def ended(self) -> int:
+        """Return how many tasks have succeeded."""
+        return self.database.number("SELECT count(*) FROM tasks WHERE state = 'SUCCESS'")
 
     def published(self) -> int:
         """Count the tasks in messages, once the broker has all the messages that it should."""

@@ -22,10 +22,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Processes:
-    """Some processes by name, with their output in files of `folder`."""
+    """Some processes by name, with their output in files of `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    They run in the folder `code` and import what is there before what is installed.
+    """
+
+    def __init__(self, folder: Path, code: Path = ROOT) -> None:
         self._folder = folder
+        self._code = code
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -33,8 +37,13 @@ class Processes:
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(
                 argv,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                cwd=self._code,
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "PYTHONPATH": str(self._code),
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -50,10 +59,13 @@ class Processes:
         """Return when it has printed a word."""
         self._eventually(name, lambda: word in self._log(name).read_text(errors="replace"), word)
 
-    def wait_for_end(self, name: str) -> None:
-        """Return when it has ended well."""
-        if self._running.pop(name).wait(START_SECONDS):
-            raise RuntimeError(f"{name} failed:\n{self._log(name).read_text()[-3000:]}")
+    def wait_for_end(self, name: str) -> str:
+        """Return what it has printed when it has ended well."""
+        failed = self._running.pop(name).wait(START_SECONDS)
+        printed = self._log(name).read_text()
+        if failed:
+            raise RuntimeError(f"{name} failed:\n{printed[-3000:]}")
+        return printed
 
     def stop(self, name: str) -> None:
         """End it with all its children, at the latest after STOP_SECONDS by SIGKILL."""
@@ -74,6 +86,11 @@ class Processes:
         """End all."""
         for name in list(self._running):
             self.stop(name)
+
+    def folders(self) -> set[Path]:
+        """Return the folders that the processes and their children run in."""
+        running = [pid for popen in self._running.values() for pid in _tree(popen.pid)]
+        return {Path(f"/proc/{pid}/cwd").readlink() for pid in running}
 
     def memory(self) -> dict[str, float]:
         """Return MiB by process: PSS, so what processes share counts once."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from math import comb
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONFIDENCE = 0.93  # what the lowest and the highest of five rounds have
 
@@ -13,6 +16,22 @@ CONFIDENCE = 0.93  # what the lowest and the highest of five rounds have
 def plain(value: float) -> str:
     """Write a figure as precisely as it was measured."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return where the median is with this confidence, for any distribution: order statistics.
+
+    The lowest and the highest value where there are too few values for the confidence.
+    """
+    ranked = sorted(values)
+    n, cut, outside = len(ranked), 0, 0.0
+    while cut < n // 2:
+        outside += 2 * comb(n, cut) / 2**n
+        if 1 - outside < confidence:
+            break
+        cut += 1
+    cut = max(cut, 1)
+    return ranked[cut - 1], ranked[-cut]
 
 
 @dataclass
@@ -47,6 +66,7 @@ class Result:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     generator_cpu: float = 0  # the load generator's share of one core, the largest of all rounds
+    confidence: float = CONFIDENCE
 
     @property
     def judged(self) -> list[float]:
@@ -58,16 +78,8 @@ class Result:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the median is with CONFIDENCE, whatever the distribution: order statistics."""
-        values = sorted(self.judged)
-        n, cut, outside = len(values), 0, 0.0
-        while cut < n // 2:
-            outside += 2 * comb(n, cut) / 2**n
-            if 1 - outside < CONFIDENCE:
-                break
-            cut += 1
-        cut = max(cut, 1)
-        return values[cut - 1], values[-cut]
+        """Where the median of what is judged is with this confidence."""
+        return median_interval(self.judged, self.confidence)
 
     @property
     def met(self) -> bool | None:

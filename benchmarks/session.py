@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from benchmarks.contenders import Contender, Floor, Ours, Textbook
+from benchmarks.processes import ROOT
 from benchmarks.servers import Broker, postgres
 from benchmarks.tables import fill
 
@@ -46,11 +47,11 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, kind: type[C], name: str = "") -> C:
-        """Return the contender of that name, started and warm."""
+    def add(self, kind: type[C], name: str = "", code: Path = ROOT) -> C:
+        """Return the contender of that name, started from the folder `code` and warm."""
         key = name or kind.name
         if key not in self._contenders:
-            made = kind(self.postgres, self.broker, self.folder, name)
+            made = kind(self.postgres, self.broker, self.folder, name, code)
             self._stack.callback(made.close)
             made.start()
             made.load(WARM_SECONDS)

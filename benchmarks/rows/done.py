@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from benchmarks.results import Figures, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from benchmarks.contenders import Contender
+    from benchmarks.load import Load
     from benchmarks.session import Bench
 
 PATIENCE = 60.0
@@ -37,10 +38,21 @@ def run(bench: Bench) -> Iterator[Result]:
 
 def finish(contender: Contender, seconds: float, result: Result) -> float:
     """Post for `seconds`, wait for the last row; return tasks a second of all that time."""
-    before = contender.messages()
+    rate, _ = work_off(contender, lambda: contender.load(seconds), contender.messages, result)
+    return rate
+
+
+def work_off(
+    contender: Contender, post: Callable[[], Load], count: Callable[[], int], result: Result
+) -> tuple[float, Load]:
+    """Post, and wait until `count` has grown by what was accepted.
+
+    Returns tasks a second of all that time, and the answers to the posts.
+    """
+    before = count()
     begin = time.monotonic()
-    answers = contender.load(seconds)
-    while (rows := contender.messages() - before) < answers.good:
+    answers = post()
+    while (rows := count() - before) < answers.good:
         if time.monotonic() - answers.ended > PATIENCE:
             break
         time.sleep(LOOK_SECONDS)
@@ -50,4 +62,4 @@ def finish(contender: Contender, seconds: float, result: Result) -> float:
             f"{contender.name}: {rows} rows of {answers.good} accepted, {answers.bad}"
         )
     result.generator_cpu = max(result.generator_cpu, answers.cpu_seconds / answers.seconds)
-    return rate
+    return rate, answers

@@ -42,14 +42,13 @@ def run(bench: Bench) -> Iterator[Result]:
         result.also.append(medium)
         for _ in bench.turns():
             for (rows, service), each in zip(services, figures, strict=True):
-                rate = _measure(service, partial(kind, rows), bench.seconds / 3, result)
+                rate = measure(service, partial(kind, rows), bench.seconds / 3, result)
                 each.values.append(rate)
         yield result
 
 
-def _measure(
-    service: Ours, request: Callable[[], Request], seconds: float, result: Result
-) -> float:
+def measure(service: Ours, request: Callable[[], Request], seconds: float, result: Result) -> float:
+    """Send requests for `seconds` and return their rate; tasks that were posted are removed."""
     answers = load(service.url, request, seconds=seconds)
     if request().body is None:
         if answers.bad:

@@ -37,14 +37,14 @@ def run(bench: Bench) -> Iterator[Result]:
     with bench.ours.worker(), bench.textbook.worker(), full.worker():
         load(full.url, lambda: SLOW, count=QUEUED)
         for _ in bench.turns():
-            idle.values.append(_ask(bench.ours, TIMES, first, 0))
-            queued.values.append(_ask(full, TIMES, second, QUEUED))
-            textbook.values.append(_ask(bench.textbook, 1, first, 0))
+            idle.values.append(ask(bench.ours, TIMES, first, 0))
+            queued.values.append(ask(full, TIMES, second, QUEUED))
+            textbook.values.append(ask(bench.textbook, 1, first, 0))
     yield first
     yield second
 
 
-def _ask(contender: Contender, times: int, result: Result, expected: int) -> float:
+def ask(contender: Contender, times: int, result: Result, expected: int) -> float:
     """Return the median in milliseconds, having read every answer."""
     answers = load(contender.url, lambda: LIST, count=times, connections=1)
     totals = {json.loads(body)["total"] for body in answers.bodies}

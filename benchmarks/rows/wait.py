@@ -26,12 +26,12 @@ def run(bench: Bench) -> Iterator[Result]:
     result = Result("wait", "submit → SUCCESS by wait=, idle", ours, wanted=25.0, bound="most")
     bench.ours.clear()
     with bench.ours.worker():
-        _once(bench.ours.url)  # warm
+        once(bench.ours.url)  # warm
         for _ in bench.turns():
             times = []
             for _ in range(TIMES):
                 time.sleep(PAUSE_SECONDS)
-                took, status = _once(bench.ours.url)
+                took, status = once(bench.ours.url)
                 times.append(took)
                 if status != "SUCCESS":
                     result.faults.append(f"was told {status}")
@@ -40,7 +40,8 @@ def run(bench: Bench) -> Iterator[Result]:
     yield result
 
 
-def _once(url: str) -> tuple[float, str]:
+def once(url: str) -> tuple[float, str]:
+    """Submit a task and wait for its end; return the seconds and the state that was read."""
     begin = time.monotonic()
     posted = load(url, lambda: POST, count=1).bodies[0]
     question = Request(f"/tasks/{json.loads(posted)['task_id']}?wait=10")

@@ -124,7 +124,7 @@ def _make(words: list[str]) -> None:
         if not value:
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"make {name}"
         else:
-            assert name in {"ARGS", "PYTHON"}, word
+            assert name in {"ARGS", "PYTHON", "BASE"}, word
             for path in re.findall(r"tests/\S+", value):
                 assert (ROOT / path).exists(), path
             if "--thorough" in value:

@@ -1,0 +1,175 @@
+"""What is compared: each row makes a service ready and gives a function that measures one turn.
+
+A turn takes a second or two and returns a speed, a number per second. The machine's noise is
+mostly slow drift, so many short turns in pairs show more than a few long ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from statistics import median
+from typing import TYPE_CHECKING
+
+from benchmarks.load import Request, load
+from benchmarks.rows import batch, growth, listing, wait
+from benchmarks.rows.done import finish, work_off
+from benchmarks.session import check
+from benchmarks.tables import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from benchmarks.contenders import Ours
+    from benchmarks.load import Load
+    from benchmarks.results import Result
+
+    Turn = Callable[[], float]
+    Row = Callable[[Ours, float, Result], AbstractContextManager[Turn]]
+
+ORDINARY = Request("/tasks/slow?duration=0", b"")
+ORDINARY_CONNECTIONS = 16
+ORDINARY_TASKS = 250  # for each second of a turn: about what is done in it
+WAITS = 25  # for each second of a turn
+LISTS = 100
+ROWS_STORED = 100_000
+
+
+@contextmanager
+def post(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """POST /tasks/ over 32 connections without a worker."""
+    yield lambda: _submit(ours, lambda: ours.load(seconds), result, 1)
+
+
+@contextmanager
+def post_batch(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """POST /tasks/batch of 1,000 without a worker, per task."""
+
+    def submit() -> Load:
+        connections = batch.CONNECTIONS
+        return load(ours.url, lambda: batch.BATCH, seconds=seconds / 2, connections=connections)
+
+    yield lambda: _submit(ours, submit, result, batch.SIZE)
+
+
+@contextmanager
+def post_working(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """POST /tasks/ while a worker works; only the time of posting counts."""
+
+    def turn() -> float:
+        _, answers = work_off(ours, lambda: ours.load(seconds), ours.messages, result)
+        ours.clear()
+        return answers.rate
+
+    with ours.worker():
+        yield turn
+
+
+@contextmanager
+def done(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """From posting message tasks to the rows in `messages`."""
+
+    def turn() -> float:
+        rate = finish(ours, seconds, result)
+        ours.clear()
+        return rate
+
+    with ours.worker():
+        yield turn
+
+
+@contextmanager
+def ordinary(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """From posting a number of `slow` tasks of 0 s to their end."""
+
+    def submit() -> Load:
+        count = int(ORDINARY_TASKS * seconds)
+        return load(ours.url, lambda: ORDINARY, count=count, connections=ORDINARY_CONNECTIONS)
+
+    def turn() -> float:
+        rate, _ = work_off(ours, submit, ours.ended, result)
+        ours.clear()
+        return rate
+
+    with ours.worker():
+        yield turn
+
+
+@contextmanager
+def submit_and_wait(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """Submit a task and wait for its success with `wait=`, one after the other; the median."""
+
+    def turn() -> float:
+        seen = [wait.once(ours.url) for _ in range(int(WAITS * seconds))]
+        result.faults += [
+            f"{ours.name} answered {state}" for _, state in seen if state != "SUCCESS"
+        ]
+        return 1 / median(took for took, _ in seen)
+
+    with ours.worker():
+        yield turn
+    ours.clear()
+
+
+@contextmanager
+def list_tasks(ours: Ours, _: float, result: Result) -> Iterator[Turn]:
+    """GET /tasks/ with an idle worker, one after the other; the median."""
+    with ours.worker():
+        yield lambda: 1000 / listing.ask(ours, LISTS, result, 0)
+
+
+@contextmanager
+def list_queued(ours: Ours, _: float, result: Result) -> Iterator[Turn]:
+    """GET /tasks/ with 10,000 tasks queued, one after the other; the median."""
+    queued = listing.QUEUED
+    check(ours, load(ours.url, lambda: listing.SLOW, count=queued), result, queued)
+    with ours.worker():
+        yield lambda: 1000 / listing.ask(ours, listing.TIMES, result, queued)
+    ours.clear()
+
+
+@contextmanager
+def state(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """GET /tasks/{id} of ended tasks, chosen at random."""
+    with _stored(ours):
+        yield lambda: growth.measure(ours, _any_task, seconds, result)
+
+
+@contextmanager
+def messages(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
+    """GET /messages/, the newest page."""
+    with _stored(ours):
+        yield lambda: growth.measure(ours, lambda: Request("/messages/"), seconds, result)
+
+
+ROWS: dict[str, Row] = {
+    "post": post,
+    "post-working": post_working,
+    "batch": post_batch,
+    "done": done,
+    "ordinary": ordinary,
+    "wait": submit_and_wait,
+    "list": list_tasks,
+    "list-queued": list_queued,
+    "state": state,
+    "messages": messages,
+}
+
+
+def _submit(ours: Ours, submit: Callable[[], Load], result: Result, tasks: int) -> float:
+    """Return the rate of tasks accepted, `tasks` with each answer; return when all is published."""
+    answers = submit()
+    check(ours, answers, result, answers.good * tasks)
+    ours.clear()
+    return answers.rate * tasks
+
+
+def _any_task() -> Request:
+    return growth.KINDS["GET /tasks/{id}"](ROWS_STORED)
+
+
+@contextmanager
+def _stored(ours: Ours) -> Iterator[None]:
+    fill(ours.database, ROWS_STORED)
+    yield
+    ours.clear()
