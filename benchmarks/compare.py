@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -38,8 +40,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     begin = time.monotonic()
     try:
-        with Bench(asked.pairs or 0, asked.seconds) as bench:
-            sides = _start(bench, asked.base)
+        with ExitStack() as stack:
+            code = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-")))
+            check_out(asked.base, code / "old")
+            copy_working_tree(code / "new")
+            bench = stack.enter_context(Bench(0, asked.seconds))
+            sides = [bench.add(Ours, name, code / name) for name in ("old", "new")]
             print(LINE.format(*HEAD, f"reaches {asked.bar}"), flush=True)
             results = [_compare(sides, name, asked) for name in asked.rows]
     except (Missing, NotComparable) as error:
@@ -48,19 +54,13 @@ def main() -> int:
     return 0 if all(result.met for result in results) else 1
 
 
-def _start(bench: Bench, commit: str) -> Sequence[Ours]:
-    """Return the service with the old and with the new code. Raises NotComparable."""
-    old, new = bench.folder / "code-old", bench.folder / "code-new"
-    check_out(commit, old)
-    copy_working_tree(new)
-    return bench.add(Ours, "old", old), bench.add(Ours, "new", new)
-
-
 def _compare(sides: Sequence[Ours], name: str, asked: argparse.Namespace) -> Result:
     """Measure a row and print it; one that breaks takes no other with it."""
     begin = time.monotonic()
     result = comparison(name, asked.bar)
     try:
+        for side in sides:
+            side.clear()
         with ExitStack() as stack:
             old, new = (
                 stack.enter_context(ROWS[name](side, asked.seconds, result)) for side in sides

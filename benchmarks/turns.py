@@ -1,4 +1,4 @@
-"""What is compared: each row makes a service ready and gives a function that measures one turn.
+"""What is compared: each row prepares an empty service and gives a function that measures a turn.
 
 A turn takes a second or two and returns a speed, a number per second. The machine's noise is
 mostly slow drift, so many short turns in pairs show more than a few long ones.
@@ -6,6 +6,7 @@ mostly slow drift, so many short turns in pairs show more than a few long ones.
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 ORDINARY = Request("/tasks/slow?duration=0", b"")
 ORDINARY_CONNECTIONS = 16
 ORDINARY_TASKS = 250  # for each second of a turn: about what is done in it
-WAITS = 25  # for each second of a turn
-LISTS = 100
 ROWS_STORED = 100_000
 
 
@@ -100,46 +99,47 @@ def submit_and_wait(ours: Ours, seconds: float, result: Result) -> Iterator[Turn
     """Submit a task and wait for its success with `wait=`, one after the other; the median."""
 
     def turn() -> float:
-        seen = [wait.once(ours.url) for _ in range(int(WAITS * seconds))]
-        result.faults += [
-            f"{ours.name} answered {state}" for _, state in seen if state != "SUCCESS"
-        ]
-        return 1 / median(took for took, _ in seen)
+        times = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            took, reported = wait.once(ours.url)
+            times.append(took)
+            if reported != "SUCCESS":
+                result.faults.append(f"{ours.name} answered {reported}")
+        return 1 / median(times)
 
     with ours.worker():
         yield turn
-    ours.clear()
 
 
 @contextmanager
-def list_tasks(ours: Ours, _: float, result: Result) -> Iterator[Turn]:
+def list_tasks(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """GET /tasks/ with an idle worker, one after the other; the median."""
     with ours.worker():
-        yield lambda: 1000 / listing.ask(ours, LISTS, result, 0)
+        yield lambda: 1000 / listing.ask(ours, result, 0, seconds=seconds)
 
 
 @contextmanager
-def list_queued(ours: Ours, _: float, result: Result) -> Iterator[Turn]:
+def list_queued(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """GET /tasks/ with 10,000 tasks queued, one after the other; the median."""
     queued = listing.QUEUED
     check(ours, load(ours.url, lambda: listing.SLOW, count=queued), result, queued)
     with ours.worker():
-        yield lambda: 1000 / listing.ask(ours, listing.TIMES, result, queued)
-    ours.clear()
+        yield lambda: 1000 / listing.ask(ours, result, queued, seconds=seconds)
 
 
 @contextmanager
 def state(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """GET /tasks/{id} of ended tasks, chosen at random."""
-    with _stored(ours):
-        yield lambda: growth.measure(ours, _any_task, seconds, result)
+    fill(ours.database, ROWS_STORED)
+    yield lambda: growth.measure(ours, _any_task, seconds, result)
 
 
 @contextmanager
 def messages(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """GET /messages/, the newest page."""
-    with _stored(ours):
-        yield lambda: growth.measure(ours, lambda: Request("/messages/"), seconds, result)
+    fill(ours.database, ROWS_STORED)
+    yield lambda: growth.measure(ours, lambda: Request("/messages/"), seconds, result)
 
 
 ROWS: dict[str, Row] = {
@@ -166,10 +166,3 @@ def _submit(ours: Ours, submit: Callable[[], Load], result: Result, tasks: int) 
 
 def _any_task() -> Request:
     return growth.KINDS["GET /tasks/{id}"](ROWS_STORED)
-
-
-@contextmanager
-def _stored(ours: Ours) -> Iterator[None]:
-    fill(ours.database, ROWS_STORED)
-    yield
-    ours.clear()

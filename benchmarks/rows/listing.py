@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.contenders import Ours
 from benchmarks.load import Request, load
@@ -37,16 +37,16 @@ def run(bench: Bench) -> Iterator[Result]:
     with bench.ours.worker(), bench.textbook.worker(), full.worker():
         load(full.url, lambda: SLOW, count=QUEUED)
         for _ in bench.turns():
-            idle.values.append(ask(bench.ours, TIMES, first, 0))
-            queued.values.append(ask(full, TIMES, second, QUEUED))
-            textbook.values.append(ask(bench.textbook, 1, first, 0))
+            idle.values.append(ask(bench.ours, first, 0, count=TIMES))
+            queued.values.append(ask(full, second, QUEUED, count=TIMES))
+            textbook.values.append(ask(bench.textbook, first, 0, count=1))
     yield first
     yield second
 
 
-def ask(contender: Contender, times: int, result: Result, expected: int) -> float:
-    """Return the median in milliseconds, having read every answer."""
-    answers = load(contender.url, lambda: LIST, count=times, connections=1)
+def ask(contender: Contender, result: Result, expected: int, **amount: Any) -> float:
+    """Return the median in milliseconds, having read every answer; `amount` as for `load`."""
+    answers = load(contender.url, lambda: LIST, connections=1, **amount)
     totals = {json.loads(body)["total"] for body in answers.bodies}
     if totals != {expected} or answers.bad:
         result.faults.append(f"{contender.name} told of {totals} tasks, not {expected}")
