@@ -1,85 +1,229 @@
-"""The whole stack in one terminal: starts every process, labels its output, stops all together."""
+"""The whole stack in one terminal: starts every process, labels its output, restarts what ends.
+
+A process that ends before everything was ready for the first time stops all: its configuration is
+wrong, and the reason is above. Later ends are accidents: it is started again, with growing pauses.
+"""
 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Final
-
-import honcho.manager
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Final
 
 from backend.settings import settings
 from backend.telemetry import on_terminal
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 # The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
 KILL_SECONDS = 6.0
-honcho.manager.KILL_WAIT = KILL_SECONDS
-PROCESSES: Final = ("api", "worker", "flower")
+# How long the last lines of ended processes are waited for. What a process has started may keep
+# its output open.
+LAST_LINES_SECONDS = 0.5
+POLL_SECONDS = 0.1
+# The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a minute.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+STEADY_SECONDS = 60.0
+
+# With the colours of their labels.
+PROCESSES: Final = {"api": 36, "worker": 33, "flower": 32}
+SYSTEM: Final = "system"
 
 
-class Manager(honcho.manager.Manager):  # type: ignore[misc]  # honcho has no types
-    """Honcho's, which takes a signal that comes while the processes are still starting.
+class Output:
+    """Prints labelled lines from several threads, each line whole."""
 
-    It learns of their numbers one by one, and without them it cannot stop them.
-    """
+    def __init__(self, colours: Mapping[str, int], closed: threading.Event) -> None:
+        """Print for the given names; set `closed` when nobody reads the lines any more."""
+        self._colours = colours if sys.stdout.isatty() else {}
+        self._width = max(map(len, [SYSTEM, *colours]))
+        self._closed = closed
+        self._lock = threading.Lock()
 
-    _told = False
+    def write(self, name: str, text: str) -> None:
+        """Print each line of the text with the time and the name before it."""
+        label = f"{time.strftime('%H:%M:%S')} {name.ljust(self._width)} | "
+        if name in self._colours:
+            label = f"\x1b[0m\x1b[{self._colours[name]}m{label}\x1b[0m"
+        try:
+            with self._lock:
+                sys.stdout.writelines(f"{label}{line}\n" for line in text.splitlines())
+                sys.stdout.flush()
+        except OSError:
+            self._closed.set()
 
-    def terminate(self) -> None:
-        """Stop all processes, as soon as all have started."""
-        if not self._told:
-            # From here on: honcho counts from the first process that has ended.
-            late = threading.Timer(KILL_SECONDS, self.kill)
-            late.daemon = True
-            late.start()
-        self._told = True
-        if super()._all_started():
-            super().terminate()
 
-    def _all_started(self) -> bool:
-        # Its loop asks this after everything that happens.
-        started: bool = super()._all_started()
-        if started and self._told:
-            super().terminate()
-        return started
+class Service:
+    """One process of the stack, and the next one in its place when it has ended."""
+
+    def __init__(self, name: str, command: Sequence[str], output: Output) -> None:
+        self.name = name
+        self._command = command
+        self._output = output
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._pause = FIRST_PAUSE
+        self._start_at = 0.0
+        self._started_at = 0.0
+
+    def look_after(self, *, restart: bool) -> bool:
+        """Start it if it is time to. Return False when it has ended and is not to be restarted.
+
+        It is restarted too when it ran for a minute: then its configuration is not wrong.
+        """
+        now = time.monotonic()
+        if self._process is None:
+            if now >= self._start_at:
+                self._start()
+            return True
+        if not self.ended():
+            return True
+        end = f"{self.name} ended ({_how(self._process.returncode)})"
+        # Its own children: one that still listens on its port would hinder its successor.
+        self.send(signal.SIGKILL)
+        self._process = None
+        if now - self._started_at >= STEADY_SECONDS:
+            self._pause = FIRST_PAUSE
+        elif not restart:
+            self._output.write(SYSTEM, end)
+            return False
+        self._start_later(end)
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to those of its children that are in its group."""
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses a dead group
+                os.killpg(self._process.pid, number)
+
+    def ended(self) -> bool:
+        """Return whether no process of it runs."""
+        return self._process is None or self._process.poll() is not None
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the last lines until the deadline (monotonic), and report how it ended."""
+        if self._reader is not None:
+            self._reader.join(max(0.0, deadline - time.monotonic()))
+        if self._process is not None:
+            how = _how(self._process.returncode)
+            self._output.write(SYSTEM, f"{self.name} stopped ({how})")
+
+    def _start_later(self, why: str) -> None:
+        self._output.write(SYSTEM, f"{why}; starting it again in {self._pause:g} s")
+        self._start_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _start(self) -> None:
+        self._started_at = time.monotonic()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # A terminal sends Ctrl+C to all processes of its session: only `up` is to get it.
+                start_new_session=True,
+            )
+        except OSError as error:  # too many processes, or no memory for another
+            self._start_later(f"{self.name} cannot be started ({error.strerror})")
+            return
+        self._reader = threading.Thread(
+            target=self._pass_on, args=[self._process.stdout], name=self.name, daemon=True
+        )
+        self._reader.start()
+        self._output.write(SYSTEM, f"{self.name} started (pid={self._process.pid})")
+
+    def _pass_on(self, lines: IO[bytes]) -> None:
+        with lines:
+            for line in lines:
+                self._output.write(self.name, line.decode(errors="replace"))
+
+
+class Supervisor:
+    """Runs services until it is told to stop."""
+
+    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+        self.ready = threading.Event()
+        self._told = threading.Event()
+        self._output = Output(PROCESSES, self._told)
+        self._services = [Service(name, line, self._output) for name, line in commands.items()]
+
+    def stop(self) -> None:
+        """Make `run` stop everything and return; may be called from a signal handler."""
+        self._told.set()
+
+    def run(self) -> bool:
+        """Run until `stop`; return False where one ended before `ready` was set.
+
+        Then everything has stopped, KILL_SECONDS later at most.
+        """
+        well = True
+        try:
+            while well and not self._told.wait(POLL_SECONDS):
+                restart = self.ready.is_set()
+                well = all(each.look_after(restart=restart) for each in self._services)
+        finally:
+            self._stop_all()
+        return well
+
+    def _stop_all(self) -> None:
+        for number, seconds in ((signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, 1.0)):
+            running = [service for service in self._services if not service.ended()]
+            for service in running:
+                service.send(number)
+            if running:
+                names = ", ".join(service.name for service in running)
+                self._output.write(SYSTEM, f"sending {number.name} to {names}")
+            deadline = time.monotonic() + seconds
+            while not all(service.ended() for service in running) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+        deadline = time.monotonic() + LAST_LINES_SECONDS
+        for service in self._services:
+            service.send(signal.SIGKILL)  # what is left of its group
+            service.finish(deadline)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by signal {-code}"
+    return f"exit code {code}"
 
 
 def run() -> int:
-    """Run until a signal, or until one process ends; return the exit code."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    """Run until a signal, or until a process ends before all are ready; return the exit code."""
+    os.environ["PYTHONUNBUFFERED"] = "1"
     if on_terminal():
-        environment["FORCE_COLOR"] = "1"
-    manager = Manager()
-    for name in PROCESSES:
-        command = f"exec {shlex.quote(sys.executable)} -m backend {name}"
-        manager.add_process(name, command, env=environment)
+        os.environ["FORCE_COLOR"] = "1"
+    supervisor = Supervisor({name: [sys.executable, "-m", "backend", name] for name in PROCESSES})
     # A terminal that is closed stops all as Ctrl+C does.
-    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    threading.Thread(target=_announce, name="announce", daemon=True).start()
-    manager.loop()
-    told = manager.returncode in {130, 143}  # honcho's codes for SIGINT and SIGTERM
-    if not told:
-        sys.stderr.write(
-            "tasks-api: a process ended by itself, so everything was stopped;"
-            " the lines above say which and why\n"
-        )
-    else:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: supervisor.stop())
+    threading.Thread(target=_announce, args=[supervisor], name="announce", daemon=True).start()
+    if supervisor.run():
         sys.stdout.write("Everything has stopped. What was accepted is kept.\n")
-    return 0 if told else 1
+        return 0
+    sys.stderr.write(
+        "tasks-api: a process ended before everything was ready, so everything was stopped;"
+        " the lines above say which and why\n"
+    )
+    return 1
 
 
-def _announce() -> None:
+def _announce(supervisor: Supervisor) -> None:
     """Print addresses and a first command once everything answers."""
     api = f"http://localhost:{settings().api_port}"
     flower = f"http://localhost:{settings().flower_port}"
     while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
         time.sleep(0.2)
+    supervisor.ready.set()
     bold, plain = (
         ("\x1b[1m", "\x1b[0m") if on_terminal() and "NO_COLOR" not in os.environ else ("", "")
     )
