@@ -48,6 +48,8 @@ TASKS_QUEUE: Final = _queue("tasks")
 SHORT_QUEUE: Final = _queue("short_tasks")
 QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
 
+# How long the broker may take for each step of a connection's start.
+CONNECT_TIMEOUT = 3.0
 # Redis answers at once or not at all; what waits longest for it waits a second (BRPOP).
 REDIS_TIMEOUT = 3.0
 _REDIS_OPTIONS: Final = {
@@ -73,7 +75,7 @@ _CONF: dict[str, Any] = {
     # RabbitMQ closes a channel that holds a message longer than its consumer_timeout.
     "broker_channel_error_retry": True,
     "broker_heartbeat": 10,
-    "broker_connection_timeout": 3,
+    "broker_connection_timeout": CONNECT_TIMEOUT,
     "accept_content": ["json"],
     "task_serializer": "json",
     "result_serializer": "json",
@@ -129,8 +131,12 @@ def connect(heartbeat: float = 0, timeout: float = 15) -> Connection:
     if _broker.transport.driver_type == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
     elif timeout < REDIS_TIMEOUT:
-        options = {"socket_timeout": timeout}
-    connection = app.connection_for_write(heartbeat=heartbeat, transport_options=options)
+        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    connection = app.connection_for_write(
+        heartbeat=heartbeat,
+        connect_timeout=min(timeout, CONNECT_TIMEOUT),
+        transport_options=options,
+    )
     # Once: connect() would try again after two seconds.
     connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
     return connection

@@ -9,6 +9,8 @@ from celery.worker.consumer import Consumer
 
 from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
 from backend.telemetry import about
+from backend.worker import lease
+from backend.worker.watch import TICK_SECONDS, EventLoopWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +20,30 @@ logger = logging.getLogger(__name__)
 
 class LedgerConsumer(Consumer):
     """Celery's consumer, but for what would fail a task or the worker without need."""
+
+    _watch: EventLoopWatch
+
+    def start(self) -> None:
+        """Consume until told to stop; watched from here on, when all children have been forked."""
+        self._watch = EventLoopWatch(lease.end_now)
+        super().start()
+
+    def stop(self) -> None:
+        """Stop consuming."""
+        self._watch.stop()
+        super().stop()
+
+    def register_with_event_loop(self, hub: Any) -> None:  # noqa: ANN401 - kombu's
+        """Start Celery's parts, and the tick that shows that the event loop runs."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(TICK_SECONDS, self._watch.tick)
+
+    def connection_for_write(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - kombu's
+        """Return the consumer's connection instead of another that nothing is published on.
+
+        Celery asks for events; ours have their own (events.py).
+        """
+        return self.connection
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Return Celery's handler of messages."""

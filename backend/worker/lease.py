@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from celery import bootsteps
 from celery.signals import (
@@ -101,7 +101,7 @@ class Lease:
             if self._stopping.wait(0.2):
                 return
         if not self._stopping.wait(STOP_PATIENCE):
-            self._stop_now()
+            self.end_now(self._worker.exitcode or 0)
 
     def _told_to_stop(self) -> bool:
         """Tell whether a signal, or the shutdown command of `celery control`, was received."""
@@ -160,7 +160,7 @@ class Lease:
         step.start()
         step.join(timeout=2)
 
-    def _stop_now(self) -> None:
+    def end_now(self, code: int) -> NoReturn:
         """End the process although tasks still run, leaving no child behind."""
         try:
             self._hand_back_soon()
@@ -170,7 +170,7 @@ class Lease:
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
         finally:
-            os._exit(self._worker.exitcode or 0)
+            os._exit(code)
 
 
 _lease: Lease | None = None
@@ -185,6 +185,12 @@ def report(outcome: Outcome) -> None:
     """Have the parent's lease record an outcome."""
     if _lease is not None:
         _lease.report(outcome)
+
+
+def end_now() -> None:
+    """End this worker as broken: hand back what it runs and leave no child behind."""
+    if _lease is not None:
+        _lease.end_now(1)
 
 
 @worker_init.connect

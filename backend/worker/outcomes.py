@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +24,15 @@ from backend.db import ledger
 from backend.db.session import is_away, transaction
 from backend.telemetry import about
 from backend.worker import lease
+from backend.worker.hints import Hints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from celery.app.task import Context
+    from kombu import Producer
 
 logger = logging.getLogger(__name__)
-
-# How long there are no news after some could not be sent.
-SILENCE_SECONDS = 5.0
 
 
 def backoff(attempt: int) -> float:
@@ -71,8 +69,6 @@ class Ended(NamedTuple):
 class LedgerFirst:
     """What both backends have in common; mixed in before a backend of Celery's."""
 
-    _silent_until = 0.0
-
     def store_result(
         self,
         task_id: str,
@@ -80,22 +76,13 @@ class LedgerFirst:
         state: str,
         traceback: str | None = None,
         request: Context | None = None,
-        **kwargs: object,
+        **_: object,
     ) -> object:
         """Record an outcome where that is still to be done, then tell whoever asked for it.
 
         Never raises: Celery would make a FAILURE of it and forget the message.
         """
-
-        def send() -> None:
-            super(LedgerFirst, self).store_result(  # type: ignore[misc]  # a mixin's super
-                task_id, result, state, traceback=traceback, request=request, **kwargs
-            )
-            self.told(getattr(request, "reply_to", None))
-
-        def tell() -> None:
-            self.quietly(send, about(task_id, _attempt(request)))
-
+        tell = partial(self.tell, task_id, result, state, traceback, request)
         if getattr(request, "recorded", False):
             if state in states.READY_STATES:
                 tell()
@@ -113,39 +100,41 @@ class LedgerFirst:
         """Return PENDING: Celery asks before it marks a task as revoked, and the ledger decides."""
         return states.PENDING
 
-    def told(self, reply_to: str | None) -> None:
-        """Do what is left to do after a reply."""
-
-    def quietly(self, send: Callable[[], None], extra: Mapping[str, object] | None = None) -> None:
-        """Send news, dropping them where that fails: every reader has the ledger.
-
-        After a failure there are none for a while, lest each task wait for what is away.
-        """
-        if time.monotonic() < self._silent_until:
-            return
-        try:
-            send()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
-            self._silent_until = time.monotonic() + SILENCE_SECONDS
-            logger.warning(
-                "the news of a task's end was dropped (%s); the ledger has it",
-                type(error).__name__,
-                extra=extra,
-            )
+    def tell(
+        self,
+        task_id: str,
+        result: object,
+        state: str,
+        traceback: str | None,
+        request: Context | None,
+    ) -> None:
+        """Send an outcome that the ledger has, or drop it; never raises."""
+        raise NotImplementedError
 
 
 class RpcOutcomes(LedgerFirst, RPCBackend):
     """Replies to the API process that took the task, or to whoever called it."""
 
-    # One new connection where the cached one is dead, and no waiting: a reply is only news.
-    retry_policy = {  # noqa: RUF012 - Celery's own way to declare it
-        "max_retries": 1,
-        "interval_start": 0,
-        "interval_step": 0,
-        "interval_max": 0,
-    }
+    _to_result: Any  # Celery's; the stubs leave it out
 
-    app: Any  # set by Celery; the stubs leave it out
+    def tell(
+        self,
+        task_id: str,
+        result: object,
+        state: str,
+        traceback: str | None,
+        request: Context | None,
+    ) -> None:
+        """Reply as Celery does, but without retries and on a connection with deadlines."""
+        queue, correlation_id = self.destination_for(task_id, request)
+        if not queue:
+            return
+
+        def publish(producer: Producer) -> None:
+            body = self._to_result(task_id, state, result, traceback, request)
+            _reply(producer, queue, body, correlation_id=correlation_id)
+
+        _replies.send(publish)
 
     def tell_together(self, ended: Sequence[Ended]) -> None:
         """Send one reply for all tasks of a batch that the same API process took."""
@@ -154,27 +143,20 @@ class RpcOutcomes(LedgerFirst, RPCBackend):
             if end.reply_to:
                 by_queue[end.reply_to].append(end.task_id)
         for queue, ids in by_queue.items():
-            self.quietly(partial(self._send, queue, ids))
+            _replies.send(partial(_reply, queue=queue, body={"task_ids": ids}))
 
-    def _send(self, queue: str, ids: list[str]) -> None:
-        with self.app.amqp.producer_pool.acquire(block=True) as producer:
-            producer.publish(
-                {"task_ids": ids},
-                exchange="",
-                routing_key=queue,
-                serializer="json",
-                retry=True,
-                retry_policy=self.retry_policy,
-                delivery_mode=1,
-            )
-        self.told(queue)
 
-    def told(self, reply_to: str | None) -> None:
-        """Have replies that nobody reads go in the end: Redis makes a list anew for them."""
-        with self.app.amqp.producer_pool.acquire(block=True) as producer:
-            if reply_to and producer.connection.transport.driver_type == "redis":
-                with producer.channel.conn_or_acquire() as client:
-                    client.expire(reply_to, 600)
+_replies = Hints()
+
+
+def _reply(producer: Any, queue: str, body: object, **options: object) -> None:  # noqa: ANN401 - the stubs lack half of it
+    producer.publish(
+        body, exchange="", routing_key=queue, serializer="json", delivery_mode=1, **options
+    )
+    if producer.connection.transport.driver_type == "redis":
+        # Redis makes the list of an API process that is gone: it expires.
+        with producer.channel.conn_or_acquire() as client:
+            client.expire(queue, 600)
 
 
 @dataclass(frozen=True)
@@ -207,7 +189,7 @@ class _Outcome:
             return
         logger.warning("%s: %s", state, error, extra=about(self.task_id, self.attempt))
         if state != "RETRY":
-            # Not in the lease's thread: whoever is to hear of it may hang.
+            # Not in the lease's thread: the broker may take seconds.
             threading.Thread(target=self.tell, name="news", daemon=True).start()
 
 

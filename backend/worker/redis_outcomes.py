@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from functools import partial
+import logging
+import time
 from typing import TYPE_CHECKING
 
 from celery import states
 from celery.backends.redis import RedisBackend
 
 from backend.telemetry import about
+from backend.worker.hints import SILENCE_SECONDS
 from backend.worker.outcomes import Ended, LedgerFirst
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from celery.app.task import Context
+
+logger = logging.getLogger(__name__)
+
 
 class RedisOutcomes(LedgerFirst, RedisBackend):
     """Stores a copy of each result in Redis, for other readers of Celery results."""
 
+    _silent_until = 0.0
+
+    def tell(
+        self,
+        task_id: str,
+        result: object,
+        state: str,
+        traceback: str | None = None,
+        request: Context | None = None,
+    ) -> None:
+        """Store a copy, or drop it: every reader of ours has the ledger.
+
+        After a failure none is stored for a while, so that tasks do not wait for Redis.
+        """
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            RedisBackend.store_result(
+                self, task_id, result, state, traceback=traceback, request=request
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
+            self._silent_until = time.monotonic() + SILENCE_SECONDS
+            logger.warning(
+                "the copy of a task's result was dropped (%s); the ledger has it",
+                type(error).__name__,
+                extra=about(task_id, getattr(request, "attempt", None) or 1),
+            )
+
     def tell_together(self, ended: Sequence[Ended]) -> None:
         """Store the results of a batch."""
         for end in ended:
-            store = partial(RedisBackend.store_result, self, end.task_id, end.value, states.SUCCESS)
-            self.quietly(store, about(end.task_id, 1))
+            self.tell(end.task_id, end.value, states.SUCCESS)

@@ -1,7 +1,33 @@
-"""`python -m tests.support.service` is the `tasks-api` command with the tests' own tasks."""
+"""`python -m tests.support.service` is the `tasks-api` command with the tests' own tasks.
+
+In a worker for which TESTS_HANG names a file, the event loop hangs when the file is there; and
+TESTS_CHECKS is how many checks without a tick end a worker.
+"""
+
+import os
+import threading
+from typing import Any
+
+from celery.signals import worker_ready
 
 import tests.support.tasks  # noqa: F401 - registers them
 from backend.cli import main
 
+
+@worker_ready.connect
+def _hang_later(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery's consumer
+    file = os.environ.get("TESTS_HANG")
+
+    def hang() -> None:
+        if file and os.path.exists(file):  # noqa: PTH110 - the quickest look there is
+            threading.Event().wait()
+
+    sender.hub.call_repeatedly(0.1, hang)
+
+
 if __name__ == "__main__":
+    if checks := os.environ.get("TESTS_CHECKS"):
+        from backend.worker import watch
+
+        watch.CHECKS = int(checks)
     main()

@@ -1,0 +1,105 @@
+"""What may be lost is dropped within seconds if the broker takes nothing, and sent afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import pytest
+
+from tests.support.stack import ROOT
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.servers import RabbitMQ, Redis
+
+# Sends as many messages of 1 kB as its input says, and prints how long that took.
+SEND = """
+import sys, time
+from kombu import Queue
+from backend.worker.hints import Hints
+hints, body = Hints(), {"text": 1000 * "x"}
+for line in sys.stdin:
+    begin = time.monotonic()
+    for _ in range(int(line)):
+        hints.send(lambda producer: producer.publish(
+            body, exchange="", routing_key="hints", declare=[Queue("hints", exchange="")]
+        ))
+    print(time.monotonic() - begin, flush=True)
+"""
+
+
+@contextmanager
+def sender(url: str) -> Iterator[Callable[[int], float]]:
+    """Give what sends messages through Hints and returns the seconds it took."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/none",
+        "CELERY_BROKER_URL": url,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", SEND],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def send(count: int) -> float:
+            print(count, file=stdin, flush=True)
+            line = stdout.readline()
+            while not line[0].isdigit():  # what it logs
+                line = stdout.readline()
+            return float(line)
+
+        yield send
+        stdin.close()
+
+
+def received(url: str) -> int:
+    """Return how many messages there are by now."""
+    with kombu.Connection(url, connect_timeout=5) as connection:
+        channel: Any = connection.default_channel  # the stubs know no kind of it
+        return int(channel.queue_declare("hints", passive=True).message_count)
+
+
+@pytest.mark.parametrize("outage", ["alarm", "frozen"])
+def test_rabbitmq_that_reads_nothing_is_not_waited_for(rabbitmq: RabbitMQ, outage: str) -> None:
+    with sender(rabbitmq.url) as send:
+        send(10)
+        eventually(lambda: received(rabbitmq.url) == 10, 10, "the first have arrived")
+        rabbitmq.set_alarm(True) if outage == "alarm" else rabbitmq.freeze()
+        try:
+            seconds = send(20_000)
+        finally:
+            rabbitmq.thaw()
+            rabbitmq.set_alarm(False)
+        assert seconds < 5
+        before = received(rabbitmq.url)
+        eventually(lambda: send(1) and received(rabbitmq.url) > before, 20, "they arrive again")
+
+
+def test_redis_that_answers_nothing_is_not_waited_for(redis_server: Redis) -> None:
+    redis_server.start()
+    with sender(redis_server.url) as send:
+        send(10)
+        assert received(redis_server.url) == 10
+        redis_server.freeze()
+        try:
+            seconds = send(20_000)
+        finally:
+            redis_server.thaw()
+        assert seconds < 5
+        before = received(redis_server.url)
+        eventually(lambda: send(1) and received(redis_server.url) > before, 20, "they arrive again")
+    redis_server.stop()

@@ -1,0 +1,47 @@
+"""When a worker's event loop counts as hanging."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+def never() -> bool:
+    raise AssertionError("nobody asked for a connection")
+
+
+def yes() -> bool:
+    return True
+
+
+def no() -> bool:
+    return False
+
+
+def test_thirty_checks_in_a_row_without_a_tick_mean_that_it_hangs() -> None:
+    from backend.worker.watch import CHECKS, Misses
+
+    misses = Misses()
+    assert [misses.check(ticked=False, reached=yes) for _ in range(30)] == [False] * 29 + [True]
+    assert CHECKS == 30
+
+
+def test_one_tick_is_enough_and_needs_no_connection() -> None:
+    from backend.worker.watch import Misses
+
+    misses = Misses()
+    for _ in range(5):
+        assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
+        assert not misses.check(ticked=True, reached=never)
+
+
+def test_a_broker_that_is_away_explains_a_missing_tick() -> None:
+    from backend.worker.watch import Misses
+
+    misses = Misses()
+    assert not any(misses.check(ticked=False, reached=no) for _ in range(1000))
+    # It may take a while until Celery has noticed that the broker is back.
+    assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
+    assert not misses.check(ticked=False, reached=no)
+    assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
