@@ -40,8 +40,8 @@ UP_VARIABLE = "TASKS_API_UP"
 def alone(folder: Path) -> Iterator[bool]:
     """Work in DATA_DIR as the only `up` or `reset`; give whether the last `up` was killed.
 
-    The servers that a killed one left behind have ended by then. The lock is a POSIX one: flock's
-    would be inherited by honcho's children, and outlive a killed `up` by them.
+    The servers that a killed one left behind have ended by then. The lock is a POSIX one: a lock of
+    flock's could be inherited by a child process, and outlive a killed `up` there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

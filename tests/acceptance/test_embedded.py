@@ -260,6 +260,30 @@ def test_each_message_is_written_once(
     eventually(lambda: stack.unfinished() == 0, RECOVERY_SECONDS, "every task has ended")
 
 
+@pytest.mark.parametrize("name", ["api", "worker", "flower"])
+def test_what_ends_by_itself_is_started_again(
+    shared: tuple[Folder, Process, Stack], name: str
+) -> None:
+    folder, up, stack = shared
+    command = f"backend\0{name}\0".encode()
+    killed = next(pid for pid in _tree(up.popen.pid) if command in told(pid, "cmdline"))
+    os.kill(killed, signal.SIGKILL)
+    line = f"{name} ended (killed by signal 9); starting it again in 1 s"
+    eventually(lambda: line in up.log, 10, "its end is noticed")
+
+    def again() -> bool:
+        try:
+            httpx.get(f"http://localhost:{folder.flower_port}")
+            return httpx.get(f"{stack.url}/health/ready").json()["degraded"] == []
+        except httpx.TransportError:
+            return False
+
+    eventually(again, MINUTE, "all is ready again")
+    task = stack.post("/tasks/", {"content": "after a restart"})
+    assert stack.state(task, wait=MINUTE)["status"] == "SUCCESS"
+    assert up.popen.poll() is None
+
+
 def test_a_valkey_that_hangs_delays_only(shared: tuple[Folder, Process, Stack]) -> None:
     _, up, stack = shared
     valkey = program(up, "valkey-server")

@@ -104,6 +104,43 @@ GUARDS = [
         "_the_end[kill_its_process_in_one_commit-3]",
     ),
     Guard(
+        "4: a worker whose event loop hangs ends",
+        "backend/worker/watch.py",
+        "return self.count >= CHECKS",
+        "return False",
+        "tests/acceptance/test_hanging.py::test_a_worker_whose_event_loop_hangs_ends_and_its_tasks"
+        "_run_elsewhere",
+    ),
+    Guard(
+        "4: a broker that is away lets no worker end",
+        "backend/worker/watch.py",
+        "ticked or not reached()",
+        "ticked",
+        "tests/unit/test_watch.py",
+    ),
+    Guard(
+        "4: events and replies are not sent while the broker is blocked",
+        "backend/worker/hints.py",
+        "        return not self._blocked\n",
+        "        return True\n",
+        "tests/integration/test_hints.py::test_rabbitmq_that_reads_nothing_is_not_waited_for",
+    ),
+    Guard(
+        "4: a heartbeat is not retried in the event loop",
+        "backend/worker/__init__.py",
+        "app.events.dispatcher_cls = Dispatcher",
+        "Dispatcher",
+        "tests/acceptance/test_hanging.py::test_a_worker_that_starts_under_a_memory_alarm_works_and"
+        "_is_well_afterwards",
+    ),
+    Guard(
+        "4: what ends by itself is started again",
+        "backend/supervisor.py",
+        "        elif not restart:\n",
+        "        else:\n",
+        "tests/unit/test_supervisor.py",
+    ),
+    Guard(
         "5: no request waits for the broker",
         "backend/api/inspector.py",
         "question.answered.wait(PATIENCE)",
