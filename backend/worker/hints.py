@@ -61,7 +61,7 @@ class Hints:
                 producer = self._producer or self._connect()
                 if self._takes_messages():
                     publish(producer)
-                    self._lost = False
+                    self._lost = self._blocked
             except Exception as error:  # noqa: BLE001 - nothing depends on these messages
                 self._lose(type(error).__name__)
                 self._silent_until = time.monotonic() + SILENCE_SECONDS

@@ -123,7 +123,14 @@ GUARDS = [
         "backend/worker/hints.py",
         "        return not self._blocked\n",
         "        return True\n",
-        "tests/integration/test_hints.py::test_rabbitmq_that_reads_nothing_is_not_waited_for",
+        "tests/unit/test_hints.py",
+    ),
+    Guard(
+        "4: after a failure the broker is not tried for a while",
+        "backend/worker/hints.py",
+        "time.monotonic() + SILENCE_SECONDS",
+        "0.0",
+        "tests/unit/test_hints.py",
     ),
     Guard(
         "4: a heartbeat is not retried in the event loop",

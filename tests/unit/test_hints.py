@@ -1,0 +1,119 @@
+"""What may be lost: when it is sent, when it is dropped, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.worker.hints import Hints
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+class Broker:
+    """Stands for the connections that are made; `notice` is called when one is read from."""
+
+    def __init__(self) -> None:
+        self.connected = 0
+        self.notice: Callable[[Any], None] = lambda _: None
+        self.collected = 0
+
+    def connect(self, **_: object) -> Any:  # noqa: ANN401 - stands for kombu's
+        self.connected += 1
+        made = SimpleNamespace(connection=SimpleNamespace(), default_channel=None)
+
+        def drain_events(timeout: float) -> None:
+            assert timeout == 0
+            self.notice(made.connection)
+
+        def collect() -> None:
+            self.collected += 1
+
+        made.drain_events, made.collect = drain_events, collect
+        return made
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    from backend.worker import hints
+
+    broker = Broker()
+    monkeypatch.setattr(hints, "connect", broker.connect)
+    return broker
+
+
+@pytest.fixture
+def hints(broker: Broker) -> Hints:  # noqa: ARG001 - connects to it
+    from backend.worker.hints import Hints
+
+    return Hints()
+
+
+def fail(_: object) -> None:
+    raise ConnectionResetError
+
+
+def test_one_connection_serves_all(hints: Hints, broker: Broker) -> None:
+    sent: list[object] = []
+    for _ in range(3):
+        hints.send(sent.append)
+    assert (len(sent), broker.connected) == (3, 1)
+
+
+def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
+    hints: Hints,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from backend.worker.hints import SILENCE_SECONDS
+
+    now = 0.0
+    monkeypatch.setattr("backend.worker.hints.time", SimpleNamespace(monotonic=lambda: now))
+    sent: list[object] = []
+    hints.send(fail)
+    hints.send(sent.append)
+    assert (sent, broker.connected, broker.collected) == ([], 1, 1)
+    now = SILENCE_SECONDS
+    hints.send(fail)
+    lines = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == 1
+    assert "(ConnectionResetError)" in lines[0]
+    now = 2 * SILENCE_SECONDS
+    hints.send(sent.append)
+    assert (len(sent), broker.connected) == (1, 3)
+
+
+def test_a_blocked_connection_gets_nothing_until_it_is_unblocked(
+    hints: Hints, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[object] = []
+    hints.send(sent.append)
+    connection: Any = hints._connection
+    # As py-amqp does, which reads before it publishes.
+    hints.send(lambda _: connection.connection.on_blocked("low on memory"))
+    for _ in range(3):
+        hints.send(sent.append)
+    assert len(sent) == 1
+    assert ["alarm is raised" in record.message for record in caplog.records] == [True]
+    broker.notice = lambda established: established.on_unblocked()
+    hints.send(sent.append)
+    assert (len(sent), broker.connected) == (2, 1)
+
+
+def test_a_forked_process_uses_a_connection_of_its_own(hints: Hints, broker: Broker) -> None:
+    hints.send(lambda _: None)
+    hints._lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        hints.send(lambda _: None)
+        os._exit(broker.connected)
+    hints._lock.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
