@@ -5,7 +5,7 @@
 # throughout, so the project may lie in a folder whose name has spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run reset test guards bench compare lint lock clean environment-run environment-dev environment-bench
+.PHONY: help run demo reset test chaos guards bench compare lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
@@ -22,11 +22,18 @@ help: ## list the targets
 run: environment-run ## set everything up and run the whole stack in the foreground
 	@exec .venv/bin/tasks-api up $(ARGS)
 
+demo: environment-run ## see 10,000 tasks survive killed servers, in a minute, on servers of its own
+	@exec .venv/bin/python examples/demo.py $(ARGS)
+
 reset: environment-run ## throw away the data of the embedded servers: every task and message
 	@exec .venv/bin/tasks-api reset $(ARGS)
 
 test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+chaos: environment-dev ## break everything under work, then check each answer (SEED=7 SECONDS=180 BROKER=valkey)
+	@exec .venv/bin/python -m tests.chaos $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') \
+		$(if $(BROKER),--broker '$(BROKER)') $(ARGS)
 
 guards: environment-dev ## take each guard out, in a copy, and see its test fail (ARGS="2:" for some)
 	@exec .venv/bin/python -m tests.support.guards $(ARGS)

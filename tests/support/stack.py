@@ -122,6 +122,17 @@ class Stack:
         self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
     ) -> Process:
         """Start `tasks-api <arguments>` under a name, by default the first; wait until it works."""
+        process = self.launch(*arguments, name=name, environment=environment)
+        if arguments[0] == "api":
+            eventually(self._serves, START_SECONDS, "the API serves")
+        elif arguments[0] == "worker":
+            eventually(lambda: " ready." in process.log, START_SECONDS, "the worker is ready")
+        return process
+
+    def launch(
+        self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start `tasks-api <arguments>` as `start` does, without waiting."""
         name = name or arguments[0]
         self._starts += 1
         output = self.folder / f"{self._starts:02d}-{name}.log"
@@ -136,10 +147,6 @@ class Stack:
             start_new_session=True,
         )
         process = self._processes[name] = Process(popen, output, sink)
-        if arguments[0] == "api":
-            eventually(self._serves, START_SECONDS, "the API serves")
-        elif arguments[0] == "worker":
-            eventually(lambda: " ready." in process.log, START_SECONDS, "the worker is ready")
         return process
 
     def kill(self, name: str) -> None:

@@ -57,6 +57,20 @@ def refuse_in_one_commit(args: Note, run: Run) -> Note:
     raise TaskError(args.text)
 
 
+@task(name="note")
+def note(args: Note, run: Run) -> Note:
+    """Write a message in the transaction of the outcome, after the claim's."""
+    messages.insert(run.session, args.text, run.task_id)
+    return args
+
+
+@task(name="once", max_attempts=1)
+def once(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Take half a second, with one attempt only."""
+    threading.Event().wait(0.5)
+    return args
+
+
 @task(name="succeed_at_second_attempt")
 def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
     """Raise at first."""

@@ -1,0 +1,315 @@
+"""Show that a 202 is final: post 10,000 tasks while servers and a worker are killed, then count.
+
+`make demo`, or `.venv/bin/python examples/demo.py --tasks 1000`. It starts a `tasks-api up` with a
+folder and ports of its own, and removes all of it at the end.
+"""
+
+# ruff: noqa: INP001, T201 - a script, that starts our own command, and prints
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil  # type: ignore[import-untyped]  # nobody publishes stubs
+import psycopg2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENTS = 8
+# Tasks in one request.
+BATCH = 20
+POSTING_SECONDS = 20.0
+START_SECONDS = 120.0
+# How long the rest may take when all is posted. What the broker lost is sent again after 10 s.
+DRAIN_SECONDS = 120.0
+STOP_SECONDS = 20.0
+# These would name other servers than the demo's own, which it kills.
+NAMED = ("DATABASE_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
+
+
+def main() -> int:
+    """Run the demo; return 0 if everything that was accepted ended, once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=10_000, help="how many tasks to post")
+    count: int = parser.parse_args().tasks
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="tasks-api-demo-"))
+    try:
+        with service(folder) as up:
+            return Demo(up, count).run()
+    except KeyboardInterrupt:
+        say("Stopped.")
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def say(text: str) -> None:
+    """Print a line with the seconds since the start."""
+    print(f"{time.monotonic() - BEGIN:5.1f} s  {text}", flush=True)
+
+
+class Up:
+    """A running `tasks-api up`: where it serves, and its processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+        self._process = process
+
+    @property
+    def database(self) -> str:
+        """The address of its PostgreSQL, for psycopg2."""
+        running = json.loads((self.folder / "running.json").read_text())
+        url: str = running["database_url"]
+        return url.replace("+psycopg2", "")
+
+    def find(self, *words: str) -> psutil.Process:
+        """Return the first of its processes whose command has these words."""
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                command = process.cmdline()
+                if all(any(word in part for part in command) for word in words):
+                    return process
+        raise RuntimeError(f"no process of {' '.join(words)} is there")
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[Up]:
+    """Run `tasks-api up` on servers of its own; stop it at the end, whatever happens."""
+    say("Starting PostgreSQL, Valkey, the API, a worker and Flower (tasks-api up)")
+    port = free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in NAMED},
+        "DATA_DIR": str(folder / "data"),
+        "API_PORT": str(port),
+        "FLOWER_PORT": str(free_port()),
+        "PYTHONUNBUFFERED": "1",
+    }
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend", "up"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl+C is for the demo, which stops it
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while "Tasks API is ready" not in log.read_text(errors="replace"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"It did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.1)
+        if "database_url" not in (folder / "data" / "running.json").read_text():
+            raise SystemExit("The demo kills its servers, and .env names yours: take it away first")
+        yield Up(process, port, folder / "data")
+    finally:
+        say("Stopping everything")
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop `up`, and see to it that nothing of it is left."""
+    family = []
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Demo:
+    """Posts tasks, breaks things, counts."""
+
+    def __init__(self, up: Up, count: int) -> None:
+        self._up = up
+        self._count = count
+        self._firsts = iter(range(0, count, BATCH))
+        self._lock = threading.Lock()
+        self._accepted: dict[str, str] = {}  # id: content
+        self._repeated = 0
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Return 0 if all is well at the end."""
+        say(f"Posting {self._count:,} tasks, {BATCH} in a request. Each request has a key, so")
+        say("one that gets no answer, or a 503, can be sent again")
+        begin = time.monotonic()
+        clients = [threading.Thread(target=self._post, args=[begin]) for _ in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        try:
+            disasters = [self._kill_worker, self._lose_broker, self._restart_postgres]
+            self._watch(clients, disasters)
+            return self._count_all()
+        finally:
+            self._stopping.set()
+
+    def _watch(
+        self, clients: Sequence[threading.Thread], disasters: list[Callable[[], None]]
+    ) -> None:
+        """Break one thing after each fifth of the tasks; return when nothing is left to do."""
+        parts = len(disasters) + 2
+        done, deadline = 0, 0.0
+        while True:
+            if len(self._accepted) >= self._count * (done + 1) / parts and done < len(disasters):
+                disasters[done]()
+                done += 1
+            self._stopping.wait(2)
+            left = self._unfinished()
+            say(f"accepted {len(self._accepted):,}, of these unfinished {left}")
+            if any(client.is_alive() for client in clients):
+                continue
+            deadline = deadline or time.monotonic() + DRAIN_SECONDS
+            if (left == "0" and done == len(disasters)) or time.monotonic() > deadline:
+                return
+
+    def _unfinished(self) -> str:
+        try:
+            status, body = call(self._connect(), "GET", "/tasks/?limit=1")
+        except (OSError, HTTPException):
+            return "unknown: the API is away"
+        return f"{body['total']:,}" if status == 200 else "unknown: PostgreSQL is away"  # noqa: PLR2004 - OK
+
+    # --- Disasters
+
+    def _kill_worker(self) -> None:
+        worker = self._up.find("backend", "worker")
+        say(f"** Killing the worker (kill -9 {worker.pid}) with all that it has begun")
+        for process in [worker, *worker.children(recursive=True)]:
+            process.kill()
+
+    def _lose_broker(self) -> None:
+        broker = self._up.find("valkey-server")
+        say(f"** Killing the broker (kill -9 {broker.pid}) and deleting its data")
+        broker.kill()
+        broker.wait()
+        for path in (self._up.folder / "valkey").iterdir():
+            shutil.rmtree(path)
+
+    def _restart_postgres(self) -> None:
+        postgres = self._up.find("postgres", "-D")
+        say(f"** Restarting PostgreSQL (kill -INT {postgres.pid}); requests get 503 meanwhile")
+        postgres.send_signal(signal.SIGINT)
+
+    # --- Posting
+
+    def _connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self._up.port, timeout=20)
+
+    def _post(self, begin: float) -> None:
+        """Post the next tasks when they are due, until there are none."""
+        connection = self._connect()
+        while not self._stopping.is_set():
+            with self._lock:
+                first = next(self._firsts, None)
+            if first is None:
+                return
+            self._stopping.wait(begin + first * POSTING_SECONDS / self._count - time.monotonic())
+            texts = [f"task {number}" for number in range(first, min(first + BATCH, self._count))]
+            tasks = [{"arguments": {"content": text}} for text in texts]
+            while not self._stopping.is_set():
+                try:
+                    status, body = call(connection, "POST", "/tasks/batch", tasks, f"demo-{first}")
+                except (OSError, HTTPException):
+                    status, body = 0, {}
+                with self._lock:
+                    if status == 202:  # noqa: PLR2004 - accepted
+                        ids = [task["task_id"] for task in body["tasks"]]
+                        self._accepted.update(zip(ids, texts, strict=True))
+                        break
+                    self._repeated += 1
+                self._stopping.wait(0.2)
+
+    # --- Counting
+
+    def _count_all(self) -> int:
+        """Compare every accepted task with the API's answer and with the rows of the database."""
+        say(f"Requests sent again: {self._repeated:,}. Asking the API for each of the tasks …")
+        ended: set[str] = set()
+        asked = iter(list(self._accepted))
+        clients = [
+            threading.Thread(target=self._ask, args=[asked, ended], daemon=True)
+            for _ in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        say("… and looking for each one's message in the database")
+        with closing(psycopg2.connect(self._up.database)) as database, database.cursor() as cursor:
+            cursor.execute("SELECT CAST(task_id AS text), content FROM messages")
+            messages = cursor.fetchall()
+            cursor.execute("SELECT id FROM tasks")
+            tasks = len(cursor.fetchall())
+        written = Counter(messages)
+        lost = sum(pair not in written or pair[0] not in ended for pair in self._accepted.items())
+        twice = len(messages) - len({content for _, content in messages})
+        twice += max(0, tasks - self._count)
+        accepted = len(self._accepted)
+        say(f"accepted {accepted:,}, ended {len(ended):,}, lost {lost:,}, twice {twice:,}")
+        return 0 if accepted == len(ended) == self._count and not lost and not twice else 1
+
+    def _ask(self, asked: Iterator[str], ended: set[str]) -> None:
+        connection = self._connect()
+        while True:
+            with self._lock:
+                task_id = next(asked, None)
+            if task_id is None:
+                return
+            status, body = call(connection, "GET", f"/tasks/{task_id}")
+            if status == 200 and body["status"] == "SUCCESS":  # noqa: PLR2004 - OK
+                ended.add(task_id)
+
+
+def call(
+    connection: HTTPConnection, method: str, path: str, body: object = None, key: str = ""
+) -> tuple[int, Any]:
+    """Return status and body of the API's answer. Raises OSError or HTTPException without one."""
+    headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except (OSError, HTTPException):
+        connection.close()  # the next request opens it again
+        raise
+
+
+BEGIN = time.monotonic()
+
+if __name__ == "__main__":
+    sys.exit(main())

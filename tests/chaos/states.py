@@ -1,0 +1,91 @@
+"""What was read of tasks, in the order in which it was read: nothing goes backwards."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .ending import Task
+    from .history import Answer
+
+ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+# STARTED and RETRY follow each other as often as a task is tried again.
+RANKS = {"PENDING": 0, "STARTED": 1, "RETRY": 1, **dict.fromkeys(ENDED, 2)}
+
+
+class Read(NamedTuple):
+    """A state that was read."""
+
+    sent: float
+    received: float
+    status: str
+    body: str
+
+
+class States:
+    """The states that were read of every task."""
+
+    def __init__(self) -> None:
+        self._reads: defaultdict[str, list[Read]] = defaultdict(list)
+
+    def note(self, answer: Answer) -> None:
+        """Note what GET /tasks/{id} answered. Raises ValueError for an answer of another shape."""
+        body = json.loads(answer.body)
+        task_id = answer.path.removeprefix("/tasks/").partition("?")[0]
+        if body.keys() != {"task_id", "status", "result"} or body["task_id"] != task_id:
+            raise ValueError("another task's, or none")
+        if body["status"] not in RANKS or (body["status"] not in ENDED and body["result"]):
+            raise ValueError("no state, or a result before the end")
+        self._reads[task_id].append(Read(answer.sent, answer.received, body["status"], answer.body))
+
+    def ended_by(self, task_id: str) -> float | None:
+        """Return when a task was first known to have ended; None where nobody read that."""
+        ends = (read.received for read in self._reads[task_id] if read.status in ENDED)
+        return min(ends, default=None)
+
+    def unfinished_at(self, task_id: str) -> float | None:
+        """Return until when a task had certainly not ended; None where nobody read that."""
+        times = (read.sent for read in self._reads[task_id] if read.status not in ENDED)
+        return max(times, default=None)
+
+    def backwards(self, tasks: Mapping[str, Task]) -> Iterator[str]:
+        """Give each state that is older than one read before, and each end that changed."""
+        for task_id, reads in self._reads.items():
+            yield from _older(task_id, reads)
+            ends = sorted((read for read in reads if read.status in ENDED), key=_received)
+            for one, other in pairwise(ends):
+                if one.body != other.body:
+                    yield f"{task_id} ended as {one.body}, then as {other.body}"
+            task = tasks.get(task_id)
+            if ends and task is not None and json.loads(ends[-1].body) != _state_of(task):
+                yield f"{task_id} ended as {ends[-1].body}, and is {task} now"
+
+
+def _received(read: Read) -> float:
+    return read.received
+
+
+def _older(task_id: str, reads: list[Read]) -> Iterator[str]:
+    """Compare each state with those that were received before it was asked for."""
+    received = iter(sorted(reads, key=_received))
+    following = next(received, None)
+    newest: Read | None = None
+    for read in sorted(reads, key=lambda read: read.sent):
+        while following is not None and following.received <= read.sent:
+            if newest is None or RANKS[following.status] > RANKS[newest.status]:
+                newest = following
+            following = next(received, None)
+        if newest is not None and RANKS[read.status] < RANKS[newest.status]:
+            yield f"{task_id} was {newest.status}, then {read.status} at {read.sent:.2f}"
+
+
+def _state_of(task: Task) -> object:
+    """Return what GET /tasks/{id} has to answer for a task that has ended."""
+    value = json.loads(task.result or "null")
+    result = value if task.state == "SUCCESS" else {"error": task.error}
+    return {"task_id": task.id, "status": task.state, "result": result}
