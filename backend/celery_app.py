@@ -28,10 +28,10 @@ ATTEMPT_HEADER: Final = "attempt"
 BUNDLE_HEADER: Final = "bundle"
 
 
-def is_task_id(text: str) -> bool:
-    """Tell whether a text could be the id of a task: a UUID as we write it."""
+def is_task_id(value: object) -> bool:
+    """Return whether a value, which may come from any message, is a UUID as we write it."""
     try:
-        return len(text) == 36 and str(UUID(text)) == text  # noqa: PLR2004 - a UUID's length
+        return isinstance(value, str) and len(value) == 36 and str(UUID(value)) == value  # noqa: PLR2004 - a UUID's length
     except ValueError:
         return False
 

@@ -75,6 +75,11 @@ class Up:
         self._process = process
 
     @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
     def database(self) -> str:
         """The address of its PostgreSQL, for psycopg2."""
         running = json.loads((self.folder / "running.json").read_text())
@@ -189,6 +194,8 @@ class Demo:
                 disasters[done]()
                 done += 1
             self._stopping.wait(2)
+            if not self._up.runs:
+                raise SystemExit("tasks-api up has ended by itself")
             left = self._unfinished()
             say(f"accepted {len(self._accepted):,}, of these unfinished {left}")
             if any(client.is_alive() for client in clients):

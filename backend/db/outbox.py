@@ -206,5 +206,6 @@ class Bell:
                 self._raw.notifies.clear()
 
     def close(self) -> None:
-        """Stop listening."""
-        self._connection.close()
+        """Stop listening. Raises StoreUnavailable where the connection has broken."""
+        with store_errors():
+            self._connection.close()

@@ -6,9 +6,12 @@ import fcntl
 import os
 import resource
 
+import psycopg2
 import pytest
+from sqlalchemy.exc import InterfaceError
 
 from backend.db import outbox
+from backend.errors import StoreUnavailable
 
 
 class Listening:
@@ -49,3 +52,20 @@ def test_the_bell_is_heard_at_a_file_descriptor_above_1023(
         for fd in (low, sound, high):
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Broken:
+    """A connection whose server ended it."""
+
+    def close(self) -> None:
+        raise InterfaceError(None, None, psycopg2.InterfaceError("connection already closed"))
+
+
+def test_a_bell_whose_connection_has_broken_closes_as_in_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbox.Bell, "__init__", lambda _: None)
+    bell = outbox.Bell()
+    monkeypatch.setattr(bell, "_connection", Broken(), raising=False)
+    with pytest.raises(StoreUnavailable):
+        bell.close()
