@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -136,7 +137,8 @@ def tracebacks(log: Path) -> Iterator[str]:
             continue
         text = line
         if not line.startswith("{"):  # not one of our log's: the lines below belong to it
-            text = "\n".join(lines[place : place + 60])
+            below = takewhile(lambda line: not line.startswith("{"), lines[place:])
+            text = "\n".join(below)
         if not any(expected in text for expected in EXPECTED):
             yield f"{log.name}: {_short(text)}"
 

@@ -12,9 +12,10 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-import kombu
+import amqp
 import psycopg2
 import redis
+from kombu.exceptions import KombuError
 
 from tests.support.servers import _tree
 
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
     from .schedule import Fault
 
 T = TypeVar("T")
+
+# What a server that another fault keeps away raises, by whichever client.
+AWAY = (
+    OSError,
+    RuntimeError,
+    subprocess.TimeoutExpired,
+    amqp.AMQPError,
+    KombuError,
+    redis.RedisError,
+    psycopg2.Error,
+)
 
 # How long to try to reach a broker that another fault keeps away.
 REACH_SECONDS = 10.0
@@ -244,14 +256,7 @@ class Faults:
         while True:
             try:
                 return act()
-            except (
-                subprocess.TimeoutExpired,
-                OSError,
-                RuntimeError,
-                kombu.exceptions.KombuError,
-                psycopg2.Error,
-                redis.RedisError,
-            ):
+            except AWAY:
                 if self._over.is_set() or time.monotonic() > deadline:
                     return None
                 self._wait(0.5)

@@ -123,6 +123,9 @@ def _make(words: list[str]) -> None:
         name, _, value = word.partition("=")
         if not value:
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"make {name}"
+        elif name in {"SEED", "SECONDS", "BROKER"}:
+            assert words[0] == "chaos", words
+            assert value in {"rabbitmq", "valkey"} if name == "BROKER" else value.isdigit(), word
         else:
             assert name in {"ARGS", "PYTHON", "BASE"}, word
             for path in re.findall(r"tests/\S+", value):

@@ -1,0 +1,249 @@
+"""The checker of the chaos suite: it finds each kind of guilt, and none where there is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.ending import Ending, Message, Task, tracebacks
+from tests.chaos.history import Answer, Happened, History, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ONE, TWO, SLOW = "id-1", "id-2", "id-3"
+
+
+def submitted(task_id: str, label: str, sent: float = 1, **more: Any) -> Answer:
+    body = json.dumps({"task_id": task_id, "status": "PENDING", "message": "Task enqueued"})
+    asked = [("insert_message", label)]
+    answer = Answer(sent, sent + 0.1, 0, "POST", "/tasks/", 202, body, None, asked)
+    return replace(answer, **more)
+
+
+def read(task_id: str, state: str, sent: float, result: object = None, **more: Any) -> Answer:
+    body = json.dumps({"task_id": task_id, "status": state, "result": result})
+    path = f"/tasks/{task_id}?wait=1"
+    return replace(Answer(sent, sent + 0.1, 1, "GET", path, 200, body), **more)
+
+
+def listed(sent: float, *ids: str, total: int | None = None) -> Answer:
+    rows = [{"task_id": task_id, "status": "ACTIVE"} for task_id in ids]
+    body = json.dumps({"tasks": rows, "total": len(ids) if total is None else total})
+    return Answer(sent, sent + 0.1, 0, "GET", "/tasks/", 200, body)
+
+
+def done(task_id: str, label: str, **changes: Any) -> Task:
+    result = json.dumps({"content": label})
+    return Task(task_id, "insert_message", {"content": label}, "SUCCESS", 1, result, None)._replace(
+        **changes
+    )
+
+
+def innocent() -> tuple[History, Ending]:
+    """Return a run in which all is well: two messages, one with a key, and a failed task."""
+    result = {"content": "a"}
+    history = History(
+        answers=[
+            submitted(ONE, "a"),
+            submitted(TWO, "b", 2, key="k"),
+            submitted(TWO, "b", 3, key="k", replica=1),
+            Answer(
+                *(3, 3.5, 0, "POST", "/tasks/batch", 202),
+                body='{"tasks":[{"task_id":"id-3","status":"PENDING"}],"total":1}',
+                asked=[("slow", "")],
+            ),
+            read(ONE, "PENDING", 1.2),
+            read(ONE, "STARTED", 1.4),
+            listed(1.45, ONE),
+            read(ONE, "RETRY", 1.6),
+            read(ONE, "STARTED", 1.8),
+            read(ONE, "SUCCESS", 2, result),
+            read(ONE, "SUCCESS", 9, result),
+        ],
+        happened=[Happened(4, 5, "restart_store", "postgres")],
+    )
+    ending = Ending(
+        tasks=[
+            done(ONE, "a"),
+            done(TWO, "b"),
+            Task(SLOW, "slow", {"duration": 0}, "SUCCESS", 2, '{"message": "done"}', None),
+        ],
+        messages=[Message(1, ONE, "a"), Message(2, TWO, "b")],
+        outbox=[],
+        open_transactions=[],
+        listed=['{"tasks":[],"total":0}'] * 2,
+        ready=['{"status":"ready","degraded":[]}'] * 2,
+        message_totals=[2, 2],
+        tracebacks=[],
+    )
+    return history, ending
+
+
+def test_a_run_in_which_all_is_well_has_no_findings() -> None:
+    report = check(*innocent())
+    assert report.findings == []
+    assert (report.accepted, report.ended, report.effects) == (3, 3, 2)
+
+
+GUILTY: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
+    "an accepted task is gone": ("lost", lambda _, end: end.tasks.pop(0)),
+    "its message is gone": ("lost", lambda _, end: end.messages.pop(0)),
+    "404 for an id that was given out": (
+        "lost",
+        lambda run, _: run.answers.append(read(ONE, "", 3, status=404)),
+    ),
+    "a task wrote two messages": (
+        "twice",
+        lambda _, end: end.messages.append(Message(3, ONE, "a")),
+    ),
+    "a request made two tasks": ("twice", lambda _, end: end.tasks.append(done("id-4", "a"))),
+    "a key has two answers": (
+        "twice",
+        lambda run, _: run.answers.append(submitted("id-4", "b", 5, key="k")),
+    ),
+    "an id was given out twice": ("twice", lambda run, _: run.answers.append(submitted(ONE, "c"))),
+    "a task has not ended": (
+        "not_ended",
+        lambda _, end: end.tasks.__setitem__(1, done(TWO, "b", state="RETRY")),
+    ),
+    "PENDING after STARTED": (
+        "backwards",
+        lambda run, _: run.answers.append(read(ONE, "PENDING", 1.55, replica=0)),
+    ),
+    "STARTED after the end": (
+        "backwards",
+        lambda run, _: run.answers.append(read(ONE, "STARTED", 2.2)),
+    ),
+    "an end that changed": (
+        "backwards",
+        lambda run, _: run.answers.append(read(ONE, "SUCCESS", 2.2, {"content": "b"})),
+    ),
+    "an end that the database does not have": (
+        "backwards",
+        lambda _, end: end.tasks.__setitem__(0, done(ONE, "a", result='{"content": "c"}')),
+    ),
+    "a list with a task that had ended": (
+        "backwards",
+        lambda run, _: run.answers.append(listed(3, ONE)),
+    ),
+    "a list without a task that ended later": (
+        "other",
+        lambda run, _: run.answers.append(listed(1.45)),
+    ),
+    "a task that should succeed failed": (
+        "other",
+        lambda _, end: end.tasks.__setitem__(1, done(TWO, "b", state="FAILURE")),
+    ),
+    "a task that nobody asked for": (
+        "other",
+        lambda _, end: end.tasks.append(done("id-4", "c", state="FAILURE")),
+    ),
+    "500": ("other", lambda run, _: run.answers.append(read(ONE, "", 3, status=500))),
+    "503 though PostgreSQL was there": (
+        "other",
+        lambda run, _: run.answers.append(read(ONE, "", 30, status=503)),
+    ),
+    "no answer though the API was there": (
+        "other",
+        lambda run, _: run.answers.append(read(ONE, "", 30, status=None)),
+    ),
+    "a row in the outbox": ("other", lambda _, end: end.outbox.append(ONE)),
+    "an open transaction": ("other", lambda _, end: end.open_transactions.append("BEGIN")),
+    "a traceback": ("other", lambda _, end: end.tracebacks.append("worker: KeyError")),
+    "a list that is not empty at the end": (
+        "other",
+        lambda _, end: end.listed.__setitem__(1, '{"tasks":[],"total":1}'),
+    ),
+    "something degraded at the end": (
+        "other",
+        lambda _, end: end.ready.__setitem__(0, '{"status":"ready","degraded":["no worker"]}'),
+    ),
+    "a wrong number of messages": ("other", lambda _, end: end.message_totals.__setitem__(0, 3)),
+    "a process that ended by itself": (
+        "other",
+        lambda run, _: run.happened.append(Happened(1, 1, "ended_by_itself", "relay")),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GUILTY)
+def test_guilt_is_found(case: str) -> None:
+    kind, change = GUILTY[case]
+    history, ending = innocent()
+    change(history, ending)
+    assert getattr(check(history, ending), kind) != []
+
+
+@pytest.mark.parametrize("status", [503, None])
+def test_a_request_that_met_a_fault_may_have_made_a_task_or_none(status: int | None) -> None:
+    history, ending = innocent()
+    history.happened.append(Happened(4, 5, "kill_api", "api-0"))
+    history.answers.append(submitted("", "c", 4.2, status=status, body="ConnectError"))
+    assert check(history, ending).findings == []
+    ending.tasks.append(done("id-4", "c"))
+    ending.messages.append(Message(3, "id-4", "c"))
+    ending.message_totals[:] = [3, 3]
+    assert check(history, ending).findings == []
+
+
+def test_a_task_with_one_attempt_may_fail_only_where_a_fault_took_its_worker() -> None:
+    history, ending = innocent()
+    history.answers.append(submitted("id-4", "c", 6, asked=[("once", "c")]))
+    ending.tasks.append(Task("id-4", "once", {"text": "c"}, "FAILURE", 1, None, "lost"))
+    history.answers.append(read("id-4", "FAILURE", 8, {"error": "lost"}))
+    assert len(check(history, ending).other) == 1
+    history.happened.append(Happened(7, 7, "step_clock", "clock"))
+    assert len(check(history, ending).other) == 1
+    history.happened.append(Happened(7, 7.5, "kill_child", "worker-0"))
+    assert check(history, ending).findings == []
+
+
+def test_a_state_that_was_asked_for_before_another_was_received_may_be_older() -> None:
+    history, ending = innocent()
+    history.answers.append(read(ONE, "STARTED", 2.05))
+    assert check(history, ending).findings == []
+
+
+def test_the_lines_of_a_stream_are_matched_with_what_was_asked() -> None:
+    history, ending = innocent()
+    asked = [("no_such_task", ""), ("insert_message", "c"), ("insert_message", "d")]
+    lines = ['{"line":1,"errors":[]}', '{"line":2,"task_id":"id-4","status":"PENDING"}']
+    lines.append('{"line":3,"status":"REFUSED","errors":[]}')
+    history.answers.append(
+        Answer(6, 7, 0, "POST", "/tasks/batch", 202, "\n".join(lines), None, asked)
+    )
+    report = check(history, ending)
+    assert [finding[:30] for finding in report.lost] == ["insert_message 'c' id-4 is not"]
+    assert report.findings == [f"lost: {report.lost[0]}"]
+
+
+def test_a_kept_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    history, ending = innocent()
+    recorder = Recorder(tmp_path)
+    for answer in history.answers:
+        recorder.add(answer)
+    for fault in history.happened:
+        recorder.add(fault)
+    recorder.close()
+    ending.save(tmp_path)
+    assert History.read(tmp_path) == history
+    assert Ending.read(tmp_path) == ending
+
+
+def test_a_traceback_is_found_unless_it_has_to_be_there(tmp_path: Path) -> None:
+    log = tmp_path / "01-worker.log"
+    lines = ["Traceback (most recent call last):\\n  File", '{"event": "all is well"}']
+    lines += [
+        json.dumps({"event": "raised", "exception": f"Traceback (…\n{error}"})
+        for error in ("ValueError: x-1 made to fail", "KeyError: 'id'")
+    ]
+    log.write_text("\n".join(lines))
+    found = list(tracebacks(log))
+    assert len(found) == 2
+    assert found[1] == "01-worker.log: raised: KeyError: 'id'"
