@@ -22,15 +22,16 @@ pytestmark = [*needs, pytest.mark.timeout(300)]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "examples/demo.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
-        stdout=(folder / "said").open("w"),
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "examples/demo.py", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def left(folder: Path) -> list[str]:

@@ -253,7 +253,8 @@ class Checker:
 
     def _check_end(self) -> None:
         ending, other = self.ending, self.report.other
-        other += [f"left in the outbox: {task_id}" for task_id in ending.outbox]
+        if ending.outbox:
+            other.append(f"{len(ending.outbox)} left in the outbox: {', '.join(ending.outbox[:3])}")
         other += [f"an open transaction: {text}" for text in ending.open_transactions]
         other += [f"a traceback: {text}" for text in ending.tracebacks]
         for replica, (listed, ready, total) in enumerate(

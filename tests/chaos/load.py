@@ -28,10 +28,10 @@ MADE_TO_FAIL = "made to fail"
 NOT_YET = "not yet"
 # The tasks of batches, and how many of a hundred are of each; tests/support/tasks.py has them.
 MIX = {
-    "insert_message": 74,
+    "insert_message": 72,
     "note": 12,
     "slow": 5,
-    "once": 2,
+    "once": 4,
     "refuse": 3,
     "fail": 2,
     "succeed_at_second_attempt": 2,
@@ -89,6 +89,9 @@ class Client:
     def repeat(self, path: str, body: str, asked: Sequence[tuple[str, str]], **more: Any) -> None:
         """Send a keyed submission to both replicas until each has accepted it, then once later."""
         first = self.chance.randrange(2)
+        if self.chance.random() < 0.3:  # at the same time
+            more_to = {**more, "replica": 1 - first}
+            threading.Thread(target=self.submit, args=[path, body, asked], kwargs=more_to).start()
         for replica in (first, 1 - first):
             while not self.load.stopping.is_set():
                 answer = self.submit(path, body, asked, replica=replica, **more)

@@ -66,8 +66,8 @@ def note(args: Note, run: Run) -> Note:
 
 @task(name="once", max_attempts=1)
 def once(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Take half a second, with one attempt only."""
-    threading.Event().wait(0.5)
+    """Take a second, with one attempt only."""
+    threading.Event().wait(1)
     return args
 
 
