@@ -37,8 +37,8 @@ CLIENTS = 8
 BATCH = 20
 POSTING_SECONDS = 20.0
 START_SECONDS = 120.0
-# How long the rest may take when all is posted. What the broker lost is sent again after 10 s.
-DRAIN_SECONDS = 120.0
+# How long nothing may end when all is posted. What the broker lost is sent again after 10 s.
+IDLE_SECONDS = 90.0
 STOP_SECONDS = 20.0
 # These would name other servers than the demo's own, which it kills.
 NAMED = ("DATABASE_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
@@ -188,7 +188,7 @@ class Demo:
     ) -> None:
         """Break one thing after each fifth of the tasks; return when nothing is left to do."""
         parts = len(disasters) + 2
-        done, deadline = 0, 0.0
+        done, before, deadline = 0, "", 0.0
         while True:
             if len(self._accepted) >= self._count * (done + 1) / parts and done < len(disasters):
                 disasters[done]()
@@ -198,10 +198,9 @@ class Demo:
                 raise SystemExit("tasks-api up has ended by itself")
             left = self._unfinished()
             say(f"accepted {len(self._accepted):,}, of these unfinished {left}")
-            if any(client.is_alive() for client in clients):
-                continue
-            deadline = deadline or time.monotonic() + DRAIN_SECONDS
-            if (left == "0" and done == len(disasters)) or time.monotonic() > deadline:
+            if any(client.is_alive() for client in clients) or left != before:
+                before, deadline = left, time.monotonic() + IDLE_SECONDS
+            elif (left == "0" and done == len(disasters)) or time.monotonic() > deadline:
                 return
 
     def _unfinished(self) -> str:
