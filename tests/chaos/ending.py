@@ -25,7 +25,8 @@ EXPECTED = (
     (MADE_TO_FAIL,),
     (NOT_YET,),
     (MALFORMED,),
-    ("Can't decode message body",),  # Celery's, for a malformed message
+    ("Can't decode message body",),  # Celery's, for a malformed message; so the next
+    ("Received invalid task message",),
     ("Control command error",),  # Celery's, for a connection that broke while a worker answered
     # PostgreSQL was gone between a task's statements and its commit: it is tried again.
     ("] raised", "psycopg2.OperationalError"),
@@ -157,5 +158,6 @@ def _short(text: str) -> str:
         record = json.loads(text)
     except ValueError:
         return text[:1500]
+    event = str(record.get("event")).partition("\n")[0]
     exception = str(record.get("exception", "")).strip().splitlines()
-    return f"{record.get('event')}: {exception[-1] if exception else text[:500]}"
+    return f"{event}: {exception[-1] if exception else text[:500]}"

@@ -25,12 +25,13 @@ STEPS = (-3600.0, -60.0, 60.0, 3600.0)
 
 
 class Kind(NamedTuple):
-    """A kind of fault: what it may hit, and from how many seconds to how many it lasts."""
+    """A kind of fault: what it may hit, how long it lasts in seconds, how often it comes."""
 
     targets: tuple[str, ...]
     shortest: float = 0.0
     longest: float = 0.0
     brokers: tuple[BrokerName, ...] = ("rabbitmq", "valkey")
+    times: int = 1
 
 
 KINDS = {
@@ -46,7 +47,7 @@ KINDS = {
     "crash_store": Kind(STORE, 0.5, 3),
     "freeze_store": Kind(STORE, 2, 8),
     "end_store_connections": Kind(STORE),
-    "step_clock": Kind(CLOCK),
+    "step_clock": Kind(CLOCK, times=2),
     "stop_broker": Kind(BROKER, 0.5, 5),
     "wipe_broker": Kind(BROKER, 0.5, 5),
     "freeze_broker": Kind(BROKER, 3, 8),
@@ -55,7 +56,7 @@ KINDS = {
     "cut_connections": Kind(CONNECTIONS),
     "refuse_connections": Kind(CONNECTIONS, 1, 5),
     "raise_alarm": Kind(BROKER, 5, 12, brokers=("rabbitmq",)),
-    "send_malformed": Kind(QUEUES),
+    "send_malformed": Kind(QUEUES, times=2),
     "send_duplicates": Kind(QUEUES),
 }
 
@@ -82,7 +83,7 @@ class Fault:
 def schedule(seed: int, seconds: float, broker: BrokerName) -> list[Fault]:
     """Return the faults of a run in order; all begin before the last tenth of the time.
 
-    Every kind has had its turn before one comes a second time.
+    Every kind has had its turn, or its two turns, before one comes again.
     """
     # Not for secrets: the point is that it can be repeated.
     chance = random.Random(f"{seed} {broker}")
@@ -91,7 +92,8 @@ def schedule(seed: int, seconds: float, broker: BrokerName) -> list[Fault]:
     at = FIRST
     while at < seconds * 0.9:
         if not deck:
-            deck = [name for name, kind in KINDS.items() if broker in kind.brokers]
+            kinds = [name for name, kind in KINDS.items() if broker in kind.brokers]
+            deck = [name for name in kinds for _ in range(KINDS[name].times)]
             chance.shuffle(deck)
         name = deck.pop()
         kind = KINDS[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.chaos.faults import Faults
@@ -17,18 +19,18 @@ def test_a_seed_leads_to_the_same_faults_each_time(broker: BrokerName) -> None:
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_each_kind_has_its_turn_before_one_comes_again(broker: BrokerName) -> None:
-    kinds = {name for name, kind in KINDS.items() if broker in kind.brokers}
+def test_each_kind_has_its_turns_before_one_comes_again(broker: BrokerName) -> None:
+    kinds = {name: kind.times for name, kind in KINDS.items() if broker in kind.brokers}
     for seed in range(50):
         names = [fault.name for fault in schedule(seed, 180, broker)]
-        assert set(names[: len(kinds)]) == kinds
-        assert len(names) > len(kinds)
+        assert Counter(names[: sum(kinds.values())]) == kinds
+        assert len(names) > sum(kinds.values())
 
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_minute_has_most_kinds(broker: BrokerName) -> None:
     for seed in range(50):
-        assert len({fault.name for fault in schedule(seed, 60, broker)}) >= 15
+        assert len({fault.name for fault in schedule(seed, 60, broker)}) >= 13
 
 
 def test_faults_come_in_order_and_keep_to_what_their_kinds_allow() -> None:
