@@ -27,7 +27,8 @@ EXPECTED = (
     (MALFORMED,),
     ("Can't decode message body",),  # Celery's, for a malformed message; so the next
     ("Received invalid task message",),
-    ("Control command error",),  # Celery's, for a connection that broke while a worker answered
+    ("Control command error",),  # Celery's, for a connection that broke; so the next
+    ("Error cleaning up after event loop",),
     # PostgreSQL was gone between a task's statements and its commit: it is tried again.
     ("] raised", "psycopg2.OperationalError"),
 )

@@ -264,7 +264,8 @@ class Postgres(_Server):
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        command = [*self._run_by, self._postgres, "-D", self._data, *settings]
+        command: list[str | Path] = [*self._run_by, self._postgres]
+        command += ["-D", self._data, *settings]
         if self._clock is None:
             return command, {}
         clock = self.directory / "clock"
