@@ -129,7 +129,7 @@ class Batcher(Generic[T, R]):
                     if not single[1].done():
                         self._do([single])
                 return
-            logger.exception("%s failed; the request was answered 500", self._thread.name)
+            logger.exception("%s failed; the request was told so", self._thread.name)
             results = [error]
         futures = [future for _, future in batch]
         loop = futures[0].get_loop()

@@ -11,6 +11,7 @@ Error
     ├── Invalid              422
     ├── TooManyWaiting       429
     └── StoreUnavailable     503, PostgreSQL cannot be reached
+        └── StoreNotWritable 503, PostgreSQL answers and stores nothing
 """
 
 from __future__ import annotations
@@ -93,8 +94,14 @@ class StoreUnavailable(HTTPError):
 
     status = 503
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The task store cannot be reached at the moment. Nothing is lost; try again shortly."
-        )
+    def __init__(
+        self,
+        detail: str = "The task store cannot be reached at the moment."
+        " Nothing is lost; try again shortly.",
+    ) -> None:
+        super().__init__(detail)
         self.headers = {"Retry-After": "2"}
+
+
+class StoreNotWritable(StoreUnavailable):
+    """PostgreSQL answers but stores nothing: it is read-only, or its disk is full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
 from backend.api.deps import Services, services_of
-from backend.api.problems import STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
+from backend.api.problems import OUR_FAULT, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
 from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
@@ -21,6 +22,8 @@ from backend.tasks.registry import names, registered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **TOO_LARGE, **TOO_MANY})
 
@@ -82,7 +85,7 @@ async def create_batch(request: Request) -> Response:
         raise RequestValidationError(problems)
     rows = [{"task_id": task.id, "status": "PENDING"} for task in tasks]
     answer = compact({"tasks": rows, "total": len(rows)})
-    answer = await services.submissions.accept(Order(tasks, answer, key))
+    answer = await services.submissions.accept(Order(tasks, answer, "batch", key))
     return Response(answer, 202, media_type="application/json")
 
 
@@ -110,9 +113,7 @@ async def _stream(request: Request, services: Services, key: str | None) -> Resp
     answers = SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 - closed when it was sent
     number = 0
     async for lines in _chunks(request):
-        # Each chunk is an order of its own: a repeated request has the same chunks.
-        chunk_key = f"{key}/{number}" if key else None
-        answers.write(await _accept_lines(lines, number, services, chunk_key))
+        answers.write(await _accept_lines(lines, number, services, _chunk_key(key, number)))
         number += len(lines)
     answers.seek(0)
 
@@ -122,6 +123,15 @@ async def _stream(request: Request, services: Services, key: str | None) -> Resp
                 yield piece
 
     return StreamingResponse(send(), 202, media_type=NDJSON)
+
+
+def _chunk_key(key: str | None, number: int) -> str | None:
+    """Return the key of the chunk after `number` lines: a repeated request has the same chunks.
+
+    The first has the client's own key, so that a key sent with another form of request is noticed.
+    Those of the others have a space, which no client's key can have.
+    """
+    return f"{key} {number}" if key and number else key
 
 
 async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
@@ -156,7 +166,10 @@ async def _lines(request: Request) -> AsyncIterator[bytes]:
 async def _accept_lines(
     lines: Sequence[bytes], first: int, services: Services, key: str | None
 ) -> bytes:
-    """Accept the good lines together; return an answer for each line that is not blank."""
+    """Accept the good lines together; return an answer for each line that is not blank.
+
+    Never raises, whatever goes wrong: the ids of the chunks before would be lost with the answer.
+    """
     answers: list[dict[str, Any]] = []
     tasks: list[Submission] = []
     for number, line in enumerate(lines, first + 1):
@@ -169,17 +182,24 @@ async def _accept_lines(
             answer |= {"task_id": tasks[-1].id, "status": "PENDING"}
         except RequestValidationError as error:
             answer["errors"] = faults(error)
+        except Exception:
+            logger.exception("a line of a stream could not be read; it was refused")
+            answer.update(_refused(OUR_FAULT))
     text = "".join(compact(answer) + "\n" for answer in answers)
     if tasks:
         try:
-            text = await services.submissions.accept(Order(tasks, text, key))
-        except HTTPError as error:
+            text = await services.submissions.accept(Order(tasks, text, "lines", key))
+        except Exception as error:  # noqa: BLE001 - what is not an HTTPError was logged there
+            detail = error.detail if isinstance(error, HTTPError) else OUR_FAULT
             for answer in answers:
                 if answer.pop("task_id", None):
-                    answer["status"] = "REFUSED"
-                    answer["errors"] = [{"detail": error.detail, "pointer": "#"}]
+                    answer.update(_refused(detail))
             text = "".join(compact(answer) + "\n" for answer in answers)
     return text.encode()
+
+
+def _refused(detail: str) -> dict[str, Any]:
+    return {"status": "REFUSED", "errors": [{"detail": detail, "pointer": "#"}]}
 
 
 _TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}

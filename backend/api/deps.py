@@ -15,9 +15,9 @@ from backend.api.inspector import Inspector
 from backend.api.submissions import Submissions
 from backend.batching import Batcher
 from backend.celery_app import is_task_id
-from backend.db import lookups, messages, migrate, outbox, workers
+from backend.db import lookups, messages, migrate, outbox, workers, writable
 from backend.db.ledger import Submission
-from backend.db.session import single
+from backend.db.session import single, trial
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Services:
         self.new_messages = Batcher("new messages", _insert_messages)
         self.message_pages = Batcher("message pages", _message_pages)
         self.listings = Batcher("listings", self._list)
-        self.readiness = Batcher("readiness", _readiness)
+        self.readiness = Batcher("readiness", self._readiness)
         self.inbox = Inbox(self.state)
         self.inspector = Inspector()
 
@@ -107,6 +107,18 @@ class Services:
         ] + strangers
         return [(tasks[:limit], total + len(strangers)) for limit in limits]
 
+    def _readiness(self, asked: Sequence[None]) -> list[Condition]:
+        if not migrate.current():
+            return [Condition(migrated=False, workers=False, relayed=False)] * len(asked)
+        refused = self.submissions.refused
+        with trial() as connection:
+            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
+            alive, late = workers.alive(connection), outbox.late(connection)
+        if refused:
+            self.submissions.refused = False
+        condition = Condition(migrated=True, workers=bool(alive), relayed=not late)
+        return [condition] * len(asked)
+
 
 def _states(ids: Sequence[str]) -> list[State | None]:
     with single() as connection:
@@ -131,15 +143,6 @@ class Condition(NamedTuple):
     migrated: bool
     workers: bool
     relayed: bool
-
-
-def _readiness(asked: Sequence[None]) -> list[Condition]:
-    condition = Condition(migrated=False, workers=False, relayed=False)
-    if migrate.current():
-        with single() as connection:
-            alive, late = workers.alive(connection), outbox.late(connection)
-        condition = Condition(migrated=True, workers=bool(alive), relayed=not late)
-    return [condition] * len(asked)
 
 
 def services_of(request: Request) -> Services:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from backend.errors import HTTPError, Invalid
@@ -30,6 +31,8 @@ TOO_LARGE = _documented(413, "The body is over 1 MiB")
 UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
 TOO_MANY = _documented(429, "More tasks wait than MAX_WAITING allows; try again later")
 STORE_AWAY = _documented(503, "PostgreSQL cannot be reached; try again shortly")
+
+OUR_FAULT = "Something went wrong on our side; it has been logged."
 
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}
@@ -80,7 +83,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
-        return problem(500, "Something went wrong on our side; it has been logged.")
+        return problem(500, OUR_FAULT)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
 
 
 def _allowed(request: Request) -> set[str]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import Field, TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -49,10 +47,7 @@ class QuickRoute(APIRoute):
 
 async def read_json(request: Request, adapter: TypeAdapter[T]) -> T:
     """Return the body as a value of the adapter's type. Raises RequestValidationError."""
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise HTTPException(400, "The body broke off.") from None
+    body = await request.body()
     if not _is_json(request):
         fault = {"type": "json_type", "loc": ("body",), "msg": "must be JSON"}
         raise RequestValidationError([fault])

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend.api.deps import services_of
 from backend.api.problems import STORE_AWAY, problem
-from backend.errors import StoreUnavailable
+from backend.errors import StoreNotWritable, StoreUnavailable
 from backend.schemas import Health, Links, Readiness
 from backend.settings import settings
 
@@ -59,6 +59,8 @@ async def ready(request: Request) -> Response:
     services = services_of(request)
     try:
         condition = await services.readiness.submit(None)
+    except StoreNotWritable:
+        raise
     except StoreUnavailable:
         return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable().headers)
     if not condition.migrated:

@@ -46,7 +46,7 @@ async def _accept(request: Request, task: Task, arguments: BaseModel, message: s
     services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
     new = services.new_task(task, arguments)
     answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
-    answer = await services.submissions.accept(Order([new], answer, key))
+    answer = await services.submissions.accept(Order([new], answer, "task", key))
     task_id = new.id if key is None else json.loads(answer)["task_id"]
     headers = {"Location": f"/tasks/{task_id}"}
     return Response(answer, 202, headers=headers, media_type="application/json")

@@ -48,11 +48,16 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
     # An old key may be purged between the two statements: the second time it is a new one.
     for _ in range(2):
         connection.execute(_INSERT, new)
-        rows = connection.execute(_FIND, {"keys": new["keys"]})
-        found = {row[0]: Key(*row) for row in rows}
+        found = find(connection, new["keys"])
         if found.keys() >= set(new["keys"]):
             break
     return found
+
+
+def find(connection: Executor, keys: Sequence[str]) -> dict[str, Key]:
+    """Return what is stored of those keys that have been used."""
+    rows = connection.execute(_FIND, {"keys": list(keys)})
+    return {row[0]: Key(*row) for row in rows}
 
 
 _PURGE = text(

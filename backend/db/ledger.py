@@ -278,26 +278,58 @@ def revoke_waiting(connection: Executor, task_id: str, error: str) -> int | None
     return attempt
 
 
-# max_attempts grows with attempt: a hand-back is nobody's fault and costs no attempt.
+# max_attempts grows with attempt: a hand-back is nobody's fault and costs no attempt. Both are
+# smallint: a task with the last number there is stays with its worker, and fails when that is gone.
+_LAST_ATTEMPT = 2**15 - 1
 _HAND_BACK = text(
-    """
+    f"""
     WITH handed AS (
         UPDATE tasks
-        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1
+        SET state = 'RETRY', attempt = attempt + 1,
+            max_attempts = least(max_attempts, {_LAST_ATTEMPT - 1}) + 1
         WHERE id IN (
-            SELECT id FROM tasks WHERE state = 'STARTED' AND worker = :worker
+            SELECT id FROM tasks
+            WHERE state = 'STARTED' AND worker = :worker AND attempt < {_LAST_ATTEMPT}
             ORDER BY id FOR UPDATE
         )
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
-    """
+    """  # noqa: S608 - a constant of this module
 )
 
 
 def hand_back(connection: Executor, worker: str) -> int:
     """Give back all that a stopping worker has started and not ended; return how many."""
     return changed_rows(connection.execute(_HAND_BACK, {"worker": worker}))
+
+
+_GIVE_BACK = text(
+    """
+    WITH given AS (
+        UPDATE tasks
+        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1, error = :error
+        WHERE id = :id AND attempt = :attempt AND state = 'STARTED' AND worker = :worker
+        RETURNING id, attempt
+    )
+    INSERT INTO outbox (task_id, attempt, due_at)
+    SELECT id, attempt, now() + make_interval(secs => :delay) FROM given
+    """
+)
+
+
+def give_back(
+    connection: Executor, task_id: str, attempt: int, worker: str, *, error: str, delay: float
+) -> bool:
+    """Give back one started attempt that PostgreSQL's absence cut off; it costs no attempt.
+
+    The next one is due in `delay` seconds. False where the attempt no longer counts.
+    """
+    changed = connection.execute(
+        _GIVE_BACK,
+        {"id": task_id, "attempt": attempt, "worker": worker, "error": error, "delay": delay},
+    )
+    return changed_rows(changed) == 1
 
 
 _RUN_ALONE = text(

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg2
 import sqlalchemy
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from backend.errors import StoreUnavailable
+from backend.errors import StoreNotWritable, StoreUnavailable
 from backend.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
 Executor = sqlalchemy.Connection | Session
@@ -33,6 +34,12 @@ IDLE_IN_TRANSACTION_MS = 10_000
 
 # Undefined table, undefined column: `tasks-api migrate` is still to be run.
 _NOT_MIGRATED = {"42P01", "42703"}
+_READ_ONLY = "25006"
+# What PostgreSQL says when it answers and stores nothing, and what clients are told.
+_NOT_WRITABLE = {
+    _READ_ONLY: "The task store is read-only at the moment. Nothing was stored; try again shortly.",
+    "53100": "The task store's disk is full. Nothing was stored; try again shortly.",
+}
 _AWAY = (
     OperationalError,
     InterfaceError,
@@ -96,6 +103,7 @@ def _engine(**options: Any) -> sqlalchemy.Engine:
     )
     event.listen(made, "checkin", _note_use)
     event.listen(made, "checkout", _ping_after_idling)
+    event.listen(made, "handle_error", _raise_if_away)
     return made
 
 
@@ -113,40 +121,74 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
         raise DisconnectionError from error
 
 
+def _raise_if_away(context: ExceptionContext) -> None:
+    """Raise StoreUnavailable for "PostgreSQL is away", in the statements of a task too.
+
+    Its error then differs from that of another database which the task uses.
+    """
+    if _sqlstate(context.original_exception) == _READ_ONLY:
+        # This server, or only this session, is read-only: a new connection may reach one that
+        # writes. Those of the other pool have to go as well: they may read from a server that
+        # was demoted, and reading never fails there.
+        context.is_disconnect = True
+        for made in _engines():
+            made.dispose()
+    if is_away(context.original_exception):
+        raise _unavailable(context.original_exception)
+
+
+def _engines() -> list[sqlalchemy.Engine]:
+    """Return the engines that this process has made."""
+    return [made() for made in (engine, autocommit) if made.cache_info().currsize]
+
+
 def _forget_engines_after_fork() -> None:
     """Leave the parent's connections to the parent: sharing one corrupts it for both."""
-    for made in (engine, autocommit):
-        if made.cache_info().currsize:
-            made().dispose(close=False)
-            made.cache_clear()
+    for made in _engines():
+        made.dispose(close=False)
+    for cached in (engine, autocommit):
+        cached.cache_clear()
 
 
 os.register_at_fork(after_in_child=_forget_engines_after_fork)
 
 
+def _sqlstate(error: BaseException) -> str | None:
+    """Return PostgreSQL's code of an error, psycopg2's or SQLAlchemy's; None if it has none."""
+    code: str | None = getattr(getattr(error, "orig", error), "pgcode", None)
+    return code
+
+
 def is_away(error: BaseException) -> bool:
-    """Tell whether an error means that PostgreSQL, or the connection, is gone.
+    """Return whether an error means that PostgreSQL, or the connection, is gone or stores nothing.
 
     A statement that took too long, waited too long for a lock or met a deadlock raises the same
-    class of error from a server that is well; only the SQLSTATE tells.
+    class of error from a server that is well; only the SQLSTATE differs.
     """
-    if not isinstance(error, _AWAY):
-        return False
-    code = getattr(getattr(error, "orig", error), "pgcode", None)
-    return code is None or code.startswith(("08", "57P", "53300"))
+    code = _sqlstate(error)
+    if code is None:
+        return isinstance(error, (StoreUnavailable, *_AWAY))
+    return code in _NOT_WRITABLE or code.startswith(("08", "57P", "53300"))
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    detail = _NOT_WRITABLE.get(_sqlstate(error) or "")
+    return StoreNotWritable(detail) if detail else StoreUnavailable()
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are."""
+    """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are.
+
+    StoreNotWritable where it answers and stores nothing.
+    """
     try:
         yield
-    except _AWAY as error:
-        raise StoreUnavailable from error
-    except ProgrammingError as error:
-        if getattr(error.orig, "pgcode", None) not in _NOT_MIGRATED:
+    except (*_AWAY, DBAPIError) as error:
+        known = isinstance(error, _AWAY) or _sqlstate(error) in {*_NOT_MIGRATED, *_NOT_WRITABLE}
+        if not known:
             raise
-        raise StoreUnavailable from error
+        raise _unavailable(error) from error
 
 
 @contextmanager
@@ -157,6 +199,16 @@ def transaction() -> Iterator[sqlalchemy.Connection]:
     is then unknown, which every statement of the ledger allows for.
     """
     with store_errors(), engine().begin() as connection:
+        yield connection
+
+
+@contextmanager
+def trial() -> Iterator[sqlalchemy.Connection]:
+    """Give a connection in a transaction that is rolled back at the end of the block.
+
+    Raises StoreUnavailable as `transaction` does.
+    """
+    with store_errors(), engine().connect() as connection:
         yield connection
 
 

@@ -77,6 +77,9 @@ class Task:
     one_commit: bool
 
 
+# The columns of an attempt's number hold 32,767, and each hand-back of a task adds one to both.
+MAX_ATTEMPTS = 1000
+
 _registered: dict[str, Task] = {}
 
 
@@ -92,7 +95,8 @@ def task(
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`.
-    max_attempts: an error or a lost worker leads to another attempt until so many were made.
+    max_attempts: an error or a lost worker leads to another attempt until so many were made; from
+        1 to MAX_ATTEMPTS.
     time_limit: seconds, after which the attempt is killed.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database: nobody will see it STARTED.
@@ -120,8 +124,12 @@ def _check(name: str, function: Function, max_attempts: int, time_limit: float) 
         inspect.signature(function).bind("args", "run")
     except TypeError as error:
         raise RegistrationError(f"task {name!r}: its parameters are (args, run)") from error
-    if max_attempts < 1 or time_limit <= 0:
-        raise RegistrationError(f"task {name!r}: max_attempts and time_limit are above zero")
+    if max_attempts not in range(1, MAX_ATTEMPTS + 1):
+        raise RegistrationError(
+            f"task {name!r}: max_attempts is a whole number from 1 to {MAX_ATTEMPTS}"
+        )
+    if time_limit <= 0:
+        raise RegistrationError(f"task {name!r}: time_limit is above zero")
 
 
 def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:

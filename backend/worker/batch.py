@@ -11,7 +11,6 @@ from celery.utils.saferepr import saferepr
 
 from backend.celery_app import app
 from backend.db import ledger
-from backend.db.session import is_away
 from backend.errors import StoreUnavailable, Superseded
 from backend.tasks.registry import Run, registered
 from backend.worker.claim import StoreSession, call, payload, persist
@@ -113,9 +112,9 @@ def _call(member: Member, session: StoreSession) -> Any:  # noqa: ANN401 - some 
         arguments = payload(spec, member.args, member.kwargs)
         run = Run(member.task_id, member.attempt, session, one_commit=True)
         return call(spec, arguments, run)
+    except StoreUnavailable:
+        raise
     except Exception as error:
-        if is_away(error):
-            raise
         raise _Culprit(member) from error
 
 

@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 
 from backend.celery_app import ATTEMPT_HEADER, app, is_task_id
 from backend.db import ledger, workers
-from backend.db.session import committed, engine, is_away, store_errors, transaction_id
+from backend.db.session import committed, engine, store_errors, transaction, transaction_id
 from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 # How long an attempt's writes are tried before it is left to the reconciler.
 STORE_PATIENCE = 60.0
+# From this attempt on, losing PostgreSQL in the middle of a task costs an attempt: the task's own
+# statement may be what takes PostgreSQL down.
+FREE_ATTEMPTS = 100
 
 
 class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs only
@@ -174,22 +177,41 @@ class Attempt:
             try:
                 result = call(self.spec, self._payload, run)
             except OperationalError as error:
-                if is_away(error):
-                    raise
                 raise StatementFailed(plain(error)) from error
             value = self._finish(session, result)
             session.commit()
             return value
 
     def _work_and_succeed(self) -> dict[str, Any]:
-        with StoreSession(patience=self.spec.time_limit) as session:
-            result = call(self.spec, self._payload, Run(self.id, self.number, session))
-            if session.in_transaction():
-                value = self._finish(session, result)
-                session.commit()
-                return value
+        try:
+            with StoreSession(patience=self.spec.time_limit) as session:
+                result = call(self.spec, self._payload, Run(self.id, self.number, session))
+                if session.in_transaction():
+                    value = self._finish(session, result)
+                    session.commit()
+                    return value
+        except StoreUnavailable as error:
+            # What the task has written is gone, so all of it has to be done again.
+            reason = plain(error)
+            if self.number >= FREE_ATTEMPTS:
+                raise StatementFailed(reason) from error
+            logger.warning(
+                "%s lost PostgreSQL: it runs again once that stores what is written",
+                self.what,
+                extra=self.log,
+            )
+            persist(lambda: self._give_back(reason))
+            raise
         # Nothing was written yet, so the outcome alone can be tried again.
         return persist(lambda: self._succeed_alone(result))
+
+    def _give_back(self, reason: str) -> None:
+        """Let the task run again at no cost of an attempt."""
+        delay = backoff(self.number)
+        with transaction() as connection:
+            ledger.give_back(
+                connection, self.id, self.number, self.worker, error=reason, delay=delay
+            )
 
     def _succeed_alone(self, result: BaseModel) -> dict[str, Any]:
         with StoreSession() as session:

@@ -240,6 +240,18 @@ class Postgres(_Server):
         self.stop(mode)
         self.start()
 
+    def demote(self) -> None:
+        """Restart it as a standby of nothing: it answers reads and refuses writes."""
+        self.stop()
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        """Let it write again after `demote()`; its connections stay. Else do nothing."""
+        if (self._data / "standby.signal").exists():
+            self.start()
+            self._execute("SELECT pg_promote(true, 30)")
+
     def step_clock(self, seconds: float) -> None:
         """Set the server's clock `seconds` ahead of the machine's (negative: behind), at once."""
         # Replaced as a whole: the server reads the file at each look at the clock.

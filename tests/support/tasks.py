@@ -118,3 +118,11 @@ def write_and_wait(args: Note, run: Run) -> Note:
             break
         threading.Event().wait(0.1)
     return Note(text=f"attempt {run.attempt}")
+
+
+@task(name="wait_and_write")
+def wait_and_write(args: Note, run: Run) -> Note:
+    """Wait until the file that `text` names exists, then write a message."""
+    wait(args, run)
+    messages.insert(run.session, "written by wait_and_write", run.task_id)
+    return Note(text=f"attempt {run.attempt}")

@@ -149,10 +149,15 @@ def test_a_function_that_could_not_be_called_is_refused(function: Function, said
         task(name="idle")(function)
 
 
-@pytest.mark.parametrize("limits", [{"max_attempts": 0}, {"time_limit": 0}])
-def test_a_task_that_could_never_run_is_refused(limits: dict[str, int]) -> None:
+def test_a_task_without_time_to_run_is_refused() -> None:
     with pytest.raises(RegistrationError, match="above zero"):
-        task(name="idle", **limits)(do_nothing)  # type: ignore[arg-type]  # one or the other
+        task(name="idle", time_limit=0)(do_nothing)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001, 40_000, 2.5])
+def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int) -> None:
+    with pytest.raises(RegistrationError, match="max_attempts is a whole number from 1 to 1000"):
+        task(name="idle", max_attempts=count)(do_nothing)
 
 
 @pytest.mark.usefixtures("configured")

@@ -1,0 +1,98 @@
+"""What counts as "PostgreSQL is away", and which connections are given up for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import session
+from backend.errors import StoreNotWritable, StoreUnavailable
+from backend.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PID = sa.text("SELECT pg_backend_pid()")
+
+
+@pytest.fixture(autouse=True)
+def own_engines(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process's engines connect to the test's database."""
+    monkeypatch.setenv("DATABASE_URL", database.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody@127.0.0.1:9//")
+    settings.cache_clear()
+    yield
+    for engine in session._engines():
+        engine.dispose()
+    session.engine.cache_clear()
+    session.autocommit.cache_clear()
+    settings.cache_clear()
+
+
+def fail_with(code: str) -> sa.TextClause:
+    return sa.text(f"DO $$ BEGIN RAISE EXCEPTION 'tried' USING ERRCODE = '{code}'; END $$")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("25006", StoreNotWritable),
+        ("53100", StoreNotWritable),
+        ("53300", StoreUnavailable),
+        ("57P01", StoreUnavailable),
+        ("57P03", StoreUnavailable),
+        ("08006", StoreUnavailable),
+        ("57014", sa.exc.OperationalError),
+        ("23505", sa.exc.IntegrityError),
+        ("25P02", sa.exc.InternalError),
+    ],
+)
+def test_a_statement_that_meets_an_outage_raises_our_own_error(
+    code: str, error: type[Exception]
+) -> None:
+    # In a task's session too, where nothing translates errors.
+    with session.engine().connect() as connection, pytest.raises(error) as raised:
+        connection.execute(fail_with(code))
+    assert type(raised.value) is error
+
+
+def test_an_error_of_another_database_stays_what_it_is(database: sa.Engine) -> None:
+    with database.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.execute(fail_with("57P01"))
+
+
+def meet_a_read_only_server() -> int:
+    """Write on a connection of the engine of transactions; return its process."""
+    with session.transaction() as connection:
+        pid: int = connection.execute(PID).scalar_one()
+        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(StoreNotWritable):
+            connection.execute(sa.text("DELETE FROM workers"))
+        connection.rollback()
+    return pid
+
+
+def test_whoever_meets_a_read_only_server_gives_up_the_connections_of_both_engines() -> None:
+    # Two of each, since one of them is in use meanwhile.
+    with session.transaction() as first, session.single() as second:
+        pids = {first.execute(PID).scalar_one(), second.execute(PID).scalar_one()}
+        with session.single() as idle:
+            pids.add(idle.execute(PID).scalar_one())
+        pids.add(meet_a_read_only_server())
+    with session.transaction() as first, session.single() as second, session.single() as third:
+        now = {each.execute(PID).scalar_one() for each in (first, second, third)}
+    assert len(pids) == 4
+    assert not now & pids
+
+
+def test_a_trial_leaves_nothing_behind(database: sa.Engine) -> None:
+    from backend.db import writable
+
+    with session.trial() as connection:
+        writable.try_insert(connection, writable.LARGE)
+        size = sa.text("SELECT octet_length(holds[1]) FROM workers")
+        assert connection.execute(size).scalar_one() == writable.LARGE
+    with database.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM workers")).scalar_one() == 0
