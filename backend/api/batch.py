@@ -12,7 +12,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 
 from backend.api.deps import Services, services_of
-from backend.api.problems import OUR_FAULT, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE, faults
+from backend.api.problems import (
+    OUR_FAULT,
+    STORE_AWAY,
+    TOO_LARGE,
+    TOO_MANY,
+    UNPROCESSABLE_OR_REUSED,
+    faults,
+)
 from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
@@ -40,11 +47,28 @@ _items = TypeAdapter(Annotated[list[BatchItem], Field(min_length=1, max_length=M
 _item = TypeAdapter(BatchItem)
 
 
+def _lines(description: str, *examples: dict[str, Any]) -> dict[str, Any]:
+    """Return OpenAPI's description of NDJSON: a text, as a schema describes one JSON value."""
+    text = "".join(compact(example) + "\n" for example in examples)
+    return {"schema": {"type": "string", "description": description}, "example": text}
+
+
+_ITEM = {"name": "insert_message", "arguments": {"content": "Hello World"}}
+_FAULT = {"detail": "must not be blank", "pointer": "#/arguments/content"}
+_LINES = _lines("A task a line, each as an item of the array", _ITEM, _ITEM)
+_ANSWER_LINES = _lines(
+    "An answer for each line that is not blank, with its number: `task_id` and `status` PENDING"
+    " where the task is on disk; else `errors`, with `status` REFUSED where the line was good",
+    {"line": 1, "task_id": "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55", "status": "PENDING"},
+    {"line": 2, "errors": [_FAULT]},
+)
+
+
 @router.post(
     "/tasks/batch",
     status_code=202,
     response_model=BatchAccepted,
-    responses=UNPROCESSABLE,
+    responses={202: {"content": {NDJSON: _ANSWER_LINES}}, **UNPROCESSABLE_OR_REUSED},
     summary="Create many tasks",
     openapi_extra={
         "parameters": [IDEMPOTENCY_KEY.openapi],
@@ -59,7 +83,7 @@ _item = TypeAdapter(BatchItem)
                         "items": BatchItem.model_json_schema(),
                     }
                 },
-                NDJSON: {"schema": BatchItem.model_json_schema()},
+                NDJSON: _LINES,
             },
         },
     },
@@ -141,7 +165,7 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
     """
     chunk: list[bytes] = []
     size = 0
-    async for line in _lines(request):
+    async for line in _body_lines(request):
         chunk.append(line)
         size += len(line)
         if len(chunk) == CHUNK or size >= CHUNK_BYTES:
@@ -151,7 +175,7 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
         yield chunk
 
 
-async def _lines(request: Request) -> AsyncIterator[bytes]:
+async def _body_lines(request: Request) -> AsyncIterator[bytes]:
     """Give the body's lines; one that is too long is cut, to a byte over the limit."""
     rest = b""
     async for piece in request.stream():

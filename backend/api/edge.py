@@ -1,4 +1,4 @@
-"""What happens to a request before it is routed: one form of each path, and a limit on bodies."""
+"""What happens to a request before it is routed: HEAD, one form of each path, a limit on bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
 
 
 class Edge:
-    """ASGI middleware; serves each path with and without its last slash, without redirects."""
+    """ASGI middleware; serves each path with and without its last slash, without redirects.
+
+    HEAD is served as GET: the server, which has its own copy of the scope, sends no body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,6 +31,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         bare = scope["path"].rstrip("/")
         scope["path"] = _WITH_SLASH.get(bare, bare or "/")
         if scope["path"] == "/tasks/batch" and _is_ndjson(scope):

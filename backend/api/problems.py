@@ -21,16 +21,21 @@ if TYPE_CHECKING:
 Responses = dict[int | str, dict[str, Any]]
 
 
+PROBLEM = "application/problem+json"
+
+
 def _documented(status: int, description: str, model: type[Problem] = Problem) -> Responses:
-    content: dict[str, Any] = {"application/problem+json": {}}
-    return {status: {"model": model, "description": description, "content": content}}
+    return {status: {"model": model, "description": description}}
 
 
 NOT_FOUND = _documented(404, "There is no such thing")
 TOO_LARGE = _documented(413, "The body is over 1 MiB")
 UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
+UNPROCESSABLE_OR_REUSED = _documented(
+    422, "The request is not valid, or its Idempotency-Key came with another one", InvalidProblem
+)
 TOO_MANY = _documented(429, "More tasks wait than MAX_WAITING allows; try again later")
-STORE_AWAY = _documented(503, "PostgreSQL cannot be reached; try again shortly")
+STORE_AWAY = _documented(503, "PostgreSQL is away or stores nothing; try again shortly")
 
 OUR_FAULT = "Something went wrong on our side; it has been logged."
 
@@ -57,13 +62,19 @@ def problem(
     }
     if errors is not None:
         body["errors"] = errors
-    return JSONResponse(
-        body, status, headers=dict(headers or {}), media_type="application/problem+json"
-    )
+    return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM)
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of the app answered here."""
+    """Answer every error of the app here, and document the errors as they are answered."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _correct(described())
+        return described()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
 
     @app.exception_handler(HTTPError)
     async def ours(_request: Request, error: HTTPError) -> JSONResponse:
@@ -90,14 +101,26 @@ def install(app: FastAPI) -> None:
         return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
 
 
+def _correct(openapi: dict[str, Any]) -> None:
+    """Correct the content type of the documented errors: FastAPI gives them that of the answer."""
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= HTTPStatus.BAD_REQUEST:
+                    response["content"] = {PROBLEM: response["content"]["application/json"]}
+
+
 def _allowed(request: Request) -> set[str]:
-    """Return the methods of every route of the path: Starlette names those of the first only."""
+    """Return the methods of every route of the path: Starlette names those of the first only.
+
+    HEAD is one wherever GET is, see edge.py.
+    """
     allowed: set[str] = set()
     for route in request.app.router.routes:
         match, _ = route.matches({**request.scope, "method": "-"})
         if match is not Match.NONE:
             allowed |= set(getattr(route, "methods", None) or ())
-    return allowed
+    return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from backend.api.deps import services_of
-from backend.api.problems import NOT_FOUND, STORE_AWAY, TOO_LARGE, TOO_MANY, UNPROCESSABLE
+from backend.api.problems import (
+    NOT_FOUND,
+    STORE_AWAY,
+    TOO_LARGE,
+    TOO_MANY,
+    UNPROCESSABLE,
+    UNPROCESSABLE_OR_REUSED,
+)
 from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute, compact
 from backend.api.submissions import Order
 from backend.errors import NotFound
@@ -36,7 +43,7 @@ _ACCEPTED: dict[int | str, Any] = {
     },
     **TOO_LARGE,
     **TOO_MANY,
-    **UNPROCESSABLE,
+    **UNPROCESSABLE_OR_REUSED,
 }
 _KEYED = {"parameters": [IDEMPOTENCY_KEY.openapi]}
 

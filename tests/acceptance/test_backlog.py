@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -30,3 +31,45 @@ def test_more_tasks_than_may_wait_are_refused_until_some_have_ended(stack: Stack
     url = f"{stack.url}/tasks/"
     body = {"content": "Hello"}
     eventually(lambda: httpx.post(url, json=body).status_code == 202, 10, "there is room again")
+
+
+def _keyed(stack: Stack, path: str, key: str, **body: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": key, **body.pop("headers", {})}
+    return httpx.post(f"{stack.url}{path}", headers=headers, **body)
+
+
+def test_a_repeated_request_is_answered_while_new_ones_are_refused(stack: Stack) -> None:
+    stack.environment["MAX_WAITING"] = "5"
+    stack.start("api")
+    item = {"arguments": {"content": "in time"}}
+    stream = {"content": json.dumps(item), "headers": {"Content-Type": "application/x-ndjson"}}
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("/tasks/", "one", {"json": {"content": "in time"}}),
+        ("/tasks/batch", "many", {"json": [item, item]}),
+        ("/tasks/batch", "lines", stream),
+    ]
+    first = [_keyed(stack, path, key, **body) for path, key, body in requests]
+    stack.post("/tasks/", {"content": "the last"})
+    assert httpx.post(f"{stack.url}/tasks/", json={"content": "late"}).status_code == 429
+    again = [_keyed(stack, path, key, **body) for path, key, body in requests]
+    assert [answer.status_code for answer in again] == [202] * 3
+    assert [answer.text for answer in again] == [answer.text for answer in first]
+    assert again[0].headers["location"] == first[0].headers["location"]
+    assert "REFUSED" not in again[2].text
+    assert _keyed(stack, "/tasks/", "new", json={"content": "late"}).status_code == 429
+    assert _keyed(stack, "/tasks/", "one", json={"content": "other"}).status_code == 422
+    assert stack.scalar("SELECT count(*) FROM tasks") == 5
+
+
+def test_a_repeated_request_does_not_count_as_waiting(stack: Stack) -> None:
+    stack.environment["MAX_WAITING"] = "50"
+    stack.start("api")
+    batch = [{"arguments": {"content": "waits"}}] * 30
+    with stack.client() as client:
+        # Faster than the count of what waits is renewed.
+        for _ in range(5):
+            headers = {"Idempotency-Key": "thirty"}
+            answer = client.post("/tasks/batch", json=batch, headers=headers)
+            assert answer.status_code == 202
+        assert client.post("/tasks/batch", json=batch[:20]).status_code == 202
+        assert client.post("/tasks/", json={"content": "late"}).status_code == 429

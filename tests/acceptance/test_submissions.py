@@ -246,3 +246,92 @@ def test_a_long_stream_is_taken_in_the_order_of_its_lines(service: Stack) -> Non
     ids = [json.loads(line)["task_id"] for line in answer.text.splitlines()]
     rows = dict(service.query("SELECT CAST(id AS text), args ->> 'content' FROM tasks"))
     assert [rows[task_id] for task_id in ids] == [f"line {number}" for number in range(count)]
+
+
+def keyed(service: Stack, path: str, key: str, body: object) -> httpx.Response:
+    headers = {"Idempotency-Key": key}
+    return CLIENT.post(f"{service.url}{path}", json=body, headers=headers)
+
+
+def stream(url: str, lines: Sequence[str], key: str = "") -> list[dict[str, Any]]:
+    """Post contents as NDJSON and return the answers of the lines."""
+    text = "".join(json.dumps({"arguments": {"content": line}}) + "\n" for line in lines)
+    headers = NDJSON | ({"Idempotency-Key": key} if key else {})
+    answer = CLIENT.post(f"{url}/tasks/batch", content=text, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_key_counts_for_the_form_of_request_that_it_first_came_with(service: Stack) -> None:
+    one, many = {"content": "form"}, [{"arguments": {"content": "form"}}]
+    assert keyed(service, "/tasks/batch", "form-1", many).status_code == 202
+    assert keyed(service, "/tasks/", "form-2", one).status_code == 202
+    (told,) = stream(service.url, ["form"], "form-3")
+    assert told["status"] == "PENDING"
+    for key in ("form-1", "form-2", "form-3"):
+        answers = [
+            keyed(service, "/tasks/", key, one).status_code,
+            keyed(service, "/tasks/batch", key, many).status_code,
+            stream(service.url, ["form"], key)[0]["status"],
+        ]
+        refused = [422, 422, "REFUSED"]
+        place = ("form-2", "form-1", "form-3").index(key)
+        assert answers[:place] + answers[place + 1 :] == refused[:place] + refused[place + 1 :]
+        assert answers[place] in {202, "PENDING"}
+    assert accepted(service, "form") == 3
+
+
+def test_no_key_of_a_client_is_that_of_a_streams_part(service: Stack) -> None:
+    lines = [f"part {number}" for number in range(1001)]
+    for key in ("part-1/0", "part-1/1000"):
+        assert post(service.url, lines[-1], key).status_code == 202
+    told = stream(service.url, lines, "part-1")
+    assert {each["status"] for each in told} == {"PENDING"}
+    assert stream(service.url, lines, "part-1") == told
+    assert accepted(service, lines[-1]) == 3
+
+
+def test_a_stream_tells_the_ids_of_what_was_stored_whatever_fails_later(service: Stack) -> None:
+    service.query(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RAISE EXCEPTION ''a fault of ours''; END';"
+        "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW"
+        " WHEN (NEW.args ->> 'content' = 'fails') EXECUTE FUNCTION fail();"
+        "SELECT 1"
+    )
+    try:
+        told = stream(service.url, ["stored"] * 1000 + ["fails", "with it"])
+    finally:
+        service.query("DROP TRIGGER fail ON tasks; DROP FUNCTION fail; SELECT 1")
+    assert [each["status"] for each in told] == ["PENDING"] * 1000 + ["REFUSED"] * 2
+    assert len({each["task_id"] for each in told[:1000]}) == 1000
+    assert "logged" in told[1000]["errors"][0]["detail"]
+    assert (accepted(service, "stored"), accepted(service, "with it")) == (1000, 0)
+
+
+def test_a_key_whose_answer_was_lost_with_the_api_has_its_first_answer(service: Stack) -> None:
+    # The commit itself takes a second, in which the process that waits for it is killed.
+    service.query(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';"
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON idempotency_keys DEFERRABLE INITIALLY"
+        " DEFERRED FOR EACH ROW WHEN (NEW.key = 'lost-1') EXECUTE FUNCTION wait();"
+        "SELECT 1"
+    )
+    port = free_port()
+    service.start("api", name="killed", environment={"API_PORT": str(port)})
+    url = f"http://127.0.0.1:{port}"
+    eventually(lambda: _serves(url), 30, "the API serves")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post, url, "lost", "lost-1")
+        committing = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        eventually(lambda: service.scalar(committing), 10, "the commit is under way")
+        service.kill("killed")
+        assert isinstance(asked.exception(20), httpx.TransportError)
+    answers = [post(service.url, "lost", "lost-1") for _ in range(2)]
+    service.query("DROP TRIGGER wait ON idempotency_keys; DROP FUNCTION wait; SELECT 1")
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["task_id"] for answer in answers}) == 1
+    assert accepted(service, "lost") == 1
+    task_id = answers[0].json()["task_id"]
+    assert service.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
