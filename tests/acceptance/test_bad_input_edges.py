@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import httpx
 import pytest
 
 from tests.support.stack import ROOT, Stack, serving
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,3 +181,67 @@ def test_a_setting_that_makes_no_sense_refuses_the_start_in_one_line(
     assert started.stdout == ""
     assert re.fullmatch(rf"tasks-api: {name} must be .+\n", started.stderr)
     assert "secret" not in started.stderr
+
+
+HANG_UPS = {
+    "in a body of JSON": ("POST /tasks/", "application/json\nContent-Length: 1000", b'{"content"'),
+    "in chunks of JSON": (
+        "POST /messages/",
+        "application/json\nTransfer-Encoding: chunked",
+        b'b\r\n{"content":\r\n',
+    ),
+    "in a stream with a length": (
+        "POST /tasks/batch",
+        "application/x-ndjson\nContent-Length: 100000",
+        b'{"arguments": {"content": "hung up"}}\n{"argu',
+    ),
+    "in chunks of a stream": (
+        "POST /tasks/batch",
+        "application/x-ndjson\nTransfer-Encoding: chunked",
+        b'26\r\n{"arguments": {"content": "hung up"}}\n\r\n',
+    ),
+    "in a stream after a part was stored": (
+        "POST /tasks/batch",
+        "application/x-ndjson\nContent-Length: 1000000",
+        b'{"arguments": {"content": "hung up"}}\n' * 1500,
+    ),
+    "while it waits for an end": ("GET /tasks/{id}?wait=2", "text/plain", b""),
+}
+
+
+@pytest.mark.parametrize(("request_line", "rest", "body"), HANG_UPS.values(), ids=HANG_UPS)
+def test_a_client_that_hangs_up_leaves_no_error_behind(
+    service: Stack, client: httpx.Client, request_line: str, rest: str, body: bytes
+) -> None:
+    task_id = service.post("/tasks/slow", None)
+    first = request_line.format(id=task_id)
+    count = "SELECT count(*) FROM tasks WHERE args ->> 'content' = 'hung up'"
+    before = int(str(service.scalar(count)))
+    with Connection(service, f"{first} HTTP/1.1\nHost: x\nContent-Type: {rest}") as connection:
+        connection.socket.sendall(body)
+        if body.count(b"\n") > 1000:
+            stored = before + 1000
+            eventually(lambda: service.scalar(count) == stored, 10, "a part is stored")
+        else:
+            # Until the server has read all that was sent.
+            assert client.get("/health").status_code == 200
+    eventually(lambda: _connections(service) <= 1, 10, "the server has closed its side")
+    # As long as the one that left wanted to wait.
+    assert client.get(f"/tasks/{task_id}?wait=2").status_code == 200
+    assert "Traceback" not in service["api"].log
+
+
+def test_a_client_that_sends_its_body_slowly_is_served(service: Stack) -> None:
+    body = content("slowly")
+    head = "POST /tasks/ HTTP/1.1\nHost: x\nContent-Type: application/json\nConnection: close\n"
+    with Connection(service, f"{head}Content-Length: {len(body)}") as connection:
+        for byte in body:
+            connection.socket.sendall(bytes([byte]))
+        assert connection.read_to_the_end().startswith(b"HTTP/1.1 202 ")
+
+
+def _connections(service: Stack) -> int:
+    """Return how many connections to the API are established."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    wanted = f":{service.port:04X}"
+    return sum(line.split()[1].endswith(wanted) and line.split()[3] == "01" for line in lines)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, contextmanager
+import subprocess
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
+from tests.support.servers import Postgres
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.support.servers import Postgres
-    from tests.support.stack import Stack
+    import httpx
+
+    from tests.support.servers import RabbitMQ
 
 MINUTE = 60.0
 MESSAGE = {"content": "Hello"}
@@ -126,3 +130,62 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_route_says_so(
     assert stack.scalar("SELECT count(*) FROM messages") == 4
     for name in ("api", "worker"):
         assert "Traceback" not in stack[name].log
+
+
+@pytest.fixture
+def small_disk() -> Iterator[tuple[str, Path]]:
+    """Give the URL of a database on a disk of 24 MiB, and that disk; skip where none is allowed."""
+    with Postgres() as postgres:
+        disk = postgres.directory / "small"
+        disk.mkdir()
+        owner = postgres.directory.stat()
+        options = f"size=24m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a small disk")
+        try:
+            url = postgres.create_database()
+            _execute(postgres.url, f"CREATE TABLESPACE small LOCATION '{disk}'")
+            name = url.rpartition("/")[2]
+            _execute(postgres.url, f"ALTER DATABASE {name} SET TABLESPACE small")
+            yield url, disk
+        finally:
+            postgres.stop("immediate")
+            subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_of_until_there_is_room_again(
+    small_disk: tuple[str, Path], rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    url, disk = small_disk
+    with Stack(url, rabbitmq.url, tmp_path) as stack, stack.client() as client:
+        stack.start("api")
+        before = [stack.post("/tasks/", {"content": f"before {number}"}) for number in range(3)]
+        assert client.get("/health/ready").status_code == 200
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        # What fits into pages that are there already is still stored.
+        refused = eventually(lambda: _refused(client), MINUTE, "a task is refused")
+        assert refused.status_code == 503
+        assert "disk is full" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) > 0
+        for _ in range(3):
+            ready = client.get("/health/ready")
+            assert ready.status_code == 503
+            assert "disk is full" in ready.json()["detail"]
+        stack.query("UPDATE tasks SET progress = '1/2' RETURNING 1")  # smaller things are stored
+        assert client.get(f"/tasks/{before[0]}").status_code == 200
+        filler.unlink()
+        # Nothing was submitted since: the trial shows that there is room.
+        assert client.get("/health/ready").status_code == 200
+        assert client.post("/tasks/", json=MESSAGE).status_code == 202
+        stack.start("worker")
+        eventually(lambda: stack.unfinished() == 0, MINUTE, "every task has ended")
+        assert "Traceback" not in stack["api"].log
+
+
+def _refused(client: httpx.Client) -> httpx.Response | None:
+    answer = client.post("/tasks/batch", json=[{"arguments": {"content": "x" * 1000}}] * 20)
+    return None if answer.status_code == 202 else answer
