@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST_PAIRS, MOST_PAIRS = 30, 100
+# Processes are started again after so many pairs: of the same code, one process is several per
+# cent faster than another as long as it lives, and no number of pairs would average that out.
+BLOCK = 10
 WIDTH = 0.06  # of the interval
 CONFIDENCE = 0.95
 
@@ -20,32 +23,36 @@ def comparison(row: str, bar: float) -> Result:
     return Result(row, row, new, old, wanted=bar, confidence=CONFIDENCE)
 
 
-def take_turns(
-    old: Callable[[], float],
-    new: Callable[[], float],
-    result: Result,
-    exactly: int | None = None,
-) -> None:
-    """Measure pairs in the order old, new, new, old until there are enough or one went wrong.
+def missing(result: Result, exactly: int | None = None) -> int:
+    """Return how many pairs to measure next: at most a block, 0 when there are enough.
 
-    `exactly`: the number of pairs, instead of as many as the interval takes. Whoever measures
-    notes what went wrong in the result's faults.
+    `exactly`: the number of pairs, instead of as many as the interval takes.
+    """
+    pairs = len(result.judged)
+    if exactly is not None:
+        return min(BLOCK, exactly - pairs)
+    if pairs >= MOST_PAIRS:
+        return 0
+    if pairs < LEAST_PAIRS:
+        return BLOCK
+    low, high = result.interval
+    return BLOCK if high - low > WIDTH else 0
+
+
+def take_turns(
+    old: Callable[[], float], new: Callable[[], float], result: Result, pairs: int
+) -> None:
+    """Measure so many pairs in the order old, new, new, old.
+
+    Ends before at a fault: a turn that goes wrong adds it to the result.
     """
     assert result.other is not None
     turns = [(old, result.other.values), (new, result.ours.values)]
     for turn, _ in turns:
         turn()  # warm
-    while not (result.faults or _enough(result, exactly)):
+    for _ in range(pairs):
+        if result.faults:
+            return
         for turn, speeds in turns:
             speeds.append(turn())
         turns.reverse()
-
-
-def _enough(result: Result, exactly: int | None) -> bool:
-    pairs = len(result.judged)
-    if exactly is not None:
-        return pairs >= exactly
-    if pairs < LEAST_PAIRS or pairs % 2:  # as many in either order
-        return False
-    low, high = result.interval
-    return high - low <= WIDTH or pairs >= MOST_PAIRS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.checkout import NotComparable, check_out, unmet
-from benchmarks.pairs import LEAST_PAIRS, MOST_PAIRS, WIDTH, comparison, take_turns
+from benchmarks.pairs import LEAST_PAIRS, MOST_PAIRS, WIDTH, comparison, missing, take_turns
 from benchmarks.processes import Processes
 from benchmarks.results import median_interval
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def compared(old: Callable[[], float], new: Callable[[], float]) -> Result:
     result = comparison("row", 0.97)
-    take_turns(old, new, result)
+    while pairs := missing(result):
+        take_turns(old, new, result, pairs)
     return result
 
 
@@ -68,9 +69,19 @@ def test_old_and_new_take_turns_in_an_order_that_alternates() -> None:
     def turn(name: str) -> Callable[[], float]:
         return lambda: order.append(name) or 1.0  # type: ignore[func-returns-value]  # appends
 
-    compared(turn("old"), turn("new"))
-    assert order[:6] == ["old", "new", "old", "new", "new", "old"]  # the first two warm
-    assert len(order) == 2 + 2 * LEAST_PAIRS
+    take_turns(turn("old"), turn("new"), comparison("row", 0.97), 2)
+    assert order == ["old", "new", "old", "new", "new", "old"]  # the first two warm
+
+
+def test_a_row_takes_the_least_number_of_pairs_where_all_agree() -> None:
+    assert len(compared(lambda: 100, lambda: 100).judged) == LEAST_PAIRS
+
+
+def test_a_number_of_pairs_that_was_asked_for_is_kept() -> None:
+    result = comparison("row", 0.97)
+    assert missing(result, 3) == 3
+    take_turns(lambda: 100, lambda: 100, result, 3)
+    assert missing(result, 3) == 0
 
 
 def test_a_noisy_row_goes_on_until_its_interval_is_narrow() -> None:
@@ -93,7 +104,7 @@ def test_a_turn_that_goes_wrong_ends_the_row_and_fails_it() -> None:
         result.faults.append("refused")
         return 100
 
-    take_turns(lambda: 100, wrong, result)
+    take_turns(lambda: 100, wrong, result, 2)
     assert result.judged == []
     assert result.met is False
 
