@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import tarfile
-import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from packaging.requirements import Requirement
 
 from benchmarks.processes import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -24,7 +23,7 @@ class NotComparable(Exception):
 
 def check_out(commit: str, folder: Path) -> None:
     """Put the service's code of a commit into a folder. Raises NotComparable."""
-    command = ["git", "archive", commit, "backend", "pyproject.toml"]
+    command = ["git", "archive", commit, "backend"]
     try:
         archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError:
@@ -33,8 +32,6 @@ def check_out(commit: str, folder: Path) -> None:
         raise NotComparable(f"{commit} is no commit here with the service's code")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
-    if missing := unmet((folder / "pyproject.toml").read_text()):
-        raise NotComparable(f"{commit} needs packages that .venv lacks: {', '.join(missing)}")
 
 
 def copy_working_tree(folder: Path) -> None:
@@ -43,16 +40,13 @@ def copy_working_tree(folder: Path) -> None:
     shutil.copytree(ROOT / "backend", folder / "backend", ignore=ignore)
 
 
-def unmet(pyproject: str) -> list[str]:
-    """Return the dependencies in the text of a pyproject.toml that are not installed here."""
-    dependencies = tomllib.loads(pyproject)["project"]["dependencies"]
-    return [text for text in dependencies if not _is_met(Requirement(text))]
-
-
-def _is_met(requirement: Requirement) -> bool:
-    if requirement.marker and not requirement.marker.evaluate():
-        return True
+@contextmanager
+def needing_packages(commit: str) -> Iterator[None]:
+    """Raise NotComparable where a process ends because a package is not installed."""
     try:
-        return requirement.specifier.contains(version(requirement.name), prereleases=True)
-    except PackageNotFoundError:
-        return False
+        yield
+    except RuntimeError as error:  # of Processes, with the end of the log
+        missing = re.search(r"No module named '([\w.]+)'", str(error))
+        if missing is None:
+            raise
+        raise NotComparable(f"{commit} needs {missing[1]}, which .venv does not have") from None

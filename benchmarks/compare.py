@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.checkout import NotComparable, check_out, copy_working_tree
+from benchmarks.checkout import NotComparable, check_out, copy_working_tree, needing_packages
 from benchmarks.contenders import Ours
 from benchmarks.pairs import WIDTH, comparison, missing, take_turns
 from benchmarks.report import MET
@@ -45,13 +45,23 @@ def main() -> int:
             check_out(asked.base, code / "old")
             copy_working_tree(code / "new")
             bench = stack.enter_context(Bench(0, asked.seconds))
-            sides = [bench.add(Ours, name, code / name) for name in ("old", "new")]
+            with needing_packages(asked.base):
+                old = _start(bench, "old", code)
+            sides = [old, _start(bench, "new", code)]
             print(LINE.format(*HEAD, f"reaches {asked.bar}"), flush=True)
             results = [_compare(sides, name, asked) for name in asked.rows]
     except (Missing, NotComparable) as error:
         sys.exit(f"make compare: {error}")
     print(f"{time.monotonic() - begin:.0f} s in all")
     return 0 if all(result.met for result in results) else 1
+
+
+def _start(bench: Bench, name: str, code: Path) -> Ours:
+    """Return a side whose processes have all started once, from its own code."""
+    side = bench.add(Ours, name, code / name)
+    with side.worker():
+        side.confirm_code()
+    return side
 
 
 def _compare(sides: Sequence[Ours], name: str, asked: argparse.Namespace) -> Result:
@@ -75,8 +85,6 @@ def _measure(sides: Sequence[Ours], result: Result, pairs: int, seconds: float) 
         side.clear()
     with ExitStack() as stack:
         old, new = (stack.enter_context(ROWS[result.row](side, seconds, result)) for side in sides)
-        for side in sides:
-            side.confirm_code()
         take_turns(old, new, result, pairs)
 
 

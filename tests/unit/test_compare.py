@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.checkout import NotComparable, check_out, unmet
+from benchmarks.checkout import NotComparable, check_out, needing_packages
 from benchmarks.pairs import LEAST_PAIRS, MOST_PAIRS, WIDTH, comparison, missing, take_turns
 from benchmarks.processes import Processes
 from benchmarks.results import median_interval
@@ -109,20 +109,6 @@ def test_a_turn_that_goes_wrong_ends_the_row_and_fails_it() -> None:
     assert result.met is False
 
 
-def test_packages_that_a_commit_needs_and_this_environment_lacks_are_named() -> None:
-    pyproject = """
-    [project]
-    dependencies = [
-        "celery>=5",
-        "celery>=99",
-        "no-such-package",
-        "kombu[redis]>=5",
-        "no-such-package-either; sys_platform == 'win32'",
-    ]
-    """
-    assert unmet(pyproject) == ["celery>=99", "no-such-package"]
-
-
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_a_commit_that_does_not_exist_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NotComparable, match=r"^no-such-commit is no commit here"):
@@ -130,10 +116,22 @@ def test_a_commit_that_does_not_exist_is_refused_in_one_line(tmp_path: Path) -> 
 
 
 def test_the_code_of_a_folder_is_imported_before_what_is_installed(tmp_path: Path) -> None:
-    (tmp_path / "backend").mkdir()
-    (tmp_path / "backend" / "__init__.py").touch()
-    (tmp_path / "logs").mkdir()
-    processes = Processes(tmp_path / "logs", tmp_path)
-    processes.start("import", [sys.executable, "-c", "import backend; print(backend.__file__)"], {})
-    printed = processes.wait_for_end("import")
+    printed = import_backend(tmp_path, "")
     assert printed.strip() == str(tmp_path / "backend" / "__init__.py")
+
+
+def test_a_package_that_a_commit_needs_and_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NotComparable, match=r"^abc needs no_such_package, which"),
+        needing_packages("abc"),
+    ):
+        import_backend(tmp_path, "import no_such_package")
+
+
+def import_backend(folder: Path, code: str) -> str:
+    (folder / "backend").mkdir()
+    (folder / "backend" / "__init__.py").write_text(code)
+    (folder / "logs").mkdir()
+    processes = Processes(folder / "logs", folder)
+    processes.start("import", [sys.executable, "-c", "import backend; print(backend.__file__)"], {})
+    return processes.wait_for_end("import")
