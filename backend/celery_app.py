@@ -7,6 +7,8 @@ and times are the ledger's. Loaded by API, relay, worker and Flower, and by `cel
 from __future__ import annotations
 
 import json
+import socket
+import sys
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -122,14 +124,21 @@ BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
 )
 
 
-def connect(heartbeat: float = 0, timeout: float = 15) -> Connection:
+def connect(
+    heartbeat: float = 0, timeout: float = 15, *, outlives_alarms: bool = False
+) -> Connection:
     """Return a new connection to the broker whose reads and writes end after `timeout` seconds.
 
-    Raises one of BROKER_ERRORS within 3 s where the broker is away or does not answer.
+    One that `outlives_alarms` stays while the broker reads nothing from it; whoever asks for that
+    checks heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is away or does not
+    answer.
     """
-    options = {}
+    options: dict[str, Any] = {}
     if _broker.transport.driver_type == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
+        if outlives_alarms and sys.platform == "linux":
+            # py-amqp sets it to 1 s: Linux then drops a connection whose peer reads nothing.
+            options["socket_settings"] = {socket.TCP_USER_TIMEOUT: 0}
     elif timeout < REDIS_TIMEOUT:
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     connection = app.connection_for_write(

@@ -114,6 +114,7 @@ def create_app_with_relay() -> FastAPI:
     async def lifespan(running: FastAPI) -> AsyncIterator[None]:
         async with serve(running):
             relay = Relay()
+            running.state.services.relay_blocked = lambda: relay.blocked
             try:
                 yield
             finally:

@@ -21,7 +21,7 @@ from backend.db.session import single, trial
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backend.db.lookups import State
     from backend.db.messages import Message
@@ -47,6 +47,8 @@ class Services:
         self.readiness = Batcher("readiness", self._readiness)
         self.inbox = Inbox(self.state)
         self.inspector = Inspector()
+        # Whether the relay in this process, if there is one, is blocked by the broker.
+        self.relay_blocked: Callable[[], bool] = lambda: False
 
     async def state(self, task_id: str) -> State | None:
         """Return what the ledger knows of a task, None for an id that was never issued."""

@@ -72,8 +72,17 @@ async def ready(request: Request) -> Response:
     degraded = []
     if not services.inbox.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
+    elif services.relay_blocked():
+        degraded.append(
+            "the broker has an alarm and blocks publishing: tasks are accepted and run when it has"
+            " cleared"
+        )
     elif not condition.relayed:
-        degraded.append("no relay is publishing: tasks are accepted and run when one does")
+        # A relay in another process may be the one that is blocked.
+        degraded.append(
+            "nothing is published (no relay runs, or the broker has an alarm and blocks publishing:"
+            " see the relays' logs): tasks are accepted and run when it is again"
+        )
     if not condition.workers:
         degraded.append("no worker is running: tasks wait until one is")
     return JSONResponse({"status": "ready", "degraded": degraded})

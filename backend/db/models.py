@@ -111,6 +111,9 @@ class Outbox(Base):
     publishes: Mapped[int] = mapped_column(
         server_default="0", comment="How often it was published; spaces the next try"
     )
+    bundled: Mapped[bool | None] = mapped_column(
+        comment="Whether it was last published in a bundle (short_tasks); null: not yet published"
+    )
 
 
 class Message(Base):

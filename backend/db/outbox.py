@@ -61,7 +61,7 @@ _TAKE = text(
         )
     ), taken AS (
         UPDATE outbox
-        SET published_at = now() + number * interval '1 microsecond',
+        SET published_at = now() + number * interval '1 microsecond', bundled = numbered.bundled,
             publishes = least(publishes + 1, 1000)
         FROM numbered WHERE outbox.task_id = numbered.task_id
     )
@@ -99,21 +99,27 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-# Two relays may take at the same time, hence by transaction too.
+# Two relays may take at the same time, hence bundles by transaction too. What a version without
+# `bundled` has published counts as messages of one task: if it was not, it is published once more.
 _PUBLISHED = text(
     """
-    SELECT count(*) FROM (
-        SELECT FROM outbox WHERE published_at IS NOT NULL
-        GROUP BY published_at, CAST(xmin AS text)
-    ) messages
+    SELECT
+        (SELECT count(*) FROM outbox WHERE published_at IS NOT NULL AND bundled IS NOT TRUE),
+        (SELECT count(*) FROM (
+            SELECT FROM outbox WHERE published_at IS NOT NULL AND bundled
+            GROUP BY published_at, xmin
+        ) bundles)
     """
 )
 
 
-def published(connection: Executor) -> int:
-    """Return how many published messages hold a task that no worker has claimed."""
-    count: int = connection.execute(_PUBLISHED).scalar_one()
-    return count
+def published(connection: Executor) -> tuple[int, int]:
+    """Return how many published messages hold a task that no worker has claimed.
+
+    First the messages of one task, then the bundles: each kind has its queue.
+    """
+    alone, bundles = connection.execute(_PUBLISHED).one()
+    return alone, bundles
 
 
 _WAITING = text("SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT :limit) waiting")
@@ -139,6 +145,7 @@ _REPUBLISH = text(
     WITH lost AS (
         SELECT DISTINCT published_at FROM outbox
         WHERE published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
+            AND (bundled IS TRUE) = :bundled
         ORDER BY published_at LIMIT :limit
     )
     UPDATE outbox SET published_at = NULL
@@ -150,12 +157,43 @@ _REPUBLISH = text(
 )
 
 
-def republish(connection: Executor, missing: int) -> int:
-    """Have up to `missing` messages, long published and still unclaimed, published again.
+def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
+    """Make up to `missing` messages, long published and still unclaimed, due at once.
 
-    Returns how many tasks these are.
+    `bundled`: bundles or messages of one task, as `published` counts them. Returns how many tasks
+    these are.
     """
-    return changed_rows(connection.execute(_REPUBLISH, {"limit": missing}))
+    return changed_rows(connection.execute(_REPUBLISH, {"limit": missing, "bundled": bundled}))
+
+
+# Messages of other programs count in a queue's length, so they can hide that ours are missing. But
+# a queue is served in order: a task that was accepted after a row was published, and has begun, was
+# behind it. So the row is lost, or a busy worker has it. Ten minutes are allowed for relays that
+# publish at the same time. A task of another program has one time for both, accepted and started,
+# and proves nothing. Bundled tasks are never seen STARTED. The queue must have a single priority.
+_REPUBLISH_OVERTAKEN = text(
+    """
+    UPDATE outbox SET published_at = NULL
+    WHERE task_id IN (
+        SELECT task_id FROM outbox
+        WHERE published_at < (
+                SELECT max(created_at) - interval '10 min' FROM tasks
+                WHERE state = 'STARTED' AND started_at > created_at
+            )
+            AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
+            AND bundled IS NOT TRUE
+        ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
+
+def republish_overtaken(connection: Executor, limit: int) -> int:
+    """Make up to `limit` tasks due at once that a much newer one has overtaken in the queue.
+
+    Only tasks with a message of their own. Returns how many they are.
+    """
+    return changed_rows(connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}))
 
 
 _LATE = text(

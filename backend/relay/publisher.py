@@ -1,8 +1,7 @@
-"""Publishing in batches, with the broker's word for each message."""
+"""Publishing in batches; the broker confirms or refuses each message."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import defaultdict
 from itertools import chain
@@ -14,12 +13,21 @@ from backend.celery_app import BROKER_ERRORS, QUEUES, bundle, connect, message
 from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
 
     from backend.db.outbox import Due
 
 # How long the broker may take to confirm a batch before it counts as not published.
 CONFIRM_SECONDS = 10.0
+# How long it may take to confirm a probe before it counts as one that takes no messages.
+PROBE_SECONDS = 1.0
+# How long one look at the connection lasts; a relay that is told to stop stops within it.
+READ_SECONDS = 0.5
+# A broker that is silent for twice as long is away.
+HEARTBEAT_SECONDS = 20
+# Names no queue: the broker confirms such a message and drops it.
+PROBE_KEY = "tasks-api.probe"
 
 
 # What ends a loop of the relay until the store or the broker is back.
@@ -29,67 +37,140 @@ OUTAGES: tuple[type[Exception], ...] = (StoreUnavailable, *BROKER_ERRORS)
 class Publisher:
     """A connection to the broker that publishes and counts confirms.
 
-    Any error means that the connection is of no more use: close it and make another.
+    `blocked` is true while RabbitMQ has an alarm (memory or disk) and reads nothing from this
+    connection. It says so when something is published. What was published before is confirmed when
+    the alarm has cleared, so the connection must be kept. `attend` has to be called every few
+    seconds. Any error means that the connection is of no more use: close it and make another.
     """
 
-    def __init__(self) -> None:
-        self._connection = connect()
+    def __init__(
+        self, stopping: threading.Event, on_blocked: Callable[[bool], None] | None = None
+    ) -> None:
+        """Connect. `on_blocked` is called when `blocked` changes.
+
+        When `stopping` is set, `publish` no longer waits for a broker that blocks.
+        """
+        self.blocked = False
+        self._stopping = stopping
+        self._on_blocked = on_blocked
+        self._connection = connect(HEARTBEAT_SECONDS, outlives_alarms=True)
         channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
         self._channel = channel
         for queue in QUEUES:
             queue(channel).declare()
         self._confirms = self._connection.transport.driver_type == "amqp"
-        self._unconfirmed: dict[int, list[str]] = {}
-        self._refused: set[str] = set()
+        # By tag: the queue and the tasks of each message without an answer, and of those refused.
+        self._unconfirmed: dict[int, tuple[str, list[str]]] = {}
+        self.refused: dict[str, int] = {}
         self._tag = 0
         if self._confirms:
+            raw: Any = self._connection.connection
+            raw.on_blocked = lambda _reason: self._block(blocked=True)
+            raw.on_unblocked = lambda: self._block(blocked=False)
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
         self._producer: Any = Producer(self._channel, auto_declare=False)  # the stubs lack batch()
 
     def publish(self, batch: Sequence[Due]) -> None:
-        """Publish a batch; return when the broker has it all on disk.
+        """Publish a batch; return when the broker has answered for all of it.
 
-        Raises one of BROKER_ERRORS; `unpublished` then tells what it may not have.
+        Then `refused` has the number of tasks whose messages the broker did not take, by queue.
+        Raises one of BROKER_ERRORS; `unconfirmed` then has what the broker may not have.
         """
-        self._refused.clear()
+        self.refused = {}
         messages = list(_messages(batch))
         # Noted before the first byte goes out: whatever breaks, nothing counts as published.
         self._unconfirmed = {
-            self._tag + place: ids for place, (ids, _, _) in enumerate(messages, start=1)
+            self._tag + place: (options["routing_key"], ids)
+            for place, (ids, _, options) in enumerate(messages, start=1)
         }
         # On Redis the batch goes out, and is answered, as a whole; elsewhere this does nothing.
         with self._producer.batch(max_size=len(messages)):
             for _, body, options in messages:
-                self._producer.publish(body, **options)
-                self._tag += 1
-        if not self._confirms:
-            self._unconfirmed.clear()
-        deadline = time.monotonic() + CONFIRM_SECONDS
-        while self._unconfirmed:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the broker did not confirm in time")
-            try:
-                self._connection.drain_events(timeout=left)
-            except socket.timeout as error:  # noqa: UP041 - what kombu documents
-                raise TimeoutError("the broker did not confirm in time") from error
+                self._send(body, options)
+                # py-amqp has read what the broker sent. More than the connection holds would wait
+                # in the write, where nobody sees the alarm clear.
+                while self.blocked:
+                    if self._stopping.is_set():
+                        return
+                    self.attend(READ_SECONDS)
+        self._await_confirms()
 
-    def unpublished(self) -> list[str]:
+    def unconfirmed(self) -> list[str]:
         """Return the ids of the last batch that the broker may not have."""
-        return [*chain.from_iterable(self._unconfirmed.values()), *self._refused]
+        return list(chain.from_iterable(ids for _, ids in self._unconfirmed.values()))
 
-    def waiting(self) -> int:
-        """Return how many messages wait in the queues, which are made where they are missing."""
+    def takes_messages(self) -> bool:
+        """Return whether the broker reads what is published; waits up to PROBE_SECONDS.
+
+        A message to no queue, which it confirms, is the proof. While one is unconfirmed no other is
+        sent, and nothing else must be asked on this connection.
+        """
+        if not self._confirms:
+            return True
+        if not self._unconfirmed:
+            self._unconfirmed = {self._tag + 1: ("", [])}
+            self._send("", {"routing_key": PROBE_KEY})
+        deadline = time.monotonic() + PROBE_SECONDS
+        while self._unconfirmed and time.monotonic() < deadline:
+            self.attend(PROBE_SECONDS / 10)
+        return not self._unconfirmed
+
+    def waiting(self) -> dict[str, int] | None:
+        """Return how many messages wait in each queue; makes the queues that are missing.
+
+        None while the broker does not read this connection.
+        """
+        if self._unconfirmed and not self.takes_messages():
+            return None
         bound: list[Any] = [queue(self._channel) for queue in QUEUES]  # wrong in the stubs
         for queue in bound:
             queue.declare()
-        return sum(int(queue.queue_declare().message_count) for queue in bound)
+        return {queue.name: int(queue.queue_declare().message_count) for queue in bound}
+
+    def attend(self, timeout: float = 0) -> None:
+        """Read what the broker sends for up to `timeout` seconds; keep the connection alive.
+
+        Raises one of BROKER_ERRORS where the broker has been silent for two heartbeats.
+        """
+        if not self._confirms:
+            return
+        try:
+            self._connection.drain_events(timeout=timeout)
+        except TimeoutError:
+            # `rate` is how many heartbeats go out in HEARTBEAT_SECONDS. A broker that blocks sends
+            # its own and reads none: ours would fill the connection until a write hangs.
+            rate: Any = 1e-9 if self.blocked else 2  # any number will do, the stubs say int
+            self._connection.heartbeat_check(rate)
 
     def close(self) -> None:
         """Drop the connection without waiting for anybody."""
         self._connection.collect()
+
+    def _send(self, body: str, options: dict[str, Any]) -> None:
+        self._producer.publish(body, **options)
+        self._tag += 1
+
+    def _await_confirms(self) -> None:
+        """Wait for the broker's answers: CONFIRM_SECONDS, which do not run while it blocks."""
+        if not self._confirms:
+            self._unconfirmed.clear()
+        deadline = time.monotonic() + CONFIRM_SECONDS
+        while self._unconfirmed:
+            now = time.monotonic()
+            if self.blocked:
+                if self._stopping.is_set():
+                    return
+                deadline = now + CONFIRM_SECONDS
+            elif now > deadline:
+                raise TimeoutError("the broker did not confirm in time")
+            self.attend(READ_SECONDS)
+
+    def _block(self, *, blocked: bool) -> None:
+        self.blocked = blocked
+        if self._on_blocked is not None:
+            self._on_blocked(blocked)
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's callback
         for confirmed in self._tags(tag, multiple=multiple):
@@ -97,7 +178,8 @@ class Publisher:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's callback
         for refused in self._tags(tag, multiple=multiple):
-            self._refused.update(self._unconfirmed.pop(refused))
+            queue, ids = self._unconfirmed.pop(refused)
+            self.refused[queue] = self.refused.get(queue, 0) + len(ids)
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:
         if multiple:

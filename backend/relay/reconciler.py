@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
 from backend.db import idempotency, ledger, lookups, messages, outbox, workers
 from backend.db.session import single, transaction
 from backend.relay.publisher import OUTAGES, Publisher
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
 LOST = "The worker running the task was lost"
+# How many messages of a queue are published again in one pass at most: more than workers handle in
+# that time, and few enough for the relay to publish newer tasks within a second.
+REPUBLISH = 5000
 
 
 class Reconciler:
@@ -33,6 +38,8 @@ class Reconciler:
         self._publisher: Publisher | None = None
         self._last_pass = -math.inf
         self._watching_since = math.inf
+        # By queue: how many messages were missing at the last pass.
+        self._missing: Counter[str] = Counter()
 
     def run(self) -> None:
         """Make a pass every PASS_SECONDS."""
@@ -58,26 +65,47 @@ class Reconciler:
     def _republish_lost(self) -> None:
         """Publish again what the broker should have and has not.
 
-        A backlog is not a loss: as long as the queue holds as many messages as the ledger expects,
+        A backlog is not a loss: as long as a queue holds as many messages as the ledger expects,
         nothing is missing. Duplicates are harmless, the claim sorts them out.
         """
+        if self._publisher is not None:
+            self._publisher.attend()
+        before, self._missing = self._missing, Counter()
         with transaction() as connection:
-            expected = outbox.published(connection)
-        if not expected:
+            alone, bundles = outbox.published(connection)
+        if not (alone or bundles):
             return
-        if self._publisher is None:
-            self._publisher = Publisher()
-        missing = expected - self._publisher.waiting()
-        if missing > 0:
-            with transaction() as connection:
-                count = outbox.republish(connection, missing)
-                outbox.ring(connection)
+        self._missing = self._compare(Counter({TASKS_QUEUE.name: alone, SHORT_QUEUE.name: bundles}))
+        # What a relay has sent and the broker has not read yet is missing too: the first pass after
+        # an alarm may find it so, the second does not.
+        lost = before & self._missing
+        with transaction() as connection:
+            count = outbox.republish_overtaken(connection, REPUBLISH)
+            for queue, missing in lost.items():
+                most = min(missing, REPUBLISH)
+                bundled = queue == SHORT_QUEUE.name
+                count += outbox.republish(connection, most, bundled=bundled)
             if count:
-                logger.info(
-                    "published again, since no worker has begun them: %d (the broker lost them,"
-                    " or busy workers have them; nothing runs twice)",
-                    count,
-                )
+                outbox.ring(connection)
+        if count:
+            logger.info(
+                "published again, since no worker has begun them: %d (the broker lost them,"
+                " or busy workers have them; nothing runs twice)",
+                count,
+            )
+
+    def _compare(self, expected: Counter[str]) -> Counter[str]:
+        """Return how many messages are missing in each queue.
+
+        Empty while the broker blocks publishing: it has not read then what relays have sent.
+        """
+        if self._publisher is None:
+            self._publisher = Publisher(self._stopping)
+        waiting = self._publisher.waiting()
+        if waiting is None:
+            return Counter()
+        missing = expected - Counter(waiting)
+        return missing if missing and self._publisher.takes_messages() else Counter()
 
     def _disconnect(self) -> None:
         if self._publisher is not None:

@@ -6,7 +6,9 @@ Any number of relays may run, as threads of API processes or as processes of the
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from backend.celery_app import bundled
@@ -28,13 +30,22 @@ GATHER_SECONDS = 0.025
 # How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
 IDLE_SECONDS = 0.5
 RETRY_SECONDS = 1.0
+# A queue that refused nothing for so long has recovered: longer than the longest pause before a
+# refused task is published again.
+REFUSAL_SECONDS = 600.0
 
 
 class Relay:
-    """The relay's loop, and the reconciler's beside it, each in a thread."""
+    """The relay's loop, and the reconciler's beside it, each in a thread.
+
+    `blocked` is true while the broker has an alarm and reads nothing that the relay publishes.
+    """
 
     def __init__(self) -> None:
+        self.blocked = False
         self._stopping = threading.Event()
+        # When each queue last refused messages.
+        self._refusals: dict[str, float] = {}
         # The outage under way, by its error's name.
         self._trouble = ""
         self._bundled = bundled()
@@ -70,9 +81,15 @@ class Relay:
         """Publish until something breaks or the relay is to stop."""
         bell = outbox.Bell()
         try:
-            publisher = Publisher()
+            publisher = Publisher(self._stopping, self._on_blocked)
             try:
+                # Nothing is taken before it is known that the broker reads what is published.
+                while not (publisher.takes_messages() or self._stopping.is_set()):
+                    pass
                 while not self._stopping.is_set():
+                    if self.blocked:
+                        publisher.attend(IDLE_SECONDS)
+                        continue
                     published = self._publish_due(publisher)
                     if self._trouble:
                         self._trouble = ""
@@ -80,8 +97,10 @@ class Relay:
                     if published:
                         self._stopping.wait(GATHER_SECONDS)
                     else:
+                        publisher.attend()
                         bell.wait(IDLE_SECONDS)
             finally:
+                self.blocked = False
                 publisher.close()
         finally:
             bell.close()
@@ -96,11 +115,41 @@ class Relay:
             publisher.publish(batch)
         finally:
             self._put_back(publisher, batch)
+        self._report_refused(publisher)
         return True
 
     def _put_back(self, publisher: Publisher, batch: Sequence[Due]) -> None:
-        unpublished = publisher.unpublished()
-        if unpublished:
-            logger.warning("%d of %d tasks go back to the outbox", len(unpublished), len(batch))
+        """Return to the outbox what the broker may not have.
+
+        What it refused stays published: were it due at once, it would be taken before all that is
+        newer, again and again. The reconciler finds it missing and has it published later.
+        """
+        unconfirmed = publisher.unconfirmed()
+        if unconfirmed:
+            logger.warning("%d of %d tasks go back to the outbox", len(unconfirmed), len(batch))
             with transaction() as connection:
-                outbox.put_back(connection, unpublished)
+                outbox.put_back(connection, unconfirmed)
+
+    def _report_refused(self, publisher: Publisher) -> None:
+        """Log once for each time in which a queue refuses messages."""
+        now = time.monotonic()
+        for queue, count in publisher.refused.items():
+            if now - self._refusals.get(queue, -math.inf) > REFUSAL_SECONDS:
+                logger.warning(
+                    "the broker refuses messages for the queue %s (%d now): its tasks wait and are"
+                    " published again later; remove its length limit (policy), or bring back the"
+                    " nodes that hold it",
+                    queue,
+                    count,
+                )
+            self._refusals[queue] = now
+
+    def _on_blocked(self, blocked: bool) -> None:  # noqa: FBT001 - the publisher's callback
+        self.blocked = blocked
+        if blocked:
+            logger.warning(
+                "the broker has an alarm and blocks publishing: tasks wait and run when it has"
+                " cleared; give the broker's host more memory or disk"
+            )
+        else:
+            logger.info("the broker's alarm has cleared: publishing again")

@@ -35,7 +35,7 @@ def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) 
         taken = outbox.take(connection, 10)
         assert taken == [outbox.Due(task_id, 1, "slow", '{"n": 1}', "replies")]
         assert outbox.take(connection, 10) == []
-        assert outbox.published(connection) == 1
+        assert outbox.published(connection) == (1, 0)
 
 
 def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Engine) -> None:
@@ -80,7 +80,7 @@ def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None
     with database.begin() as connection:
         outbox.take(connection, 10)
         outbox.put_back(connection, [second])
-        assert outbox.published(connection) == 1
+        assert outbox.published(connection) == (1, 0)
         assert [second] == [due.task_id for due in outbox.take(connection, 10)]
     assert first != second
 
@@ -94,10 +94,10 @@ def test_an_unclaimed_row_is_published_again_after_twice_as_long_each_time(
     (task_id,) = submit(database)
     age(database, task_id, seconds - 1, publishes)
     with database.begin() as connection:
-        assert outbox.republish(connection, 10) == 0
+        assert outbox.republish(connection, 10, bundled=False) == 0
     age(database, task_id, seconds + 1, publishes)
     with database.begin() as connection:
-        assert outbox.republish(connection, 10) == 1
+        assert outbox.republish(connection, 10, bundled=False) == 1
         assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
 
 
@@ -108,8 +108,67 @@ def test_no_more_rows_than_are_missing_are_published_again_and_the_oldest_first(
     for place, task_id in enumerate(ids):
         age(database, task_id, 100 + place)
     with database.begin() as connection:
-        assert outbox.republish(connection, 2) == 2
+        assert outbox.republish(connection, 2, bundled=False) == 2
         assert set(ids[-2:]) == {due.task_id for due in outbox.take(connection, 10)}
+
+
+def test_bundles_and_messages_of_one_task_are_published_again_each_by_their_own_number(
+    database: sa.Engine,
+) -> None:
+    alone, bundled = submit(database), submit(database)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": alone[0]}
+        )
+        outbox.take(connection, 10, bundled=["slow"])
+        assert outbox.published(connection) == (1, 1)
+    for task_id in (*alone, *bundled):
+        age(database, task_id, 100)
+    with database.begin() as connection:
+        assert outbox.republish(connection, 10, bundled=True) == 1
+        assert bundled == [due.task_id for due in outbox.take(connection, 10)]
+        assert outbox.republish(connection, 10, bundled=False) == 1
+        assert alone == [due.task_id for due in outbox.take(connection, 10)]
+
+
+def start(database: sa.Engine, task_id: str, accepted: float) -> None:
+    """Start a task that looks as if it had been accepted so many seconds ago."""
+    with database.begin() as connection:
+        assert ledger.claim(connection, task_id, 1, "w")
+        connection.execute(
+            sa.text(
+                "UPDATE tasks SET created_at = now() - make_interval(secs => :age) WHERE id = :id"
+            ),
+            {"id": task_id, "age": accepted},
+        )
+
+
+def test_what_a_much_newer_task_has_overtaken_is_published_again_and_a_backlog_is_not(
+    database: sa.Engine,
+) -> None:
+    lost, recent, behind, started = submit(database, 4)
+    hour, minute = 3600.0, 60.0
+    for task_id, published in ((lost, 2 * hour), (recent, hour + 5 * minute), (behind, 1800.0)):
+        age(database, task_id, published)
+    with database.begin() as connection:
+        assert outbox.republish_overtaken(connection, 10) == 0
+    start(database, started, hour)
+    with database.begin() as connection:
+        assert outbox.republish_overtaken(connection, 10) == 1
+        assert [lost] == [due.task_id for due in outbox.take(connection, 10)]
+        assert outbox.republish_overtaken(connection, 10) == 0
+        assert outbox.published(connection) == (3, 0)
+
+
+def test_a_task_of_another_program_does_not_show_that_others_were_overtaken(
+    database: sa.Engine,
+) -> None:
+    (waiting,) = submit(database)
+    age(database, waiting, 7200)
+    with database.begin() as connection:
+        sent = ledger.Submission(str(uuid4()), "slow", "{}", 3, None)
+        assert ledger.enter(connection, sent, "w")
+        assert outbox.republish_overtaken(connection, 10) == 0
 
 
 def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
@@ -117,9 +176,9 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
     age(database, task_id, 1000)
     with database.begin() as connection:
         ledger.claim(connection, task_id, 1, "w")
-        assert outbox.republish(connection, 10) == 0
+        assert outbox.republish(connection, 10, bundled=False) == 0
         assert outbox.take(connection, 10) == []
-        assert outbox.published(connection) == 0
+        assert outbox.published(connection) == (0, 0)
 
 
 def test_the_backlog_is_that_of_our_table_whatever_other_schemas_hold(
@@ -159,7 +218,7 @@ def test_first_attempts_of_bundled_tasks_share_messages_and_others_have_their_ow
         sizes = Counter(due.bundle for due in taken)
         assert sizes == {None: 1, 0: outbox.BUNDLE, 1: 19}
         assert [due.attempt for due in taken if due.bundle is None] == [2]
-        assert outbox.published(connection) == 3
+        assert outbox.published(connection) == (1, 2)
 
 
 def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> None:
@@ -170,7 +229,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
         ledger.submit(connection, new)
         taken = outbox.take(connection, 500, bundled=["long"])
         assert max(Counter(due.bundle for due in taken).values()) <= 4
-        assert outbox.published(connection) == len({due.bundle for due in taken})
+        assert outbox.published(connection) == (0, len({due.bundle for due in taken}))
 
 
 def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
@@ -183,8 +242,8 @@ def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
             sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
         )
         ledger.claim(connection, ids[0], 1, "w")
-        assert outbox.published(connection) == 1
-        assert outbox.republish(connection, 1) == 2
+        assert outbox.published(connection) == (0, 1)
+        assert outbox.republish(connection, 1, bundled=True) == 2
         again = outbox.take(connection, 500, bundled=["slow"])
         assert {due.task_id for due in again} == set(ids[1:])
 
@@ -195,7 +254,7 @@ def test_messages_of_two_relays_that_took_at_the_same_time_are_all_counted(
     submit(database, 4)
     with database.begin() as first, database.begin() as second:
         outbox.take(first, 2, bundled=["slow"])
-        outbox.take(second, 2)
+        outbox.take(second, 2, bundled=["slow"])
         for connection in (first, second):
             connection.execute(
                 sa.text(
@@ -204,7 +263,7 @@ def test_messages_of_two_relays_that_took_at_the_same_time_are_all_counted(
                 )
             )
     with database.begin() as connection:
-        assert outbox.published(connection) == 2
+        assert outbox.published(connection) == (0, 2)
 
 
 def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine) -> None:

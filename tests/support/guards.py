@@ -204,6 +204,47 @@ GUARDS = [
         "        self._connection.close()",
         "tests/unit/test_bell.py",
     ),
+    Guard(
+        "4: blocked by an alarm, a relay keeps its connection and waits for the confirms",
+        "backend/relay/publisher.py",
+        "                deadline = now + CONFIRM_SECONDS\n",
+        "                if now > deadline:\n                    raise TimeoutError\n",
+        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
+        "_nothing_is_published_twice",
+    ),
+    Guard(
+        "4: nothing is compared while the broker is blocked by an alarm",
+        "backend/relay/reconciler.py",
+        "        return missing if missing and self._publisher.takes_messages() else Counter()",
+        "        return missing",
+        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
+        "_nothing_is_published_twice",
+    ),
+    Guard(
+        "4: a queue that refuses messages holds up no other",
+        "backend/relay/publisher.py",
+        "            self.refused[queue] = self.refused.get(queue, 0) + len(ids)",
+        "            raise TimeoutError(queue, ids)",
+        "tests/acceptance/test_broker_refuses.py::test_a_queue_that_refuses_messages_holds_up_no"
+        "_other_queue",
+    ),
+    Guard(
+        "4: each queue is compared with its own tasks, per-queue",
+        "backend/relay/reconciler.py",
+        "        missing = expected - Counter(waiting)",
+        "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
+        "        missing = Counter() if hidden else expected - Counter(waiting)",
+        "tests/acceptance/test_broker_refuses.py::test_messages_of_others_in_one_queue_hide_no_loss"
+        "_of_another[rabbitmq_server]",
+    ),
+    Guard(
+        "4: what newer tasks have overtaken is published again, and no backlog",
+        "backend/db/outbox.py",
+        "                WHERE state = 'STARTED' AND started_at > created_at\n",
+        "                WHERE state = 'STARTED'\n",
+        "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
+        "_were_overtaken",
+    ),
 ]
 
 
