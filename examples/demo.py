@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=10_000, help="how many tasks to post")
     count: int = parser.parse_args().tasks
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="tasks-api-demo-"))
+    folder = Path(tempfile.mkdtemp(prefix="demo-"))
     try:
         with service(folder) as up:
             return Demo(up, count).run()
@@ -104,6 +104,7 @@ def service(folder: Path) -> Iterator[Up]:
     environment = {
         **{name: value for name, value in os.environ.items() if name not in NAMED},
         "DATA_DIR": str(folder / "data"),
+        "TMPDIR": str(folder),  # where a killed worker leaves a folder behind
         "API_PORT": str(port),
         "FLOWER_PORT": str(free_port()),
         "PYTHONUNBUFFERED": "1",
