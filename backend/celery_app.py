@@ -38,9 +38,15 @@ def is_task_id(value: object) -> bool:
         return False
 
 
+# Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
+# a quorum queue refuses x-max-priority (406).
+CLASSIC: Final = {"x-queue-type": "classic"}
+
+
 def _queue(name: str) -> Queue:
-    # x-max-priority can be given only when a queue is made.
-    return Queue(name, EXCHANGE, routing_key=name, queue_arguments={"x-max-priority": 9})
+    # A queue keeps the arguments that it was first declared with.
+    arguments = {"x-max-priority": 9, **CLASSIC}
+    return Queue(name, EXCHANGE, routing_key=name, queue_arguments=arguments)
 
 
 EXCHANGE: Final = Exchange("tasks", "direct")

@@ -17,7 +17,7 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
-from backend.celery_app import BROKER_ERRORS, connect
+from backend.celery_app import BROKER_ERRORS, CLASSIC, connect
 from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Inbox:
                 durable=True,
                 auto_delete=False,
                 expires=600,
+                queue_arguments=CLASSIC,
             )
             with Consumer(
                 connection.channel(),

@@ -15,7 +15,7 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
-from backend.celery_app import BROKER_ERRORS, app, connect
+from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +92,15 @@ class Inspector:
         # A new name each time: RabbitMQ keeps the old queue, which no other connection may use, as
         # long as it takes the old connection for alive.
         name = f"inspect.{uuid4()}"
-        queue = Queue(name, Exchange(""), name, exclusive=True, auto_delete=True, durable=False)
+        queue = Queue(
+            name,
+            Exchange(""),
+            name,
+            exclusive=True,
+            auto_delete=True,
+            durable=False,
+            queue_arguments=CLASSIC,
+        )
         arrivals = Arrivals(connection)
         with Consumer(channel, [queue], callbacks=[self._on_answer], no_ack=True, accept=["json"]):
             self._silent.clear()

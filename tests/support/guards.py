@@ -245,6 +245,20 @@ GUARDS = [
         "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
         "_were_overtaken",
     ),
+    Guard(
+        "queues are classic in every vhost",
+        "backend/celery_app.py",
+        'arguments = {"x-max-priority": 9, **CLASSIC}',
+        'arguments = {"x-max-priority": 9}',
+        "tests/acceptance/test_queues.py",
+    ),
+    Guard(
+        "queues of replies are classic in every vhost",
+        "backend/api/inbox.py",
+        "                queue_arguments=CLASSIC,\n",
+        "",
+        "tests/acceptance/test_queues.py",
+    ),
 ]
 
 

@@ -404,6 +404,22 @@ class RabbitMQ(_Server):
         share = "0.0" if raised else "0.4"
         self._call(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
 
+    def add_vhost(self, name: str, default_queue_type: str) -> str:
+        """Make a virtual host in which queues are of a type unless they say another; return its URL.
+
+        Its name is made of letters, digits and underscores.
+        """
+        self._call(
+            f'rabbit_vhost:add(<<"{name}">>,'
+            f' #{{default_queue_type => <<"{default_queue_type}">>}}, <<"tests">>)'
+        )
+        everything = '<<".*">>, <<".*">>, <<".*">>'
+        self._call(
+            "rabbit_auth_backend_internal:set_permissions("
+            f'<<"guest">>, <<"{name}">>, {everything}, <<"tests">>)'
+        )
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
+
     def eval(self, expression: str) -> str:
         """Return the value, as Erlang writes it, of an expression (no final dot).
 
