@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy
 
-from backend.db.session import engine, single, store_errors
+from backend.db import workers
+from backend.db.session import engine, single, store_errors, unlimited
+from backend.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from alembic.config import Config
+
+logger = logging.getLogger(__name__)
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 8060  # any number that nobody else locks in this database
+# How long another process may take for its migrations, and the pause between two looks.
+LOCK_SECONDS = 3600.0
+LOCK_PAUSE = 0.2
+# What the connection that migrates is called.
+_NAME = "tasks-api migrate"
 
 
 def config() -> Config:
@@ -26,23 +40,54 @@ def config() -> Config:
 
 
 def upgrade() -> None:
-    """Apply the migrations that are missing. Raises StoreUnavailable."""
+    """Apply the migrations that are missing.
+
+    Raises StoreUnavailable, also when a migration could not lock a table within 5 s, or when
+    another process has been migrating for LOCK_SECONDS.
+    """
     from alembic import command  # noqa: PLC0415 - see config()
 
-    with store_errors(), engine().connect() as connection:
-        # Others wait here for as long as the one migrates, then find nothing to do.
-        connection.execute(sqlalchemy.text("SET statement_timeout = 0; SET lock_timeout = 0"))
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK})"))
-        connection.commit()
-        try:
+    with _locked() as lock:
+        # Whoever else migrates was killed, and what it had begun may still hold locks.
+        workers.fence(lock, _NAME)
+        with unlimited(_NAME) as connection:
+            sqlalchemy.event.listen(connection, "begin", _limit)
             made = config()
             made.attributes["connection"] = connection
             command.upgrade(made, "head")
-            connection.commit()
-        finally:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_unlock({_LOCK})"))
-            connection.commit()
-            connection.invalidate()  # its timeouts are not the pool's
+
+
+@contextmanager
+def _locked() -> Iterator[sqlalchemy.Connection]:
+    """Give a connection whose transaction holds the lock of migrations.
+
+    The lock is tried, not waited for: CREATE INDEX CONCURRENTLY waits for every statement that has
+    begun before it, so it would deadlock with one that waits for the lock. Between two statements a
+    transaction holds up nobody.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    said = False
+    with store_errors(), engine().connect() as connection:
+        while not connection.exec_driver_sql(
+            "SET LOCAL idle_in_transaction_session_timeout = 0;"
+            f" SELECT pg_try_advisory_xact_lock({_LOCK})"
+        ).scalar():
+            connection.rollback()
+            if time.monotonic() > deadline:
+                raise StoreUnavailable
+            if not said:
+                said = True
+                logger.info("another process migrates: waiting until it has ended")
+            time.sleep(LOCK_PAUSE)
+        yield connection
+
+
+def _limit(connection: sqlalchemy.Connection) -> None:
+    """Set the limits of a migration's transaction, whatever the role's are.
+
+    Who waits for a table's lock makes all others wait who come later.
+    """
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '5s'")
 
 
 def current() -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import select
+import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sqlalchemy import text
 
+from backend.db.connection import behind_pooler
 from backend.db.session import autocommit, changed_rows, store_errors
 
 if TYPE_CHECKING:
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 
     from backend.db.session import Executor
 
+logger = logging.getLogger(__name__)
+
+# How often a relay looks for new rows where a pooler keeps it from being woken.
+POLL_SECONDS = 0.1
 
 # What travels in one message: so many tasks, of so many bytes of arguments and one task more.
 BUNDLE = 100
@@ -222,19 +230,29 @@ class _Notified(Protocol):
 
 
 class Bell:
-    """Hears `ring` from every process, on a connection of its own."""
+    """Hears `ring` from every process, on a connection of its own.
+
+    Through a pooler nothing can be heard: there it is only a pause of POLL_SECONDS.
+    """
 
     def __init__(self) -> None:
         with store_errors():
             connection = autocommit().connect()
             # A connection that listens must not go back to the pool.
             connection.detach()
-            connection.exec_driver_sql("LISTEN outbox")
+            pooled = behind_pooler(connection)
+            if pooled:
+                _say_once_that_nothing_wakes_relays()
+            else:
+                connection.exec_driver_sql("LISTEN outbox")
         self._connection = connection
-        self._raw = cast("_Notified", connection.connection.dbapi_connection)
+        self._raw = None if pooled else cast("_Notified", connection.connection.dbapi_connection)
 
     def wait(self, timeout: float) -> None:
         """Return when it rings, after `timeout` seconds at the latest."""
+        if self._raw is None:
+            time.sleep(min(timeout, POLL_SECONDS))
+            return
         with store_errors():
             # Not select.select, which takes no file descriptor above 1023.
             poller = select.poll()
@@ -247,3 +265,12 @@ class Bell:
         """Stop listening. Raises StoreUnavailable where the connection has broken."""
         with store_errors():
             self._connection.close()
+
+
+@cache
+def _say_once_that_nothing_wakes_relays() -> None:
+    logger.info(
+        "DATABASE_URL leads to a connection pooler, which passes no NOTIFY on: the relay looks for"
+        " tasks every %s s",
+        POLL_SECONDS,
+    )

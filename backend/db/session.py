@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, Opera
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from backend.db import connection
 from backend.errors import StoreNotWritable, StoreUnavailable
 from backend.settings import settings
 
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 Executor = sqlalchemy.Connection | Session
-
-# A statement is short by design; what takes longer waits for something that will not come.
-STATEMENT_TIMEOUT_MS = 10_000
-# So long may a transaction wait for its client; a task's own may take the task's time limit.
-IDLE_IN_TRANSACTION_MS = 10_000
 
 # Undefined table, undefined column: `tasks-api migrate` is still to be run.
 _NOT_MIGRATED = {"42P01", "42703"}
@@ -78,29 +74,14 @@ def autocommit() -> sqlalchemy.Engine:
     return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
-def _engine(**options: Any) -> sqlalchemy.Engine:
+def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlalchemy.Engine:
     made = sqlalchemy.create_engine(
         settings().database_url,
         pool_timeout=3,
-        connect_args={
-            # PostgreSQL cuts names at 63 bytes.
-            "application_name": _name[:63],
-            "connect_timeout": 3,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 5_000,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout=5000"
-            f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c timezone=UTC"
-            # What we ask for, an index has in the order we want. After a burst PostgreSQL's
-            # statistics are old, and it would rather fetch all of it and sort.
-            " -c enable_bitmapscan=off"
-            # The server's side too: a machine that vanished must not keep its locks.
-            " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
-            " -c tcp_user_timeout=10000",
-        },
+        connect_args=connect_args or connection.arguments(_name),
         **options,
     )
+    event.listen(made, "do_connect", connection.connect)
     event.listen(made, "checkin", _note_use)
     event.listen(made, "checkout", _ping_after_idling)
     event.listen(made, "handle_error", _raise_if_away)
@@ -220,6 +201,20 @@ def single() -> Iterator[sqlalchemy.Connection]:
     """
     with store_errors(), autocommit().connect() as connection:
         yield connection
+
+
+@contextmanager
+def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
+    """Give a new connection without time limits, called by a name: a large index takes long.
+
+    Through a pooler it has the role's limits. Raises StoreUnavailable as `transaction` does.
+    """
+    made = _engine(connection.arguments(name, **connection.NO_LIMITS))
+    try:
+        with store_errors(), made.connect() as connected:
+            yield connected
+    finally:
+        made.dispose()
 
 
 def transaction_id(connection: Executor) -> str:

@@ -59,6 +59,8 @@ _FENCE = text(
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = left(:name, 63) AND datname = current_database()
         AND usename = current_user AND pid <> pg_backend_pid()
+        -- An idle one holds no locks, and a pooler may be about to give it to another client.
+        AND state <> 'idle'
     """
 )
 

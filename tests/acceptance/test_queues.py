@@ -17,6 +17,7 @@ from tests.support.stack import ROOT, Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.servers import Postgres, RabbitMQ
@@ -26,7 +27,7 @@ AUTH = ("admin", "secret")
 
 
 def queue_types(rabbitmq: RabbitMQ, vhost: str) -> dict[str, set[str]]:
-    """Return the types of a virtual host's queues by their names, without what is random in them."""
+    """Return the types of a virtual host's queues by what their names begin or end with."""
     lines = rabbitmq.eval(
         "[{element(4, amqqueue:get_name(Q)), amqqueue:get_type(Q)}"
         f' || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
@@ -39,14 +40,11 @@ def queue_types(rabbitmq: RabbitMQ, vhost: str) -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def quorum_stack(
-    postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path, request: pytest.FixtureRequest
-) -> Stack:
+def quorum_stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Stack]:
     """Give the service in a virtual host whose queues are quorum queues unless they say another."""
     url = rabbitmq.add_vhost("quorum", "quorum")
-    stack = Stack(postgres.create_database(), url, tmp_path)
-    request.addfinalizer(stack.close)
-    return stack
+    with Stack(postgres.create_database(), url, tmp_path) as stack:
+        yield stack
 
 
 def test_all_works_in_a_vhost_whose_default_type_is_quorum(

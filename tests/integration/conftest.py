@@ -15,12 +15,13 @@ from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.servers import Postgres
 
 
-def migrate(url: str) -> subprocess.Popen[str]:
-    """Start `tasks-api migrate` on a database."""
+def migrate(url: str, project: Path = ROOT) -> subprocess.Popen[str]:
+    """Start `tasks-api migrate`, of this project or of a copy, on a database."""
     environment = {
         **os.environ,
         "DATABASE_URL": url,
@@ -28,7 +29,7 @@ def migrate(url: str) -> subprocess.Popen[str]:
     }
     return subprocess.Popen(
         [sys.executable, "-m", "backend", "migrate"],
-        cwd=ROOT,
+        cwd=project,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

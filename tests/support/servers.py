@@ -28,7 +28,7 @@ from backend.embedded import programs as embedded
 from .ports import free_port
 from .waiting import eventually
 
-__all__ = ["Missing", "Postgres", "RabbitMQ", "Redis", "free_port", "missing"]
+__all__ = ["Missing", "PgBouncer", "Postgres", "RabbitMQ", "Redis", "free_port", "missing"]
 
 # Seconds a server may take to start or to stop.
 _PATIENCE = 60.0
@@ -309,6 +309,51 @@ class Postgres(_Server):
             connection.execute(sa.text(sql))
 
 
+class PgBouncer(_Server):
+    """A pooler in transaction mode in front of a PostgreSQL of the tests.
+
+    `settings` are added to its configuration. Raises Missing without its program.
+    """
+
+    def __init__(self, postgres: Postgres, settings: Mapping[str, str] | None = None) -> None:
+        self._program = _find("pgbouncer", "pgbouncer", Path("/usr/sbin"))
+        # As root it refuses to run.
+        super().__init__("pgbouncer", "postgres" if os.geteuid() == 0 else None)
+        self._postgres_port = postgres.port
+        self._configuration = self.directory / "pgbouncer.ini"
+        users = self.directory / "users.txt"
+        users.write_text('"postgres" ""\n"limited" ""\n')
+        lines = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": str(users),
+            "pool_mode": "transaction",
+            "max_client_conn": "500",
+            "server_login_retry": "1",
+            **(settings or {}),
+        }
+        self._configuration.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in lines.items())
+        )
+
+    def through(self, url: str) -> str:
+        """Return the URL of a database as it is reached through this pooler."""
+        return url.replace(f":{self._postgres_port}/", f":{self.port}/")
+
+    def stop(self) -> None:
+        """Kill it (SIGKILL) with all its connections."""
+        self._stop(signal.SIGKILL)
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        return [self._program, self._configuration], {}
+
+    def _ready(self) -> bool:
+        return _answers(self.port, b"")
+
+
 class RabbitMQ(_Server):
     """A RabbitMQ node without plugins, with the user guest, on an epmd of its own.
 
@@ -405,9 +450,9 @@ class RabbitMQ(_Server):
         self._call(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
 
     def add_vhost(self, name: str, default_queue_type: str) -> str:
-        """Make a virtual host in which queues are of a type unless they say another; return its URL.
+        """Make a virtual host whose queues have a type unless they name another; return its URL.
 
-        Its name is made of letters, digits and underscores.
+        `name` has only letters, digits and underscores.
         """
         self._call(
             f'rabbit_vhost:add(<<"{name}">>,'

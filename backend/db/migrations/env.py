@@ -8,6 +8,8 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
     compare_server_default=True,
+    # So that one which ends its transaction, for CREATE INDEX CONCURRENTLY, ends only its own.
+    transaction_per_migration=True,
 )
 with context.begin_transaction():
     context.run_migrations()

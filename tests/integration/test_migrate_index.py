@@ -1,0 +1,113 @@
+"""Migrations that build an index CONCURRENTLY: several at once, and one that is killed."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.integration.conftest import migrate
+from tests.support import documents
+from tests.support.stack import ROOT
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.servers import Postgres
+
+INDEX = "tasks_by_note"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Give a copy of the project with one migration more, as CONTRIBUTING says to write it."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "backend", tmp_path / "backend", ignore=ignored)
+    versions = tmp_path / "backend" / "db" / "migrations" / "versions"
+    last = max(file.name[:4] for file in versions.glob("[0-9]*.py"))
+    (recipe,) = (block for block in documents.blocks("python") if "CONCURRENTLY" in block.text)
+    column = 'op.execute("ALTER TABLE tasks ADD COLUMN IF NOT EXISTS note text")\n'
+    (versions / "9000_an_index.py").write_text(
+        f"from alembic import op\nrevision = '9000'\ndown_revision = '{last}'\n"
+        f"def upgrade():\n{textwrap.indent(column + recipe.text, '    ')}\n"
+    )
+    return tmp_path
+
+
+class Database:
+    """A database that is looked at from outside."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def value(self, sql: str) -> Any:  # noqa: ANN401 - whatever the query asks for
+        with self._engine.connect() as connection:
+            return connection.exec_driver_sql(sql).scalar()
+
+    def index_is_valid(self) -> bool | None:
+        """Return None where there is no index."""
+        found: bool | None = self.value(
+            f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{INDEX}')"
+        )
+        return found
+
+    def building_for(self, seconds: float) -> int | None:
+        """Return the process id of the server that has been building the index for so long."""
+        found: int | None = self.value(
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%%'"
+            " AND state = 'active' AND datname = current_database()"
+            f" AND query_start < now() - interval '{seconds} s'"
+        )
+        return found
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Hold a snapshot, which the last step of building an index concurrently waits for."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            yield
+            connection.exec_driver_sql("COMMIT")
+
+
+@pytest.fixture
+def empty(postgres: Postgres) -> Database:
+    """Give a database without tables."""
+    return Database(postgres.create_database())
+
+
+def test_migrations_at_once_build_an_index_concurrently_without_a_deadlock(
+    postgres: Postgres, project: Path, empty: Database
+) -> None:
+    processes = [migrate(empty.url, project) for _ in range(3)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, outputs
+    assert empty.index_is_valid()
+    assert "deadlock" not in postgres.log
+
+
+def test_a_migration_outlasts_the_limits_and_is_repeated_after_it_was_killed(
+    project: Path, empty: Database
+) -> None:
+    with migrate(empty.url) as first:
+        first.communicate(timeout=100)
+    with empty.snapshot():
+        with migrate(empty.url, project) as killed:
+            # Longer than any other statement may take, or transaction may wait for its client.
+            server = eventually(lambda: empty.building_for(10.5), 60, "an index is built for long")
+            assert killed.poll() is None
+            killed.kill()
+        assert empty.index_is_valid() is False, "what was begun is still there"
+        again = migrate(empty.url, project)
+        alive = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {server}"
+        eventually(lambda: empty.value(alive) == 0, 60, "what was left behind has ended")
+    with again:
+        output, _ = again.communicate(timeout=100)
+    assert again.returncode == 0, output
+    assert empty.index_is_valid()
