@@ -17,7 +17,7 @@ from backend.batching import Batcher
 from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, workers, writable
 from backend.db.ledger import Submission
-from backend.db.session import single, trial
+from backend.db.session import durability_faults, single, trial
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
@@ -116,9 +116,10 @@ class Services:
         with trial() as connection:
             writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
             alive, late = workers.alive(connection), outbox.late(connection)
+            faults = durability_faults(connection)
         if refused:
             self.submissions.refused = False
-        condition = Condition(migrated=True, workers=bool(alive), relayed=not late)
+        condition = Condition(migrated=True, workers=bool(alive), relayed=not late, faults=faults)
         return [condition] * len(asked)
 
 
@@ -145,6 +146,7 @@ class Condition(NamedTuple):
     migrated: bool
     workers: bool
     relayed: bool
+    faults: Sequence[str] = ()
 
 
 def services_of(request: Request) -> Services:

@@ -69,7 +69,7 @@ async def ready(request: Request) -> Response:
             "The database's schema is older than this version: run `tasks-api migrate`.",
             headers=StoreUnavailable().headers,
         )
-    degraded = []
+    degraded = [*condition.faults]
     if not services.inbox.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
     elif services.relay_blocked():

@@ -110,7 +110,7 @@ def _check_once(made: Any) -> None:  # noqa: ANN401 - as above
         _checked = False
         made.close()
         raise
-    for fault in durability_faults(fsync, synchronous_commit):
+    for fault in undurable(fsync, synchronous_commit):
         logger.warning("%s", fault)
     if missing:
         logger.warning(
@@ -120,8 +120,8 @@ def _check_once(made: Any) -> None:  # noqa: ANN401 - as above
         )
 
 
-def durability_faults(fsync: str, synchronous_commit: str) -> list[str]:
-    """Say which setting lets a crash of PostgreSQL take back what was answered with 202."""
+def undurable(fsync: str, synchronous_commit: str) -> list[str]:
+    """Say, of these settings, which let a crash of PostgreSQL take back an answered 202."""
     crash = "a crash of PostgreSQL may lose tasks that were answered with 202: set"
     faults = []
     if fsync == "off":

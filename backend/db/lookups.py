@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from backend.db.models import UNFINISHED
+from backend.db.session import IN_INDEX_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,7 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
 # index outbox_due finds what is due later; it is not published yet.
 _UNFINISHED = text(
     f"""
+    {IN_INDEX_ORDER}
     SELECT CAST(id AS text), CASE
         WHEN state = 'STARTED' THEN 'ACTIVE'
         WHEN id IN (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime  # noqa: TC003 - part of a public dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy import Row
 
     from backend.db.session import Executor
 
@@ -23,6 +25,11 @@ class Message:
     created_at: datetime
 
 
+def _message(row: Row[*tuple[Any, ...]]) -> Message:
+    # In the session's time zone, which is the role's where a pooler drops our settings.
+    return Message(row[0], row[1], row[2].astimezone(UTC))
+
+
 _INSERT = text(
     """
     INSERT INTO messages (task_id, content) VALUES (CAST(:task_id AS uuid), :content)
@@ -34,7 +41,7 @@ _INSERT = text(
 def insert(connection: Executor, content: str, task_id: str) -> Message:
     """Write a task's message; a second one of the same task is refused by the table."""
     row = connection.execute(_INSERT, {"task_id": task_id, "content": content}).one()
-    return Message(*row)
+    return _message(row)
 
 
 _INSERT_MANY = text(
@@ -50,7 +57,7 @@ _INSERT_MANY = text(
 def insert_many(connection: Executor, contents: Sequence[str]) -> list[Message]:
     """Write messages without a task, in order."""
     rows = connection.execute(_INSERT_MANY, {"contents": list(contents)})
-    return sorted((Message(*row) for row in rows), key=lambda message: message.id)
+    return sorted((_message(row) for row in rows), key=lambda message: message.id)
 
 
 _PAGE = text(
@@ -67,7 +74,7 @@ _COUNT = text("SELECT CAST(coalesce(sum(messages), 0) AS bigint) FROM message_co
 
 def page(connection: Executor, limit: int, before: int) -> list[Message]:
     """Return the newest `limit` messages with an id below `before`, ascending."""
-    return [Message(*row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
+    return [_message(row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
 
 
 _ADD_UP = text(

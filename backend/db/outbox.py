@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from sqlalchemy import text
 
 from backend.db.connection import behind_pooler
-from backend.db.session import autocommit, changed_rows, store_errors
+from backend.db.session import IN_INDEX_ORDER, autocommit, changed_rows, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -49,6 +49,7 @@ class Due:
 # with a message of their own are numbered from 100,000 on, beyond any bundle's number.
 _TAKE = text(
     f"""
+    {IN_INDEX_ORDER}
     WITH due AS (
         SELECT task_id, attempt, due_at FROM outbox
         WHERE published_at IS NULL AND due_at <= now()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, Opera
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from backend.db import connection
+from backend.db.connection import NO_LIMITS, arguments, connect, undurable
 from backend.errors import StoreNotWritable, StoreUnavailable
 from backend.settings import settings
 
@@ -44,6 +44,11 @@ _AWAY = (
     psycopg2.InterfaceError,
 )
 
+
+# Begins a statement that wants the first rows of an index in its order. After a burst of new rows
+# the planner's statistics are old: it would fetch all rows with a bitmap scan and sort them. It
+# lasts as long as the transaction, so it is not for one that a task's own statements share.
+IN_INDEX_ORDER = "SET LOCAL enable_bitmapscan = off;"
 
 # A connection that was used a moment ago is not asked whether it still lives: that costs a round
 # trip, and under load half of the time that a statement takes.
@@ -78,10 +83,10 @@ def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlal
     made = sqlalchemy.create_engine(
         settings().database_url,
         pool_timeout=3,
-        connect_args=connect_args or connection.arguments(_name),
+        connect_args=connect_args or arguments(_name),
         **options,
     )
-    event.listen(made, "do_connect", connection.connect)
+    event.listen(made, "do_connect", connect)
     event.listen(made, "checkin", _note_use)
     event.listen(made, "checkout", _ping_after_idling)
     event.listen(made, "handle_error", _raise_if_away)
@@ -209,7 +214,7 @@ def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
 
     Through a pooler it has the role's limits. Raises StoreUnavailable as `transaction` does.
     """
-    made = _engine(connection.arguments(name, **connection.NO_LIMITS))
+    made = _engine(arguments(name, **NO_LIMITS))
     try:
         with store_errors(), made.connect() as connected:
             yield connected
@@ -227,6 +232,12 @@ def committed(connection: Executor, transaction_id: str) -> bool:
     """Tell whether a transaction was committed."""
     asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
     return bool(connection.execute(asked, {"id": transaction_id}).scalar())
+
+
+def durability_faults(connection: Executor) -> list[str]:
+    """Say which settings of PostgreSQL let a crash take back what was answered with 202."""
+    asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
+    return undurable(*connection.execute(sqlalchemy.text(asked)).one())
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

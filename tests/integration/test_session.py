@@ -1,0 +1,120 @@
+"""Connections and statements: which settings they have, and what a task's own queries see."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import connection as connections
+from backend.db import lookups, outbox, session
+from backend.settings import settings
+from tests.integration.test_ledger import submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROWS = 5_000
+
+
+@pytest.fixture
+def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
+    """Have this process's own engines use the test's database, as in a process that starts."""
+    url = database.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
+    monkeypatch.setattr(connections, "_checked", False)
+    caches = (settings, session.engine, session.autocommit)
+    for cache in caches:
+        cache.cache_clear()
+    yield database
+    for engine in (session.engine(), session.autocommit()):
+        engine.dispose()
+    for cache in caches:
+        cache.cache_clear()
+
+
+def burst(database: sa.Engine) -> None:
+    """Submit many tasks that the planner's statistics know nothing of."""
+    with database.begin() as connection:
+        for table in ("tasks", "outbox"):
+            connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    submit(database, ROWS)
+
+
+def rows_read(connection: sa.Connection, table: str) -> int:
+    """Return how many rows of a table this transaction has read by way of an index."""
+    sql = f"SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = '{table}'"
+    return int(connection.exec_driver_sql(sql).scalar_one() or 0)
+
+
+def test_after_a_burst_the_relay_reads_no_more_rows_than_it_takes(database: sa.Engine) -> None:
+    burst(database)
+    with database.begin() as connection:
+        assert len(outbox.take(connection, 50)) == 50
+        assert rows_read(connection, "outbox") < 1_000
+
+
+def test_after_a_burst_the_list_reads_no_more_rows_than_it_shows(database: sa.Engine) -> None:
+    burst(database)
+    with database.begin() as connection:
+        rows, total = lookups.unfinished(connection, 50)
+        assert (len(rows), total) == (50, ROWS)
+    with database.begin() as connection:
+        connection.execute(lookups._UNFINISHED, {"limit": 50}).all()
+        assert rows_read(connection, "tasks") < 1_000
+
+
+def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
+    submit(service)
+    show = sa.text("SHOW enable_bitmapscan")
+    with session.single() as connection:
+        assert len(lookups.unfinished(connection, 10)[0]) == 1
+        assert connection.execute(show).scalar_one() == "on"
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        assert raw.notices == [], "PostgreSQL has no objection"
+    with session.transaction() as connection:
+        assert len(outbox.take(connection, 10)) == 1
+    with session.transaction() as connection:
+        assert connection.execute(show).scalar_one() == "on"
+
+
+def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -> None:
+    from backend.worker.claim import StoreSession
+
+    assert service
+    changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
+    with StoreSession(patience=60) as own:
+        assert own.execute(changed, {"d": "default"}).all() == []
+
+
+@pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])
+def test_commits_that_are_not_durable_are_reported_and_logged_once(
+    service: sa.Engine, caplog: pytest.LogCaptureFixture, level: str
+) -> None:
+    from backend.api.deps import _readiness
+
+    (whole,) = _readiness([None])
+    assert whole.faults == []
+    session.engine().dispose()
+    session.autocommit().dispose()
+    with service.begin() as connection:
+        name = service.url.database
+        connection.exec_driver_sql(f"ALTER {level} {name} SET synchronous_commit = off")
+    connections._checked = False
+    with caplog.at_level(logging.WARNING, logger="backend.db.connection"):
+        (found,) = _readiness([None])
+        with session.transaction() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "off"
+    assert found.faults == caplog.messages
+    (fault,) = found.faults
+    assert "answered with 202" in fault
+    assert "synchronous_commit = on" in fault
+
+
+def test_a_server_that_does_not_sync_its_files_is_named() -> None:
+    (fault,) = connections.undurable("off", "on")
+    assert "fsync = on" in fault
