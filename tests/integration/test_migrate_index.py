@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from tests.integration.conftest import migrate
 from tests.support import documents
+from tests.support.servers import Missing, PgBouncer
 from tests.support.stack import ROOT
 from tests.support.waiting import eventually
 
@@ -90,6 +92,34 @@ def test_migrations_at_once_build_an_index_concurrently_without_a_deadlock(
     assert [process.returncode for process in processes] == [0] * 3, outputs
     assert empty.index_is_valid()
     assert "deadlock" not in postgres.log
+
+
+def test_migrations_work_through_a_pooler_whatever_the_roles_limits_are(
+    postgres: Postgres, project: Path, empty: Database
+) -> None:
+    (version,) = project.glob("backend/db/migrations/versions/9000_*.py")
+    slow = "    op.execute('SELECT pg_sleep(2.5)')\n"
+    version.write_text(version.read_text().replace("def upgrade():\n", f"def upgrade():\n{slow}"))
+    name = empty.url.rpartition("/")[2]
+    empty.value(
+        f"ALTER ROLE postgres IN DATABASE {name} SET statement_timeout = '2s';"
+        f"ALTER ROLE postgres IN DATABASE {name} SET idle_in_transaction_session_timeout = '2s';"
+        "SELECT 1"
+    )
+    with _pooler(postgres) as pooler:
+        processes = [migrate(pooler.through(empty.url), project) for _ in range(2)]
+        outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 2, outputs
+    assert empty.index_is_valid()
+
+
+def _pooler(postgres: Postgres) -> PgBouncer:
+    try:
+        return PgBouncer(postgres)
+    except Missing as missing:
+        if os.environ.get("TESTS_REQUIRE_SERVERS"):
+            raise
+        pytest.skip(str(missing))
 
 
 def test_a_migration_outlasts_the_limits_and_is_repeated_after_it_was_killed(

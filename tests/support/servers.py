@@ -321,14 +321,14 @@ class PgBouncer(_Server):
         super().__init__("pgbouncer", "postgres" if os.geteuid() == 0 else None)
         self._postgres_port = postgres.port
         self._configuration = self.directory / "pgbouncer.ini"
-        users = self.directory / "users.txt"
-        users.write_text('"postgres" ""\n"limited" ""\n')
+        self._users = self.directory / "users.txt"
+        self.allow("postgres")
         lines = {
             "listen_addr": "127.0.0.1",
             "listen_port": str(self.port),
             "unix_socket_dir": "",
             "auth_type": "trust",
-            "auth_file": str(users),
+            "auth_file": str(self._users),
             "pool_mode": "transaction",
             "max_client_conn": "500",
             "server_login_retry": "1",
@@ -338,6 +338,11 @@ class PgBouncer(_Server):
             f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\n"
             + "".join(f"{name} = {value}\n" for name, value in lines.items())
         )
+
+    def allow(self, role: str) -> None:
+        """Let a role in, from the next start on."""
+        with self._users.open("a") as users:
+            users.write(f'"{role}" ""\n')
 
     def through(self, url: str) -> str:
         """Return the URL of a database as it is reached through this pooler."""
