@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,8 @@ from tests.integration.test_ledger import submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from backend.api.deps import Condition
 
 ROWS = 5_000
 
@@ -91,13 +94,19 @@ def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -
         assert own.execute(changed, {"d": "default"}).all() == []
 
 
+def readiness() -> list[Condition]:
+    """Ask what GET /health/ready asks of PostgreSQL."""
+    from backend.api.deps import Services
+
+    services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
+    return Services._readiness(services, [None])
+
+
 @pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])
 def test_commits_that_are_not_durable_are_reported_and_logged_once(
     service: sa.Engine, caplog: pytest.LogCaptureFixture, level: str
 ) -> None:
-    from backend.api.deps import _readiness
-
-    (whole,) = _readiness([None])
+    (whole,) = readiness()
     assert whole.faults == []
     session.engine().dispose()
     session.autocommit().dispose()
@@ -106,7 +115,7 @@ def test_commits_that_are_not_durable_are_reported_and_logged_once(
         connection.exec_driver_sql(f"ALTER {level} {name} SET synchronous_commit = off")
     connections._checked = False
     with caplog.at_level(logging.WARNING, logger="backend.db.connection"):
-        (found,) = _readiness([None])
+        (found,) = readiness()
         with session.transaction() as connection:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "off"
     assert found.faults == caplog.messages

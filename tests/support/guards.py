@@ -259,6 +259,80 @@ GUARDS = [
         "",
         "tests/acceptance/test_queues.py",
     ),
+    Guard(
+        "the lock of migrations is tried, not waited for",
+        "backend/db/migrate.py",
+        "SELECT pg_try_advisory_xact_lock({_LOCK})",
+        "SELECT pg_advisory_xact_lock({_LOCK}) IS NOT NULL",
+        "tests/integration/test_migrate_index.py::test_migrations_at_once_build_an_index_concurrently"
+        "_without_a_deadlock",
+    ),
+    Guard(
+        "what a killed migration left running is ended",
+        "backend/db/migrate.py",
+        "        workers.fence(lock, _NAME)\n",
+        "",
+        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
+        "_repeated_after_it_was_killed",
+    ),
+    Guard(
+        "a migration has no time limit",
+        "backend/db/migrate.py",
+        "SET LOCAL statement_timeout = 0; ",
+        "",
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever_the"
+        "_roles_limits_are",
+    ),
+    Guard(
+        "the lock of migrations outlasts the limits",
+        "backend/db/migrate.py",
+        "SET LOCAL idle_in_transaction_session_timeout = 0;",
+        "",
+        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
+        "_repeated_after_it_was_killed",
+    ),
+    Guard(
+        "a pooler may refuse settings",
+        "backend/db/connection.py",
+        'if "options" not in str(error):',
+        'if "options" in str(error):',
+        "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
+    ),
+    Guard(
+        "nothing listens through a pooler",
+        "backend/db/outbox.py",
+        "pooled = behind_pooler(connection)",
+        "pooled = False",
+        "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
+    ),
+    Guard(
+        "a task's own queries are planned with the defaults",
+        "backend/db/connection.py",
+        '    "timezone": "UTC",\n',
+        '    "timezone": "UTC",\n    "enable_bitmapscan": "off",\n',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "a burst is read in the order of an index",
+        "backend/db/session.py",
+        '"SET LOCAL enable_bitmapscan = off;"',
+        '"SET LOCAL enable_bitmapscan = on;"',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "a setting of a statement ends with it",
+        "backend/db/session.py",
+        '"SET LOCAL enable_bitmapscan = off;"',
+        '"SET enable_bitmapscan = off;"',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "a 202 that is not durable is reported",
+        "backend/api/deps.py",
+        "            faults = durability_faults(connection)\n",
+        "            faults: Sequence[str] = ()\n",
+        "tests/integration/test_session.py",
+    ),
 ]
 
 
