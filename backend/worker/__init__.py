@@ -6,6 +6,8 @@ from backend.worker.batches import ShortTasks
 from backend.worker.claim import register
 from backend.worker.events import Dispatcher, Node
 
+# For the tasks that Celery itself has; ours name it too (claim.py).
+app.Task.Request = "backend.worker.request:LedgerRequest"
 register()
 app.steps["consumer"].add(ShortTasks)
 app.events.dispatcher_cls = Dispatcher  # type: ignore[assignment]  # a name or a class

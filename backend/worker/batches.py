@@ -13,20 +13,21 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from celery.worker.request import Request
+from celery.exceptions import NotRegistered
 from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
 
-from backend.celery_app import ATTEMPT_HEADER, SHORT_QUEUE, app
+from backend.celery_app import SHORT_QUEUE, app
 from backend.db import ledger
 from backend.db.session import transaction
 from backend.tasks.registry import registered
 from backend.worker import lease
 from backend.worker.batch import Member, run_batch
 from backend.worker.bundle import unpacked
+from backend.worker.request import LedgerRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from backend.worker.batch import Report
 
@@ -49,7 +50,7 @@ class ShortTasks(bootsteps.ConsumerStep):
     def __init__(self, consumer: Any, **kwargs: object) -> None:  # noqa: ANN401 - Celery's
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
-        self._gathered: deque[Request] = deque()
+        self._gathered: deque[LedgerRequest] = deque()
         self._waits_for_child = False
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
@@ -64,6 +65,7 @@ class ShortTasks(bootsteps.ConsumerStep):
                 c.connection.channel(),
                 [SHORT_QUEUE],
                 on_message=self._on_message,
+                on_decode_error=c.on_decode_error,
                 accept=["json"],
                 prefetch_count=PREFETCH,
             )
@@ -80,33 +82,25 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        self._consumer.guarded(self._unpack)(message)
+        for part in self._consumer.read(unpacked, message) or ():
+            request = self._consumer.read(self._request, part)
+            if request is not None and not request.revoked():
+                task_reserved(request)
+                self._gathered.append(request)
         self._ask_for_child()
 
-    def _unpack(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        gather = self._consumer.guarded(self._gather)
-        for part in unpacked(message):
-            gather(part)
-
-    def _gather(self, message: Any) -> None:  # noqa: ANN401 - kombu's
+    def _request(self, message: Any) -> LedgerRequest:  # noqa: ANN401 - kombu's
         name = message.headers["task"]
         if name not in registered():
-            self._consumer.on_unknown_task(None, message, KeyError(name))
-            return
-        request = self._request(message)
-        if not request.revoked():
-            task_reserved(request)
-            self._gathered.append(request)
-
-    def _request(self, message: Any) -> Request:  # noqa: ANN401 - kombu's
-        return Request(
+            raise NotRegistered(name)
+        return LedgerRequest(
             message,
             on_ack=message.ack_log_error,
             on_reject=message.reject_log_error,
             app=app,
             hostname=self._consumer.hostname,
             eventer=self._consumer.event_dispatcher,
-            task=app.tasks[message.headers["task"]],
+            task=app.tasks[name],
             connection_errors=self._consumer.connection_errors,
             body=message.body,
             headers=message.headers,
@@ -138,13 +132,29 @@ class ShortTasks(bootsteps.ConsumerStep):
 class _Batch:
     """A batch under way in a child."""
 
-    def __init__(self, consumer: Any, requests: Sequence[Request]) -> None:  # noqa: ANN401
+    def __init__(self, consumer: Any, requests: Sequence[LedgerRequest]) -> None:  # noqa: ANN401
         self._controller = consumer.controller
         self._hostname: str = consumer.hostname
         self._requests = {request.id: request for request in requests}
         self._members = [_member(request) for request in requests]
+        for request in requests:
+            request.in_batch = True
 
     def send(self) -> None:
+        """Give the batch to the free child; where that is impossible its members run alone."""
+        try:
+            self._apply()
+        except Exception:
+            logger.exception("a batch could not be sent; its short tasks run alone")
+            self._controller.semaphore.release()
+            self._run_alone(self._requests.values())
+
+    def _run_alone(self, requests: Iterable[LedgerRequest]) -> None:
+        for request in requests:
+            request.leave_batch()
+            self._controller.process_task(request)
+
+    def _apply(self) -> None:
         limit = max(registered()[member.name].time_limit for member in self._members)
         self._controller.pool.apply_async(
             run_batch,
@@ -179,8 +189,7 @@ class _Batch:
             request.send_event("task-succeeded", result=result, runtime=report.seconds)
         for task_id in report.dropped:
             task_ready(self._requests[task_id])
-        for task_id in report.alone:
-            self._controller.process_task(self._requests[task_id])
+        self._run_alone(self._requests[task_id] for task_id in report.alone)
 
     def _on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - billiard's callback
         if len(self._requests) == 1:
@@ -214,11 +223,11 @@ class _Lost:
         )
 
 
-def _member(request: Request) -> Member:
+def _member(request: LedgerRequest) -> Member:
     headers = request.request_dict
     return Member(
         request.id,
-        headers.get(ATTEMPT_HEADER) or 1,
+        request.attempt,
         headers["task"],
         headers["args"],
         headers["kwargs"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from kombu import Message
 
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 def unpacked(received: Message) -> Sequence[Message]:
     """Return the messages of a bundle's tasks, or the message itself where it is none.
 
-    Raises whatever a body of another shape leads to.
+    A row that cannot be read becomes a message with `errors`, to be dropped like any other: the
+    tasks of the other rows run. Raises ValueError for a body that is no list of rows.
     """
     if BUNDLE_HEADER not in received.headers:
         return [received]
-    members = [Due(*row) for row in json.loads(received.body or "")]
-    if not members:
-        raise ValueError("a bundle of nothing")
-    bundle = _Bundle(received, len(members))
-    return [_Part(bundle, due) for due in members]
+    rows = json.loads(received.body or "")
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("it is no list of tasks")
+    bundle = _Bundle(received, len(rows))
+    return [_Part(bundle, row) for row in rows]
 
 
 class _Bundle:
@@ -44,18 +46,28 @@ class _Bundle:
 class _Part(Message):
     """The message of one task in a bundle."""
 
-    def __init__(self, bundle: _Bundle, due: Due) -> None:
-        body, options = message(due)
+    def __init__(self, bundle: _Bundle, row: Any) -> None:  # noqa: ANN401 - whatever was sent
+        errors = []
+        body = ""
+        options: dict[str, Any] = {}
+        task_id = reply_to = None
+        try:
+            due = Due(*row)
+            body, options = message(due)
+            task_id, reply_to = due.task_id, due.reply_to
+        except Exception:  # noqa: BLE001 - whatever was sent
+            errors.append(sys.exc_info())
         super().__init__(
             body,
-            content_type=options["content_type"],
-            content_encoding=options["content_encoding"],
+            content_type=options.get("content_type"),
+            content_encoding=options.get("content_encoding"),
             delivery_info=bundle.received.delivery_info,
-            properties={"correlation_id": due.task_id, "reply_to": due.reply_to},
-            headers=options["headers"],
+            properties={"correlation_id": task_id, "reply_to": reply_to},
+            headers=options.get("headers"),
             accept=bundle.received.accept,
             channel=bundle.received.channel,
         )
+        self.errors = errors
         self._bundle = bundle
 
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from backend.celery_app import ATTEMPT_HEADER, app, is_task_id
+from backend.celery_app import ATTEMPT_HEADER, app
 from backend.db import ledger, workers
 from backend.db.session import committed, engine, store_errors, transaction, transaction_id
 from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
@@ -47,6 +47,7 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
     calls `LedgerFirst.store_result`, which finds `request.recorded` set and only sends the reply.
     """
 
+    Request = "backend.worker.request:LedgerRequest"
     spec: Task
     request: Any  # a Context, which takes any attribute; the stubs do not say so
 
@@ -162,8 +163,6 @@ class Attempt:
             raise Duplicate
 
     def _enter(self, session: Session) -> bool:
-        if not is_task_id(self.id):
-            raise Superseded("its id is not a UUID in lower case; send it without an id")
         args = json.dumps(self._payload)
         new = ledger.Submission(
             self.id, self.spec.name, args, self.spec.max_attempts, self.reply_to

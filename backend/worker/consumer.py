@@ -1,27 +1,51 @@
-"""What the worker does with messages that Celery would fail or lose."""
+"""What the worker does with messages that Celery would fail or lose, or that would stop it."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
 from celery.worker.consumer import Consumer
 
-from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
+from backend.celery_app import ATTEMPT_HEADER
 from backend.telemetry import about
-from backend.worker import lease
+from backend.worker import lease, malformed
 from backend.worker.watch import TICK_SECONDS, EventLoopWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery.worker.request import Request
+
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LedgerConsumer(Consumer):
-    """Celery's consumer, but for what would fail a task or the worker without need."""
+    """Celery's consumer, which no message stops.
+
+    An error that arises while a message is read, up to the request made of it, drops that message.
+    Only an error of an acknowledgement is the broker's, and Celery connects again. The class of an
+    error cannot tell: on Redis a missing header, KeyError, counts as a lost connection.
+    """
 
     _watch: EventLoopWatch
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
+        # Looked up for each task that gets a free child (WorkController._process_task_sem).
+        worker._process_task = partial(_start, worker)  # noqa: SLF001 - as said
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
+        """Return a connection whose channels drop what is no message of kombu's."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        malformed.tolerate(connection)
+        return self.ensure_connected(connection)
 
     def start(self) -> None:
         """Consume until told to stop; watched from here on, when all children have been forked."""
@@ -46,33 +70,78 @@ class LedgerConsumer(Consumer):
         return self.connection
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """Return Celery's handler of messages."""
-        return self.guarded(super().create_task_handler(*args, **kwargs))
+        """Return Celery's handler of messages, which drops those that cannot be read."""
+        handle = super().create_task_handler(*args, **kwargs)
 
-    def guarded(self, handle: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Return a handler of messages that one of another shape does not get past."""
+        def read(message: Any) -> None:  # noqa: ANN401 - kombu's
+            # First, so that Celery's handler has nothing left to acknowledge itself.
+            message.decode()
+            handle(message)
 
-        def handle_guarded(message: Any) -> None:  # noqa: ANN401 - kombu's
-            try:
-                handle(message)
-            except BROKER_ERRORS:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever was sent
-                self.on_decode_error(message, error)
+        return partial(self.read, read)
 
-        return handle_guarded
+    def read(self, how: Callable[[Any], T], message: Any) -> T | None:  # noqa: ANN401 - kombu's
+        """Return what `how` makes of a message; None where that fails and the message is dropped.
 
-    def on_unknown_task(self, body: object, message: Any, exc: Exception) -> None:  # noqa: ANN401, ARG002 - Celery's signature
-        """Drop the message of a task that only a newer version knows, instead of failing the task.
+        Raises only what the acknowledgement raises.
+        """
+        try:
+            if message.errors:
+                message._reraise_error()  # noqa: SLF001 - as kombu's Consumer does
+            return how(message)
+        except Exception as error:  # noqa: BLE001 - whatever was sent
+            reason = error
+        self.on_decode_error(message, reason)
+        return None
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:  # noqa: ANN401 - kombu's
+        """Log a message once, without its arguments, and acknowledge it."""
+        headers = message.headers
+        extra = about(str(headers.get("id"))[:100], headers.get(ATTEMPT_HEADER, 1))
+        if isinstance(exc, NotRegistered):
+            logger.warning(
+                "there is no task %s here: its message is dropped, and published again later if the"
+                " ledger has it; update this worker",
+                str(exc.args[0])[:100],
+                extra=extra,
+            )
+        else:
+            logger.error(
+                "a message in queue %s cannot be read and is dropped (%s: %s); content type %s",
+                message.delivery_info.get("routing_key"),
+                type(exc).__name__,
+                str(exc)[:200],
+                message.content_type,
+                extra=extra,
+            )
+        message.ack()
+
+    def on_unknown_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - Celery's signature
+        """Refuse the message of a task that only a newer version knows.
 
         Its row in the outbox stays, so it is published again with growing delay until a worker
-        that knows it is there.
+        that knows it is there. Celery would fail the task.
         """
-        logger.warning(
-            "there is no task %s here: its message is dropped, and published again later if the"
-            " ledger has it; update this worker",
-            message.headers.get("task"),
-            extra=about(message.headers.get("id"), message.headers.get(ATTEMPT_HEADER, 1)),
-        )
-        errors = self.connection_errors  # type: ignore[attr-defined]  # missing in the stubs
-        message.ack_log_error(logger, errors)
+        raise NotRegistered(*exc.args) from exc
+
+    def on_unknown_message(self, body: object, message: Any) -> NoReturn:  # noqa: ANN401, ARG002 - as above
+        """Refuse a message that names no task."""
+        raise InvalidTaskError("it names no task")
+
+    def on_invalid_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - as above
+        """Refuse a message with which no task can be called."""
+        raise exc
+
+
+def _start(worker: Any, request: Request) -> None:  # noqa: ANN401 - stubs lack half of it
+    """Give a request to a free child, as WorkController._process_task does.
+
+    Fails the attempt where that is impossible, such as for arguments nested too deeply to be sent.
+    """
+    try:
+        request.execute_using_pool(worker.pool)
+    except TaskRevokedError:
+        worker._quick_release()  # noqa: SLF001 - as Celery does
+    except Exception:  # noqa: BLE001 - it must not end the event loop
+        worker._quick_release()  # noqa: SLF001 - as above
+        request.on_failure(ExceptionInfo())

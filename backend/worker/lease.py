@@ -23,16 +23,14 @@ from celery.signals import (
 )
 from celery.worker import state as celery_state
 
-from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.db import ledger, workers
 from backend.db.session import identify, transaction
 from backend.errors import StoreUnavailable
-from backend.telemetry import about
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from celery.worker.request import Request
+    from backend.worker.request import LedgerRequest
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ class Lease:
         return True
 
     def _renew(self) -> None:
-        holds: Mapping[str, Request] = {}
+        holds: Mapping[str, LedgerRequest] = {}
 
         def held() -> list[str]:
             nonlocal holds
@@ -139,10 +137,9 @@ class Lease:
             lost = set(workers.renew(connection, self._name, held))
         # Twice in a row: a task that has just ended is still held for a moment.
         for key in lost & self._lost_before:
-            request = holds[key]
-            if request in _snapshot(celery_state.active_requests):
-                logger.warning("stopping an attempt that no longer counts", extra=_about(request))
-                request.terminate(self._worker.pool, signal=signal.SIGKILL)
+            # Not here: while this thread looks at a request, its child may take the next one.
+            if self._worker.hub is not None:  # only pools of processes have an event loop
+                self._worker.hub.call_soon(holds[key].kill, self._worker.pool)
         self._lost_before = lost
 
     def _hand_back(self) -> None:
@@ -230,32 +227,16 @@ def _die_with_parent() -> None:
     prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _held() -> dict[str, Request]:
+def _held() -> dict[str, LedgerRequest]:
     """Return what Celery has in this process: received, waiting for a child, or running."""
     requests = _snapshot(celery_state.reserved_requests) | _snapshot(celery_state.active_requests)
-    return {f"{request.id}/{_attempt(request)}": request for request in requests if _ours(request)}
+    return {f"{request.id}/{request.attempt}": request for request in requests}
 
 
-def _ours(request: Request) -> bool:
-    """Tell whether the ledger could have the request; what is odd is refused at its claim."""
-    attempt = _attempt(request)
-    if not (isinstance(request.id, str) and isinstance(attempt, int) and 0 < attempt < 2**15):
-        return False
-    return is_task_id(request.id)
-
-
-def _snapshot(requests: Iterable[Request]) -> set[Request]:
+def _snapshot(requests: Iterable[LedgerRequest]) -> set[LedgerRequest]:
     """Copy a set that the event loop's thread changes meanwhile."""
     while True:
         try:
             return set(requests)
         except RuntimeError:  # changed while it was copied
             continue
-
-
-def _attempt(request: Request) -> Any:  # noqa: ANN401 - whatever was sent
-    return request.request_dict.get(ATTEMPT_HEADER) or 1
-
-
-def _about(request: Request) -> Mapping[str, object]:
-    return about(request.id, _attempt(request))

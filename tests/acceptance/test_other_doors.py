@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -207,45 +206,6 @@ def test_a_message_for_a_task_that_the_ledger_has_not_is_dropped(
     assert written(service, task_id) == 0
 
 
-PICKLE = pickle.dumps([[], {"content": "pickled"}, {}])
-STRANGE = {
-    "pickle": (PICKLE, "application/x-python-serialize", headers_of(str(uuid4()))),
-    "pickle without headers": (PICKLE, "application/x-python-serialize", {}),
-    "no JSON": (b"{nonsense", JSON, headers_of(str(uuid4()))),
-    "no JSON, no headers": (b"{nonsense", JSON, {}),
-    "JSON, no headers": (b'{"content": "x"}', JSON, {}),
-    "no text": (b"\xff\xfe\x00", JSON, headers_of(str(uuid4()))),
-    "unknown type": (b"<a/>", "text/xml", headers_of(str(uuid4()))),
-    "an id that is none": (body_of(content="x"), JSON, headers_of("abc-123")),
-    "an attempt that is none": (
-        body_of(content="x"),
-        JSON,
-        headers_of(str(uuid4())) | {"attempt": "first"},
-    ),
-}
-
-
-def is_dropped(
-    stack: Stack, broker: RabbitMQ, queue: str, body: bytes, kind: str, headers: dict[str, Any]
-) -> None:
-    worker = stack["worker"]
-    before = len(worker.log)
-    rows = stack.query("SELECT count(*) FROM tasks")
-    send(stack, body, kind, headers, queue)
-    eventually(lambda: len(worker.log) > before, 5, "something is logged")
-    assert any(level in worker.log[before:] for level in ('"warning"', '"error"', '"critical"'))
-    assert rows == stack.query("SELECT count(*) FROM tasks")
-    emptied(stack, broker, queue)
-
-
-@QUEUES
-@pytest.mark.parametrize("case", STRANGE)
-def test_a_message_that_cannot_be_read_is_logged_and_dropped_and_the_worker_goes_on(
-    service: Stack, rabbitmq_server: RabbitMQ, case: str, queue: str
-) -> None:
-    is_dropped(service, rabbitmq_server, queue, *STRANGE[case])
-
-
 def test_a_task_that_is_revoked_before_it_starts_never_runs(service: Stack) -> None:
     busy = [service.post("/tasks/slow?duration=2") for _ in range(2)]
     for task_id in busy:
@@ -301,12 +261,3 @@ def test_a_running_task_that_is_revoked_ends_revoked_and_its_process_is_stopped(
     listing = httpx.get(f"{service.url}/tasks/").json()
     assert listing == {"tasks": [], "total": 0}
     works(service)
-
-
-# Last: where it fails, the message stays with the worker and holds up those after it.
-@QUEUES
-@pytest.mark.parametrize("body", [b'{"content": "x"}', b"[]", b"null", b"7", b"[[], {}, {}, {}]"])
-def test_a_message_of_another_shape_is_logged_and_dropped_and_the_worker_goes_on(
-    service: Stack, rabbitmq_server: RabbitMQ, body: bytes, queue: str
-) -> None:
-    is_dropped(service, rabbitmq_server, queue, body, JSON, headers_of(str(uuid4())))
