@@ -1,7 +1,8 @@
 """Logs: one line an event, the same shape in every process.
 
 Text on a terminal, JSON elsewhere. Code logs with the standard `logging`; what belongs to a task
-passes `extra=about(task_id, attempt)`.
+passes `extra=about(task_id, attempt)`. A traceback has no values: neither local variables nor SQL
+with its parameters nor rejected arguments.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ from __future__ import annotations
 import logging.config
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import structlog
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
+    from typing import TextIO
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def about(task_id: str, attempt: int) -> Mapping[str, object]:
@@ -74,5 +83,48 @@ def set_up_logging(level: str) -> None:
 
 def _render() -> list[Any]:
     if on_terminal():
-        return [structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        colors = "NO_COLOR" not in os.environ
+        # Its own choice would be rich, where that is installed, with every local variable.
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback)]
+    return [
+        structlog.processors.ExceptionRenderer(lambda exc_info: plain_traceback(exc_info[1])),
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _write_traceback(output: TextIO, exc_info: ExcInfo) -> None:
+    output.write(plain_traceback(exc_info[1]))
+
+
+def plain_traceback(error: BaseException) -> str:
+    """Return an error's traceback as Python prints it, its chain and groups too, without values."""
+    whole = traceback.TracebackException.from_exception(error)
+    pending: list[tuple[Any, Any]] = [(whole, error)]
+    for shown, real in pending:
+        if shown is None:
+            continue
+        words = _words(real)
+        if words is not None:
+            shown._str = words  # noqa: SLF001 - nothing else sets the text of one in a chain
+        pending.append((shown.__cause__, real.__cause__))
+        pending.append((shown.__context__, real.__context__))
+        if isinstance(real, BaseExceptionGroup):
+            pending += zip(shown.exceptions, real.exceptions, strict=True)
+    return "".join(whole.format()).rstrip("\n")
+
+
+def _words(error: BaseException) -> str | None:
+    """Return what to print of an error whose own text holds values; None for every other."""
+    if isinstance(error, StatementError):
+        return type(error.orig).__name__
+    if isinstance(error, SQLAlchemyError):
+        return str(error).split("Original exception was", 1)[0]
+    if isinstance(error, psycopg2.Error):
+        code = error.pgcode or ""
+        about_data = code.startswith("22")  # such as: invalid input syntax for type uuid: "..."
+        primary = None if about_data else error.diag.message_primary
+        return f"{primary or 'no more is shown'} (SQLSTATE {code or 'unknown'})"
+    if isinstance(error, ValidationError):
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    return None

@@ -83,6 +83,8 @@ def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlal
     made = sqlalchemy.create_engine(
         settings().database_url,
         pool_timeout=3,
+        # An error's text goes to logs and to Flower, with the statement's parameters otherwise.
+        hide_parameters=True,
         connect_args=connect_args or arguments(_name),
         **options,
     )

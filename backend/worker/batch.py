@@ -76,8 +76,8 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
             logger.warning("short tasks given up, since PostgreSQL stayed away: %d", len(left))
             report.dropped += [member.task_id for member in left]
         except Exception:
-            logger.exception("a batch failed; its short tasks run alone: %d", len(left))
             report.alone += [member.task_id for member in left]
+            logger.exception("a batch failed; its short tasks run alone: %d", len(left))
         else:
             report.succeeded = {end.task_id: saferepr(end.value, 200) for end in ended}
             report.dropped += [m.task_id for m in left if m.task_id not in report.succeeded]

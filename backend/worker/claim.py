@@ -67,8 +67,10 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
         except TaskError as error:
             raise self._failed(attempt, error, retry=False) from error
         except Exception as error:
+            # Recorded first: a log may be slow, or broken.
+            outcome = self._failed(attempt, error, retry=True)
             logger.exception("%s raised", attempt.what, extra=attempt.log)
-            raise self._failed(attempt, error, retry=True) from error
+            raise outcome from error
         self.request.recorded = True
         logger.info("%s succeeded", attempt.what, extra=attempt.log)
         return value

@@ -6,7 +6,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import InvalidTaskError
+from celery.exceptions import InvalidTaskError, Terminated
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 
@@ -35,7 +35,10 @@ class LedgerRequest(Request):
     in_batch = False
 
     # Celery's own, which its stubs leave out.
+    _already_cancelled: bool
     _already_revoked: bool
+    _terminate_on_ack: tuple[Any, int] | None
+    _worker_lost_info: Callable[[BaseException], Any]
     _payload: Any
 
     def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
@@ -56,16 +59,39 @@ class LedgerRequest(Request):
         """The `extra` of a log line about it."""
         return about(self.id, self.attempt)
 
+    @property
+    def _of_the_ledger(self) -> bool:
+        """Whether the ledger made the message; else it came from Flower or `celery call`."""
+        return self.request_dict.get(ATTEMPT_HEADER) is not None
+
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; end it then.
 
         Workers remember revoked ids for hours, and a task may get another attempt meanwhile. So
         for a message of ours only the ledger decides, when the attempt is claimed.
         """
-        if self.request_dict.get(ATTEMPT_HEADER) is not None:
+        if self._of_the_ledger:
             return self._already_revoked
         revoked: bool = super().revoked()
         return revoked
+
+    def on_failure(
+        self,
+        exc_info: Any,  # noqa: ANN401 - billiard's ExceptionInfo
+        send_failed_event: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
+        return_ok: bool = False,  # noqa: FBT001, FBT002 - the same
+    ) -> None:
+        """Record an end that a child did not, as Celery does.
+
+        A pool that could not send a task gives it up if its id was once revoked. For a message of
+        ours that is a lost attempt, unless this attempt was itself to be stopped.
+        """
+        stopped = self._already_revoked or self._already_cancelled or self._terminate_on_ack
+        # billiard wraps an error to keep its traceback.
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if self._of_the_ledger and not stopped and isinstance(error, Terminated):
+            exc_info = self._worker_lost_info(error)
+        super().on_failure(exc_info, send_failed_event, return_ok)
 
     def leave_batch(self) -> None:
         """Forget the child that ran it in a batch: it is to run alone, in any child."""

@@ -105,6 +105,28 @@ def test_a_worker_ends_an_attempt_that_no_longer_counts(odd_stack: Stack, tmp_pa
     assert stack.state(task_id)["status"] == "REVOKED"
 
 
+def test_an_attempt_that_was_superseded_is_ended_and_its_end_counts_for_nothing(
+    odd_stack: Stack, tmp_path: Path
+) -> None:
+    stack = odd_stack
+    stack.start("api")
+    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    go = tmp_path / "go"
+    task_id = stack.post("/tasks/write_and_wait", {"text": str(go)})
+    started(stack, task_id)
+    child = worker.children()[0]
+    stack.query(
+        "WITH next AS (UPDATE tasks SET state = 'RETRY', attempt = 2 WHERE id = %s RETURNING id)"
+        " INSERT INTO outbox (task_id, attempt) SELECT id, 2 FROM next RETURNING 1",
+        task_id,
+    )
+    eventually(lambda: child not in worker.children(), 15, "its process has been killed")
+    go.touch()
+    assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
+    assert stack.attempt(task_id) == 2
+    assert '"error"' not in worker.log
+
+
 @pytest.mark.parametrize(
     ("name", "attempts"), [("kill_its_process", 5), ("kill_its_process_in_one_commit", 3)]
 )

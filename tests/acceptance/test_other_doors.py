@@ -18,6 +18,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.servers import Postgres, RabbitMQ
 
@@ -245,6 +246,68 @@ def test_a_waiting_task_is_revoked_at_once_and_what_runs_on_another_worker_is_no
         assert '"error"' not in log
         assert "was dropped" not in log
     service.stop("other")
+
+
+def give_attempt(stack: Stack, task_id: str, attempt: int) -> None:
+    """Give a task another attempt, as the ledger would; no relay publishes it for an hour."""
+    stack.query(
+        "UPDATE tasks SET state = 'RETRY', attempt = %s, error = NULL, finished_at = NULL"
+        " WHERE id = %s RETURNING 1",
+        attempt, task_id,
+    )  # fmt: skip
+    stack.query(
+        "INSERT INTO outbox (task_id, attempt, due_at)"
+        " VALUES (%s, %s, now() + interval '1 h') RETURNING 1",
+        task_id, attempt,
+    )  # fmt: skip
+
+
+def revoked(stack: Stack) -> str:
+    """Return the id of a task that was revoked while it waited; every worker has heard of it."""
+    task_id = enter(stack)
+    said = celery.Celery(broker=stack.broker_url).control.revoke(task_id, reply=True)
+    assert said
+    assert stack.state(task_id, wait=10)["status"] == "REVOKED"
+    return task_id
+
+
+@QUEUES
+def test_a_revoked_task_runs_when_the_ledger_gives_it_another_attempt(
+    service: Stack, queue: str
+) -> None:
+    task_id = revoked(service)
+    give_attempt(service, task_id, 2)
+    send(service, body_of(content="mine"), JSON, headers_of(task_id, 2), queue)
+    assert service.state(task_id, wait=10)["status"] == "SUCCESS"
+    assert written(service, task_id) == 1
+
+
+def test_a_worker_that_learnt_of_a_revoke_from_another_runs_the_next_attempt(
+    service: Stack, tmp_path: Path
+) -> None:
+    task_id = revoked(service)
+    give_attempt(service, task_id, 2)
+    output = tmp_path / "log"
+    with output.open("wb") as sink:
+        mingled = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "backend", "worker", "-n", "mingled@%h"],
+            cwd=ROOT,
+            env=service.settings(),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: " ready." in output.read_text(), 30, "it is ready")
+        assert "sync complete" in output.read_text()
+        service.stop("worker")
+        for queue in ("tasks", "short_tasks"):
+            send(service, body_of(content="mine"), JSON, headers_of(task_id, 2), queue)
+        assert service.state(task_id, wait=10)["status"] == "SUCCESS"
+    finally:
+        mingled.terminate()
+        mingled.wait(20)
+        service.start("worker")
+    assert written(service, task_id) == 1
 
 
 def test_a_running_task_that_is_revoked_ends_revoked_and_its_process_is_stopped(

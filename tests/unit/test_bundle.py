@@ -88,9 +88,25 @@ def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
     assert list(unpacked(other)) == [other]
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{", "[1]", '[["a"]]', '[["a", 1, "b", 3, null]]'])
+@pytest.mark.parametrize("body", ["", "[]", "{", "{}", "7", "null"])
 def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
     from backend.worker.bundle import unpacked
 
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match=r"list of tasks|Expecting"):
         unpacked(received([due("a")], Channel(), body or " "))
+
+
+@pytest.mark.parametrize("row", ["1", '["a"]', '["a", 1, "b", 3, null]', '["a", "1", "b", "", ""]'])
+def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(row: str) -> None:
+    from backend.worker.bundle import unpacked
+
+    channel = Channel()
+    good = '["a", 1, "insert_message", "{}", null]'
+    first, bad, second = unpacked(received([due("a")], channel, f"[{good}, {row}, {good}]"))
+    assert bad.errors
+    assert not first.errors
+    assert not second.errors
+    for part in (bad, first, second):
+        assert channel.acknowledged == []
+        part.ack()
+    assert channel.acknowledged == [7]

@@ -6,8 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.stack import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def lines(code: str, **environment: str) -> list[str]:
@@ -76,3 +82,65 @@ def test_a_person_reads_text() -> None:
     assert "hello" in line
     assert "task_id=the-id" in line
     assert "\x1b" not in line
+
+
+SECRET = "hunter2-secret"
+# Fails with the secret in a local variable, in SQL, in its parameters, in PostgreSQL's words and in
+# a rejected argument; each is one of a chain or a group.
+FAILURES = f"""
+set_up_logging('INFO')
+import psycopg2, pydantic, sqlalchemy.exc
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
+class Text(pydantic.BaseModel):
+    content: int
+def rejected(password):
+    Text.model_validate({{'content': password}})
+def refused(password):
+    original = psycopg2.errors.UniqueViolation('DETAIL: Key (a)=(' + password + ') exists')
+    try:
+        raise original
+    except psycopg2.Error as error:
+        sql = 'INSERT INTO x VALUES (' + password + ')'
+        raise IntegrityError(sql, {{'p': password}}, error) from error
+def chained(password):
+    try:
+        refused(password)
+    except IntegrityError as error:
+        raise PendingRollbackError('rolled back. Original exception was: ' + str(error))
+errors = []
+for fail in (rejected, refused, chained):
+    try:
+        fail('{SECRET}'.upper())
+    except Exception as error:
+        errors.append(error)
+try:
+    raise ExceptionGroup('three of them', errors)
+except ExceptionGroup:
+    logging.exception('it failed')
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "JSON"])
+def test_a_traceback_has_no_values(tmp_path: Path, *, terminal: bool) -> None:
+    # What structlog would take for rich, which prints every local variable.
+    rich = tmp_path / "rich"
+    rich.mkdir()
+    (rich / "__init__.py").touch()
+    (rich / "console.py").write_text("class Console:\n    pass\n")
+    (rich / "traceback.py").write_text(
+        "class Traceback:\n"
+        "    from_exception = classmethod(lambda *args, **kwargs: exit('rich was used'))\n"
+    )
+    colors = {"FORCE_COLOR": "1", "NO_COLOR": "1"} if terminal else {}
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    logged = "\n".join(lines(FAILURES, PYTHONPATH=path, **colors)).replace("\\n", "\n")
+    assert SECRET.upper() not in logged
+    assert "rich was used" not in logged
+    assert "it failed" in logged
+    assert "ExceptionGroup: three of them (3 sub-exceptions)" in logged
+    assert "pydantic_core._pydantic_core.ValidationError: content: Input should be a" in logged
+    assert "sqlalchemy.exc.IntegrityError: UniqueViolation" in logged
+    assert "psycopg2.errors.UniqueViolation: " in logged
+    assert "sqlalchemy.exc.PendingRollbackError: rolled back." in logged
+    assert "in refused" in logged
+    assert "The above exception was the direct cause" in logged

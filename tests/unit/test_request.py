@@ -1,0 +1,154 @@
+"""A request: what a revoke does to it, and when its child is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Terminated, WorkerLostError
+from celery.worker import state as celery_state
+from kombu import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.worker.request import LedgerRequest
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+class Pool:
+    """A pool that notes which process it was told to kill."""
+
+    def __init__(self) -> None:
+        self.killed: list[tuple[int, int]] = []
+
+    def terminate_job(self, pid: int, signal: int) -> None:
+        self.killed.append((pid, signal))
+
+
+@pytest.fixture(autouse=True)
+def _forget_revokes() -> Iterator[None]:
+    yield
+    celery_state.revoked.clear()
+    celery_state.active_requests.clear()
+
+
+def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
+    """Return a request of the task `slow` whose outcomes are noted."""
+    import backend.worker  # noqa: F401 - registers the tasks
+    from backend.celery_app import app
+    from backend.worker.request import LedgerRequest
+
+    task: Any = app.tasks["slow"]
+
+    def store_result(task_id: str, result: object, state: str, **_: object) -> None:
+        outcomes.append((task_id, state, result))
+
+    monkeypatch.setattr(task.backend, "store_result", store_result)
+    make: Any = Message  # the stubs want a real channel
+    message = make(
+        json.dumps([[], {"duration": 0}, {}]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={"task": "slow", "id": str(uuid4()), **headers},
+        properties={"reply_to": "", "correlation_id": ""},
+    )
+    return LedgerRequest(message, app=app, task=task)
+
+
+def started(request: Any, pid: int = 4711) -> LedgerRequest:  # noqa: ANN401 - as above
+    request.on_accepted(pid, 0.0)
+    made: LedgerRequest = request
+    return made
+
+
+def terminated(number: int) -> ExceptionInfo:
+    """Return what a pool reports of a task that was terminated."""
+    with pytest.raises(Terminated) as caught:
+        raise Terminated(number)
+    return ExceptionInfo((caught.type, caught.value, caught.tb))
+
+
+def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes: list[Any] = []
+    request = request_of(monkeypatch, outcomes, attempt=2, expires="2020-01-01T00:00:00")
+    celery_state.revoked.add(request.id)
+    assert not request.revoked()
+    assert outcomes == []
+
+
+def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Any] = []
+    request = request_of(monkeypatch, outcomes)
+    celery_state.revoked.add(request.id)
+    assert request.revoked()
+    assert [state for _, state, _ in outcomes] == ["REVOKED"]
+
+
+def test_an_attempt_that_a_pool_gave_up_for_a_revoked_id_counts_as_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes: list[Any] = []
+    request = request_of(monkeypatch, outcomes, attempt=2)
+    celery_state.revoked.add(request.id)
+    request.on_failure(terminated(0))
+    ((task_id, state, result),) = outcomes
+    assert (task_id, state) == (request.id, "FAILURE")
+    assert isinstance(result, WorkerLostError)
+
+
+def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, outcomes = Pool(), []  # type: ignore[var-annotated]  # as above
+    request = started(request_of(monkeypatch, outcomes, attempt=1))
+    request.kill(pool)
+    assert pool.killed == [(4711, signal.SIGKILL)]
+    request.on_failure(terminated(signal.SIGKILL))
+    assert outcomes == []
+    request.kill(pool)
+    assert len(pool.killed) == 1
+
+
+def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool()
+    waiting = request_of(monkeypatch, [], attempt=1)
+    celery_state.task_reserved(waiting)
+    ended = started(request_of(monkeypatch, [], attempt=1))
+    ended.on_success((False, {}, 0.1))
+    for request in (waiting, ended):
+        request.kill(pool)
+    assert pool.killed == []
+
+
+def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    member = request_of(monkeypatch, [], attempt=1)
+    member.in_batch = True
+    started(member).kill(pool)
+    # Nor the child of the batch, once the member is to run alone in another.
+    member.leave_batch()
+    member.kill(pool)
+    assert pool.killed == []
+    started(member, 4712).kill(pool)
+    assert pool.killed == [(4712, signal.SIGKILL)]
+
+
+def test_a_revoke_of_a_member_that_left_its_batch_does_not_kill_the_batchs_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool()
+    member = request_of(monkeypatch, [], attempt=1)
+    member.in_batch = True
+    started(member).leave_batch()
+    member.terminate(pool, signal=signal.SIGTERM)
+    assert pool.killed == []
