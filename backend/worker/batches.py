@@ -144,10 +144,13 @@ class _Batch:
         """Give the batch to the free child; where that is impossible its members run alone."""
         try:
             self._apply()
-        except Exception:
-            logger.exception("a batch could not be sent; its short tasks run alone")
-            self._controller.semaphore.release()
-            self._run_alone(self._requests.values())
+        except Exception as error:  # noqa: BLE001 - it must not end the event loop
+            reason = type(error).__name__
+        else:
+            return
+        logger.warning("a batch could not be sent (%s); its short tasks run alone", reason)
+        self._controller.semaphore.release()
+        self._run_alone(self._requests.values())
 
     def _run_alone(self, requests: Iterable[LedgerRequest]) -> None:
         for request in requests:

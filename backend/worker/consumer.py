@@ -141,7 +141,11 @@ def _start(worker: Any, request: Request) -> None:  # noqa: ANN401 - stubs lack 
     try:
         request.execute_using_pool(worker.pool)
     except TaskRevokedError:
-        worker._quick_release()  # noqa: SLF001 - as Celery does
+        pass
     except Exception:  # noqa: BLE001 - it must not end the event loop
-        worker._quick_release()  # noqa: SLF001 - as above
-        request.on_failure(ExceptionInfo())
+        failure = ExceptionInfo()
+        request.acknowledge()
+        request.on_failure(failure)
+    else:
+        return
+    worker._quick_release()  # noqa: SLF001 - as Celery does

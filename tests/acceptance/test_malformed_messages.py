@@ -281,6 +281,19 @@ def test_a_message_that_cannot_be_read_is_logged_and_dropped_and_the_worker_goes
     are_dropped(service, broker, partial(MALFORMED[case].publish, service.broker_url))
 
 
+def test_arguments_that_can_be_read_but_not_sent_to_a_process_do_not_stop_a_worker(
+    service: Stack, broker: RabbitMQ | Valkey
+) -> None:
+    # From about 500 levels on, Python 3.11 reads such JSON and cannot pickle it.
+    for depth in (300, 500, 700, 900):
+        for queue in QUEUES:
+            Sent(body_of(nested(depth))).publish(service.broker_url, queue)
+    for queue in QUEUES:
+        eventually(lambda: left(broker, queue) == 0, 10, "the queue is empty")  # noqa: B023
+    works(service)
+    assert "nrecoverable" not in service["worker"].log
+
+
 @ON_RABBITMQ
 @pytest.mark.parametrize("case", UNREADABLE_PROPERTIES)
 def test_a_message_whose_properties_cannot_be_read_is_logged_and_dropped(

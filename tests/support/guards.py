@@ -183,6 +183,51 @@ GUARDS = [
         "tests/acceptance/test_malformed_messages.py",
     ),
     Guard(
+        "5: an attempt that no longer counts is killed in the event loop",
+        "backend/worker/lease.py",
+        "self._worker.hub.call_soon(holds[key].kill, self._worker.pool)",
+        "holds[key].kill(self._worker.pool)",
+        "tests/unit/test_lease.py",
+    ),
+    Guard(
+        "5: only the child of an attempt that still runs is killed",
+        "backend/worker/request.py",
+        "if self in celery_state.active_requests and not self.in_batch:",
+        "if not self.in_batch:",
+        "tests/unit/test_request.py",
+    ),
+    Guard(
+        "5: no child is killed for one member of a batch",
+        "backend/worker/request.py",
+        "if self in celery_state.active_requests and not self.in_batch:",
+        "if self in celery_state.active_requests:",
+        "tests/unit/test_request.py",
+    ),
+    Guard(
+        "6: the ledger alone decides about a revoked id",
+        "backend/worker/request.py",
+        "        if self._of_the_ledger:\n            return self._already_revoked\n",
+        "",
+        "tests/acceptance/test_other_doors.py::test_a_revoked_task_runs_when_the_ledger_gives_it"
+        "_another_attempt",
+    ),
+    Guard(
+        "a failure is recorded before it is logged",
+        "backend/worker/claim.py",
+        "            outcome = self._failed(attempt, error, retry=True)\n"
+        '            logger.exception("%s raised", attempt.what, extra=attempt.log)\n',
+        '            logger.exception("%s raised", attempt.what, extra=attempt.log)\n'
+        "            outcome = self._failed(attempt, error, retry=True)\n",
+        "tests/unit/test_claim.py",
+    ),
+    Guard(
+        "a traceback has no values",
+        "backend/telemetry.py",
+        ", exception_formatter=_write_traceback",
+        "",
+        "tests/unit/test_telemetry.py",
+    ),
+    Guard(
         "8: an error while a message is read is the message's, not the broker's",
         "backend/worker/consumer.py",
         "        except Exception as error:  # noqa: BLE001 - whatever was sent",
