@@ -229,7 +229,9 @@ def _die_with_parent() -> None:
 
 def _held() -> dict[str, LedgerRequest]:
     """Return what Celery has in this process: received, waiting for a child, or running."""
-    requests = _snapshot(celery_state.reserved_requests) | _snapshot(celery_state.active_requests)
+    waiting, running = celery_state.reserved_requests, celery_state.active_requests
+    # Of two deliveries of an attempt the one that runs counts.
+    requests = [*_snapshot(waiting), *_snapshot(running)]
     return {f"{request.id}/{request.attempt}": request for request in requests}
 
 
