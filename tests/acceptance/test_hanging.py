@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ
     from tests.support.stack import Stack
 
+pytestmark = pytest.mark.timeout(180)
+
 MINUTE = 60.0
 # Checks without a tick until a worker ends, 2 s each; and for longer than that.
 SOON, LATER = "3", "6"
