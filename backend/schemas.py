@@ -21,7 +21,12 @@ Content = Annotated[
     str,
     StringConstraints(min_length=1, max_length=10_000),
     AfterValidator(_storable),
-    Field(description="The message's text", examples=["Hello World"]),
+    Field(
+        description="The message's text",
+        examples=["Hello World"],
+        # What `_storable` refuses; its errors say more than one about a pattern.
+        json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
+    ),
 ]
 
 

@@ -111,15 +111,17 @@ def _correct(openapi: dict[str, Any]) -> None:
 
 
 def _allowed(request: Request) -> set[str]:
-    """Return the methods of every route of the path: Starlette names those of the first only.
+    """Return the methods that the path takes: Starlette names those of the first route only.
 
-    HEAD is one wherever GET is, see edge.py.
+    HEAD is one wherever GET is, see edge.py. A path of its own (/tasks/slow) takes what its routes
+    say, although GET /tasks/{task_id} fits it too.
     """
-    allowed: set[str] = set()
-    for route in request.app.router.routes:
-        match, _ = route.matches({**request.scope, "method": "-"})
-        if match is not Match.NONE:
-            allowed |= set(getattr(route, "methods", None) or ())
+    scope = {**request.scope, "method": "-"}
+    routes: list[Any] = request.app.router.routes
+    fitting = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    own = [route for route in fitting if "{" not in route.path]
+    documented = [route for route in fitting if route.include_in_schema]
+    allowed = {method for route in own or documented for method in route.methods}
     return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
