@@ -7,10 +7,10 @@ and times are the ledger's. Loaded by API, relay, worker and Flower, and by `cel
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -30,12 +30,12 @@ ATTEMPT_HEADER: Final = "attempt"
 BUNDLE_HEADER: Final = "bundle"
 
 
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
 def is_task_id(value: object) -> bool:
     """Return whether a value, which may come from any message, is a UUID as we write it."""
-    try:
-        return isinstance(value, str) and len(value) == 36 and str(UUID(value)) == value  # noqa: PLR2004 - a UUID's length
-    except ValueError:
-        return False
+    return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 # Every queue names its type. Without it the virtual host's default counts, which may be quorum, and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import InvalidTaskError, Terminated
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 # The largest attempt that the ledger can hold (smallint).
 MAX_ATTEMPT = 2**15 - 1
 # Seconds, about three years: a timer can still count them.
-MAX_TIME_LIMIT = 10**8
+MAX_SECONDS = 10**8
 
 
 class LedgerRequest(Request):
@@ -45,7 +46,7 @@ class LedgerRequest(Request):
         super().__init__(message, **options)
         _check(self.request_dict)
         # The third part of a body; Celery unpacks it when a child is lost.
-        if not isinstance(self._payload[2], dict | None):
+        if not isinstance(self._payload[2], (dict, NoneType)):
             raise InvalidTaskError("its body's third part is no object")
 
     @property
@@ -112,51 +113,37 @@ class LedgerRequest(Request):
 
 
 def _check(fields: Mapping[str, Any]) -> None:
-    """Raise InvalidTaskError naming the first field of a wrong type; never its value."""
-    for name, (fits, what) in _FIELDS.items():
-        if not fits(fields.get(name)):
-            raise InvalidTaskError(f"its {name} is no {what}")
+    """Raise InvalidTaskError naming the first field that is wrong; never its value."""
+    for name, types in _TYPES.items():
+        if not isinstance(fields.get(name), types):
+            raise InvalidTaskError(f"its {name} has another type")
+    if not is_task_id(fields["id"]):
+        raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
+    attempt = fields.get(ATTEMPT_HEADER)
+    if attempt is not None and not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
+        raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
+    limits = fields.get("timelimit")
+    if limits and not (len(limits) == len(("hard", "soft")) and all(map(_is_limit, limits))):
+        raise InvalidTaskError("its timelimit is no pair of seconds")
+    if not all(isinstance(name, str) for name in fields.get("stamped_headers") or ()):
+        raise InvalidTaskError("its stamped_headers are no names")
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and is_task_id(value)
-
-
-def _is_attempt(value: object) -> bool:
-    return value is None or (type(value) is int and 0 < value <= MAX_ATTEMPT)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str | None)
-
-
-def _is_time_limits(value: Any) -> bool:  # noqa: ANN401 - whatever was sent
-    """Return whether it is nothing or the pair (hard, soft), each None or seconds."""
-    if value is None:
-        return True
-    if not isinstance(value, list | tuple) or len(value) != len(("hard", "soft")):
-        return False
-    return all(
-        limit is None or (type(limit) in {int, float} and 0 <= limit <= MAX_TIME_LIMIT)
-        for limit in value
+def _is_limit(limit: object) -> bool:
+    return limit is None or (
+        isinstance(limit, int | float) and not isinstance(limit, bool) and 0 <= limit <= MAX_SECONDS
     )
 
 
-def _is_names(value: object) -> bool:
-    return value is None or (
-        isinstance(value, list) and all(isinstance(name, str) for name in value)
-    )
-
-
-_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (_is_id, "UUID in lower case"),
-    ATTEMPT_HEADER: (_is_attempt, f"number from 1 to {MAX_ATTEMPT}"),
-    "args": (lambda value: isinstance(value, list | tuple), "list"),
-    "kwargs": (lambda value: isinstance(value, dict), "object"),
-    "reply_to": (_is_text, "text"),
-    "correlation_id": (_is_text, "text"),
-    "shadow": (_is_text, "text"),
-    "timelimit": (_is_time_limits, "pair of seconds"),
-    "stamped_headers": (_is_names, "list of names"),
-    "stamps": (lambda value: isinstance(value, dict | None), "object"),
+_TEXT = (str, NoneType)
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "id": str,
+    "args": (list, tuple),
+    "kwargs": dict,
+    "reply_to": _TEXT,
+    "correlation_id": _TEXT,
+    "shadow": _TEXT,
+    "timelimit": (list, tuple, NoneType),
+    "stamped_headers": (list, NoneType),
+    "stamps": (dict, NoneType),
 }
