@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -13,12 +14,16 @@ from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 Server = TypeVar("Server", Postgres, RabbitMQ, Redis)
 
-SERVERS = {"rabbitmq_server": RabbitMQ, "redis_server": Redis}
+SERVERS: dict[str, Callable[[], Postgres | RabbitMQ | Redis]] = {
+    "postgres_with_clock_server": partial(Postgres, clock=True),
+    "rabbitmq_server": RabbitMQ,
+    "redis_server": Redis,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     terminalreporter.line("or run .ci/run, which installs the servers and skips no test of them.")
 
 
-def _serve(kind: type[Server]) -> Iterator[Server]:
+def _serve(kind: Callable[[], Server]) -> Iterator[Server]:
     try:
         server = kind()
     except Missing as missing:
@@ -83,6 +88,11 @@ def _serve(kind: type[Server]) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     yield from _serve(Postgres)
+
+
+@pytest.fixture(scope="session")
+def postgres_with_clock_server() -> Iterator[Postgres]:
+    yield from _serve(partial(Postgres, clock=True))
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +110,15 @@ def postgres(postgres_server: Postgres) -> Postgres:
     """Give a running PostgreSQL, whatever the test before has done to it."""
     postgres_server.start()
     return postgres_server
+
+
+@pytest.fixture
+def postgres_with_clock(postgres_with_clock_server: Postgres) -> Iterator[Postgres]:
+    """Give a running PostgreSQL whose clock can be set; it shows the machine's time at first."""
+    postgres_with_clock_server.start()
+    postgres_with_clock_server.step_clock(0)
+    yield postgres_with_clock_server
+    postgres_with_clock_server.step_clock(0)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
 from backend.api.submissions import Submissions
+from backend.api.totals import Totals
 from backend.batching import Batcher
 from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, workers, writable
@@ -44,6 +45,7 @@ class Services:
         self.new_messages = Batcher("new messages", _insert_messages)
         self.message_pages = Batcher("message pages", _message_pages)
         self.listings = Batcher("listings", self._list)
+        self.totals = Totals()
         self.readiness = Batcher("readiness", self._readiness)
         self.inbox = Inbox(self.state)
         self.inspector = Inspector()
@@ -53,6 +55,14 @@ class Services:
     async def state(self, task_id: str) -> State | None:
         """Return what the ledger knows of a task, None for an id that was never issued."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
+
+    async def list_tasks(self, limit: int) -> Listing:
+        """Return the oldest tasks that have not ended, `limit` at most, and how many there are."""
+        tasks, total = await self.listings.submit(limit)
+        if total > lookups.COUNTED:
+            # A second old at most, and of another moment than the list.
+            total = max(total, await self.totals.get())
+        return tasks, total
 
     def new_task(self, task: Task, arguments: BaseModel) -> Submission:
         """Return a task with a new id, whose outcome this process wants to hear of."""
@@ -72,6 +82,7 @@ class Services:
             self.new_messages,
             self.message_pages,
             self.listings,
+            self.totals,
             self.readiness,
             self.inbox,
             self.inspector,
@@ -114,8 +125,9 @@ class Services:
             return [Condition(migrated=False, workers=False, relayed=False)] * len(asked)
         refused = self.submissions.refused
         with trial() as connection:
-            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
+            # Before the trial, whose row looks like a worker's.
             alive, late = workers.alive(connection), outbox.late(connection)
+            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
             faults = durability_faults(connection)
         if refused:
             self.submissions.refused = False

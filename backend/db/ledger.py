@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
+from backend.db.bounds import rows_from
 from backend.db.models import UNFINISHED
 from backend.db.session import changed_rows
 
@@ -289,13 +290,14 @@ _HAND_BACK = text(
             max_attempts = least(max_attempts, {_LAST_ATTEMPT - 1}) + 1
         WHERE id IN (
             SELECT id FROM tasks
-            WHERE state = 'STARTED' AND worker = :worker AND attempt < {_LAST_ATTEMPT}
+            WHERE {rows_from("started_from")} AND worker = :worker
+                AND attempt < {_LAST_ATTEMPT}
             ORDER BY id FOR UPDATE
         )
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
-    """  # noqa: S608 - a constant of this module
+    """  # noqa: S608 - constants of this package
 )
 
 

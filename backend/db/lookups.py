@@ -1,4 +1,4 @@
-"""What the ledger says: a task's state, what has not ended, what was abandoned. Changes nothing."""
+"""What the ledger says: a task's state, what has not ended, what was started. Changes nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
-from backend.db.models import UNFINISHED
+from backend.db.bounds import rows_from
 from backend.db.session import IN_INDEX_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from backend.db.session import Executor
+
+
+# So many tasks that have not ended are counted at each question; more take too long for that.
+COUNTED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +52,51 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# tasks.id: a bare id would be the text in the result, which no index has in order. The partial
-# index outbox_due finds what is due later; it is not published yet.
+# The rows shown first, then what the outbox has of these alone, each by its key: a list of all that
+# is due later grows with it. A scalar query, for PostgreSQL never makes that list of it.
 _UNFINISHED = text(
     f"""
     {IN_INDEX_ORDER}
+    WITH shown AS MATERIALIZED (
+        SELECT id, state, created_at FROM tasks
+        WHERE {rows_from("unfinished_from")}
+        ORDER BY created_at, id LIMIT :limit
+    )
     SELECT CAST(id AS text), CASE
         WHEN state = 'STARTED' THEN 'ACTIVE'
-        WHEN id IN (
-            SELECT task_id FROM outbox WHERE published_at IS NULL AND due_at > now()
+        WHEN (
+            SELECT published_at IS NULL AND due_at > now() FROM outbox WHERE task_id = shown.id
         ) THEN 'SCHEDULED'
         ELSE 'RESERVED'
     END
-    FROM tasks WHERE {UNFINISHED} ORDER BY tasks.created_at, tasks.id LIMIT :limit
-    """  # noqa: S608 - a constant of this package
+    FROM shown ORDER BY created_at, shown.id
+    """  # noqa: S608 - constants of this package
 )
-_COUNT_UNFINISHED = text(f"SELECT count(*) FROM tasks WHERE {UNFINISHED}")  # noqa: S608 - same
+_COUNT = text(
+    f"""
+    SELECT count(*) FROM (
+        SELECT FROM tasks WHERE {rows_from("unfinished_from")} LIMIT :limit
+    ) unfinished
+    """  # noqa: S608 - constants of this package
+)
 
 
 def unfinished(connection: Executor, limit: int) -> tuple[list[tuple[str, str]], int]:
     """Return the oldest `limit` tasks not yet ended, each with its status, and how many there are.
 
-    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED.
+    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. More than
+    COUNTED tasks are not counted to the end: the number is COUNTED + 1 then.
     """
     rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit}).all()]
     if len(rows) < limit:
         return rows, len(rows)
-    return rows, connection.execute(_COUNT_UNFINISHED).scalar_one()
+    return rows, count_unfinished(connection, COUNTED + 1)
+
+
+def count_unfinished(connection: Executor, limit: int | None = None) -> int:
+    """Return how many tasks have not ended, `limit` at most."""
+    count: int = connection.execute(_COUNT, {"limit": limit}).scalar_one()
+    return count
 
 
 _KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))")
@@ -84,31 +107,30 @@ def known(connection: Executor, ids: Sequence[str]) -> set[str]:
     return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
 
 
-class Abandoned(NamedTuple):
-    """A started attempt that nobody works on; `dead` where its worker's lease ran out."""
+class Started(NamedTuple):
+    """A started attempt, and whether its worker's lease holds it.
+
+    `renewed_at` is when the lease was last renewed, None where the worker has none.
+    """
 
     task_id: str
     attempt: int
     worker: str
-    dead: bool
+    renewed_at: datetime | None
+    held: bool
 
 
-# A worker's parent process holds a task from before its claim until after its outcome, so a lease
-# that was renewed a while after the start and does not hold the task has lost it.
-_ABANDONED = text(
-    """
-    SELECT CAST(t.id AS text), t.attempt, t.worker, w.expires_at IS NULL OR w.expires_at < now()
+_STARTED = text(
+    f"""
+    SELECT CAST(t.id AS text), t.attempt, t.worker, w.renewed_at,
+        coalesce(CAST(t.id AS text) || '/' || t.attempt = ANY (w.holds), false)
     FROM tasks t LEFT JOIN workers w ON w.name = t.worker
-    WHERE t.state = 'STARTED' AND (
-        (:dead_too AND (w.name IS NULL OR w.expires_at < now()))
-        OR (w.renewed_at > t.started_at + interval '5 s'
-            AND CAST(t.id AS text) || '/' || t.attempt <> ALL (w.holds))
-    )
-    ORDER BY t.id LIMIT 500
-    """
+    WHERE {rows_from("started_from")}
+    ORDER BY t.id
+    """  # noqa: S608 - constants of this package
 )
 
 
-def abandoned(connection: Executor, *, dead_too: bool) -> list[Abandoned]:
-    """Return the attempts that their worker no longer holds, and, if asked, those of dead ones."""
-    return [Abandoned(*row) for row in connection.execute(_ABANDONED, {"dead_too": dead_too})]
+def started(connection: Executor) -> list[Started]:
+    """Return every started attempt."""
+    return [Started(*row) for row in connection.execute(_STARTED)]

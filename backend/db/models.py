@@ -55,7 +55,7 @@ class Task(Base):
             name="tasks_state_check",
         ),
         Index("tasks_unfinished", "created_at", "id", postgresql_where=text(UNFINISHED)),
-        Index("tasks_started", "worker", postgresql_where=text("state = 'STARTED'")),
+        Index("tasks_started_at", "started_at", postgresql_where=text("state = 'STARTED'")),
     )
 
     id: Mapped[UUID] = mapped_column(
@@ -165,13 +165,52 @@ class IdempotencyKey(Base):
 
 
 class Worker(Base):
-    """A lease a worker: proof of life, and what it holds."""
+    """A worker's lease: proof of life, and what it holds. A dead worker's is deleted."""
 
     __tablename__ = "workers"
 
     name: Mapped[str] = mapped_column(primary_key=True, comment="Celery's node name of the worker")
     renewed_at: Mapped[datetime] = mapped_column(comment="When the lease was last renewed")
-    expires_at: Mapped[datetime] = mapped_column(comment="When the worker counts as dead")
+    expires_at: Mapped[datetime] = mapped_column(
+        comment="When it should have been renewed; for people, no code compares it with a clock"
+    )
     holds: Mapped[list[str]] = mapped_column(
         ARRAY(Text()), comment="The attempts it holds, each as id/attempt"
+    )
+
+
+def _only_row() -> Mapped[bool]:
+    """Return the key of a table that has one row."""
+    return mapped_column(
+        primary_key=True, server_default=text("true"), comment="True: there is one row"
+    )
+
+
+def _bound(scan: str) -> Mapped[datetime]:
+    return mapped_column(server_default="-infinity", comment=f"No {scan} is older")
+
+
+class ScanBounds(Base):
+    """Where the scans of the partial indexes start; see bounds.py."""
+
+    __tablename__ = "scan_bounds"
+    __table_args__ = (CheckConstraint("only_row", name="scan_bounds_only_row"),)
+
+    only_row: Mapped[bool] = _only_row()
+    unfinished_from: Mapped[datetime] = _bound("tasks.created_at of a task that has not ended")
+    started_from: Mapped[datetime] = _bound("tasks.started_at of a started task")
+    due_from: Mapped[datetime] = _bound("outbox.due_at of a row that is to be published")
+    published_from: Mapped[datetime] = _bound("outbox.published_at")
+
+
+class Clock(Base):
+    """The latest time that PostgreSQL's clock has shown; see clock.py."""
+
+    __tablename__ = "clock"
+    __table_args__ = (CheckConstraint("only_row", name="clock_only_row"),)
+
+    only_row: Mapped[bool] = _only_row()
+    latest: Mapped[datetime] = mapped_column(
+        server_default="-infinity",
+        comment="The latest time seen; a clock that shows less was set back",
     )

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import select
-import time
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from backend.db.connection import behind_pooler
-from backend.db.session import IN_INDEX_ORDER, autocommit, changed_rows, store_errors
+from backend.db.bounds import LOCK, LOWER_DUE_FROM, rows_from
+from backend.db.session import IN_INDEX_ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from backend.db.session import Executor
-
-logger = logging.getLogger(__name__)
-
-# How often a relay looks for new rows where a pooler keeps it from being woken.
-POLL_SECONDS = 0.1
 
 # What travels in one message: so many tasks, of so many bytes of arguments and one task more.
 BUNDLE = 100
@@ -52,7 +43,7 @@ _TAKE = text(
     {IN_INDEX_ORDER}
     WITH due AS (
         SELECT task_id, attempt, due_at FROM outbox
-        WHERE published_at IS NULL AND due_at <= now()
+        WHERE {rows_from("due_from")} AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), content AS (
         SELECT due.*, t.name, CAST(t.args AS text) AS args, t.reply_to,
@@ -77,7 +68,7 @@ _TAKE = text(
     SELECT CAST(task_id AS text), attempt, name, args, reply_to,
         CASE WHEN bundled THEN number END
     FROM numbered WHERE name IS NOT NULL ORDER BY due_at, task_id
-    """  # noqa: S608 - constants of this module
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -92,14 +83,21 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
     return [Due(*row) for row in rows]
 
 
+# Arrays, for a join may read all that has left the outbox since an old snapshot. A row that is put
+# back has been due: if PostgreSQL's clock was set back in the meantime, it still is.
 _PUT_BACK = text(
-    """
-    UPDATE outbox SET published_at = NULL
-    WHERE task_id IN (
-        SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))
-        FOR UPDATE SKIP LOCKED
+    f"""
+    {LOCK}
+    WITH back AS (
+        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
+        WHERE task_id = ANY(ARRAY(
+            SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))
+            FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING due_at
     )
-    """
+    {LOWER_DUE_FROM}
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -111,14 +109,17 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
 # Two relays may take at the same time, hence bundles by transaction too. What a version without
 # `bundled` has published counts as messages of one task: if it was not, it is published once more.
 _PUBLISHED = text(
-    """
+    f"""
     SELECT
-        (SELECT count(*) FROM outbox WHERE published_at IS NOT NULL AND bundled IS NOT TRUE),
+        (
+            SELECT count(*) FROM outbox
+            WHERE {rows_from("published_from")} AND bundled IS NOT TRUE
+        ),
         (SELECT count(*) FROM (
-            SELECT FROM outbox WHERE published_at IS NOT NULL AND bundled
+            SELECT FROM outbox WHERE {rows_from("published_from")} AND bundled
             GROUP BY published_at, xmin
         ) bundles)
-    """
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -131,14 +132,24 @@ def published(connection: Executor) -> tuple[int, int]:
     return alone, bundles
 
 
-_WAITING = text("SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT :limit) waiting")
+_WAITING = text(
+    f"""
+    SELECT count(*) FROM (
+        SELECT FROM outbox WHERE {rows_from("published_from")}
+        UNION ALL
+        SELECT FROM outbox
+        WHERE {rows_from("due_from")} AND due_at <= now()
+        LIMIT :limit
+    ) waiting
+    """  # noqa: S608 - constants of this package
+)
 _CLAIMED = text(
     "SELECT n_tup_del FROM pg_stat_user_tables WHERE relid = CAST('outbox' AS regclass)"
 )
 
 
 def backlog(connection: Executor, limit: int) -> tuple[int, int]:
-    """Return how many tasks wait, `limit` at most, and how many have been claimed so far.
+    """Return how many due tasks wait, `limit` at most, and how many have been claimed so far.
 
     The second is PostgreSQL's statistic, some seconds old: good for a rate.
     """
@@ -150,19 +161,28 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # 10 s, 20 s, … 320 s after the last publish. The oldest go first: a queue is served in order, so
 # what it no longer has is most likely what it was given first.
 _REPUBLISH = text(
-    """
+    f"""
+    {LOCK}
     WITH lost AS (
         SELECT DISTINCT published_at FROM outbox
-        WHERE published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
+        WHERE {rows_from("published_from")}
+            AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
             AND (bundled IS TRUE) = :bundled
         ORDER BY published_at LIMIT :limit
+    ), back AS (
+        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
+        WHERE task_id = ANY(ARRAY(
+            SELECT task_id FROM outbox
+            WHERE {rows_from("published_from")}
+                AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
+            FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING due_at
+    ), lowered AS (
+        {LOWER_DUE_FROM}
     )
-    UPDATE outbox SET published_at = NULL
-    WHERE task_id IN (
-        SELECT task_id FROM outbox JOIN lost USING (published_at)
-        FOR UPDATE OF outbox SKIP LOCKED
-    )
-    """
+    SELECT count(*) FROM back
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -172,28 +192,40 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
     `bundled`: bundles or messages of one task, as `published` counts them. Returns how many tasks
     these are.
     """
-    return changed_rows(connection.execute(_REPUBLISH, {"limit": missing, "bundled": bundled}))
+    found = connection.execute(_REPUBLISH, {"limit": missing, "bundled": bundled})
+    count: int = found.scalar_one()
+    return count
 
 
 # Messages of other programs count in a queue's length, so they can hide that ours are missing. But
 # a queue is served in order: a task that was accepted after a row was published, and has begun, was
 # behind it. So the row is lost, or a busy worker has it. Ten minutes are allowed for relays that
 # publish at the same time. A task of another program has one time for both, accepted and started,
-# and proves nothing. Bundled tasks are never seen STARTED. The queue must have a single priority.
+# and proves nothing; nor does a task from before PostgreSQL's clock was set back. Bundled tasks are
+# never seen STARTED. The queue must have a single priority.
 _REPUBLISH_OVERTAKEN = text(
-    """
-    UPDATE outbox SET published_at = NULL
-    WHERE task_id IN (
-        SELECT task_id FROM outbox
-        WHERE published_at < (
-                SELECT max(created_at) - interval '10 min' FROM tasks
-                WHERE state = 'STARTED' AND started_at > created_at
-            )
-            AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
-            AND bundled IS NOT TRUE
-        ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    f"""
+    {LOCK}
+    WITH back AS (
+        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
+        WHERE task_id = ANY(ARRAY(
+            SELECT task_id FROM outbox
+            WHERE {rows_from("published_from")}
+                AND published_at < (
+                    SELECT max(created_at) - interval '10 min' FROM tasks
+                    WHERE {rows_from("started_from")}
+                        AND started_at > created_at AND created_at <= now()
+                )
+                AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
+                AND bundled IS NOT TRUE
+            ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING due_at
+    ), lowered AS (
+        {LOWER_DUE_FROM}
     )
-    """
+    SELECT count(*) FROM back
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -202,12 +234,16 @@ def republish_overtaken(connection: Executor, limit: int) -> int:
 
     Only tasks with a message of their own. Returns how many they are.
     """
-    return changed_rows(connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}))
+    count: int = connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}).scalar_one()
+    return count
 
 
 _LATE = text(
-    "SELECT EXISTS (SELECT FROM outbox"
-    " WHERE published_at IS NULL AND due_at < now() - interval '5 s')"
+    f"""
+    SELECT EXISTS (
+        SELECT FROM outbox WHERE {rows_from("due_from")} AND due_at < now() - interval '5 s'
+    )
+    """  # noqa: S608 - constants of this package
 )
 
 
@@ -219,59 +255,3 @@ def late(connection: Executor) -> bool:
 def ring(connection: Executor) -> None:
     """Wake the relays when the transaction commits."""
     connection.execute(text("SELECT pg_notify('outbox', '')"))
-
-
-class _Notified(Protocol):
-    """The part of a psycopg2 connection that listening needs."""
-
-    notifies: list[object]
-
-    def fileno(self) -> int: ...
-    def poll(self) -> int: ...
-
-
-class Bell:
-    """Hears `ring` from every process, on a connection of its own.
-
-    Through a pooler nothing can be heard: there it is only a pause of POLL_SECONDS.
-    """
-
-    def __init__(self) -> None:
-        with store_errors():
-            connection = autocommit().connect()
-            # A connection that listens must not go back to the pool.
-            connection.detach()
-            pooled = behind_pooler(connection)
-            if pooled:
-                _say_once_that_nothing_wakes_relays()
-            else:
-                connection.exec_driver_sql("LISTEN outbox")
-        self._connection = connection
-        self._raw = None if pooled else cast("_Notified", connection.connection.dbapi_connection)
-
-    def wait(self, timeout: float) -> None:
-        """Return when it rings, after `timeout` seconds at the latest."""
-        if self._raw is None:
-            time.sleep(min(timeout, POLL_SECONDS))
-            return
-        with store_errors():
-            # Not select.select, which takes no file descriptor above 1023.
-            poller = select.poll()
-            poller.register(self._raw.fileno(), select.POLLIN)
-            if poller.poll(timeout * 1000):
-                self._raw.poll()
-                self._raw.notifies.clear()
-
-    def close(self) -> None:
-        """Stop listening. Raises StoreUnavailable where the connection has broken."""
-        with store_errors():
-            self._connection.close()
-
-
-@cache
-def _say_once_that_nothing_wakes_relays() -> None:
-    logger.info(
-        "DATABASE_URL leads to a connection pooler, which passes no NOTIFY on: the relay looks for"
-        " tasks every %s s",
-        POLL_SECONDS,
-    )

@@ -1,4 +1,8 @@
-"""The workers' leases, on PostgreSQL's clock."""
+"""The workers' leases: a row that a worker renews and a reconciler deletes.
+
+A worker is dead when a reconciler has not seen its `renewed_at` change for LEASE_SECONDS
+(backend/relay/watch.py). No code compares the times in the row with a clock, which may be set.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from sqlalchemy import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from backend.db.session import Executor
 
-# A worker renews every RENEW_SECONDS and counts as dead LEASE_SECONDS after its last renewal.
+# A worker renews every RENEW_SECONDS and is dead after LEASE_SECONDS without a renewal.
 RENEW_SECONDS = 2.0
 LEASE_SECONDS = 10.0
 
@@ -49,8 +54,8 @@ def end(connection: Executor, name: str) -> None:
 
 
 def leased(connection: Executor, name: str) -> bool:
-    """Tell whether a worker's lease runs."""
-    found = text("SELECT EXISTS (SELECT FROM workers WHERE name = :name AND expires_at > now())")
+    """Return whether a worker has a lease: its first renewal makes one, a reconciler deletes it."""
+    found = text("SELECT EXISTS (SELECT FROM workers WHERE name = :name)")
     return bool(connection.execute(found, {"name": name}).scalar())
 
 
@@ -61,21 +66,35 @@ _FENCE = text(
         AND usename = current_user AND pid <> pg_backend_pid()
         -- An idle one holds no locks, and a pooler may be about to give it to another client.
         AND state <> 'idle'
+        AND NOT EXISTS (
+            SELECT FROM workers WHERE name = :name
+                AND renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)
+        )
     """
 )
 
 
-def fence(connection: Executor, name: str) -> None:
-    """Break the connections of a dead worker, whose open transactions may hold locks."""
-    connection.execute(_FENCE, {"name": name})
+def fence(connection: Executor, name: str, renewed_at: datetime | None = None) -> None:
+    """Break the connections of a worker that has not renewed its lease since `renewed_at`.
+
+    Its open transactions may hold locks.
+    """
+    connection.execute(_FENCE, {"name": name, "renewed_at": renewed_at})
+
+
+def end_dead(connection: Executor, name: str, renewed_at: datetime | None) -> bool:
+    """Delete a dead worker's lease; False if the worker has renewed it since `renewed_at`."""
+    ended = text("DELETE FROM workers WHERE name = :name AND renewed_at = :renewed_at")
+    connection.execute(ended, {"name": name, "renewed_at": renewed_at})
+    return not leased(connection, name)
+
+
+def leases(connection: Executor) -> dict[str, datetime]:
+    """Return when each worker has last renewed its lease."""
+    rows = connection.execute(text("SELECT name, renewed_at FROM workers"))
+    return {row[0]: row[1] for row in rows}
 
 
 def alive(connection: Executor) -> list[str]:
-    """Return the names of the workers whose lease runs."""
-    rows = connection.execute(text("SELECT name FROM workers WHERE expires_at > now()"))
-    return list(rows.scalars())
-
-
-def forget_dead(connection: Executor) -> None:
-    """Delete leases that ran out an hour ago."""
-    connection.execute(text("DELETE FROM workers WHERE expires_at < now() - interval '1 h'"))
+    """Return the names of the workers that have a lease."""
+    return list(leases(connection))

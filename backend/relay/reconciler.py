@@ -12,18 +12,26 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
-from backend.db import idempotency, ledger, lookups, messages, outbox, workers
+from backend.db import bounds, clock, idempotency, ledger, lookups, messages, outbox, workers
 from backend.db.session import single, transaction
 from backend.relay.publisher import OUTAGES, Publisher
+from backend.relay.watch import Calm, Watch
 from backend.settings import settings
 from backend.telemetry import about
 
 if TYPE_CHECKING:
     import threading
+    from datetime import datetime
+
+    from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
+# No transaction that began before a jump of PostgreSQL's clock is still under way after so long.
+CALM_SECONDS = 60.0
+# How often the bounds are compared with every row: should one be wrong, nothing waits for longer.
+COMPARE_SECONDS = 300.0
 LOST = "The worker running the task was lost"
 # How many messages of a queue are published again in one pass at most: more than workers handle in
 # that time, and few enough for the relay to publish newer tasks within a second.
@@ -36,23 +44,19 @@ class Reconciler:
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
         self._publisher: Publisher | None = None
-        self._last_pass = -math.inf
-        self._watching_since = math.inf
+        self._watch = Watch()
+        self._calm = Calm()
+        self._compared = -math.inf
         # By queue: how many messages were missing at the last pass.
         self._missing: Counter[str] = Counter()
 
     def run(self) -> None:
         """Make a pass every PASS_SECONDS."""
         while not self._stopping.wait(PASS_SECONDS):
-            now = time.monotonic()
-            if now - self._last_pass > 3 * PASS_SECONDS:
-                # At the start, or PostgreSQL was away and leases ran out for no fault of their
-                # workers, who have to have had the time to renew them.
-                self._watching_since = now
             try:
-                dead_too = now - self._watching_since > workers.LEASE_SECONDS
-                retry_abandoned(dead_too=dead_too)
-                self._last_pass = time.monotonic()
+                retry_abandoned(self._watch)
+                self._follow_clock()
+                keep_house()
                 self._republish_lost()
             except OUTAGES:
                 # The relay meets the same outage and says so.
@@ -61,6 +65,26 @@ class Reconciler:
                 logger.exception("the reconciler met an error; it tries again")
                 self._disconnect()
         self._disconnect()
+
+    def _follow_clock(self) -> None:
+        """Move times back with PostgreSQL's clock, or else the bounds forward."""
+        with single() as connection:
+            now, set_back = clock.read(connection)
+        calm = self._calm.seconds(time.monotonic(), now)
+        if set_back:
+            with transaction() as connection:
+                by = clock.follow(connection)
+            if by is not None:
+                logger.warning(
+                    "PostgreSQL's clock was set back: moved what waits in the outbox by %.0f s",
+                    by.total_seconds(),
+                )
+        elif calm > CALM_SECONDS:
+            every_row = time.monotonic() - self._compared > COMPARE_SECONDS
+            if every_row:
+                self._compared = time.monotonic()
+            with single() as connection:
+                bounds.advance(connection, now, every_row=every_row)
 
     def _republish_lost(self) -> None:
         """Publish again what the broker should have and has not.
@@ -113,19 +137,34 @@ class Reconciler:
             self._publisher = None
 
 
-def retry_abandoned(*, dead_too: bool) -> None:
-    """Give tasks that nobody works on their next attempt or their end.
-
-    Tasks of workers whose lease ran out are among them only if `dead_too`.
-    """
+def retry_abandoned(watch: Watch) -> None:
+    """Give tasks that nobody works on their next attempt or their end."""
     with single() as connection:
-        found = lookups.abandoned(connection, dead_too=dead_too)
-        for worker in {attempt.worker for attempt in found if attempt.dead}:
-            workers.fence(connection, worker)
-        for task_id, attempt, worker, _ in found:
+        began = time.monotonic()
+        leases = workers.leases(connection)
+        started = lookups.started(connection)
+        last = leases | {attempt.worker: attempt.renewed_at for attempt in started}
+        dead = {
+            worker
+            for worker in watch.find_dead(began, time.monotonic(), last)
+            if _end_dead(connection, worker, last[worker])
+        }
+        lost = [attempt for attempt in started if attempt.worker in dead]
+        for task_id, attempt, worker, *_ in lost + watch.find_unheld(started):
             state = ledger.fail(connection, task_id, attempt, LOST, worker)
             if state is not None:
                 logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))
-        workers.forget_dead(connection)
+
+
+def _end_dead(connection: Connection, worker: str, renewed_at: datetime | None) -> bool:
+    """End a dead worker's connections and lease; False where it turns out to be alive."""
+    workers.fence(connection, worker, renewed_at)
+    return workers.end_dead(connection, worker, renewed_at)
+
+
+def keep_house() -> None:
+    """Delete keys that are too old, and add up what counts the messages."""
+    with single() as connection:
+        # By PostgreSQL's clock: one that is set forward by an hour shortens their time by an hour.
         idempotency.purge(connection, settings().idempotency_hours)
         messages.add_up(connection)

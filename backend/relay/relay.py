@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.celery_app import bundled
-from backend.db import outbox
+from backend.db import listen, outbox
 from backend.db.session import transaction
 from backend.relay.publisher import OUTAGES, Publisher
 from backend.relay.reconciler import Reconciler
@@ -79,7 +79,7 @@ class Relay:
 
     def _serve(self) -> None:
         """Publish until something breaks or the relay is to stop."""
-        bell = outbox.Bell()
+        bell = listen.Bell()
         try:
             publisher = Publisher(self._stopping, self._on_blocked)
             try:

@@ -82,10 +82,15 @@ def test_a_worker_without_a_lease_claims_nothing(odd_stack: Stack) -> None:
     odd_stack.start("worker")
     connection = psycopg2.connect(odd_stack.database_url.replace("+psycopg2", ""))
     with connection.cursor() as cursor:
-        # The lease cannot be renewed while its row is locked, and is made to have run out.
-        cursor.execute("UPDATE workers SET expires_at = now() - interval '1 s'")
+        # Its lease is deleted, as a reconciler does, and cannot be made again for a while.
+        cursor.execute("DELETE FROM workers RETURNING name")
+        (name,) = cursor.fetchone() or ()
         connection.commit()
-        cursor.execute("SELECT FROM workers FOR UPDATE")
+        cursor.execute(
+            "INSERT INTO workers (name, renewed_at, expires_at, holds)"
+            " VALUES (%s, now(), now(), '{}')",
+            [name],
+        )
         task_id = odd_stack.post("/tasks/slow?duration=0")
         eventually(lambda: "lease" in odd_stack["worker"].log, 15, "the renewal has failed")
         state, attempt = odd_stack.query("SELECT state, attempt FROM tasks")[0]

@@ -150,7 +150,7 @@ def test_no_statement_changes_a_task_that_has_ended(
     before = task(database, task_id)
     with database.begin() as connection:
         assert not STATEMENTS[name](connection, task_id, 1)
-        assert lookups.abandoned(connection, dead_too=True) == []
+        assert lookups.started(connection) == []
     assert (before, []) == (task(database, task_id), box(database))
 
 
@@ -290,3 +290,24 @@ def test_a_task_by_another_door_is_entered_once(database: sa.Engine) -> None:
     row = task(database, NEVER)
     assert (row["state"], row["attempt"], row["args"]) == ("STARTED", 1, {"duration": 1})
     assert box(database) == []
+
+
+def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "COUNTED", 4)
+    ids = [submit(database)[0] for _ in range(6)]
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE outbox SET due_at = now() + interval '1 min' WHERE task_id = :id"),
+            {"id": ids[1]},
+        )
+        ledger.claim(connection, ids[0], 1, "w")
+        outbox.take(connection, 10)
+        shown = [(ids[0], "ACTIVE"), (ids[1], "SCHEDULED"), (ids[2], "RESERVED")]
+        assert lookups.unfinished(connection, 3) == (shown, 5)
+        assert lookups.unfinished(connection, 7)[1] == 6
+        assert lookups.count_unfinished(connection) == 6
+        ledger.revoke(connection, ids[5], 1, "enough")
+        ledger.revoke(connection, ids[4], 1, "enough")
+        assert lookups.unfinished(connection, 3) == (shown, 4)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
 from backend.db import messages
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -77,3 +79,45 @@ def test_adding_up_changes_nothing_and_waits_for_nobody(
         messages.add_up(connection)
         rows = connection.execute(sa.text("SELECT messages FROM message_counts")).scalars()
         assert rows.all() == [4]
+
+
+def at_once(
+    database: sa.Engine, first: Callable[[sa.Connection], object], second: sa.TextClause
+) -> None:
+    """Do the second while the first has done its part and has not committed."""
+
+    def run() -> None:
+        with database.begin() as connection:
+            connection.execute(second)
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    thread = threading.Thread(target=run)
+    with database.connect() as connection, database.connect() as observer:
+        first(connection)
+        thread.start()
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        connection.commit()
+    thread.join()
+
+
+TRUNCATE = sa.text("TRUNCATE messages")
+
+
+def test_a_truncate_while_counts_are_added_up_leaves_none(database: sa.Engine) -> None:
+    for _ in range(2):
+        with database.begin() as connection:
+            messages.insert_many(connection, ["a", "b"])
+    at_once(database, messages.add_up, TRUNCATE)
+    assert counted(database) == (0, 0)
+
+
+def test_counts_that_are_added_up_during_a_truncate_stay_right(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        messages.insert_many(connection, ["a", "b"])
+
+    def truncate_and_insert(connection: sa.Connection) -> None:
+        connection.execute(TRUNCATE)
+        messages.insert_many(connection, ["c"])
+
+    at_once(database, truncate_and_insert, messages._ADD_UP)
+    assert counted(database) == (1, 1)

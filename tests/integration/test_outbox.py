@@ -191,6 +191,20 @@ def test_the_backlog_is_that_of_our_table_whatever_other_schemas_hold(
         assert outbox.backlog(connection, 2) == (2, 0)
 
 
+def test_tasks_that_are_not_due_do_not_count_for_the_backlog(database: sa.Engine) -> None:
+    ids = submit(database, 5)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET due_at = now() + interval '1 min'"
+                " WHERE task_id = ANY(CAST(:ids AS uuid[]))"
+            ),
+            {"ids": ids[:3]},
+        )
+        outbox.take(connection, 1)
+        assert outbox.backlog(connection, 100)[0] == 2
+
+
 def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> None:
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with closing(psycopg2.connect(url)) as listener:

@@ -9,50 +9,31 @@ from backend.db import ledger, lookups, workers
 from tests.integration.test_ledger import put, submit
 
 LEASES = {
-    "no lease": (None, [], True),
-    "a lease that ran out": (-1, ["{key}"], True),
-    "a live lease that holds it": (10, ["{key}"], False),
-    "a live lease that lost it": (10, [], True),
-    "a live lease that holds another attempt": (10, ["{id}/1"], True),
+    "no lease": (None, False),
+    "a lease that holds it": (["{id}/2"], True),
+    "a lease that lost it": ([], False),
+    "a lease that holds another attempt": (["{id}/1"], False),
 }
 
 
 @pytest.mark.parametrize("case", LEASES)
-def test_a_started_task_is_abandoned_when_no_live_lease_holds_it(
+def test_a_started_task_is_held_if_its_workers_lease_has_its_attempt(
     database: sa.Engine, case: str
 ) -> None:
-    seconds, holds, abandoned = LEASES[case]
+    holds, held = LEASES[case]
     task_id = put(database, "STARTED", attempt=2)
     with database.begin() as connection:
-        connection.execute(sa.text("UPDATE tasks SET started_at = now() - interval '6 s'"))
-        if seconds is not None:
-            keys = [hold.format(key=f"{task_id}/2", id=task_id) for hold in holds]
-            workers.renew(connection, "w", lambda: keys)
-            connection.execute(
-                sa.text("UPDATE workers SET expires_at = now() + make_interval(secs => :s)"),
-                {"s": seconds},
-            )
-        dead = seconds is None or seconds < 0
-        expected = [(task_id, 2, "w", dead)] if abandoned else []
-        assert lookups.abandoned(connection, dead_too=True) == expected
-        # After an outage a dead worker is not told from one that had no time to renew its lease.
-        assert lookups.abandoned(connection, dead_too=False) == ([] if dead else expected)
-
-
-def test_a_task_started_just_now_is_not_missed_by_a_lease_that_could_not_know(
-    database: sa.Engine,
-) -> None:
-    put(database, "STARTED")
-    with database.begin() as connection:
-        workers.renew(connection, "w", list)
-        assert lookups.abandoned(connection, dead_too=True) == []
+        if holds is not None:
+            workers.renew(connection, "w", lambda: [hold.format(id=task_id) for hold in holds])
+        renewed_at = workers.leases(connection).get("w")
+        assert lookups.started(connection) == [(task_id, 2, "w", renewed_at, held)]
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
-def test_a_task_that_waits_is_not_abandoned(database: sa.Engine, state: str) -> None:
+def test_a_task_that_waits_is_not_among_the_started(database: sa.Engine, state: str) -> None:
     put(database, state)
     with database.begin() as connection:
-        assert lookups.abandoned(connection, dead_too=True) == []
+        assert lookups.started(connection) == []
 
 
 def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> None:
@@ -69,20 +50,58 @@ def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> 
         assert workers.renew(connection, "w", lambda: [f"{superseded}/2"]) == []
 
 
-def test_a_worker_is_alive_while_its_lease_runs(database: sa.Engine) -> None:
+def test_a_worker_is_alive_from_its_first_renewal_until_its_lease_is_ended(
+    database: sa.Engine,
+) -> None:
     with database.begin() as connection:
-        for name in ("runs", "ran out", "ended", "forgotten"):
+        for name in ("runs", "stopped", "died"):
             workers.renew(connection, name, list)
-        workers.end(connection, "ended")
-        for name, age in (("ran out", "1 s"), ("forgotten", "2 h")):
-            connection.execute(
-                sa.text(
-                    "UPDATE workers SET expires_at = now() - CAST(:age AS interval)"
-                    " WHERE name = :name"
-                ),
-                {"name": name, "age": age},
-            )
+        workers.end(connection, "stopped")
+        assert workers.end_dead(connection, "died", workers.leases(connection)["died"])
+        assert workers.end_dead(connection, "never seen", None)
         assert workers.alive(connection) == ["runs"]
-        workers.forget_dead(connection)
-        left = connection.execute(sa.text("SELECT name FROM workers ORDER BY name")).scalars()
-        assert list(left) == ["ran out", "runs"]
+        assert workers.leased(connection, "runs")
+        assert not workers.leased(connection, "died")
+
+
+def test_a_lease_lasts_whatever_the_clock_says(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        workers.renew(connection, "w", list)
+        connection.execute(
+            sa.text(
+                "UPDATE workers SET renewed_at = now() - interval '1 h',"
+                " expires_at = now() - interval '59 min'"
+            )
+        )
+        assert workers.leased(connection, "w")
+        assert workers.alive(connection) == ["w"]
+
+
+def test_a_worker_that_has_renewed_in_the_meantime_is_left_alone(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        workers.renew(connection, "w", list)
+        seen = workers.leases(connection)["w"]
+    url = database.url.update_query_dict({"application_name": "w"})
+    engine = sa.create_engine(url)
+    with engine.connect() as of_worker, database.connect() as reconciler:
+        workers.renew(of_worker, "w", list)
+        of_worker.commit()
+        for outdated in (seen, None):
+            workers.fence(reconciler, "w", outdated)
+            assert not workers.end_dead(reconciler, "w", outdated)
+        assert of_worker.execute(sa.text("SELECT 1")).scalar() == 1
+        assert workers.alive(reconciler) == ["w"]
+    engine.dispose()
+
+
+def test_the_connections_of_a_dead_worker_are_broken(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        workers.renew(connection, "w", list)
+        seen = workers.leases(connection)["w"]
+    engine = sa.create_engine(database.url.update_query_dict({"application_name": "w"}))
+    with engine.connect() as of_worker, database.connect() as reconciler:
+        of_worker.execute(sa.text("SELECT 1"))
+        workers.fence(reconciler, "w", seen)
+        with pytest.raises(sa.exc.OperationalError):
+            of_worker.execute(sa.text("SELECT 1"))
+    engine.dispose()

@@ -80,10 +80,47 @@ GUARDS = [
         "tests/integration/test_batches.py",
     ),
     Guard(
+        "3: no clock decides whether a worker lives",
+        "backend/db/workers.py",
+        '(SELECT FROM workers WHERE name = :name)")',
+        '(SELECT FROM workers WHERE name = :name AND expires_at > now())")',
+        "tests/integration/test_workers.py::test_a_lease_lasts_whatever_the_clock_says",
+    ),
+    Guard(
+        "3: after a pause in the looks a worker is watched for a whole lease",
+        "backend/relay/watch.py",
+        "            self._renewals.clear()",
+        "            pass",
+        "tests/unit/test_lease_watch.py",
+    ),
+    Guard(
+        "3: a suspect is abandoned after two more renewals",
+        "backend/relay/watch.py",
+        "RENEWALS = 2",
+        "RENEWALS = 1",
+        "tests/unit/test_lease_watch.py",
+    ),
+    Guard(
+        "3: a worker that has renewed its lease in the meantime is not fenced",
+        "backend/db/workers.py",
+        "renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)",
+        "false",
+        "tests/integration/test_workers.py::test_a_worker_that_has_renewed_in_the_meantime_is_left"
+        "_alone",
+    ),
+    Guard(
+        "3: what waits follows a clock that is set back",
+        "backend/relay/reconciler.py",
+        "        if set_back:",
+        "        if set_back and not now:",
+        "tests/acceptance/test_clock_steps.py::test_a_retry_comes_in_time_although_the_clock_was"
+        "_set_back",
+    ),
+    Guard(
         "4: a dead worker's tasks run again",
         "backend/relay/reconciler.py",
-        "        for task_id, attempt, worker, _ in found:",
-        "        for task_id, attempt, worker, _ in found[:0]:",
+        "        lost = [attempt for attempt in started if attempt.worker in dead]",
+        "        lost = []",
         "tests/acceptance/test_long_tasks.py::test_a_task_whose_worker_is_killed_runs_again_on"
         "_another",
     ),
@@ -275,7 +312,7 @@ GUARDS = [
     ),
     Guard(
         "a listening connection that has broken is an outage",
-        "backend/db/outbox.py",
+        "backend/db/listen.py",
         "        with store_errors():\n            self._connection.close()",
         "        self._connection.close()",
         "tests/unit/test_bell.py",
@@ -316,8 +353,8 @@ GUARDS = [
     Guard(
         "4: what newer tasks have overtaken is published again, and no backlog",
         "backend/db/outbox.py",
-        "                WHERE state = 'STARTED' AND started_at > created_at\n",
-        "                WHERE state = 'STARTED'\n",
+        "                        AND started_at > created_at AND created_at <= now()\n",
+        "                        AND created_at <= now()\n",
         "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
         "_were_overtaken",
     ),
@@ -376,7 +413,7 @@ GUARDS = [
     ),
     Guard(
         "nothing listens through a pooler",
-        "backend/db/outbox.py",
+        "backend/db/listen.py",
         "pooled = behind_pooler(connection)",
         "pooled = False",
         "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
@@ -408,6 +445,42 @@ GUARDS = [
         "            faults = durability_faults(connection)\n",
         "            faults: Sequence[str] = ()\n",
         "tests/integration/test_session.py",
+    ),
+    Guard(
+        "9: a scan starts at its bound",
+        "backend/db/bounds.py",
+        "coalesce((SELECT {bound} FROM scan_bounds), '-infinity')",
+        "timestamptz '-infinity'",
+        "tests/integration/test_bounds.py::test_a_scan_reads_little_of_what_has_ended_since_an_old"
+        "_snapshot",
+    ),
+    Guard(
+        "9: what is put back lowers the bound",
+        "backend/db/outbox.py",
+        "        RETURNING due_at\n    )\n    {LOWER_DUE_FROM}",
+        "        RETURNING due_at\n    )\n    SELECT FROM back",
+        "tests/integration/test_bounds.py",
+    ),
+    Guard(
+        "9: the bounds are locked before the rows are looked at",
+        "backend/db/bounds.py",
+        'LOCK = "SELECT FROM scan_bounds FOR UPDATE; "',
+        'LOCK = ""',
+        "tests/integration/test_bounds.py",
+    ),
+    Guard(
+        "9: a bound stays a minute behind",
+        "backend/db/bounds.py",
+        "least(:now, now()) - interval '1 min') AS",
+        "least(:now, now()) + interval '1 s') AS",
+        "tests/integration/test_bounds.py::test_a_submission_that_commits_late_is_not_missed",
+    ),
+    Guard(
+        "14: a truncate waits for the counts that are being added up",
+        "backend/db/migrations/versions/0005_scan_bounds_and_clock.py",
+        'forget="TRUNCATE message_counts"',
+        'forget="DELETE FROM message_counts"',
+        "tests/integration/test_messages.py",
     ),
 ]
 

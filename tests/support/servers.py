@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, TypedDict
 
@@ -552,7 +552,7 @@ class Redis(_Server):
 
 
 @functools.cache
-def missing(kind: type[RabbitMQ | Redis]) -> str:
+def missing(kind: Callable[[], Postgres | RabbitMQ | Redis]) -> str:
     """Return what is not installed of a server and which package has it; "" if all is there.
 
     "" too where TESTS_REQUIRE_SERVERS is set: a server that is missing is an error then.

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from sqlalchemy.exc import InterfaceError
 
-from backend.db import outbox
+from backend.db import listen
 from backend.errors import StoreUnavailable
 
 
@@ -40,8 +40,8 @@ def test_the_bell_is_heard_at_a_file_descriptor_above_1023(
     high = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
     try:
         heard = Listening(high)
-        monkeypatch.setattr(outbox.Bell, "__init__", lambda _: None)
-        bell = outbox.Bell()
+        monkeypatch.setattr(listen.Bell, "__init__", lambda _: None)
+        bell = listen.Bell()
         monkeypatch.setattr(bell, "_raw", heard, raising=False)
         bell.wait(0.01)
         assert heard.notifies == ["rung"], "nothing was to be heard yet"
@@ -64,8 +64,8 @@ class Broken:
 def test_a_bell_whose_connection_has_broken_closes_as_in_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox.Bell, "__init__", lambda _: None)
-    bell = outbox.Bell()
+    monkeypatch.setattr(listen.Bell, "__init__", lambda _: None)
+    bell = listen.Bell()
     monkeypatch.setattr(bell, "_connection", Broken(), raising=False)
     with pytest.raises(StoreUnavailable):
         bell.close()

@@ -48,7 +48,7 @@ def test_the_second_outage_of_a_kind_is_told_of_too(
 
     monkeypatch.setattr(relay, "Reconciler", Nothing)
     monkeypatch.setattr(relay, "Publisher", Nothing)
-    monkeypatch.setattr("backend.relay.relay.outbox.Bell", Nothing)
+    monkeypatch.setattr("backend.relay.relay.listen.Bell", Nothing)
     monkeypatch.setattr(relay, "RETRY_SECONDS", 0.01)
     script = (True, False, False, True, False, True)
     monkeypatch.setattr(relay.Relay, "_publish_due", passes(*script))

@@ -1,0 +1,110 @@
+"""Scan bounds: the time at which each scan of a partial index starts.
+
+While a snapshot is open (pg_dump), an index keeps the entries of all rows that have left it since,
+and a scan from the beginning reads every one of them. So each scan starts at a bound, which the
+same statement reads. No row of a scan may be older than its bound:
+
+- `advance` raises a bound to the oldest row, at most to a minute ago: a transaction, whose rows
+  have the time at which it began, has a minute to commit;
+- whatever brings back an older row lowers the bound in the same transaction;
+- when PostgreSQL's clock was set back, `reset` makes the scans start at the beginning.
+
+Who changes the bounds locks them in one statement and looks at the rows in the next, so that no
+change overwrites another that it has not seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from backend.db.models import UNFINISHED
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from backend.db.session import Executor
+
+# A bound; the column of whose values none is older, its table and the rows of its partial index.
+_SCANS = {
+    "unfinished_from": ("created_at", "tasks", UNFINISHED),
+    "started_from": ("started_at", "tasks", "state = 'STARTED'"),
+    "due_from": ("due_at", "outbox", "published_at IS NULL"),
+    "published_from": ("published_at", "outbox", "published_at IS NOT NULL"),
+}
+
+# To be followed, in the same transaction, by a statement that changes the bounds.
+LOCK = "SELECT FROM scan_bounds FOR UPDATE; "
+
+# To follow a CTE `back` with the due_at of rows that are to be published once more.
+LOWER_DUE_FROM = """
+    UPDATE scan_bounds SET due_from = oldest.due_at
+    FROM (SELECT min(due_at) AS due_at FROM back) oldest WHERE oldest.due_at < due_from
+"""
+
+
+def rows_from(bound: str) -> str:
+    """Return the SQL condition of a scan that starts at its bound.
+
+    It starts a minute ago at the latest, so that rows written right after PostgreSQL's clock was
+    set back are seen before the bounds are reset. Without a row in scan_bounds it starts at the
+    beginning.
+    """
+    found = f"coalesce((SELECT {bound} FROM scan_bounds), '-infinity')"  # noqa: S608 - a constant
+    return _rows(bound, f"least({found}, now() - interval '1 min')")
+
+
+def _rows(bound: str, start: str) -> str:
+    column, _, rows = _SCANS[bound]
+    # The second end makes the planner expect few rows, as of any range that it cannot estimate, and
+    # use the index. Of what has no end it expects a third of the table, and would read all of it.
+    return f"{rows} AND {column} >= {start} AND {column} < 'infinity'"
+
+
+def _oldest(bound: str) -> str:
+    column, table, _ = _SCANS[bound]
+    start = f"CASE WHEN :all THEN '-infinity' ELSE (SELECT {bound} FROM scan_bounds) END"  # noqa: S608 - constants
+    rows = _rows(bound, f"least({start}, now() - interval '1 min')")
+    # Of two times, so that a jump of the clock between the caller's reading and now raises nothing.
+    return (
+        f"least((SELECT min({column}) FROM {table} WHERE {rows}),"  # noqa: S608 - constants
+        f" least(:now, now()) - interval '1 min') AS {bound}"
+    )
+
+
+def _for_each(sql: str, between: str) -> str:
+    return between.join(sql.format(bound=bound) for bound in _SCANS)
+
+
+# By a minute or more: each change leaves a dead version of a row that every scan reads.
+_CHANGED = (
+    "oldest.{bound} >= scan_bounds.{bound} + interval '1 min'"
+    " OR oldest.{bound} < scan_bounds.{bound}"
+)
+_ADVANCE = text(
+    f"""
+    SET LOCAL statement_timeout = '60s'; {LOCK}
+    UPDATE scan_bounds SET {_for_each("{bound} = oldest.{bound}", ", ")}
+    FROM (SELECT {", ".join(map(_oldest, _SCANS))}) oldest
+    WHERE {_for_each(_CHANGED, " OR ")}
+    """  # noqa: S608 - constants of this module
+)
+
+
+def advance(connection: Executor, now: datetime, *, every_row: bool) -> None:
+    """Raise the bounds to the oldest rows, at most to a minute before `now`.
+
+    `now`: PostgreSQL's time, which has run evenly for a minute. `every_row`: look from the
+    beginning of each index, which takes long while a snapshot is open, and lower a bound that some
+    row is below.
+    """
+    connection.execute(_ADVANCE, {"now": now, "all": every_row})
+
+
+_RESET = text(f"UPDATE scan_bounds SET {_for_each('{bound} = DEFAULT', ', ')}")  # noqa: S608 - same
+
+
+def reset(connection: Executor) -> None:
+    """Make every scan start at the beginning."""
+    connection.execute(_RESET)

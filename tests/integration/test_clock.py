@@ -1,0 +1,132 @@
+"""PostgreSQL's clock set back: what waits is moved with it, once, and together."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from backend.db import clock, ledger, outbox
+from tests.integration.test_ledger import put, submit
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+def set_back(database: sa.Engine, seconds: float) -> None:
+    """Make the clock look as if it had been set back by so much."""
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE clock SET latest = clock_timestamp() + make_interval(secs => :s)"),
+            {"s": seconds},
+        )
+
+
+def due_in(database: sa.Engine) -> list[float]:
+    """Return in how many seconds each waiting row is due, rounded."""
+    with database.begin() as connection:
+        rows = connection.execute(
+            sa.text("SELECT round(extract(epoch FROM due_at - now())) FROM outbox ORDER BY task_id")
+        )
+        return [float(row) for row in rows.scalars()]
+
+
+def follow(database: sa.Engine) -> timedelta | None:
+    with database.begin() as connection:
+        return clock.follow(connection)
+
+
+def test_the_clock_counts_as_set_back_when_it_shows_five_seconds_less(
+    database: sa.Engine,
+) -> None:
+    for seconds, back in ((-3600, False), (0, False), (4, False), (6, True), (3600, True)):
+        set_back(database, seconds)
+        with database.connect() as connection:
+            assert clock.read(connection).set_back is back
+            connection.commit()
+
+
+def test_a_retry_is_due_as_soon_as_if_the_clock_had_not_been_set_back(
+    database: sa.Engine,
+) -> None:
+    task_id = put(database, "STARTED")
+    with database.begin() as connection:
+        assert clock.read(connection).set_back is False
+        ledger.fail(connection, task_id, 1, "no", "w", delay=62)
+    set_back(database, 60)
+    by = follow(database)
+    assert by is not None
+    assert 59 < by.total_seconds() <= 60
+    assert due_in(database) == [2]
+    assert follow(database) is None
+    assert due_in(database) == [2]
+
+
+def test_what_was_published_is_published_again_in_time_and_what_shared_a_message_still_does(
+    database: sa.Engine,
+) -> None:
+    ids = submit(database, 3)
+    with database.begin() as connection:
+        outbox.take(connection, 2, bundled=["slow"])
+        outbox.take(connection, 1)
+        # Ten seconds ago by a clock that was an hour ahead.
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET published_at = published_at + interval '3588 s',"
+                " due_at = due_at + interval '3588 s'"
+            )
+        )
+        assert outbox.republish(connection, 10, bundled=True) == 0
+    set_back(database, 3600)
+    assert follow(database) is not None
+    with database.begin() as connection:
+        shared = sa.text("SELECT count(DISTINCT published_at), count(*) FROM outbox")
+        assert connection.execute(shared).one() == (2, 3)
+        assert outbox.republish(connection, 10, bundled=True) == 2
+        assert outbox.republish(connection, 10, bundled=False) == 1
+        assert sorted(due.task_id for due in outbox.take(connection, 10)) == ids
+
+
+def test_a_row_that_was_locked_just_then_is_due_at_once_when_it_is_put_back(
+    database: sa.Engine,
+) -> None:
+    (task_id,) = submit(database)
+    with database.begin() as connection:
+        outbox.take(connection, 1)
+        connection.execute(sa.text("UPDATE outbox SET due_at = due_at + interval '60 s'"))
+    set_back(database, 60)
+    with database.begin() as relay:
+        relay.execute(sa.text("SELECT FROM outbox FOR UPDATE"))
+        assert follow(database) is not None
+        outbox.put_back(relay, [task_id])
+    with database.begin() as connection:
+        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+
+
+def test_of_several_reconcilers_one_moves_what_waits(database: sa.Engine) -> None:
+    submit(database, 3)
+    set_back(database, 60)
+    database.dispose()
+    moved = []
+    threads = [threading.Thread(target=lambda: moved.append(follow(database))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(by is not None for by in moved) == 1
+    assert all(-62 < seconds < -58 for seconds in due_in(database))
+
+
+def test_after_the_clock_was_set_back_every_scan_starts_at_the_beginning(
+    database: sa.Engine,
+) -> None:
+    with database.begin() as connection:
+        connection.execute(sa.text("UPDATE scan_bounds SET due_from = now(), started_from = now()"))
+    set_back(database, 60)
+    follow(database)
+    with database.begin() as connection:
+        bounds = connection.execute(
+            sa.text("SELECT due_from = '-infinity' AND started_from = '-infinity' FROM scan_bounds")
+        )
+        assert bounds.scalar() is True

@@ -1,0 +1,45 @@
+"""The total of the list: how often the ledger is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import nullcontext
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.api import totals
+
+    counts = 0
+    counting, go = threading.Event(), threading.Event()
+
+    def count(_: object) -> int:
+        nonlocal counts
+        counts += 1
+        counting.set()
+        go.wait(5)
+        return 20_000 + counts
+
+    monkeypatch.setattr(totals, "single", nullcontext)
+    monkeypatch.setattr("backend.api.totals.lookups.count_unfinished", count)
+
+    async def scene() -> list[int]:
+        made = totals.Totals()
+        try:
+            first = asyncio.create_task(made.get())
+            await asyncio.to_thread(counting.wait, 5)
+            others = [asyncio.create_task(made.get()) for _ in range(5)]
+            await asyncio.sleep(0)
+            go.set()
+            got = await asyncio.gather(first, *others)
+            got.append(await made.get())
+            monkeypatch.setattr(totals, "COUNT_SECONDS", 0.0)
+            return [*got, await made.get()]
+        finally:
+            made.close()
+
+    assert asyncio.run(scene()) == [20_001] * 7 + [20_002]
