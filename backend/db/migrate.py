@@ -49,7 +49,7 @@ def upgrade() -> None:
 
     with _locked() as lock:
         # Whoever else migrates was killed, and what it had begun may still hold locks.
-        workers.fence(lock, _NAME)
+        workers.break_connections(lock, _NAME)
         with unlimited(_NAME) as connection:
             sqlalchemy.event.listen(connection, "begin", _limit)
             made = config()

@@ -59,26 +59,32 @@ def leased(connection: Executor, name: str) -> bool:
     return bool(connection.execute(found, {"name": name}).scalar())
 
 
-_FENCE = text(
-    """
+_CONNECTIONS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = left(:name, 63) AND datname = current_database()
         AND usename = current_user AND pid <> pg_backend_pid()
         -- An idle one holds no locks, and a pooler may be about to give it to another client.
         AND state <> 'idle'
+"""
+_BREAK = text(_CONNECTIONS)
+_FENCE = text(
+    f"""
+    {_CONNECTIONS}
         AND NOT EXISTS (
             SELECT FROM workers WHERE name = :name
                 AND renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)
         )
-    """
+    """  # noqa: S608 - a constant of this module
 )
 
 
-def fence(connection: Executor, name: str, renewed_at: datetime | None = None) -> None:
-    """Break the connections of a worker that has not renewed its lease since `renewed_at`.
+def break_connections(connection: Executor, name: str) -> None:
+    """Break the connections of a process that was killed: its transactions may hold locks."""
+    connection.execute(_BREAK, {"name": name})
 
-    Its open transactions may hold locks.
-    """
+
+def fence(connection: Executor, name: str, renewed_at: datetime | None) -> None:
+    """Break the connections of a worker that has not renewed its lease since `renewed_at`."""
     connection.execute(_FENCE, {"name": name, "renewed_at": renewed_at})
 
 

@@ -383,7 +383,7 @@ GUARDS = [
     Guard(
         "what a killed migration left running is ended",
         "backend/db/migrate.py",
-        "        workers.fence(lock, _NAME)\n",
+        "        workers.break_connections(lock, _NAME)\n",
         "",
         "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
         "_repeated_after_it_was_killed",
