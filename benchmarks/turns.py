@@ -6,6 +6,7 @@ mostly slow drift, so many short turns in pairs show more than a few long ones.
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from statistics import median
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 ORDINARY = Request("/tasks/slow?duration=0", b"")
 ORDINARY_CONNECTIONS = 16
+SLOW = {"name": "slow", "arguments": {"duration": 3600}}
+SLOW_BATCH = Request("/tasks/batch", json.dumps([SLOW] * batch.SIZE).encode())
 ORDINARY_TASKS = 250  # for each second of a turn: about what is done in it
 ROWS_STORED = 100_000
 
@@ -122,10 +125,10 @@ def list_tasks(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 @contextmanager
 def list_queued(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """GET /tasks/ with 10,000 tasks queued, one after the other; the median."""
-    queued = listing.QUEUED
-    check(ours, load(ours.url, lambda: listing.SLOW, count=queued), result, queued)
+    answers = load(ours.url, lambda: SLOW_BATCH, count=listing.QUEUED // batch.SIZE, connections=1)
+    check(ours, answers, result, listing.QUEUED)
     with ours.worker():
-        yield lambda: 1000 / listing.ask(ours, result, queued, seconds=seconds)
+        yield lambda: 1000 / listing.ask(ours, result, listing.QUEUED, seconds=seconds)
 
 
 @contextmanager
