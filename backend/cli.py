@@ -18,7 +18,7 @@ import click
 
 from backend.embedded import lifetime
 from backend.embedded.programs import CannotRun
-from backend.errors import RegistrationError, StoreUnavailable
+from backend.errors import RegistrationError, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
@@ -202,7 +202,10 @@ def _migrate() -> None:
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
                 why = str(getattr(error.__cause__, "orig", None) or error.__cause__).split("\n")[0]
-                sys.exit(f"tasks-api: PostgreSQL cannot be reached; check DATABASE_URL ({why})")
+                what = (
+                    "stores nothing" if isinstance(error, StoreNotWritable) else "cannot be reached"
+                )
+                sys.exit(f"tasks-api: PostgreSQL {what}; check DATABASE_URL ({why})")
             if not said:
                 said = True
                 click.echo("Waiting for PostgreSQL at the address in DATABASE_URL …")

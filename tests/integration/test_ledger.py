@@ -138,6 +138,7 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "revoke": lambda c, i, n: ledger.revoke(c, i, n, "no"),
     "revoke waiting": lambda c, i, _n: ledger.revoke_waiting(c, i, "no"),
     "hand back": lambda c, _i, _n: ledger.hand_back(c, "w"),
+    "give back": lambda c, i, n: ledger.give_back(c, i, n, "w", error="away", delay=0),
 }
 
 
@@ -280,6 +281,37 @@ def test_a_hand_back_costs_no_attempt_and_touches_only_that_workers_tasks(
     assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
     assert task(database, other)["state"] == "STARTED"
     assert box(database) == sorted([(mine, 2), (waits, 1)])
+
+
+def test_a_task_that_has_no_number_left_is_not_handed_back_and_stops_no_other(
+    database: sa.Engine,
+) -> None:
+    last, before, other = submit(database, 3)
+    number = sa.text("UPDATE tasks SET attempt = :n, max_attempts = :m WHERE id = :id")
+    with database.begin() as connection:
+        for task_id, attempt in ((last, 32_767), (before, 32_766)):
+            connection.execute(number, {"id": task_id, "n": attempt, "m": 32_767})
+        for task_id, attempt in ((last, 32_767), (before, 32_766), (other, 1)):
+            assert ledger.claim(connection, task_id, attempt, "me")
+        assert ledger.hand_back(connection, "me") == 2
+    assert [task(database, task_id)["attempt"] for task_id in (before, other)] == [32_767, 2]
+    with database.begin() as connection:
+        assert ledger.fail(connection, last, 32_767, "lost", "me") == "FAILURE"
+
+
+def test_what_lost_postgresql_is_given_back_at_no_cost_of_an_attempt(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    with database.begin() as connection:
+        ledger.claim(connection, task_id, 1, "me")
+        assert not ledger.give_back(connection, task_id, 1, "other", error="away", delay=0)
+        assert ledger.give_back(connection, task_id, 1, "me", error="away", delay=100)
+        # A commit that was cut off may have taken place: the second try changes nothing.
+        assert not ledger.give_back(connection, task_id, 1, "me", error="away", delay=100)
+        assert outbox.take(connection, 10) == []
+    row = task(database, task_id)
+    assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
+    assert row["error"] == "away"
+    assert box(database) == [(task_id, 2)]
 
 
 def test_a_task_by_another_door_is_entered_once(database: sa.Engine) -> None:

@@ -26,10 +26,74 @@ class Guard:
 
 GUARDS = [
     Guard(
+        "a read-only PostgreSQL's connections are given up",
+        "backend/db/session.py",
+        "        context.is_disconnect = True\n        for made in _engines():\n"
+        "            made.dispose()\n",
+        "        pass\n",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "losing PostgreSQL in the middle of a task costs no attempt",
+        "backend/worker/claim.py",
+        "            persist(lambda: self._give_back(reason))\n            raise\n",
+        "            raise StatementFailed(reason) from error\n",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "readiness tries a write",
+        "backend/api/deps.py",
+        "            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)"
+        "\n",
+        "",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "a stream tells the ids of what was stored",
+        "backend/api/batch.py",
+        "        except Exception as error:  # noqa: BLE001 - what is",
+        "        except HTTPError as error:  # what is",
+        "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
+        "_whatever_fails_later",
+    ),
+    Guard(
+        "a key counts for one form of request",
+        "backend/api/submissions.py",
+        'hashlib.sha256(f"{self.form}\\0".encode())',
+        "hashlib.sha256()",
+        "tests/acceptance/test_submissions.py::test_a_key_counts_for_the_form_of_request_that_it"
+        "_first_came_with",
+    ),
+    Guard(
+        "a stream's keys are no client's",
+        "backend/api/batch.py",
+        'f"{key} {number}" if key and number else key',
+        'f"{key}/{number}" if key else key',
+        "tests/acceptance/test_submissions.py::test_no_key_of_a_client_is_that_of_a_streams_part",
+    ),
+    Guard(
+        "a known key is answered while new requests are refused",
+        "backend/api/submissions.py",
+        "            if order.key is None or (first",
+        "            if True or (first",
+        "tests/acceptance/test_backlog.py::test_a_repeated_request_is_answered_while_new_ones_are"
+        "_refused",
+    ),
+    Guard(
+        "a repeated request does not count as waiting",
+        "backend/api/submissions.py",
+        "        self._backlog.give_back(len(order.tasks))\n",
+        "",
+        "tests/acceptance/test_backlog.py::test_a_repeated_request_does_not_count_as_waiting",
+    ),
+    Guard(
         "1: 202 only after the commit",
         "backend/api/submissions.py",
-        "answer = await batcher.submit(order)",
-        "import asyncio; asyncio.ensure_future(batcher.submit(order)); answer = order.answer",
+        "first = await batcher.submit(order)",
+        "import asyncio; asyncio.ensure_future(batcher.submit(order)); first = None",
         "tests/acceptance/test_outages.py::test_without_postgresql_each_route_says_so_in_time_and"
         "_is_well_again_by_itself",
     ),
