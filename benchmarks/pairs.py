@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST_PAIRS, MOST_PAIRS = 30, 100
-# Processes are started again after so many pairs: of the same code, one process is several per
-# cent faster than another as long as it lives, and no number of pairs would average that out.
+# The processes are restarted after so many pairs: two processes of the same code can differ in
+# speed for as long as they live, and more pairs of the same two would not average that out.
 BLOCK = 10
 WIDTH = 0.06  # of the interval
 CONFIDENCE = 0.95
