@@ -162,6 +162,7 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # what it no longer has is most likely what it was given first.
 _REPUBLISH = text(
     f"""
+    {IN_INDEX_ORDER}
     {LOCK}
     WITH lost AS (
         SELECT DISTINCT published_at FROM outbox
@@ -205,6 +206,7 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
 # never seen STARTED. The queue must have a single priority.
 _REPUBLISH_OVERTAKEN = text(
     f"""
+    {IN_INDEX_ORDER}
     {LOCK}
     WITH back AS (
         UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
