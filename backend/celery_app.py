@@ -140,16 +140,18 @@ def connect(
     answer.
     """
     options: dict[str, Any] = {}
+    # A busy broker needs longer for a new connection than for anything else.
+    connect_timeout = min(2 * timeout, CONNECT_TIMEOUT)
     if _broker.transport.driver_type == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
         if outlives_alarms and sys.platform == "linux":
             # py-amqp sets it to 1 s: Linux then drops a connection whose peer reads nothing.
             options["socket_settings"] = {socket.TCP_USER_TIMEOUT: 0}
     elif timeout < REDIS_TIMEOUT:
-        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        options = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
     connection = app.connection_for_write(
         heartbeat=heartbeat,
-        connect_timeout=min(timeout, CONNECT_TIMEOUT),
+        connect_timeout=connect_timeout,
         transport_options=options,
     )
     # Once: connect() would try again after two seconds.
