@@ -11,7 +11,8 @@ Error
     ├── Invalid              422
     ├── TooManyWaiting       429
     └── StoreUnavailable     503, PostgreSQL cannot be reached
-        └── StoreNotWritable 503, PostgreSQL answers and stores nothing
+        ├── StoreNotWritable 503, PostgreSQL answers and stores nothing
+        └── StoreLocked      503, another session holds a lock for too long
 """
 
 from __future__ import annotations
@@ -105,3 +106,7 @@ class StoreUnavailable(HTTPError):
 
 class StoreNotWritable(StoreUnavailable):
     """PostgreSQL answers but stores nothing: it is read-only, or its disk is full."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another session of PostgreSQL has held a lock for longer than it was waited for."""

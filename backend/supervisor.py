@@ -152,13 +152,15 @@ class Supervisor:
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self.ready = threading.Event()
-        self._told = threading.Event()
-        self._output = Output(PROCESSES, self._told)
+        # A plain flag: a signal handler must not take the lock of an Event that is being waited for.
+        self._told = False
+        self._closed = threading.Event()
+        self._output = Output(PROCESSES, self._closed)
         self._services = [Service(name, line, self._output) for name, line in commands.items()]
 
     def stop(self) -> None:
         """Make `run` stop everything and return; may be called from a signal handler."""
-        self._told.set()
+        self._told = True
 
     def run(self) -> bool:
         """Run until `stop`; return False where one ended before `ready` was set.
@@ -167,7 +169,8 @@ class Supervisor:
         """
         well = True
         try:
-            while well and not self._told.wait(POLL_SECONDS):
+            while well and not (self._told or self._closed.is_set()):
+                time.sleep(POLL_SECONDS)
                 restart = self.ready.is_set()
                 well = all(each.look_after(restart=restart) for each in self._services)
         finally:

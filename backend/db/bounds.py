@@ -62,15 +62,16 @@ def _rows(bound: str, start: str) -> str:
     return f"{rows} AND {column} >= {start} AND {column} < 'infinity'"
 
 
-def _oldest(bound: str) -> str:
+def _oldest(bound: str, start: str) -> str:
     column, table, _ = _SCANS[bound]
-    start = f"CASE WHEN :all THEN '-infinity' ELSE (SELECT {bound} FROM scan_bounds) END"  # noqa: S608 - constants
-    rows = _rows(bound, f"least({start}, now() - interval '1 min')")
+    return f"(SELECT min({column}) FROM {table} WHERE {_rows(bound, start)})"  # noqa: S608 - constants
+
+
+def _raised(bound: str) -> str:
+    start = f"least((SELECT {bound} FROM scan_bounds), now() - interval '1 min')"  # noqa: S608 - same
     # Of two times, so that a jump of the clock between the caller's reading and now raises nothing.
-    return (
-        f"least((SELECT min({column}) FROM {table} WHERE {rows}),"  # noqa: S608 - constants
-        f" least(:now, now()) - interval '1 min') AS {bound}"
-    )
+    latest = "least(:now, now()) - interval '1 min'"
+    return f"least({_oldest(bound, start)}, {latest}) AS {bound}"
 
 
 def _for_each(sql: str, between: str) -> str:
@@ -78,28 +79,43 @@ def _for_each(sql: str, between: str) -> str:
 
 
 # By a minute or more: each change leaves a dead version of a row that every scan reads.
-_CHANGED = (
-    "oldest.{bound} >= scan_bounds.{bound} + interval '1 min'"
-    " OR oldest.{bound} < scan_bounds.{bound}"
-)
 _ADVANCE = text(
     f"""
     SET LOCAL statement_timeout = '60s'; {LOCK}
     UPDATE scan_bounds SET {_for_each("{bound} = oldest.{bound}", ", ")}
-    FROM (SELECT {", ".join(map(_oldest, _SCANS))}) oldest
-    WHERE {_for_each(_CHANGED, " OR ")}
+    FROM (SELECT {", ".join(map(_raised, _SCANS))}) oldest
+    WHERE {_for_each("oldest.{bound} >= scan_bounds.{bound} + interval '1 min'", " OR ")}
+        OR {_for_each("oldest.{bound} < scan_bounds.{bound}", " OR ")}
     """  # noqa: S608 - constants of this module
 )
 
 
-def advance(connection: Executor, now: datetime, *, every_row: bool) -> None:
+def advance(connection: Executor, now: datetime) -> None:
     """Raise the bounds to the oldest rows, at most to a minute before `now`.
 
-    `now`: PostgreSQL's time, which has run evenly for a minute. `every_row`: look from the
-    beginning of each index, which takes long while a snapshot is open, and lower a bound that some
-    row is below.
+    `now`: PostgreSQL's time, which has run evenly for a minute.
     """
-    connection.execute(_ADVANCE, {"now": now, "all": every_row})
+    connection.execute(_ADVANCE, {"now": now})
+
+
+# Without LOCK, which relays wait for: it takes long while a snapshot is open, and a bound that is
+# too low does no harm.
+_LOWER = text(
+    f"""
+    SET LOCAL statement_timeout = '60s';
+    UPDATE scan_bounds
+    SET {_for_each("{bound} = least(scan_bounds.{bound}, oldest.{bound})", ", ")}
+    FROM (
+        SELECT {", ".join(_oldest(bound, "'-infinity'") + f" AS {bound}" for bound in _SCANS)}
+    ) oldest
+    WHERE {_for_each("oldest.{bound} < scan_bounds.{bound}", " OR ")}
+    """  # noqa: S608 - constants of this module
+)
+
+
+def lower(connection: Executor) -> None:
+    """Look at every row, and lower the bounds that some row is below."""
+    connection.execute(_LOWER)
 
 
 _RESET = text(f"UPDATE scan_bounds SET {_for_each('{bound} = DEFAULT', ', ')}")  # noqa: S608 - same

@@ -53,6 +53,16 @@ _MOVE = text(
     WHERE outbox.task_id = free.task_id
     """
 )
+_WAIT_FOR_WRITERS = text("LOCK TABLE outbox IN SHARE ROW EXCLUSIVE MODE")
+
+
+def wait_for_writers(connection: Executor) -> None:
+    """Wait for the end of every transaction that has written to the outbox.
+
+    One that began before the clock was set back writes times of before. To be called in a
+    transaction of its own before `follow`. Raises StoreLocked, through store_errors, after 5 s.
+    """
+    connection.execute(_WAIT_FOR_WRITERS)
 
 
 def follow(connection: Executor) -> timedelta | None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from backend.db.connection import NO_LIMITS, arguments, connect, undurable
-from backend.errors import StoreNotWritable, StoreUnavailable
+from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import settings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ Executor = sqlalchemy.Connection | Session
 # Undefined table, undefined column: `tasks-api migrate` is still to be run.
 _NOT_MIGRATED = {"42P01", "42703"}
 _READ_ONLY = "25006"
+_LOCK_NOT_AVAILABLE = "55P03"
 # What PostgreSQL says when it answers and stores nothing, and what clients are told.
 _NOT_WRITABLE = {
     _READ_ONLY: "The task store is read-only at the moment. Nothing was stored; try again shortly.",
@@ -160,7 +161,10 @@ def is_away(error: BaseException) -> bool:
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
-    detail = _NOT_WRITABLE.get(_sqlstate(error) or "")
+    code = _sqlstate(error) or ""
+    if code == _LOCK_NOT_AVAILABLE:
+        return StoreLocked()
+    detail = _NOT_WRITABLE.get(code)
     return StoreNotWritable(detail) if detail else StoreUnavailable()
 
 
@@ -180,13 +184,16 @@ def store_errors() -> Iterator[None]:
 
 
 @contextmanager
-def transaction() -> Iterator[sqlalchemy.Connection]:
+def transaction(*, lock_seconds: float | None = None) -> Iterator[sqlalchemy.Connection]:
     """Give a connection in a transaction that commits at the end of the block.
 
-    Raises StoreUnavailable when PostgreSQL is away; whether a commit that was cut off took place
-    is then unknown, which every statement of the ledger allows for.
+    `lock_seconds`: how long it waits for a lock, where not as long as usual. Raises StoreLocked
+    after that. Raises StoreUnavailable when PostgreSQL is away; whether a commit that was cut off
+    took place is then unknown, which every statement of the ledger allows for.
     """
     with store_errors(), engine().begin() as connection:
+        if lock_seconds is not None:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(lock_seconds * 1000)}")
         yield connection
 
 

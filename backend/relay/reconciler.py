@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
 from backend.db import bounds, clock, idempotency, ledger, lookups, messages, outbox, workers
 from backend.db.session import single, transaction
+from backend.errors import StoreLocked
 from backend.relay.publisher import OUTAGES, Publisher
 from backend.relay.watch import Calm, Watch
 from backend.settings import settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Connection
+
+    from backend.db.lookups import Started
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ LOST = "The worker running the task was lost"
 # How many messages of a queue are published again in one pass at most: more than workers handle in
 # that time, and few enough for the relay to publish newer tasks within a second.
 REPUBLISH = 5000
+# How long the row of an abandoned task is waited for: the others must not wait for one.
+ROW_SECONDS = 0.5
 
 
 class Reconciler:
@@ -54,8 +59,9 @@ class Reconciler:
         """Make a pass every PASS_SECONDS."""
         while not self._stopping.wait(PASS_SECONDS):
             try:
-                retry_abandoned(self._watch)
+                # Writes first: where leases can be read and not renewed, no worker is called dead.
                 self._follow_clock()
+                retry_abandoned(self._watch)
                 keep_house()
                 self._republish_lost()
             except OUTAGES:
@@ -73,6 +79,8 @@ class Reconciler:
         calm = self._calm.seconds(time.monotonic(), now)
         if set_back:
             with transaction() as connection:
+                clock.wait_for_writers(connection)
+            with transaction() as connection:
                 by = clock.follow(connection)
             if by is not None:
                 logger.warning(
@@ -80,11 +88,11 @@ class Reconciler:
                     by.total_seconds(),
                 )
         elif calm > CALM_SECONDS:
-            every_row = time.monotonic() - self._compared > COMPARE_SECONDS
-            if every_row:
-                self._compared = time.monotonic()
             with single() as connection:
-                bounds.advance(connection, now, every_row=every_row)
+                bounds.advance(connection, now)
+                if time.monotonic() - self._compared > COMPARE_SECONDS:
+                    self._compared = time.monotonic()
+                    bounds.lower(connection)
 
     def _republish_lost(self) -> None:
         """Publish again what the broker should have and has not.
@@ -150,10 +158,25 @@ def retry_abandoned(watch: Watch) -> None:
             if _end_dead(connection, worker, last[worker])
         }
         lost = [attempt for attempt in started if attempt.worker in dead]
-        for task_id, attempt, worker, *_ in lost + watch.find_unheld(started):
-            state = ledger.fail(connection, task_id, attempt, LOST, worker)
-            if state is not None:
-                logger.warning("%s after its worker was lost", state, extra=about(task_id, attempt))
+    for attempt in lost + watch.find_unheld(started):
+        _fail(attempt)
+
+
+def _fail(attempt: Started) -> None:
+    """Give an attempt's task its next one or its end, unless somebody has locked its row."""
+    log = about(attempt.task_id, attempt.attempt)
+    try:
+        with transaction(lock_seconds=ROW_SECONDS) as connection:
+            state = ledger.fail(connection, attempt.task_id, attempt.attempt, LOST, attempt.worker)
+    except StoreLocked:
+        logger.warning(
+            "the worker of a task was lost, but another session has locked the task's row: trying"
+            " again; end that session",
+            extra=log,
+        )
+        return
+    if state is not None:
+        logger.warning("%s after its worker was lost", state, extra=log)
 
 
 def _end_dead(connection: Connection, worker: str, renewed_at: datetime | None) -> bool:

@@ -93,7 +93,7 @@ class ShortTasks(bootsteps.ConsumerStep):
         name = message.headers["task"]
         if name not in registered():
             raise NotRegistered(name)
-        return LedgerRequest(
+        request = LedgerRequest(
             message,
             on_ack=message.ack_log_error,
             on_reject=message.reject_log_error,
@@ -105,6 +105,8 @@ class ShortTasks(bootsteps.ConsumerStep):
             body=message.body,
             headers=message.headers,
         )
+        request.in_batch = True
+        return request
 
     def _ask_for_child(self) -> None:
         """Take the next free child, in turn with the tasks that run alone."""
@@ -137,8 +139,6 @@ class _Batch:
         self._hostname: str = consumer.hostname
         self._requests = {request.id: request for request in requests}
         self._members = [_member(request) for request in requests]
-        for request in requests:
-            request.in_batch = True
 
     def send(self) -> None:
         """Give the batch to the free child; where that is impossible its members run alone."""

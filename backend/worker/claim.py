@@ -150,9 +150,14 @@ class Attempt:
             if not workers.leased(session, self.worker):
                 # Whatever it started would be taken from it at once; the lease will be back.
                 raise StoreUnavailable
-            if self._claimed_by and committed(session, self._claimed_by):
-                return  # the try before was cut off after its commit
-            self._claim_in(session)
+            try:
+                self._claim_in(session)
+            except Duplicate:
+                # The try before may have been cut off in its commit. Asked last: until the row's
+                # lock is free, that commit may still be under way.
+                if self._claimed_by and committed(session, self._claimed_by):
+                    return
+                raise
             self._claimed_by = transaction_id(session)
             session.commit()
 

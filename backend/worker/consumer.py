@@ -43,6 +43,8 @@ class LedgerConsumer(Consumer):
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
         """Return a connection whose channels drop what is no message of kombu's."""
+        # To connect again is to live: the event loop starts only when all parts have started.
+        self._watch.tick()
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         malformed.tolerate(connection)
         return self.ensure_connected(connection)

@@ -159,13 +159,15 @@ class Lease:
 
     def end_now(self, code: int) -> NoReturn:
         """End the process although tasks still run, leaving no child behind."""
+        # From here on nothing is claimed, and the lease is not renewed.
+        self._stopping.set()
         try:
-            self._hand_back_soon()
-            logger.info("%s stops with tasks still running", self._name)
             # billiard has no other way to its processes; other kinds of pool have none.
             for child in list(getattr(self._worker.pool._pool, "_pool", None) or ()):  # noqa: SLF001
                 with suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
+            self._hand_back_soon()
+            logger.info("%s stops with tasks still running", self._name)
         finally:
             os._exit(code)
 
@@ -228,11 +230,17 @@ def _die_with_parent() -> None:
 
 
 def _held() -> dict[str, LedgerRequest]:
-    """Return what Celery has in this process: received, waiting for a child, or running."""
+    """Return what Celery has in this process: received, waiting for a child, or running.
+
+    Not the members of batches, which are never STARTED: a long list would not fit into a row that
+    a full disk can still change.
+    """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
     # Of two deliveries of an attempt the one that runs counts.
     requests = [*_snapshot(waiting), *_snapshot(running)]
-    return {f"{request.id}/{request.attempt}": request for request in requests}
+    return {
+        f"{request.id}/{request.attempt}": request for request in requests if not request.in_batch
+    }
 
 
 def _snapshot(requests: Iterable[LedgerRequest]) -> set[LedgerRequest]:

@@ -64,15 +64,17 @@ def blocks(connection: sa.Connection, name: str) -> int:
     return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
 
 
-def advance(connection: sa.Connection, *, every_row: bool = False) -> None:
+def advance(connection: sa.Connection) -> None:
     """Do what the reconciler does while PostgreSQL's clock runs evenly."""
     now = connection.execute(sa.text("SELECT now()")).scalar_one()
-    bounds.advance(connection, now, every_row=every_row)
+    bounds.advance(connection, now)
 
 
 def advanced(database: sa.Engine, *, every_row: bool = False) -> None:
     with database.begin() as connection:
-        advance(connection, every_row=every_row)
+        advance(connection)
+        if every_row:
+            bounds.lower(connection)
 
 
 def minutes(database: sa.Engine) -> dict[str, float]:
@@ -168,7 +170,7 @@ def test_a_bound_follows_the_time_it_is_given_and_the_clock_whichever_is_earlier
             now = connection.execute(
                 sa.text("SELECT now() + CAST(:offset AS interval)"), {"offset": offset}
             ).scalar_one()
-            bounds.advance(connection, now, every_row=False)
+            bounds.advance(connection, now)
         assert set(minutes(database).values()) == {age}
 
 
@@ -330,12 +332,12 @@ def test_no_row_is_ever_below_its_bound_whoever_works_at_the_same_time(
             {"ids": taken},
         )
 
-    steps = [
+    steps: list[Callable[[sa.Connection], object]] = [
         take_some,
         lambda connection: outbox.put_back(connection, ids[::3]),
         lambda connection: outbox.republish(connection, 5, bundled=False),
         advance,
-        lambda connection: advance(connection, every_row=True),
+        bounds.lower,
         bounds.reset,
         check,
     ]
