@@ -152,7 +152,7 @@ class Supervisor:
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self.ready = threading.Event()
-        # A plain flag: a signal handler must not take the lock of an Event that is being waited for.
+        # A plain flag: a signal handler must not take the lock of an Event that is waited for.
         self._told = False
         self._closed = threading.Event()
         self._output = Output(PROCESSES, self._closed)

@@ -59,11 +59,7 @@ class Reconciler:
         """Make a pass every PASS_SECONDS."""
         while not self._stopping.wait(PASS_SECONDS):
             try:
-                # Writes first: where leases can be read and not renewed, no worker is called dead.
-                self._follow_clock()
-                retry_abandoned(self._watch)
-                keep_house()
-                self._republish_lost()
+                self.make_pass()
             except OUTAGES:
                 # The relay meets the same outage and says so.
                 self._disconnect()
@@ -71,6 +67,14 @@ class Reconciler:
                 logger.exception("the reconciler met an error; it tries again")
                 self._disconnect()
         self._disconnect()
+
+    def make_pass(self) -> None:
+        """Do every duty once. Raises one of OUTAGES."""
+        # Writes first: where leases can be read and not renewed, no worker is called dead.
+        self._follow_clock()
+        retry_abandoned(self._watch)
+        keep_house()
+        self._republish_lost()
 
     def _follow_clock(self) -> None:
         """Move times back with PostgreSQL's clock, or else the bounds forward."""

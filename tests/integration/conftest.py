@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from backend.db import connection as connections
+from backend.db import session
+from backend.settings import settings
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -62,3 +65,20 @@ def database(postgres: Postgres, template: str) -> Iterator[sa.Engine]:
     made.dispose()
     with admin.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
+    """Have this process's own engines use the test's database, as in a process that starts."""
+    url = database.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
+    monkeypatch.setattr(connections, "_checked", False)
+    caches = (settings, session.engine, session.autocommit)
+    for cache in caches:
+        cache.cache_clear()
+    yield database
+    for engine in (session.engine(), session.autocommit()):
+        engine.dispose()
+    for cache in caches:
+        cache.cache_clear()

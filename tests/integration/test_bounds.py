@@ -263,7 +263,10 @@ def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
 ) -> None:
     with database.begin() as connection:
         bounds.reset(connection)
-    steps = [advance, lambda connection: bring_back(connection, published)]
+    steps: list[Callable[[sa.Connection], object]] = [
+        advance,
+        lambda connection: bring_back(connection, published),
+    ]
     if first == "bring back":
         steps.reverse()
 

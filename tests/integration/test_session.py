@@ -11,32 +11,12 @@ import sqlalchemy as sa
 
 from backend.db import connection as connections
 from backend.db import ledger, lookups, outbox, session
-from backend.settings import settings
 from tests.integration.test_ledger import submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from backend.api.deps import Condition
 
 ROWS = 5_000
-
-
-@pytest.fixture
-def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
-    """Have this process's own engines use the test's database, as in a process that starts."""
-    url = database.url.render_as_string(hide_password=False)
-    monkeypatch.setenv("DATABASE_URL", url)
-    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
-    monkeypatch.setattr(connections, "_checked", False)
-    caches = (settings, session.engine, session.autocommit)
-    for cache in caches:
-        cache.cache_clear()
-    yield database
-    for engine in (session.engine(), session.autocommit()):
-        engine.dispose()
-    for cache in caches:
-        cache.cache_clear()
 
 
 def burst(database: sa.Engine) -> None:

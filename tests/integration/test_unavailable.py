@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import sqlalchemy as sa
 
 from backend.db import session
 from backend.errors import StoreNotWritable, StoreUnavailable
-from backend.settings import settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PID = sa.text("SELECT pg_backend_pid()")
 
 
-@pytest.fixture(autouse=True)
-def own_engines(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let this process's engines connect to the test's database."""
-    monkeypatch.setenv("DATABASE_URL", database.url.render_as_string(hide_password=False))
-    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody@127.0.0.1:9//")
-    settings.cache_clear()
-    yield
-    for engine in session._engines():
-        engine.dispose()
-    session.engine.cache_clear()
-    session.autocommit.cache_clear()
-    settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("service")
 
 
 def fail_with(code: str) -> sa.TextClause:

@@ -191,8 +191,8 @@ GUARDS = [
     Guard(
         "4: what the broker lost is published again",
         "backend/relay/reconciler.py",
-        "        if missing > 0:",
-        "        if missing > 10**9:",
+        "        lost = before & self._missing\n",
+        "        lost = before - before\n",
         "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
         "[delete_the_queues-1]",
     ),
@@ -340,7 +340,7 @@ GUARDS = [
     Guard(
         "8: the fields of a message are checked before Celery uses them",
         "backend/worker/request.py",
-        "        if not fits(fields.get(name)):",
+        "        if not isinstance(fields.get(name), types):",
         "        if False:",
         "tests/acceptance/test_malformed_messages.py",
     ),
@@ -535,8 +535,8 @@ GUARDS = [
     Guard(
         "9: a bound stays a minute behind",
         "backend/db/bounds.py",
-        "least(:now, now()) - interval '1 min') AS",
-        "least(:now, now()) + interval '1 s') AS",
+        "least(:now, now()) - interval '1 min'\"",
+        "least(:now, now()) + interval '1 s'\"",
         "tests/integration/test_bounds.py::test_a_submission_that_commits_late_is_not_missed",
     ),
     Guard(
@@ -545,6 +545,28 @@ GUARDS = [
         'forget="TRUNCATE message_counts"',
         'forget="DELETE FROM message_counts"',
         "tests/integration/test_messages.py",
+    ),
+    Guard(
+        "3: where leases cannot be renewed no worker is called dead",
+        "backend/relay/reconciler.py",
+        "        self._follow_clock()\n        retry_abandoned(self._watch)\n",
+        "        retry_abandoned(self._watch)\n        self._follow_clock()\n",
+        "tests/integration/test_reconciler.py",
+    ),
+    Guard(
+        "4: one locked row does not hold up the rest",
+        "backend/relay/reconciler.py",
+        "    except StoreLocked:\n",
+        "    except ZeroDivisionError:\n",
+        "tests/integration/test_reconciler.py",
+    ),
+    Guard(
+        "2: a claim that was cut off in its commit counts",
+        "backend/worker/claim.py",
+        "                if self._claimed_by and committed(session, self._claimed_by):\n"
+        "                    return\n",
+        "",
+        "tests/integration/test_reconciler.py",
     ),
 ]
 

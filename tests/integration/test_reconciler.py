@@ -1,0 +1,92 @@
+"""The reconciler's duties, each where something is in its way."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import ledger
+from backend.errors import StoreNotWritable
+from tests.integration.test_ledger import put, submit, task
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("service")
+
+
+def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Watch
+    """Return a watch that has seen every worker for long enough."""
+    from backend.relay.watch import Watch
+
+    monkeypatch.setattr(Watch, "find_dead", lambda *arguments: set(arguments[-1]))
+    return Watch()
+
+
+def test_where_nothing_can_be_written_no_worker_is_called_dead(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.relay import reconciler
+
+    looked: list[object] = []
+    monkeypatch.setattr(reconciler, "retry_abandoned", looked.append)
+    name = service.url.database
+    with service.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(StoreNotWritable):
+        reconciler.Reconciler(threading.Event()).make_pass()
+    assert looked == []
+
+
+def test_a_task_whose_row_is_locked_holds_up_no_other(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.relay import reconciler
+
+    ids = submit(service, 3)
+    with service.begin() as connection:
+        for one in ids:
+            assert ledger.claim(connection, one, 1, "w")
+    watch = find_all_dead(monkeypatch)
+    with service.connect() as other:
+        other.execute(sa.text("SELECT FROM tasks WHERE id = :id FOR UPDATE"), {"id": ids[0]})
+        reconciler.retry_abandoned(watch)
+        states = {one: task(service, one)["state"] for one in ids}
+        assert states == {one: "STARTED" if one == ids[0] else "RETRY" for one in ids}
+    reconciler.retry_abandoned(watch)
+    assert {task(service, one)["state"] for one in ids} == {"RETRY"}
+
+
+def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
+    service: sa.Engine,
+) -> None:
+    from backend.db import session, workers
+    from backend.tasks.registry import registered
+    from backend.worker.claim import Attempt
+
+    task_id = put(service, "PENDING")
+    with service.begin() as connection:
+        workers.renew(connection, "w", list)
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, attempt=1)
+    attempt = Attempt(registered()["slow"], request, (), {})
+    errors: list[BaseException] = []
+
+    def claim_again() -> None:
+        try:
+            attempt._claim()
+        except BaseException as error:  # noqa: BLE001 - any fails the test
+            errors.append(error)
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    again = threading.Thread(target=claim_again)
+    with service.connect() as cut_off, service.connect() as observer:
+        assert ledger.claim(cut_off, task_id, 1, "w")
+        attempt._claimed_by = session.transaction_id(cut_off)
+        again.start()
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
+        cut_off.commit()
+        again.join()
+    assert errors == []
+    assert task(service, task_id)["state"] == "STARTED"
