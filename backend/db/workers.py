@@ -88,10 +88,20 @@ def fence(connection: Executor, name: str, renewed_at: datetime | None) -> None:
     connection.execute(_FENCE, {"name": name, "renewed_at": renewed_at})
 
 
+# A lease that somebody has locked is left for the next pass: to wait for it would hold up others.
+_END_DEAD = text(
+    """
+    DELETE FROM workers WHERE name = (
+        SELECT name FROM workers WHERE name = :name AND renewed_at = :renewed_at
+        FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
+
 def end_dead(connection: Executor, name: str, renewed_at: datetime | None) -> bool:
     """Delete a dead worker's lease; False if the worker has renewed it since `renewed_at`."""
-    ended = text("DELETE FROM workers WHERE name = :name AND renewed_at = :renewed_at")
-    connection.execute(ended, {"name": name, "renewed_at": renewed_at})
+    connection.execute(_END_DEAD, {"name": name, "renewed_at": renewed_at})
     return not leased(connection, name)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from tests.acceptance.test_contract import enter, remove
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -73,3 +74,27 @@ def test_a_repeated_request_does_not_count_as_waiting(stack: Stack) -> None:
             assert answer.status_code == 202
         assert client.post("/tasks/batch", json=batch[:20]).status_code == 202
         assert client.post("/tasks/", json={"content": "late"}).status_code == 429
+
+
+def test_tasks_that_are_due_later_do_not_count_as_waiting(stack: Stack) -> None:
+    stack.environment["MAX_WAITING"] = "5"
+    stack.start("api")
+    enter(stack, 10, due="1 h")
+    for number in range(5):
+        stack.post("/tasks/", {"content": f"waits {number}"})
+    refused = httpx.post(f"{stack.url}/tasks/", json={"content": "refused"})
+    assert refused.status_code == 429
+
+
+def test_a_total_of_many_tasks_is_a_second_old_at_most(stack: Stack) -> None:
+    stack.start("api")
+    ids = enter(stack, 20_500, due="1 h")
+
+    def total() -> int:
+        return int(httpx.get(f"{stack.url}/tasks/?limit=3").json()["total"])
+
+    assert total() == 20_500
+    remove(stack, ids[:200])
+    eventually(lambda: total() == 20_300, 5, "the tasks are counted again")
+    remove(stack, ids[200:])
+    assert total() == 0

@@ -48,7 +48,9 @@ def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[st
         "   now() + CAST(%s AS interval) + n * interval '1 ms' FROM generate_series(1, %s) n"
         " RETURNING id, created_at),"
         " box AS (INSERT INTO outbox (task_id, due_at)"
-        " SELECT id, now() + CAST(%s AS interval) FROM new)"
+        " SELECT id, now() + CAST(%s AS interval) FROM new),"
+        # The list starts at this time, and no row that the API writes is so old.
+        " bound AS (UPDATE scan_bounds SET unfinished_from = '-infinity')"
         " SELECT CAST(id AS text) FROM new ORDER BY created_at",
         created, count, due,
     )  # fmt: skip
