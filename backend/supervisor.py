@@ -136,7 +136,7 @@ class Service:
             self._start_later(f"{self.name} cannot be started ({error.strerror})")
             return
         self._reader = threading.Thread(
-            target=self._pass_on, args=[self._process.stdout], name=self.name, daemon=True
+            target=self._pass_on, args=[self._process.stdout], name="output", daemon=True
         )
         self._reader.start()
         self._output.write(SYSTEM, f"{self.name} started (pid={self._process.pid})")
