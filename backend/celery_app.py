@@ -131,20 +131,20 @@ BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 
 def connect(
-    heartbeat: float = 0, timeout: float = 15, *, outlives_alarms: bool = False
+    heartbeat: float = 0, timeout: float = 15, *, survives_alarm: bool = False
 ) -> Connection:
     """Return a new connection to the broker whose reads and writes end after `timeout` seconds.
 
-    One that `outlives_alarms` stays while the broker reads nothing from it; whoever asks for that
-    checks heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is away or does not
-    answer.
+    `survives_alarm`: Linux must not drop the connection while RabbitMQ reads nothing (alarm). The
+    caller must then check heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is
+    away or does not answer.
     """
     options: dict[str, Any] = {}
     # A busy broker needs longer for a new connection than for anything else.
     connect_timeout = min(2 * timeout, CONNECT_TIMEOUT)
     if _broker.transport.driver_type == "amqp":
         options = {"read_timeout": timeout, "write_timeout": timeout}
-        if outlives_alarms and sys.platform == "linux":
+        if survives_alarm and sys.platform == "linux":
             # py-amqp sets it to 1 s: Linux then drops a connection whose peer reads nothing.
             options["socket_settings"] = {socket.TCP_USER_TIMEOUT: 0}
     elif timeout < REDIS_TIMEOUT:

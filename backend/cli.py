@@ -18,7 +18,7 @@ import click
 
 from backend.embedded import lifetime
 from backend.embedded.programs import CannotRun
-from backend.errors import RegistrationError, StoreNotWritable, StoreUnavailable
+from backend.errors import RegistrationError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import set_up_logging
 
@@ -201,17 +201,24 @@ def _migrate() -> None:
             upgrade()
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
-                why = str(getattr(error.__cause__, "orig", None) or error.__cause__).split("\n")[0]
-                what = (
-                    "stores nothing" if isinstance(error, StoreNotWritable) else "cannot be reached"
-                )
-                sys.exit(f"tasks-api: PostgreSQL {what}; check DATABASE_URL ({why})")
+                sys.exit(f"tasks-api: {_why_not_migrated(error)}")
             if not said:
                 said = True
-                click.echo("Waiting for PostgreSQL at the address in DATABASE_URL …")
+                what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
+                click.echo(f"Waiting for {what} at the address in DATABASE_URL …")
             time.sleep(1)
         else:
             return
+
+
+def _why_not_migrated(error: StoreUnavailable) -> str:
+    cause = error.__cause__ or error
+    why = str(getattr(cause, "orig", None) or cause).split("\n")[0]
+    if isinstance(error, StoreLocked):
+        return f"another session holds a lock; end it and run `tasks-api migrate` again ({why})"
+    if isinstance(error, StoreNotWritable):
+        return f"PostgreSQL stores nothing; check DATABASE_URL, and the server's disk ({why})"
+    return f"PostgreSQL cannot be reached; check DATABASE_URL ({why})"
 
 
 def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:

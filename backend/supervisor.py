@@ -165,7 +165,7 @@ class Supervisor:
     def run(self) -> bool:
         """Run until `stop`; return False where one ended before `ready` was set.
 
-        Then everything has stopped, KILL_SECONDS later at most.
+        All processes have stopped when it returns, within KILL_SECONDS + 1.5 s of `stop`.
         """
         well = True
         try:

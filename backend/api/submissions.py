@@ -71,7 +71,7 @@ class Submissions:
         first = await batcher.submit(order)
         if first is None:
             return order.answer
-        self._backlog.give_back(len(order.tasks))
+        self._backlog.release(len(order.tasks))
         return _first_answer(order, first)
 
     @property
@@ -157,7 +157,7 @@ class Backlog:
             raise TooManyWaiting(self._limit, min(max(seconds, 1), 300))
         self._added += count
 
-    def give_back(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """Let `count` admitted tasks not count as waiting: they are none, or had been counted."""
         self._added = max(self._added - count, 0)
 

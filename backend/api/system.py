@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend.api.deps import services_of
-from backend.api.problems import STORE_AWAY, problem
-from backend.errors import StoreNotWritable, StoreUnavailable
+from backend.api.problems import STORE_AWAY
+from backend.errors import StoreUnavailable
 from backend.schemas import Health, Links, Readiness
 from backend.settings import settings
 
@@ -57,17 +57,10 @@ async def health() -> Response:
 async def ready(request: Request) -> Response:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
     services = services_of(request)
-    try:
-        condition = await services.readiness.submit(None)
-    except StoreNotWritable:
-        raise
-    except StoreUnavailable:
-        return problem(503, "PostgreSQL cannot be reached.", headers=StoreUnavailable().headers)
+    condition = await services.readiness.submit(None)
     if not condition.migrated:
-        return problem(
-            503,
-            "The database's schema is older than this version: run `tasks-api migrate`.",
-            headers=StoreUnavailable().headers,
+        raise StoreUnavailable(
+            "The database's schema is older than this version: run `tasks-api migrate`."
         )
     degraded = [*condition.faults]
     if not services.inbox.connected:
@@ -80,8 +73,8 @@ async def ready(request: Request) -> Response:
     elif not condition.relayed:
         # A relay in another process may be the one that is blocked.
         degraded.append(
-            "nothing is published (no relay runs, or the broker has an alarm and blocks publishing:"
-            " see the relays' logs): tasks are accepted and run when it is again"
+            "nothing is published: no relay runs, or the broker has an alarm and blocks publishing"
+            " (see the relays' logs). Tasks are accepted and run when publishing works again"
         )
     if not condition.workers:
         degraded.append("no worker is running: tasks wait until one is")

@@ -9,8 +9,9 @@ same statement reads. No row of a scan may be older than its bound:
 - whatever brings back an older row lowers the bound in the same transaction;
 - when PostgreSQL's clock was set back, `reset` makes the scans start at the beginning.
 
-Who changes the bounds locks them in one statement and looks at the rows in the next, so that no
-change overwrites another that it has not seen.
+`advance` and the statements that bring rows back lock the bounds in one statement and read the rows
+in the next. Otherwise one change could overwrite another that it has not seen. `lower` and `reset`
+only lower bounds, which is always safe, so they take no lock first.
 """
 
 from __future__ import annotations

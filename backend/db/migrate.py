@@ -12,7 +12,7 @@ import sqlalchemy
 
 from backend.db import workers
 from backend.db.session import engine, single, store_errors, unlimited
-from backend.errors import StoreUnavailable
+from backend.errors import StoreLocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +42,8 @@ def config() -> Config:
 def upgrade() -> None:
     """Apply the migrations that are missing.
 
-    Raises StoreUnavailable, also when a migration could not lock a table within 5 s, or when
-    another process has been migrating for LOCK_SECONDS.
+    Raises StoreLocked when a migration could not lock a table within 5 s, or when another process
+    has been migrating for LOCK_SECONDS. Raises StoreUnavailable when PostgreSQL is away.
     """
     from alembic import command  # noqa: PLC0415 - see config()
 
@@ -74,7 +74,7 @@ def _locked() -> Iterator[sqlalchemy.Connection]:
         ).scalar():
             connection.rollback()
             if time.monotonic() > deadline:
-                raise StoreUnavailable
+                raise StoreLocked("another process has been migrating for an hour")
             if not said:
                 said = True
                 logger.info("another process migrates: waiting until it has ended")

@@ -163,7 +163,9 @@ def is_away(error: BaseException) -> bool:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     code = _sqlstate(error) or ""
     if code == _LOCK_NOT_AVAILABLE:
-        return StoreLocked()
+        return StoreLocked(
+            "The task store is locked by another session. Nothing was stored; try again shortly."
+        )
     detail = _NOT_WRITABLE.get(code)
     return StoreNotWritable(detail) if detail else StoreUnavailable()
 

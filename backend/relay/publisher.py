@@ -53,7 +53,7 @@ class Publisher:
         self.blocked = False
         self._stopping = stopping
         self._on_blocked = on_blocked
-        self._connection = connect(HEARTBEAT_SECONDS, outlives_alarms=True)
+        self._connection = connect(HEARTBEAT_SECONDS, survives_alarm=True)
         channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
         self._channel = channel
         for queue in QUEUES:

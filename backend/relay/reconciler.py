@@ -70,7 +70,8 @@ class Reconciler:
 
     def make_pass(self) -> None:
         """Do every duty once. Raises one of OUTAGES."""
-        # Writes first: where leases can be read and not renewed, no worker is called dead.
+        # Start with a write. On a PostgreSQL that stores nothing it fails, so workers that cannot
+        # renew their leases are not taken for dead.
         self._follow_clock()
         retry_abandoned(self._watch)
         keep_house()
@@ -88,7 +89,8 @@ class Reconciler:
                 by = clock.follow(connection)
             if by is not None:
                 logger.warning(
-                    "PostgreSQL's clock was set back: moved what waits in the outbox by %.0f s",
+                    "PostgreSQL's clock was set back by %.0f s: the outbox's times were moved with"
+                    " it; check how the host's clock is set (NTP)",
                     by.total_seconds(),
                 )
         elif calm > CALM_SECONDS:

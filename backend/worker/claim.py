@@ -202,7 +202,8 @@ class Attempt:
             if self.number >= FREE_ATTEMPTS:
                 raise StatementFailed(reason) from error
             logger.warning(
-                "%s lost PostgreSQL: it runs again once that stores what is written",
+                "%s lost PostgreSQL: its writes were rolled back, and it runs again, at no cost of"
+                " an attempt, when PostgreSQL takes writes",
                 self.what,
                 extra=self.log,
             )

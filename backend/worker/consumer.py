@@ -43,7 +43,7 @@ class LedgerConsumer(Consumer):
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
         """Return a connection whose channels drop what is no message of kombu's."""
-        # To connect again is to live: the event loop starts only when all parts have started.
+        # Reconnecting counts as a tick: the event loop runs only after all bootsteps.
         self._watch.tick()
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         malformed.tolerate(connection)
@@ -65,9 +65,9 @@ class LedgerConsumer(Consumer):
         hub.call_repeatedly(TICK_SECONDS, self._watch.tick)
 
     def connection_for_write(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - kombu's
-        """Return the consumer's connection instead of another that nothing is published on.
+        """Return the consumer's own connection.
 
-        Celery asks for events; ours have their own (events.py).
+        Celery asks for one to publish events; ours use another (events.py).
         """
         return self.connection
 

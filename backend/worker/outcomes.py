@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.db import ledger
 from backend.db.session import is_away, transaction
+from backend.errors import StoreNotWritable
 from backend.telemetry import about
 from backend.worker import lease
 from backend.worker.hints import Hints
@@ -46,6 +47,8 @@ def plain(error: BaseException | str) -> str:
         text = "The process running the task was lost"
     elif isinstance(error, TimeLimitExceeded):
         text = f"The task took longer than its time limit of {error.args[0]:g} seconds"
+    elif isinstance(error, StoreNotWritable):
+        text = "The database was read-only, or its disk was full"
     elif isinstance(error, BaseException) and is_away(error):
         text = "Database connection failed"
     elif isinstance(error, OperationalError) and error.orig is not None:

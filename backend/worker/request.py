@@ -1,4 +1,4 @@
-"""A task's message as the worker's parent process sees it: checked, and ruled by the ledger."""
+"""Celery's request class: checks a message's fields, leaves revokes of our tasks to the ledger."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def _check(fields: Mapping[str, Any]) -> None:
     if attempt is not None and not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
         raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
     limits = fields.get("timelimit")
-    if limits and not (len(limits) == len(("hard", "soft")) and all(map(_is_limit, limits))):
+    hard_and_soft = 2
+    if limits and not (len(limits) == hard_and_soft and all(map(_is_limit, limits))):
         raise InvalidTaskError("its timelimit is no pair of seconds")
     if not all(isinstance(name, str) for name in fields.get("stamped_headers") or ()):
         raise InvalidTaskError("its stamped_headers are no names")

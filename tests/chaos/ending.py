@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "ending.json"
 # All texts of one line are in a traceback that may be there.
-EXPECTED = (
+ALLOWED = (
     (MADE_TO_FAIL,),
     (NOT_YET,),
     (MALFORMED,),
@@ -138,7 +138,7 @@ def _get(url: str, path: str) -> str:
 
 
 def tracebacks(log: Path) -> Iterator[str]:
-    """Give the tracebacks in a process's output, but those that have to be there."""
+    """Give the tracebacks in a process's output that ALLOWED does not list."""
     lines = log.read_text(errors="replace").splitlines()
     for place, line in enumerate(lines):
         if "Traceback" not in line:
@@ -147,7 +147,7 @@ def tracebacks(log: Path) -> Iterator[str]:
         if not line.startswith("{"):  # not one of our log's: the lines below belong to it
             below = takewhile(lambda line: not line.startswith("{"), lines[place:])
             text = "\n".join(below)
-        if not any(all(word in text for word in words) for words in EXPECTED):
+        if not any(all(word in text for word in words) for words in ALLOWED):
             yield f"{log.name}: {_short(text)}"
 
 

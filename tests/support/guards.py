@@ -85,7 +85,7 @@ GUARDS = [
     Guard(
         "a repeated request does not count as waiting",
         "backend/api/submissions.py",
-        "        self._backlog.give_back(len(order.tasks))\n",
+        "        self._backlog.release(len(order.tasks))\n",
         "",
         "tests/acceptance/test_backlog.py::test_a_repeated_request_does_not_count_as_waiting",
     ),
