@@ -208,7 +208,7 @@ def test_a_message_for_a_task_that_the_ledger_has_not_is_dropped(
 
 
 def test_a_task_that_is_revoked_before_it_starts_never_runs(service: Stack) -> None:
-    busy = [service.post("/tasks/slow?duration=2") for _ in range(2)]
+    busy = [service.post("/tasks/slow?duration=4") for _ in range(2)]
     for task_id in busy:
         eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
     task_id = service.post("/tasks/", {"content": "never to be written"})
