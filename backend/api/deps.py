@@ -95,18 +95,18 @@ class Services:
 
     def _list(self, limits: Sequence[int]) -> list[Listing]:
         """Join what the workers hold with what the ledger knows, once for all who ask."""
-        most = max(limits)
+        most, recent = max(limits), self.totals.recent()
         with single() as connection:
             answers = self.inspector.ask(workers.alive(connection))
             # While they answer.
-            rows, total = lookups.unfinished(connection, most)
+            rows, total = lookups.unfinished(connection, most, recent)
         held = answers()
         known = {task_id for task_id, _ in rows}
         if not held.keys() <= known:
             with single() as connection:
                 known = lookups.known(connection, list(filter(is_task_id, held)))
                 # Again: one of them may have been entered in the ledger meanwhile.
-                rows, total = lookups.unfinished(connection, most)
+                rows, total = lookups.unfinished(connection, most, recent)
             known.update(task_id for task_id, _ in rows)
         # Held by a worker and unknown to the ledger: it came by another door and has not started.
         strangers = [

@@ -30,18 +30,20 @@ class Totals:
 
         Raises StoreUnavailable as Batcher does.
         """
-        return self._total if self._fresh() else await self._counts.submit(None)
+        return self.recent() or await self._counts.submit(None)
+
+    def recent(self) -> int | None:
+        """Return the last count if it is not older, None otherwise."""
+        fresh = time.monotonic() - self._counted_at < COUNT_SECONDS
+        return self._total if fresh else None
 
     def close(self) -> None:
         """End the thread."""
         self._counts.close()
 
-    def _fresh(self) -> bool:
-        return time.monotonic() - self._counted_at < COUNT_SECONDS
-
     def _count(self, asked: Sequence[None]) -> list[int]:
         # Those who came while another count was under way have its result.
-        if not self._fresh():
+        if self.recent() is None:
             with single() as connection:
                 self._total = lookups.count_unfinished(connection)
             self._counted_at = time.monotonic()

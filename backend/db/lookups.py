@@ -52,8 +52,8 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# The rows shown first, then what the outbox has of these alone, each by its key: a list of all that
-# is due later grows with it. A scalar query, for PostgreSQL never makes that list of it.
+# The rows shown first, then what the outbox has of these alone, by their keys: a list of all that
+# is due later grows with it. No other index than that of the keys fits `waiting`.
 _UNFINISHED = text(
     f"""
     {IN_INDEX_ORDER}
@@ -61,12 +61,13 @@ _UNFINISHED = text(
         SELECT id, state, created_at FROM tasks
         WHERE {rows_from("unfinished_from")}
         ORDER BY created_at, id LIMIT :limit
+    ), waiting AS MATERIALIZED (
+        SELECT task_id, published_at IS NULL AND due_at > now() AS later FROM outbox
+        WHERE task_id = ANY(ARRAY(SELECT id FROM shown WHERE state <> 'STARTED'))
     )
     SELECT CAST(id AS text), CASE
         WHEN state = 'STARTED' THEN 'ACTIVE'
-        WHEN (
-            SELECT published_at IS NULL AND due_at > now() FROM outbox WHERE task_id = shown.id
-        ) THEN 'SCHEDULED'
+        WHEN id IN (SELECT task_id FROM waiting WHERE later) THEN 'SCHEDULED'
         ELSE 'RESERVED'
     END
     FROM shown ORDER BY created_at, shown.id
@@ -74,6 +75,7 @@ _UNFINISHED = text(
 )
 _COUNT = text(
     f"""
+    {IN_INDEX_ORDER}
     SELECT count(*) FROM (
         SELECT FROM tasks WHERE {rows_from("unfinished_from")} LIMIT :limit
     ) unfinished
@@ -81,15 +83,20 @@ _COUNT = text(
 )
 
 
-def unfinished(connection: Executor, limit: int) -> tuple[list[tuple[str, str]], int]:
+def unfinished(
+    connection: Executor, limit: int, total: int | None = None
+) -> tuple[list[tuple[str, str]], int]:
     """Return the oldest `limit` tasks not yet ended, each with its status, and how many there are.
 
-    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. More than
-    COUNTED tasks are not counted to the end: the number is COUNTED + 1 then.
+    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. More than COUNTED
+    tasks are not counted to the end: the number is COUNTED + 1 then, or `total`, which is how many
+    there were a moment ago, if that is known.
     """
     rows = [(row[0], row[1]) for row in connection.execute(_UNFINISHED, {"limit": limit}).all()]
     if len(rows) < limit:
         return rows, len(rows)
+    if total is not None and total > COUNTED:
+        return rows, total
     return rows, count_unfinished(connection, COUNTED + 1)
 
 

@@ -338,7 +338,9 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         outbox.take(connection, 10)
         shown = [(ids[0], "ACTIVE"), (ids[1], "SCHEDULED"), (ids[2], "RESERVED")]
         assert lookups.unfinished(connection, 3) == (shown, 5)
-        assert lookups.unfinished(connection, 7)[1] == 6
+        assert lookups.unfinished(connection, 3, total=9) == (shown, 9)
+        assert lookups.unfinished(connection, 3, total=4) == (shown, 5)
+        assert lookups.unfinished(connection, 7, total=9)[1] == 6
         assert lookups.count_unfinished(connection) == 6
         ledger.revoke(connection, ids[5], 1, "enough")
         ledger.revoke(connection, ids[4], 1, "enough")
