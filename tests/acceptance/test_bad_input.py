@@ -212,15 +212,15 @@ def test_a_path_that_is_nothing_points_to_the_documentation(client: httpx.Client
 
 
 METHODS = [
-    ("PUT", "/tasks/", "GET, POST"),
-    ("PATCH", "/tasks", "GET, POST"),
-    ("DELETE", "/messages/", "GET, POST"),
-    ("DELETE", f"/tasks/{UNKNOWN}", "GET, POST"),
-    ("PUT", "/tasks/slow", "GET, POST"),
-    ("POST", "/health", "GET"),
-    ("POST", "/health/live", "GET"),
-    ("PUT", "/health/ready", "GET"),
-    ("POST", "/", "GET"),
+    ("PUT", "/tasks/", "GET, HEAD, POST"),
+    ("PATCH", "/tasks", "GET, HEAD, POST"),
+    ("DELETE", "/messages/", "GET, HEAD, POST"),
+    ("DELETE", f"/tasks/{UNKNOWN}", "GET, HEAD"),
+    ("PUT", "/tasks/slow", "POST"),
+    ("POST", "/health", "GET, HEAD"),
+    ("POST", "/health/live", "GET, HEAD"),
+    ("PUT", "/health/ready", "GET, HEAD"),
+    ("POST", "/", "GET, HEAD"),
 ]
 
 

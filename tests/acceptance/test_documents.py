@@ -67,6 +67,12 @@ def example_migration() -> Block:
     return found
 
 
+def example_index() -> Block:
+    """Return the recipe for a large index, which tests/integration/test_migrate_index.py runs."""
+    (found,) = (block for block in documents.blocks("python") if "autocommit_block" in block.text)
+    return found
+
+
 class Reader:
     """Somebody who types what the documents say, in a copy of the project, beside a service."""
 
@@ -218,7 +224,7 @@ def test_each_command_does_what_the_document_shows(reader: Reader, document: Doc
 
 
 def test_each_client_in_python_runs(reader: Reader) -> None:
-    special = (example_task(), example_migration())
+    special = (example_task(), example_migration(), example_index())
     clients = [block for block in documents.blocks("python") if block not in special]
     assert clients
     for block in clients:
