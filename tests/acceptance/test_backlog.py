@@ -62,20 +62,6 @@ def test_a_repeated_request_is_answered_while_new_ones_are_refused(stack: Stack)
     assert stack.scalar("SELECT count(*) FROM tasks") == 5
 
 
-def test_a_repeated_request_does_not_count_as_waiting(stack: Stack) -> None:
-    stack.environment["MAX_WAITING"] = "50"
-    stack.start("api")
-    batch = [{"arguments": {"content": "waits"}}] * 30
-    with stack.client() as client:
-        # Faster than the count of what waits is renewed.
-        for _ in range(5):
-            headers = {"Idempotency-Key": "thirty"}
-            answer = client.post("/tasks/batch", json=batch, headers=headers)
-            assert answer.status_code == 202
-        assert client.post("/tasks/batch", json=batch[:20]).status_code == 202
-        assert client.post("/tasks/", json={"content": "late"}).status_code == 429
-
-
 def test_tasks_that_are_due_later_do_not_count_as_waiting(stack: Stack) -> None:
     stack.environment["MAX_WAITING"] = "5"
     stack.start("api")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -309,27 +310,43 @@ def test_a_stream_tells_the_ids_of_what_was_stored_whatever_fails_later(service:
     assert (accepted(service, "stored"), accepted(service, "with it")) == (1000, 0)
 
 
-def test_a_key_whose_answer_was_lost_with_the_api_has_its_first_answer(service: Stack) -> None:
-    # The commit itself takes a second, in which the process that waits for it is killed.
+@contextmanager
+def slow_commit(service: Stack, table: str, condition: str) -> Iterator[None]:
+    """Let a commit that inserts such a row into a table take a second."""
     service.query(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';"
-        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON idempotency_keys DEFERRABLE INITIALLY"
-        " DEFERRED FOR EACH ROW WHEN (NEW.key = 'lost-1') EXECUTE FUNCTION wait();"
+        f"CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED"
+        f" FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION wait();"
         "SELECT 1"
     )
+    yield
+    service.query(f"DROP TRIGGER wait ON {table}; DROP FUNCTION wait; SELECT 1")
+
+
+def test_a_task_is_accepted_after_its_commit(service: Stack) -> None:
+    with slow_commit(service, "tasks", "NEW.args ->> 'content' = 'slow commit'"):
+        answer = CLIENT.post(f"{service.url}/tasks/", json={"content": "slow commit"})
+        assert accepted(service, "slow commit") == 1
+    assert answer.status_code == 202
+    assert answer.elapsed.total_seconds() >= 1
+
+
+def test_a_key_whose_answer_was_lost_with_the_api_has_its_first_answer(service: Stack) -> None:
     port = free_port()
     service.start("api", name="killed", environment={"API_PORT": str(port)})
     url = f"http://127.0.0.1:{port}"
     eventually(lambda: _serves(url), 30, "the API serves")
-    with ThreadPoolExecutor(1) as pool:
+    with (
+        slow_commit(service, "idempotency_keys", "NEW.key = 'lost-1'"),
+        ThreadPoolExecutor(1) as pool,
+    ):
         asked = pool.submit(post, url, "lost", "lost-1")
         committing = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         eventually(lambda: service.scalar(committing), 10, "the commit is under way")
         service.kill("killed")
         assert isinstance(asked.exception(20), httpx.TransportError)
-    answers = [post(service.url, "lost", "lost-1") for _ in range(2)]
-    service.query("DROP TRIGGER wait ON idempotency_keys; DROP FUNCTION wait; SELECT 1")
+        answers = [post(service.url, "lost", "lost-1") for _ in range(2)]
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["task_id"] for answer in answers}) == 1
     assert accepted(service, "lost") == 1

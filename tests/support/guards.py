@@ -87,15 +87,14 @@ GUARDS = [
         "backend/api/submissions.py",
         "        self._backlog.release(len(order.tasks))\n",
         "",
-        "tests/acceptance/test_backlog.py::test_a_repeated_request_does_not_count_as_waiting",
+        "tests/unit/test_submissions.py",
     ),
     Guard(
         "1: 202 only after the commit",
         "backend/api/submissions.py",
         "first = await batcher.submit(order)",
         "import asyncio; asyncio.ensure_future(batcher.submit(order)); first = None",
-        "tests/acceptance/test_outages.py::test_without_postgresql_each_route_says_so_in_time_and"
-        "_is_well_again_by_itself",
+        "tests/acceptance/test_submissions.py::test_a_task_is_accepted_after_its_commit",
     ),
     Guard(
         "1: ledger row and outbox row together",

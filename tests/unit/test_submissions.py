@@ -1,0 +1,56 @@
+"""Accepting tasks: what counts as waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.db.idempotency import Key
+from backend.db.ledger import Submission
+from backend.errors import TooManyWaiting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.api.submissions import Order
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_WAITING", "50")
+    from backend.api import submissions
+
+    used: dict[str, Key] = {}
+
+    def write(orders: Sequence[Order]) -> list[Key | None]:
+        earlier = [used.get(order.key or "") for order in orders]
+        for order in orders:
+            if order.key:
+                used.setdefault(order.key, Key(order.key, order.fingerprint, order.answer))
+        return earlier
+
+    monkeypatch.setattr(submissions, "single", nullcontext)
+    monkeypatch.setattr("backend.api.submissions.outbox.backlog", lambda *_: (0, 0))
+    monkeypatch.setattr(submissions, "_write", write)
+    # Counted once: what is added since is all that is known of what waits.
+    monkeypatch.setattr(submissions, "SAMPLE_SECONDS", 3600)
+
+    async def scene() -> list[str]:
+        accepting = submissions.Submissions()
+        answers = []
+        for number, (count, key) in enumerate([(10, "ten")] * 5 + [(40, None)]):
+            tasks = [Submission(str(number), "slow", "{}", 5, None)] * count
+            order = submissions.Order(tasks, f"answer {number}", "batch", key)
+            answers.append(await accepting.accept(order))
+        one_more = submissions.Order(tasks[:1], "answer", "task")
+        with pytest.raises(TooManyWaiting):
+            await accepting.accept(one_more)
+        for part in accepting.parts:
+            part.close()
+        return answers
+
+    assert asyncio.run(scene()) == ["answer 0"] * 5 + ["answer 5"]
