@@ -47,6 +47,8 @@ _LOGGERS = {
     "celery.worker.strategy": {"level": "WARNING"},
     "celery.app.trace": {"level": "CRITICAL"},
     "alembic": {"level": "WARNING"},
+    # A lost child or broker in one line: its tracebacks are of Celery's own calls.
+    "celery.worker.request": {"filters": ["no traceback"]},
     "amqp": {"level": "WARNING"},
     "kombu": {"level": "WARNING"},
     # On Redis, at a stop: a message that came after its consumer had gone is put back.
@@ -74,11 +76,17 @@ def set_up_logging(level: str) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": line},
+            "filters": {"no traceback": {"()": lambda: _drop_traceback}},
             "handlers": {"out": out},
             "root": {"handlers": ["out"], "level": level},
             "loggers": _LOGGERS,
         }
     )
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
 
 
 def _render() -> list[Any]:

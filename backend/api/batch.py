@@ -23,7 +23,7 @@ from backend.api.problems import (
 from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
-from backend.errors import HTTPError
+from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.schemas import BatchAccepted, BatchItem
 from backend.tasks.registry import names, registered
 
@@ -40,6 +40,12 @@ NDJSON = "application/x-ndjson"
 # Lines that are committed together: as many as an array may hold, and about so many bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
+# After these PostgreSQL has certainly stored nothing; else a commit may have been cut off.
+NOTHING_STORED = (StoreNotWritable, StoreLocked)
+MAY_BE_STORED = (
+    "The task store went away while the task was stored. It may have been stored: ask for its state"
+    " later."
+)
 # What answers to a stream may take of memory; the rest waits on disk.
 SPOOL = 1024 * 1024
 
@@ -58,7 +64,8 @@ _FAULT = {"detail": "must not be blank", "pointer": "#/arguments/content"}
 _LINES = _lines("A task a line, each as an item of the array", _ITEM, _ITEM)
 _ANSWER_LINES = _lines(
     "An answer for each line that is not blank, with its number: `task_id` and `status` PENDING"
-    " where the task is on disk; else `errors`, with `status` REFUSED where the line was good",
+    " where the task is on disk; else `errors`, with `status` REFUSED where the line was good. With"
+    " UNKNOWN the store went away: there is a `task_id`, and the task may have been stored",
     {"line": 1, "task_id": "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55", "status": "PENDING"},
     {"line": 2, "errors": [_FAULT]},
 )
@@ -208,22 +215,30 @@ async def _accept_lines(
             answer["errors"] = faults(error)
         except Exception:
             logger.exception("a line of a stream could not be read; it was refused")
-            answer.update(_refused(OUR_FAULT))
+            answer.update(_fault("REFUSED", OUR_FAULT))
     text = "".join(compact(answer) + "\n" for answer in answers)
     if tasks:
         try:
             text = await services.submissions.accept(Order(tasks, text, "lines", key))
         except Exception as error:  # noqa: BLE001 - what is not an HTTPError was logged there
-            detail = error.detail if isinstance(error, HTTPError) else OUR_FAULT
             for answer in answers:
-                if answer.pop("task_id", None):
-                    answer.update(_refused(detail))
+                if "task_id" in answer:
+                    _take_back(answer, error)
             text = "".join(compact(answer) + "\n" for answer in answers)
     return text.encode()
 
 
-def _refused(detail: str) -> dict[str, Any]:
-    return {"status": "REFUSED", "errors": [{"detail": detail, "pointer": "#"}]}
+def _take_back(answer: dict[str, Any], error: Exception) -> None:
+    """Say in a good line's answer what `error` means for its task."""
+    if isinstance(error, StoreUnavailable) and not isinstance(error, NOTHING_STORED):
+        answer.update(_fault("UNKNOWN", MAY_BE_STORED))
+        return
+    del answer["task_id"]
+    answer.update(_fault("REFUSED", error.detail if isinstance(error, HTTPError) else OUR_FAULT))
+
+
+def _fault(status: str, detail: str) -> dict[str, Any]:
+    return {"status": status, "errors": [{"detail": detail, "pointer": "#"}]}
 
 
 _TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}

@@ -72,33 +72,24 @@ class Reconciler:
         """Do every duty once. Raises one of OUTAGES."""
         # Start with a write. On a PostgreSQL that stores nothing it fails, so workers that cannot
         # renew their leases are not taken for dead.
-        self._follow_clock()
+        with single() as connection:
+            now, set_back = clock.read(connection)
+        # Before anything that may wait for another session's lock.
         retry_abandoned(self._watch)
+        calm = self._calm.seconds(time.monotonic(), now)
+        if set_back:
+            _follow_clock()
+        elif calm > CALM_SECONDS:
+            self._raise_bounds(now)
         keep_house()
         self._republish_lost()
 
-    def _follow_clock(self) -> None:
-        """Move times back with PostgreSQL's clock, or else the bounds forward."""
+    def _raise_bounds(self, now: datetime) -> None:
         with single() as connection:
-            now, set_back = clock.read(connection)
-        calm = self._calm.seconds(time.monotonic(), now)
-        if set_back:
-            with transaction() as connection:
-                clock.wait_for_writers(connection)
-            with transaction() as connection:
-                by = clock.follow(connection)
-            if by is not None:
-                logger.warning(
-                    "PostgreSQL's clock was set back by %.0f s: the outbox's times were moved with"
-                    " it; check how the host's clock is set (NTP)",
-                    by.total_seconds(),
-                )
-        elif calm > CALM_SECONDS:
-            with single() as connection:
-                bounds.advance(connection, now)
-                if time.monotonic() - self._compared > COMPARE_SECONDS:
-                    self._compared = time.monotonic()
-                    bounds.lower(connection)
+            bounds.advance(connection, now)
+            if time.monotonic() - self._compared > COMPARE_SECONDS:
+                self._compared = time.monotonic()
+                bounds.lower(connection)
 
     def _republish_lost(self) -> None:
         """Publish again what the broker should have and has not.
@@ -149,6 +140,27 @@ class Reconciler:
         if self._publisher is not None:
             self._publisher.close()
             self._publisher = None
+
+
+def _follow_clock() -> None:
+    """Move the outbox's times back with PostgreSQL's clock."""
+    try:
+        with transaction() as connection:
+            clock.wait_for_writers(connection)
+        with transaction() as connection:
+            by = clock.follow(connection)
+    except StoreLocked:
+        logger.warning(
+            "PostgreSQL's clock was set back, but another session has locked the outbox, so retries"
+            " are late: trying again; end that session"
+        )
+        return
+    if by is not None:
+        logger.warning(
+            "PostgreSQL's clock was set back by %.0f s: the outbox's times were moved with it;"
+            " check how the host's clock is set (NTP)",
+            by.total_seconds(),
+        )
 
 
 def retry_abandoned(watch: Watch) -> None:

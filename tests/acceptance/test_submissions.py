@@ -292,18 +292,35 @@ def test_no_key_of_a_client_is_that_of_a_streams_part(service: Stack) -> None:
     assert accepted(service, lines[-1]) == 3
 
 
-def test_a_stream_tells_the_ids_of_what_was_stored_whatever_fails_later(service: Stack) -> None:
+@contextmanager
+def failing(service: Stack, how: str) -> Iterator[None]:
+    """Let PostgreSQL do something before it writes a task with the content `fails`."""
     service.query(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
-        " 'BEGIN RAISE EXCEPTION ''a fault of ours''; END';"
+        f" 'BEGIN {how}; RETURN NEW; END';"
         "CREATE TRIGGER fail BEFORE INSERT ON tasks FOR EACH ROW"
         " WHEN (NEW.args ->> 'content' = 'fails') EXECUTE FUNCTION fail();"
         "SELECT 1"
     )
     try:
-        told = stream(service.url, ["stored"] * 1000 + ["fails", "with it"])
+        yield
     finally:
         service.query("DROP TRIGGER fail ON tasks; DROP FUNCTION fail; SELECT 1")
+
+
+def test_a_stream_keeps_the_ids_of_what_may_have_been_stored(service: Stack) -> None:
+    with failing(service, "PERFORM pg_terminate_backend(pg_backend_pid())"):
+        told = stream(service.url, ["sure"] * 1000 + ["fails", "unsure"])
+    assert [each["status"] for each in told] == ["PENDING"] * 1000 + ["UNKNOWN"] * 2
+    assert len({each["task_id"] for each in told}) == 1002
+    assert "ask for its state" in told[1001]["errors"][0]["detail"]
+    unsure = httpx.get(f"{service.url}/tasks/{told[1001]['task_id']}")
+    assert unsure.status_code == 404
+
+
+def test_a_stream_tells_the_ids_of_what_was_stored_whatever_fails_later(service: Stack) -> None:
+    with failing(service, "RAISE EXCEPTION ''a fault of ours''"):
+        told = stream(service.url, ["stored"] * 1000 + ["fails", "with it"])
     assert [each["status"] for each in told] == ["PENDING"] * 1000 + ["REFUSED"] * 2
     assert len({each["task_id"] for each in told[:1000]}) == 1000
     assert "logged" in told[1000]["errors"][0]["detail"]

@@ -272,12 +272,12 @@ class Checker:
 
 
 def _ids(answer: Answer) -> list[str | None]:
-    """Return the id for each task that was asked for; None where its line was refused."""
+    """Return the id for each task that was asked for; None where its line was not accepted."""
     values = [json.loads(line) for line in answer.body.splitlines()]
     lines: Iterator[dict[str, str]] = iter(values)
     if len(values) == 1 and "tasks" in values[0]:
         lines = iter(values[0]["tasks"])
-    return [line.get("task_id") for line in lines]
+    return [line.get("task_id") if line.get("status") == "PENDING" else None for line in lines]
 
 
 def _label(task: Task) -> str:

@@ -95,7 +95,8 @@ class Client:
         for replica in (first, 1 - first):
             while not self.load.stopping.is_set():
                 answer = self.submit(path, body, asked, replica=replica, **more)
-                if answer.status not in {None, 503} and "REFUSED" not in answer.body:
+                stored = not any(word in answer.body for word in ("REFUSED", "UNKNOWN"))
+                if answer.status not in {None, 503} and stored:
                     break
                 self.load.pause(0.5)
         at = self.load.recorder.now() + self.chance.uniform(*LATER)

@@ -52,9 +52,8 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
 }
 
 
-def blocks(connection: sa.Connection, name: str) -> int:
+def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
     """Return how many blocks a statement reads, and undo it."""
-    statement, parameters = STATEMENTS[name]
     *settings, last = statement.text.split(";")
     for setting in settings:
         connection.execute(sa.text(setting))
@@ -118,10 +117,12 @@ def test_a_scan_reads_little_of_what_has_ended_since_an_old_snapshot(database: s
                 connection.exec_driver_sql(statement)
         submit(database, 3)
         with database.connect() as connection:
-            before = {name: blocks(connection, name) for name in STATEMENTS}
+            before = {
+                name: blocks(connection, *statement) for name, statement in STATEMENTS.items()
+            }
         advanced(database)
         with database.connect() as connection:
-            after = {name: blocks(connection, name) for name in STATEMENTS}
+            after = {name: blocks(connection, *statement) for name, statement in STATEMENTS.items()}
     assert min(before.values()) > ENDED / 100, "there is nothing to skip"
     assert max(after.values()) < 100, (before, after)
 

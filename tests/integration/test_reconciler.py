@@ -59,6 +59,26 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
     assert {task(service, one)["state"] for one in ids} == {"RETRY"}
 
 
+def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from backend.relay import reconciler
+
+    (lost,) = submit(service)
+    with service.begin() as connection:
+        assert ledger.claim(connection, lost, 1, "w")
+        connection.execute(sa.text("UPDATE clock SET latest = now() + interval '10 min'"))
+    made = reconciler.Reconciler(threading.Event())
+    made._watch = find_all_dead(monkeypatch)
+    with service.connect() as writer:
+        writer.execute(sa.text("UPDATE outbox SET publishes = publishes"))
+        made.make_pass()
+        assert task(service, lost)["state"] == "RETRY"
+    assert ["end that session" in record.message for record in caplog.records] == [False, True]
+    made.make_pass()
+    assert "was set back by 59" in caplog.records[-1].message
+
+
 def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     service: sa.Engine,
 ) -> None:

@@ -212,9 +212,10 @@ def test_a_state_that_was_asked_for_before_another_was_received_may_be_older() -
 
 def test_the_lines_of_a_stream_are_matched_with_what_was_asked() -> None:
     history, ending = innocent()
-    asked = [("no_such_task", ""), ("insert_message", "c"), ("insert_message", "d")]
+    asked = [("no_such_task", ""), *(("insert_message", label) for label in "cde")]
     lines = ['{"line":1,"errors":[]}', '{"line":2,"task_id":"id-4","status":"PENDING"}']
     lines.append('{"line":3,"status":"REFUSED","errors":[]}')
+    lines.append('{"line":4,"task_id":"id-5","status":"UNKNOWN","errors":[]}')
     history.answers.append(
         Answer(6, 7, 0, "POST", "/tasks/batch", 202, "\n".join(lines), None, asked)
     )

@@ -64,6 +64,18 @@ def test_an_exception_is_in_the_same_line() -> None:
     assert event["exception"].endswith("ZeroDivisionError: division by zero")
 
 
+def test_a_lost_child_or_broker_is_one_line_without_celerys_traceback() -> None:
+    (line,) = lines(
+        "set_up_logging('INFO')\n"
+        "try:\n    1 / 0\n"
+        "except ZeroDivisionError:\n"
+        "    logging.getLogger('celery.worker.request').exception('lost')"
+    )
+    event = json.loads(line)
+    assert event["event"] == "lost"
+    assert "exception" not in event
+
+
 def test_what_is_below_the_level_is_left_out() -> None:
     logged = lines(
         "set_up_logging('WARNING')\nlogging.info('no')\nlogging.warning('yes')\n"

@@ -1,0 +1,67 @@
+"""What statements read when PostgreSQL's statistics are older than a burst of new tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from backend.db import ledger, lookups, outbox
+from tests.integration.test_bounds import KEEP_STATISTICS, blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WAITING = 20_000
+# Tasks that a statement is about.
+FEW = 10
+# Statistics of a time when everything had ended, and then a burst.
+BURST = [
+    KEEP_STATISTICS,
+    f"""
+    INSERT INTO tasks (id, name, args, state, result, max_attempts, started_at, finished_at)
+    SELECT gen_random_uuid(), 'slow', '{{}}', 'SUCCESS', '{{}}', 3, now(), now()
+    FROM generate_series(1, {WAITING})
+    """,
+    "ANALYZE tasks, outbox",
+    f"""
+    INSERT INTO tasks (id, name, args, max_attempts)
+    SELECT gen_random_uuid(), 'slow', '{{}}', 3 FROM generate_series(1, {WAITING})
+    """,
+    "INSERT INTO outbox (task_id) SELECT id FROM tasks WHERE state = 'PENDING'",
+]
+
+
+def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, Any]]]:
+    """Return statements about some of the tasks, with these as parameters."""
+    one: dict[str, Any] = {"id": ids[0], "attempt": 1, "worker": "w", "error": "e"}
+    few: dict[str, Any] = {"ids": ids, "attempts": [1] * len(ids), "worker": "w"}
+    return {
+        "claim": (ledger._CLAIM, one),
+        "claim together": (ledger._CLAIM_TOGETHER, few),
+        "succeed together": (ledger._SUCCEED_TOGETHER, {**few, "results": ["{}"] * len(ids)}),
+        "fail": (ledger._FAIL, {**one, "retry": True, "delay": 0}),
+        "revoke": (ledger._REVOKE, one),
+        "revoke waiting": (ledger._REVOKE_WAITING, one),
+        "run alone": (ledger._RUN_ALONE, few),
+        "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
+        "succeed": (ledger._SUCCEED, {**one, "result": "{}"}),
+        "give back": (ledger._GIVE_BACK, {**one, "delay": 0}),
+        "states": (lookups._STATES, few),
+        "known": (lookups._KNOWN, few),
+        "put back": (outbox._PUT_BACK, few),
+        "started": (lookups._STARTED, {}),
+        "hand back": (ledger._HAND_BACK, {"worker": "w"}),
+    }
+
+
+def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.Engine) -> None:
+    for statement in BURST:
+        with database.begin() as connection:
+            connection.exec_driver_sql(statement)
+    some = sa.text("SELECT CAST(task_id AS text) FROM outbox LIMIT :few")
+    with database.connect() as connection:
+        ids = list(connection.execute(some, {"few": FEW}).scalars())
+        read = {name: blocks(connection, *statement) for name, statement in statements(ids).items()}
+    assert len(ids) == FEW
+    assert max(read.values()) < WAITING / 50, read
