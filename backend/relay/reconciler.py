@@ -15,8 +15,8 @@ from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
 from backend.db import bounds, clock, idempotency, ledger, lookups, messages, outbox, workers
 from backend.db.session import single, transaction
 from backend.errors import StoreLocked
+from backend.relay.liveness import Calm, Liveness
 from backend.relay.publisher import OUTAGES, Publisher
-from backend.relay.watch import Calm, Watch
 from backend.settings import settings
 from backend.telemetry import about
 
@@ -49,7 +49,7 @@ class Reconciler:
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
         self._publisher: Publisher | None = None
-        self._watch = Watch()
+        self._liveness = Liveness()
         self._calm = Calm()
         self._compared = -math.inf
         # By queue: how many messages were missing at the last pass.
@@ -75,7 +75,7 @@ class Reconciler:
         with single() as connection:
             now, set_back = clock.read(connection)
         # Before anything that may wait for another session's lock.
-        retry_abandoned(self._watch)
+        retry_abandoned(self._liveness)
         calm = self._calm.seconds(time.monotonic(), now)
         if set_back:
             _follow_clock()
@@ -163,7 +163,7 @@ def _follow_clock() -> None:
         )
 
 
-def retry_abandoned(watch: Watch) -> None:
+def retry_abandoned(liveness: Liveness) -> None:
     """Give tasks that nobody works on their next attempt or their end."""
     with single() as connection:
         began = time.monotonic()
@@ -172,11 +172,11 @@ def retry_abandoned(watch: Watch) -> None:
         last = leases | {attempt.worker: attempt.renewed_at for attempt in started}
         dead = {
             worker
-            for worker in watch.find_dead(began, time.monotonic(), last)
+            for worker in liveness.find_dead(began, time.monotonic(), last)
             if _end_dead(connection, worker, last[worker])
         }
         lost = [attempt for attempt in started if attempt.worker in dead]
-    for attempt in lost + watch.find_unheld(started):
+    for attempt in lost + liveness.find_unheld(started):
         _fail(attempt)
 
 

@@ -13,7 +13,7 @@ from celery.worker.consumer import Consumer
 from backend.celery_app import ATTEMPT_HEADER
 from backend.telemetry import about
 from backend.worker import lease, malformed
-from backend.worker.watch import TICK_SECONDS, EventLoopWatch
+from backend.worker.hang import TICK_SECONDS, EventLoopWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,12 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.usefixtures("service")
 
 
-def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Watch
-    """Return a watch that has seen every worker for long enough."""
-    from backend.relay.watch import Watch
+def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Liveness
+    """Return a Liveness that has seen every worker for long enough."""
+    from backend.relay.liveness import Liveness
 
-    monkeypatch.setattr(Watch, "find_dead", lambda *arguments: set(arguments[-1]))
-    return Watch()
+    monkeypatch.setattr(Liveness, "find_dead", lambda *arguments: set(arguments[-1]))
+    return Liveness()
 
 
 def test_where_nothing_can_be_written_no_worker_is_called_dead(
@@ -49,13 +49,13 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
     with service.begin() as connection:
         for one in ids:
             assert ledger.claim(connection, one, 1, "w")
-    watch = find_all_dead(monkeypatch)
+    liveness = find_all_dead(monkeypatch)
     with service.connect() as other:
         other.execute(sa.text("SELECT FROM tasks WHERE id = :id FOR UPDATE"), {"id": ids[0]})
-        reconciler.retry_abandoned(watch)
+        reconciler.retry_abandoned(liveness)
         states = {one: task(service, one)["state"] for one in ids}
         assert states == {one: "STARTED" if one == ids[0] else "RETRY" for one in ids}
-    reconciler.retry_abandoned(watch)
+    reconciler.retry_abandoned(liveness)
     assert {task(service, one)["state"] for one in ids} == {"RETRY"}
 
 
@@ -69,7 +69,7 @@ def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
         assert ledger.claim(connection, lost, 1, "w")
         connection.execute(sa.text("UPDATE clock SET latest = now() + interval '10 min'"))
     made = reconciler.Reconciler(threading.Event())
-    made._watch = find_all_dead(monkeypatch)
+    made._liveness = find_all_dead(monkeypatch)
     with service.connect() as writer:
         writer.execute(sa.text("UPDATE outbox SET publishes = publishes"))
         made.make_pass()

@@ -153,17 +153,17 @@ GUARDS = [
     ),
     Guard(
         "3: after a pause in the looks a worker is watched for a whole lease",
-        "backend/relay/watch.py",
+        "backend/relay/liveness.py",
         "            self._renewals.clear()",
         "            pass",
-        "tests/unit/test_lease_watch.py",
+        "tests/unit/test_liveness.py",
     ),
     Guard(
         "3: a suspect is abandoned after two more renewals",
-        "backend/relay/watch.py",
+        "backend/relay/liveness.py",
         "RENEWALS = 2",
         "RENEWALS = 1",
-        "tests/unit/test_lease_watch.py",
+        "tests/unit/test_liveness.py",
     ),
     Guard(
         "3: a worker that has renewed its lease in the meantime is not fenced",
@@ -207,7 +207,7 @@ GUARDS = [
     ),
     Guard(
         "4: a worker whose event loop hangs ends",
-        "backend/worker/watch.py",
+        "backend/worker/hang.py",
         "return self.count >= CHECKS",
         "return False",
         "tests/acceptance/test_hanging.py::test_a_worker_whose_event_loop_hangs_ends_and_its_tasks"
@@ -215,10 +215,10 @@ GUARDS = [
     ),
     Guard(
         "4: a broker that is away lets no worker end",
-        "backend/worker/watch.py",
+        "backend/worker/hang.py",
         "ticked or not reached()",
         "ticked",
-        "tests/unit/test_watch.py",
+        "tests/unit/test_hang.py",
     ),
     Guard(
         "4: events and replies are not sent while the broker is blocked",
@@ -551,7 +551,7 @@ GUARDS = [
         "3: where leases cannot be renewed no worker is called dead",
         "backend/relay/reconciler.py",
         "        with single() as connection:\n            now, set_back",
-        "        retry_abandoned(self._watch)\n"
+        "        retry_abandoned(self._liveness)\n"
         "        with single() as connection:\n            now, set_back",
         "tests/integration/test_reconciler.py",
     ),
@@ -565,9 +565,9 @@ GUARDS = [
     Guard(
         "3: what waits for other sessions does not hold up lost tasks",
         "backend/relay/reconciler.py",
-        "        retry_abandoned(self._watch)\n        calm = ",
+        "        retry_abandoned(self._liveness)\n        calm = ",
         "        if set_back:\n            _follow_clock()\n            return\n"
-        "        retry_abandoned(self._watch)\n        calm = ",
+        "        retry_abandoned(self._liveness)\n        calm = ",
         "tests/integration/test_reconciler.py",
     ),
     Guard(

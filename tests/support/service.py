@@ -27,7 +27,7 @@ def _hang_later(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery's co
 
 if __name__ == "__main__":
     if checks := os.environ.get("TESTS_CHECKS"):
-        from backend.worker import watch
+        from backend.worker import hang
 
-        watch.CHECKS = int(checks)
+        hang.CHECKS = int(checks)
     main()

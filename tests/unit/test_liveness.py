@@ -1,11 +1,11 @@
-"""The watch over workers: what counts is whether a renewal is seen, never what time it says."""
+"""Whether workers live: what counts is whether a renewal is seen, never what time it says."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 from backend.db.lookups import Started
-from backend.relay.watch import Calm, Watch
+from backend.relay.liveness import Calm, Liveness
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -15,9 +15,9 @@ def at(seconds: float) -> datetime:
     return EPOCH + timedelta(seconds=seconds)
 
 
-def dead(watch: Watch, second: float, **leases: datetime | None) -> set[str]:
+def dead(liveness: Liveness, second: float, **leases: datetime | None) -> set[str]:
     """Look for a tenth of a second."""
-    return watch.find_dead(second, second + 0.1, leases)
+    return liveness.find_dead(second, second + 0.1, leases)
 
 
 def attempt(renewed_at: float | None, *, held: bool = False) -> Started:
@@ -26,90 +26,90 @@ def attempt(renewed_at: float | None, *, held: bool = False) -> Started:
 
 
 def test_a_worker_that_stops_renewing_is_dead_after_the_length_of_a_lease() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for second in range(0, 20, 2):
-        assert dead(watch, second, w=at(second)) == set()
-    assert [second for second in range(20, 40, 2) if dead(watch, second, w=at(18))] == [
+        assert dead(liveness, second, w=at(second)) == set()
+    assert [second for second in range(20, 40, 2) if dead(liveness, second, w=at(18))] == [
         *range(30, 40, 2)
     ]
 
 
 def test_a_worker_that_renews_lives_wherever_its_clock_jumps() -> None:
-    watch = Watch()
+    liveness = Liveness()
     jumps = [0, 2, 64, 66, 3700, 3702, 108, 110, -3600, -3598, -3596, 14]
     for look, said in enumerate(jumps):
-        assert dead(watch, 2 * look, w=at(said)) == set()
+        assert dead(liveness, 2 * look, w=at(said)) == set()
 
 
 def test_a_worker_that_was_never_seen_alive_is_watched_first() -> None:
-    watch = Watch()
-    assert dead(watch, 1000, old=at(-9999), gone=None) == set()
+    liveness = Liveness()
+    assert dead(liveness, 1000, old=at(-9999), gone=None) == set()
     for second in range(1002, 1010, 2):
-        assert dead(watch, second, old=at(-9999), gone=None) == set()
-    dead(watch, 1010, old=at(-9999), gone=None)
-    assert dead(watch, 1012, old=at(-9999), gone=None) == {"old", "gone"}
+        assert dead(liveness, second, old=at(-9999), gone=None) == set()
+    dead(liveness, 1010, old=at(-9999), gone=None)
+    assert dead(liveness, 1012, old=at(-9999), gone=None) == {"old", "gone"}
 
 
 def test_a_lease_that_another_reconciler_deleted_is_no_renewal() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for second in range(0, 10, 2):
-        dead(watch, second, w=at(0))
-    dead(watch, 10, w=None)
-    assert dead(watch, 12, w=None) == {"w"}
+        dead(liveness, second, w=at(0))
+    dead(liveness, 10, w=None)
+    assert dead(liveness, 12, w=None) == {"w"}
 
 
 def test_a_pause_in_the_looks_starts_the_watch_over() -> None:
-    watch = Watch()
-    dead(watch, 0, w=at(0))
-    dead(watch, 8, w=at(0))
-    assert dead(watch, 60, w=at(0)) == set()
+    liveness = Liveness()
+    dead(liveness, 0, w=at(0))
+    dead(liveness, 8, w=at(0))
+    assert dead(liveness, 60, w=at(0)) == set()
     for second in range(62, 70, 2):
-        assert dead(watch, second, w=at(0)) == set()
-    dead(watch, 70, w=at(0))
-    assert dead(watch, 72, w=at(0)) == {"w"}
+        assert dead(liveness, second, w=at(0)) == set()
+    dead(liveness, 70, w=at(0))
+    assert dead(liveness, 72, w=at(0)) == {"w"}
 
 
 def test_a_look_that_hung_starts_the_watch_over() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for second in range(0, 12, 2):
-        dead(watch, second, w=at(0))
-    assert watch.find_dead(12, 60, {"w": at(0)}) == set()
-    assert dead(watch, 62, w=at(0)) == set()
+        dead(liveness, second, w=at(0))
+    assert liveness.find_dead(12, 60, {"w": at(0)}) == set()
+    assert dead(liveness, 62, w=at(0)) == set()
 
 
 def test_the_time_that_a_look_took_is_no_time_of_watching() -> None:
-    watch = Watch()
-    watch.find_dead(0, 5, {"w": at(0)})
+    liveness = Liveness()
+    liveness.find_dead(0, 5, {"w": at(0)})
     for begin in (6, 8, 10, 12):
-        assert dead(watch, begin, w=at(0)) == set()
-    assert dead(watch, 14.9, w=at(0)) == set()
-    assert dead(watch, 15.1, w=at(0)) == {"w"}
+        assert dead(liveness, begin, w=at(0)) == set()
+    assert dead(liveness, 14.9, w=at(0)) == set()
+    assert dead(liveness, 15.1, w=at(0)) == {"w"}
 
 
 def test_an_attempt_is_abandoned_when_two_more_renewals_do_not_hold_it() -> None:
-    watch = Watch()
+    liveness = Liveness()
     looks = [attempt(0), attempt(0), attempt(2), attempt(2), attempt(-3600)]
-    found = [watch.find_unheld([look]) for look in looks]
+    found = [liveness.find_unheld([look]) for look in looks]
     assert found == [[], [], [], [], [attempt(-3600)]]
 
 
 def test_an_attempt_that_is_held_again_is_no_longer_suspected() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for look in (attempt(0), attempt(2), attempt(4, held=True), attempt(6), attempt(8)):
-        assert watch.find_unheld([look]) == []
+        assert liveness.find_unheld([look]) == []
 
 
 def test_an_attempt_without_a_lease_is_left_to_the_watch_over_its_worker() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for renewed_at in (0, 2, None, 4, 6):
-        assert watch.find_unheld([attempt(renewed_at)]) == []
+        assert liveness.find_unheld([attempt(renewed_at)]) == []
 
 
 def test_the_next_attempt_of_a_task_is_suspected_on_its_own() -> None:
-    watch = Watch()
+    liveness = Liveness()
     for renewed_at in (0, 2):
-        watch.find_unheld([attempt(renewed_at)])
-    assert watch.find_unheld([attempt(4)._replace(attempt=2)]) == []
+        liveness.find_unheld([attempt(renewed_at)])
+    assert liveness.find_unheld([attempt(4)._replace(attempt=2)]) == []
 
 
 def test_calm_begins_again_after_a_pause_or_a_jump_of_the_clock() -> None:

@@ -26,8 +26,8 @@ RENEWALS = 2
 JUMP_SECONDS = 5.0
 
 
-class Watch:
-    """Watches leases and started attempts from look to look."""
+class Liveness:
+    """Watches leases and started attempts, from one look to the next."""
 
     def __init__(self) -> None:
         self._looked = 0.0
