@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,3 +48,39 @@ def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
     assert killed == []
     step(*args)
     assert killed == ["the pool"]
+
+
+def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.worker import lease
+
+    alone, member = (
+        Mock(id=name, attempt=2, in_batch=name == "member") for name in ("alone", "member")
+    )
+    monkeypatch.setattr(
+        lease,
+        "celery_state",
+        SimpleNamespace(reserved_requests=[alone, member], active_requests=[alone, member]),
+    )
+    assert lease._held() == {"alone/2": alone}
+
+
+def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from backend.worker import lease
+
+    done: list[str] = []
+    ending: Any = lease.Lease.__new__(lease.Lease)
+    ending._stopping = threading.Event()
+    ending._name = "a worker"
+    children = SimpleNamespace(_pool=[SimpleNamespace(pid=1), SimpleNamespace(pid=2)])
+    ending._worker = SimpleNamespace(pool=SimpleNamespace(_pool=children))
+
+    def hand_back() -> None:
+        done.append(f"hand back, renewing: {not ending._stopping.is_set()}")
+
+    monkeypatch.setattr(ending, "_hand_back_soon", hand_back)
+    monkeypatch.setattr(os, "kill", lambda pid, _signal: done.append(f"kill {pid}"))
+    monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
+    ending.end_now(1)
+    assert done == ["kill 1", "kill 2", "hand back, renewing: False", "exit 1"]
