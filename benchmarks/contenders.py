@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psycopg2.errors import DeadlockDetected
+
 from benchmarks.load import Load, Request, load
 from benchmarks.processes import ROOT, START_SECONDS, Processes
 from benchmarks.servers import Broker, Database, Depth
@@ -97,8 +99,16 @@ class Contender:
     def clear(self) -> None:
         """Forget all tasks and messages."""
         if self.tables:
-            self.database.query(f"TRUNCATE {', '.join(self.tables)}")
+            eventually(self._truncate, 10, "the tables are empty")
         self.purge()
+
+    def _truncate(self) -> bool:
+        """Empty the tables; False after a deadlock: a service locks them in another order."""
+        try:
+            self.database.query(f"TRUNCATE {', '.join(self.tables)}")
+        except DeadlockDetected:
+            return False
+        return True
 
     def purge(self) -> None:
         """Empty its queues."""
