@@ -83,18 +83,24 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
     return [Due(*row) for row in rows]
 
 
-# Arrays, for a join may read all that has left the outbox since an old snapshot. A row that is put
-# back has been due: if PostgreSQL's clock was set back in the meantime, it still is.
+def _make_due(chosen: str) -> str:
+    """Return SQL that makes rows due at once; `chosen` is a query of their ids.
+
+    An array, for a join may read all that has left the outbox since an old snapshot. The rows have
+    been due: if PostgreSQL's clock was set back in the meantime, they still are.
+    """
+    return f"""
+        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
+        WHERE task_id = ANY(ARRAY({chosen} FOR UPDATE SKIP LOCKED))
+        RETURNING due_at
+    """  # noqa: S608 - constants of this module
+
+
 _PUT_BACK = text(
     f"""
     {LOCK}
     WITH back AS (
-        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
-        WHERE task_id = ANY(ARRAY(
-            SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))
-            FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING due_at
+        {_make_due("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")}
     )
     {LOWER_DUE_FROM}
     """  # noqa: S608 - constants of this package
@@ -158,8 +164,16 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
     return waiting, claimed
 
 
-# 10 s, 20 s, … 320 s after the last publish. The oldest go first: a queue is served in order, so
-# what it no longer has is most likely what it was given first.
+# What was published 10 s, 20 s, … 320 s ago: longer after each time.
+_LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
+
+_SHARING = f"""
+    SELECT task_id FROM outbox
+    WHERE {rows_from("published_from")}
+        AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
+"""  # noqa: S608 - constants of this package
+# The oldest go first: a queue is served in order, so what it no longer has is most likely what it
+# was given first.
 _REPUBLISH = text(
     f"""
     {IN_INDEX_ORDER}
@@ -167,18 +181,10 @@ _REPUBLISH = text(
     WITH lost AS (
         SELECT DISTINCT published_at FROM outbox
         WHERE {rows_from("published_from")}
-            AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
-            AND (bundled IS TRUE) = :bundled
+            AND {_LONG_PUBLISHED} AND (bundled IS TRUE) = :bundled
         ORDER BY published_at LIMIT :limit
     ), back AS (
-        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
-        WHERE task_id = ANY(ARRAY(
-            SELECT task_id FROM outbox
-            WHERE {rows_from("published_from")}
-                AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
-            FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING due_at
+        {_make_due(_SHARING)}
     ), lowered AS (
         {LOWER_DUE_FROM}
     )
@@ -204,25 +210,23 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
 # publish at the same time. A task of another program has one time for both, accepted and started,
 # and proves nothing; nor does a task from before PostgreSQL's clock was set back. Bundled tasks are
 # never seen STARTED. The queue must have a single priority.
+_OVERTAKEN = f"""
+    SELECT task_id FROM outbox
+    WHERE {rows_from("published_from")}
+        AND published_at < (
+            SELECT max(created_at) - interval '10 min' FROM tasks
+            WHERE {rows_from("started_from")}
+                AND started_at > created_at AND created_at <= now()
+        )
+        AND {_LONG_PUBLISHED} AND bundled IS NOT TRUE
+    ORDER BY published_at LIMIT :limit
+"""  # noqa: S608 - constants of this package
 _REPUBLISH_OVERTAKEN = text(
     f"""
     {IN_INDEX_ORDER}
     {LOCK}
     WITH back AS (
-        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
-        WHERE task_id = ANY(ARRAY(
-            SELECT task_id FROM outbox
-            WHERE {rows_from("published_from")}
-                AND published_at < (
-                    SELECT max(created_at) - interval '10 min' FROM tasks
-                    WHERE {rows_from("started_from")}
-                        AND started_at > created_at AND created_at <= now()
-                )
-                AND published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))
-                AND bundled IS NOT TRUE
-            ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING due_at
+        {_make_due(_OVERTAKEN)}
     ), lowered AS (
         {LOWER_DUE_FROM}
     )

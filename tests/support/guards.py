@@ -418,8 +418,8 @@ GUARDS = [
     Guard(
         "4: what newer tasks have overtaken is published again, and no backlog",
         "backend/db/outbox.py",
-        "                        AND started_at > created_at AND created_at <= now()\n",
-        "                        AND created_at <= now()\n",
+        "                AND started_at > created_at AND created_at <= now()\n",
+        "                AND created_at <= now()\n",
         "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
         "_were_overtaken",
     ),
@@ -522,8 +522,8 @@ GUARDS = [
     Guard(
         "9: what is put back lowers the bound",
         "backend/db/outbox.py",
-        "        RETURNING due_at\n    )\n    {LOWER_DUE_FROM}",
-        "        RETURNING due_at\n    )\n    SELECT FROM back",
+        "    )\n    {LOWER_DUE_FROM}",
+        "    )\n    SELECT FROM back",
         "tests/integration/test_bounds.py",
     ),
     Guard(
