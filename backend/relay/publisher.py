@@ -28,6 +28,7 @@ READ_SECONDS = 0.5
 HEARTBEAT_SECONDS = 20
 # Names no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
+PROBES = 2
 
 
 # What ends a loop of the relay until the store or the broker is back.
@@ -104,14 +105,16 @@ class Publisher:
     def takes_messages(self) -> bool:
         """Return whether the broker reads what is published; waits up to PROBE_SECONDS.
 
-        A message to no queue, which it confirms, is the proof. While one is unconfirmed no other is
-        sent, and nothing else must be asked on this connection.
+        Two messages to no queue, which it confirms, are the proof: RabbitMQ blocks a connection only
+        after it has read and confirmed one. While they are unconfirmed no others are sent, and
+        nothing else must be asked on this connection.
         """
         if not self._confirms:
             return True
         if not self._unconfirmed:
-            self._unconfirmed = {self._tag + 1: ("", [])}
-            self._send("", {"routing_key": PROBE_KEY})
+            self._unconfirmed = {self._tag + place: ("", []) for place in range(1, PROBES + 1)}
+            for _ in range(PROBES):
+                self._send("", {"routing_key": PROBE_KEY})
         deadline = time.monotonic() + PROBE_SECONDS
         while self._unconfirmed and time.monotonic() < deadline:
             self.attend(PROBE_SECONDS / 10)

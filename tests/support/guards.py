@@ -424,6 +424,14 @@ GUARDS = [
         "_were_overtaken",
     ),
     Guard(
+        "8: what the broker blocks is not taken for lost",
+        "backend/relay/publisher.py",
+        "PROBES = 2\n",
+        "PROBES = 1\n",
+        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
+        "_nothing_is_published_twice",
+    ),
+    Guard(
         "queues are classic in every vhost",
         "backend/celery_app.py",
         'arguments = {"x-max-priority": 9, **CLASSIC}',
