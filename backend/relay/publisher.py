@@ -105,9 +105,9 @@ class Publisher:
     def takes_messages(self) -> bool:
         """Return whether the broker reads what is published; waits up to PROBE_SECONDS.
 
-        Two messages to no queue, which it confirms, are the proof: RabbitMQ blocks a connection only
-        after it has read and confirmed one. While they are unconfirmed no others are sent, and
-        nothing else must be asked on this connection.
+        Two messages to no queue, which it confirms, are the proof: RabbitMQ confirms the first one
+        even during an alarm, and only then blocks the connection. While they are unconfirmed no
+        others are sent, and nothing else must be asked on this connection.
         """
         if not self._confirms:
             return True

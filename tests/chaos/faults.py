@@ -130,6 +130,9 @@ class Faults:
         self._kill(fault, signal.SIGTERM)
 
     def _kill_child(self, fault: Fault) -> None:
+        # Celery ends a worker whose child dies before its first look at the broker.
+        self._cluster.wait_until_working(fault.target)
+        self._wait(1.0)
         children = self._cluster[fault.target].children()
         if children:
             with suppress(ProcessLookupError):

@@ -175,10 +175,10 @@ class Load:
 
 
 def ids_in(body: str) -> list[str]:
-    """Return the ids of tasks in an answer to a submission."""
+    """Return the ids of the tasks that an answer to a submission says are accepted."""
     values = [json.loads(line) for line in body.splitlines()]
     rows = values[0]["tasks"] if values and "tasks" in values[0] else values
-    return [row["task_id"] for row in rows if "task_id" in row]
+    return [row["task_id"] for row in rows if row.get("status") == "PENDING"]
 
 
 def _messages(client: Client) -> None:
