@@ -1,4 +1,4 @@
-"""A channel to Redis that drops entries which are no messages of kombu's."""
+"""A channel to Redis that survives entries which are no messages of kombu's, and Redis's end."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ class Channel(RedisChannel):
     kombu takes an entry from its list before it reads it, so a dropped one does not come again. The
     worker's handlers of messages raise only errors of Redis; all others are the entry's.
     """
+
+    closed: bool  # kombu's, not in the stubs
+
+    def close(self) -> None:
+        """Close it once, although Redis may have gone.
+
+        At an error of Redis's kombu stops half-way, and the channel counts as open. To close it
+        again, or to put back at exit what it holds, would raise an error that Celery does not
+        expect, and end the worker. What it holds is published again by the reconciler.
+        """
+        try:
+            super().close()
+        except (RedisError, OSError):
+            self._disconnect_pools()  # type: ignore[attr-defined]  # not in the stubs; so the next
+            self._close_clients()  # type: ignore[attr-defined]  # as above
+            held: Any = self._qos
+            if held is not None:
+                held._on_collect.cancel()  # noqa: SLF001 - nothing else cancels it
+            raise
+        finally:
+            self.closed = True
 
     def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's
         return _dropping_malformed(super()._brpop_read, **options)  # type: ignore[misc]  # not in the stubs

@@ -222,11 +222,11 @@ class Faults:
     def _raise_alarm(self, fault: Fault) -> None:
         broker = self._cluster.broker
         assert hasattr(broker, "set_alarm")
-        broker.set_alarm(True)
+        self._reach(lambda: broker.set_alarm(True))
         try:
             self._wait(fault.seconds)
         finally:
-            broker.set_alarm(False)
+            self._reach(lambda: broker.set_alarm(False))
 
     # --- Messages
 

@@ -432,6 +432,13 @@ GUARDS = [
         "_nothing_is_published_twice",
     ),
     Guard(
+        "2: a channel to a Redis that has gone is closed once",
+        "backend/worker/redis_channel.py",
+        "        finally:\n            self.closed = True\n",
+        "",
+        "tests/integration/test_redis_channel.py",
+    ),
+    Guard(
         "queues are classic in every vhost",
         "backend/celery_app.py",
         'arguments = {"x-max-priority": 9, **CLASSIC}',

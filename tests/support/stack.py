@@ -39,11 +39,13 @@ class Process:
         return self.output.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """Return the process ids of its children."""
+        """Return the process ids of its children; none once it has ended."""
         pid = self.popen.pid
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return [int(child) for child in children.split()]
 
 
 @dataclass

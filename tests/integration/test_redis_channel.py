@@ -1,0 +1,36 @@
+"""The worker's channel to Redis, where Redis has gone."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import pytest
+
+if TYPE_CHECKING:
+    from tests.support.servers import Redis
+
+
+@pytest.mark.usefixtures("service")
+def test_a_connection_that_holds_a_message_can_be_closed_when_redis_has_gone(
+    redis_server: Redis,
+) -> None:
+    from backend.worker import malformed
+
+    redis_server.start()
+    connection: Any = kombu.Connection(redis_server.url, connect_timeout=1)
+    malformed.tolerate(connection)
+    channel = connection.default_channel
+    queue = kombu.Queue("held", channel=channel)
+    queue.declare()
+    kombu.Producer(channel).publish("a message", routing_key="held")
+    news = kombu.Queue("news", kombu.Exchange("news", "fanout"), channel=channel, auto_delete=True)
+    kombu.Consumer(channel, [queue, news], callbacks=[lambda _body, _message: None]).consume()
+    connection.drain_events(timeout=5)
+    channel._brpop_start()
+    redis_server.stop()
+    # As Celery does (Consumer.on_connection_error_after_connected).
+    with suppress(Exception):
+        connection.collect()
+    connection.close()
