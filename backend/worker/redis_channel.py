@@ -8,12 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import InconsistencyError
 from kombu.transport.redis import Channel as RedisChannel
+from kombu.transport.redis import QoS
 from redis.exceptions import DataError, RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+
+class Unacknowledged(QoS):
+    """kombu's record of the messages that a channel has delivered."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ANN401 - kombu's
+        """Put back what was not acknowledged, when the channel is closed or the process ends.
+
+        Where Redis has gone kombu raises errors that Celery does not expect, which would end the
+        worker.
+        """
+        try:
+            super().restore_unacked_once(stderr)
+        except Exception as error:  # noqa: BLE001 - the outbox has what is lost here
+            logger.warning(
+                "messages were not put back, for Redis has gone (%s): what they were for is"
+                " published again",
+                type(error).__name__,
+            )
 
 
 class Channel(RedisChannel):
@@ -23,26 +43,7 @@ class Channel(RedisChannel):
     worker's handlers of messages raise only errors of Redis; all others are the entry's.
     """
 
-    closed: bool  # kombu's, not in the stubs
-
-    def close(self) -> None:
-        """Close it once, although Redis may have gone.
-
-        At an error of Redis's kombu stops half-way, and the channel counts as open. To close it
-        again, or to put back at exit what it holds, would raise an error that Celery does not
-        expect, and end the worker. What it holds is published again by the reconciler.
-        """
-        try:
-            super().close()
-        except (RedisError, OSError):
-            self._disconnect_pools()  # type: ignore[attr-defined]  # not in the stubs; so the next
-            self._close_clients()  # type: ignore[attr-defined]  # as above
-            held: Any = self._qos
-            if held is not None:
-                held._on_collect.cancel()  # noqa: SLF001 - nothing else cancels it
-            raise
-        finally:
-            self.closed = True
+    QoS = Unacknowledged
 
     def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401 - kombu's
         return _dropping_malformed(super()._brpop_read, **options)  # type: ignore[misc]  # not in the stubs

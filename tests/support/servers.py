@@ -25,6 +25,7 @@ import sqlalchemy as sa
 
 from backend.embedded import programs as embedded
 
+from .clock import Clock
 from .ports import free_port
 from .waiting import eventually
 
@@ -178,8 +179,7 @@ class Postgres(_Server):
 
     `settings` are added to its configuration ({"fsync": "off"}). The programs are
     Debian's, else those of the embedded server. Run by root it runs as another user.
-    `clock`: its clock can be set by `step_clock`, which needs Debian's libfaketime; raises
-    Missing without.
+    `clock`: its clock can be set by `step_clock`, which needs gcc; raises Missing without.
     """
 
     _end = signal.SIGQUIT  # killed, it would leave a System V segment behind
@@ -190,7 +190,7 @@ class Postgres(_Server):
             key=lambda home: float(home.parent.name),
             reverse=True,
         )
-        self._clock = _find_faketime() if clock else None
+        compiler = _find("gcc", "gcc") if clock else None
         self._run_by: list[str] = []
         user = "postgres" if os.geteuid() == 0 else None
         try:
@@ -202,6 +202,7 @@ class Postgres(_Server):
         super().__init__("postgres", user)
         if self._run_by:
             shutil.chown(self.directory, "nobody")
+        self._clock = Clock(self.directory, compiler) if compiler else None
         self._data = self.directory / "data"
         self._settings = {
             "port": str(self.port),
@@ -254,11 +255,8 @@ class Postgres(_Server):
 
     def step_clock(self, seconds: float) -> None:
         """Set the server's clock `seconds` ahead of the machine's (negative: behind), at once."""
-        # Replaced as a whole: the server reads the file at each look at the clock.
-        new = self.directory / "clock.new"
-        new.write_text(f"{seconds:+f}\n")
-        new.chmod(0o644)
-        new.rename(self.directory / "clock")
+        assert self._clock is not None
+        self._clock.set(seconds)
 
     @property
     def url(self) -> str:
@@ -278,18 +276,7 @@ class Postgres(_Server):
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         command: list[str | Path] = [*self._run_by, self._postgres]
         command += ["-D", self._data, *settings]
-        if self._clock is None:
-            return command, {}
-        clock = self.directory / "clock"
-        if not clock.exists():
-            self.step_clock(0)
-        return command, {
-            "LD_PRELOAD": str(self._clock),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            # Its own pauses and deadlines go on by the machine's clock.
-            "DONT_FAKE_MONOTONIC": "1",
-        }
+        return command, self._clock.environment if self._clock else {}
 
     def _ready(self) -> bool:
         try:
@@ -573,14 +560,6 @@ def _find(program: str, package: str, *elsewhere: Path) -> Path:
     if found is None:
         raise Missing(f"{program}: install Debian's {package} package")
     return Path(found)
-
-
-def _find_faketime() -> Path:
-    """Return the path of libfaketime; else raise Missing."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
-        raise Missing("libfaketimeMT.so.1: install Debian's libfaketime package")
-    return found[0]
 
 
 def _environment(home: Path) -> dict[str, str]:

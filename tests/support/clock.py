@@ -1,0 +1,32 @@
+"""A clock for one server, which a test can set."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("clock.c")
+
+
+class Clock:
+    """A clock that is as far ahead of the machine's as `set` says, at first not at all.
+
+    A server shows it that starts with `environment`.
+    """
+
+    def __init__(self, directory: Path, compiler: Path) -> None:
+        """Compile it into a directory with gcc."""
+        library, self._file = directory / "clock.so", directory / "clock"
+        options: list[str | Path] = ["-shared", "-fPIC", "-nostdlib", "-O1", "-o", library]
+        subprocess.run([compiler, *options, SOURCE], check=True, timeout=60)
+        library.chmod(0o755)
+        self._file.write_bytes(bytes(8))
+        self._file.chmod(0o644)
+        self.environment = {"LD_PRELOAD": str(library), "TEST_CLOCK": str(self._file)}
+
+    def set(self, seconds: float) -> None:
+        """Set it `seconds` ahead of the machine's clock (negative: behind), at once."""
+        # Not emptied first: the server has the file in its memory.
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("q", round(seconds * 1e9)))
