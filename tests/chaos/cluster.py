@@ -103,7 +103,7 @@ class Cluster:
 
     def wait_until_working(self, name: str) -> None:
         """Return when a process serves, or has said that it is ready."""
-        eventually(lambda: self._works(name), SERVE_SECONDS, f"{name} works")
+        eventually(lambda: self.works(name), SERVE_SECONDS, f"{name} works")
 
     def close(self) -> None:
         """Kill everything."""
@@ -125,7 +125,8 @@ class Cluster:
         process = self.stack.launch(*COMMANDS[name], name=name, environment=environment)
         self._started.append(process.popen.pid)
 
-    def _works(self, name: str) -> bool:
+    def works(self, name: str) -> bool:
+        """Say whether a process serves, or has said that it is ready."""
         if name in APIS:
             try:
                 url = f"http://127.0.0.1:{self._ports[name]}/health/live"

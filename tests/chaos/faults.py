@@ -129,14 +129,16 @@ class Faults:
     def _stop_worker(self, fault: Fault) -> None:
         self._kill(fault, signal.SIGTERM)
 
-    def _kill_child(self, fault: Fault) -> None:
+    def _kill_child(self, fault: Fault) -> str | None:
         # Celery ends a worker whose child dies before its first look at the broker.
-        self._cluster.wait_until_working(fault.target)
+        if not self._cluster.works(fault.target):
+            return "it has not started yet"
         self._wait(1.0)
         children = self._cluster[fault.target].children()
         if children:
             with suppress(ProcessLookupError):
                 os.kill(children[int(fault.amount * len(children)) % len(children)], signal.SIGKILL)
+        return None
 
     def _freeze_worker(self, fault: Fault) -> None:
         """Freeze the parent, or, in half of the cases, its children too."""
