@@ -86,6 +86,7 @@ def test_a_worker_that_has_renewed_in_the_meantime_is_left_alone(database: sa.En
     with engine.connect() as of_worker, database.connect() as reconciler:
         workers.renew(of_worker, "w", list)
         of_worker.commit()
+        of_worker.execute(sa.text("SELECT 1"))  # of an idle one no connection is broken
         for outdated in (seen, None):
             workers.fence(reconciler, "w", outdated)
             assert not workers.end_dead(reconciler, "w", outdated)
