@@ -76,6 +76,11 @@ class ShortTasks(bootsteps.ConsumerStep):
         if c.connection is not None:
             super().stop(c)
 
+    def shutdown(self, c: Any) -> None:  # noqa: ANN401 - as above
+        """Close the channel, unless the connection is lost."""
+        if c.connection is not None:
+            super().shutdown(c)
+
     def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002
         """Consume from here on: only now can the pool be given work."""
         for consumer in self.consumers or ():

@@ -387,16 +387,14 @@ GUARDS = [
         "backend/relay/publisher.py",
         "                deadline = now + CONFIRM_SECONDS\n",
         "                if now > deadline:\n                    raise TimeoutError\n",
-        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
-        "_nothing_is_published_twice",
+        "tests/integration/test_publisher.py",
     ),
     Guard(
         "4: nothing is compared while the broker is blocked by an alarm",
         "backend/relay/reconciler.py",
         "        return missing if missing and self._publisher.takes_messages() else Counter()",
         "        return missing",
-        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
-        "_nothing_is_published_twice",
+        "tests/integration/test_publisher.py",
     ),
     Guard(
         "4: a queue that refuses messages holds up no other",
@@ -428,8 +426,7 @@ GUARDS = [
         "backend/relay/publisher.py",
         "PROBES = 2\n",
         "PROBES = 1\n",
-        "tests/acceptance/test_broker_refuses.py::test_an_alarm_leaves_no_connection_behind_and"
-        "_nothing_is_published_twice",
+        "tests/integration/test_publisher.py",
     ),
     Guard(
         "2: a Redis that has gone ends no worker",
@@ -489,7 +486,8 @@ GUARDS = [
         "backend/db/connection.py",
         'if "options" not in str(error):',
         'if "options" in str(error):',
-        "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever"
+        "_the_roles_limits_are",
     ),
     Guard(
         "nothing listens through a pooler",

@@ -1,0 +1,102 @@
+"""Publishing to a RabbitMQ that reads nothing, for an alarm of its memory or disk is raised."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.stack import ROOT
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.servers import RabbitMQ
+
+# For each line, compares an empty queue with five messages that it should have, and prints how many
+# are missing.
+COMPARE = """
+import sys, threading
+from collections import Counter
+from backend.relay.reconciler import Reconciler
+reconciler = Reconciler(threading.Event())
+for _ in sys.stdin:
+    print(reconciler._compare(Counter(tasks=5)).total(), flush=True)
+"""
+# For each line, publishes two messages and prints "confirmed" when the broker has confirmed them.
+PUBLISH = """
+import sys, threading
+from backend.db.outbox import Due
+from backend.relay import publisher
+publisher.CONFIRM_SECONDS = 0.5
+publishing = publisher.Publisher(threading.Event())
+for _ in sys.stdin:
+    publishing.publish([Due("an id", 1, "slow", "{}", None)] * 2)
+    print("confirmed", flush=True)
+"""
+
+
+@contextmanager
+def running(script: str, url: str) -> Iterator[Callable[[float], str]]:
+    """Run a script; give what sends it a line and returns its answer, "" if none comes in time."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/none",
+        "CELERY_BROKER_URL": url,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdin
+        assert process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def ask(seconds: float = 30) -> str:
+            print(file=stdin, flush=True)
+            ready, _, _ = select.select([stdout], [], [], seconds)
+            return stdout.readline().strip() if ready else ""
+
+        try:
+            yield ask
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def alarm(rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
+    """Give a RabbitMQ whose memory alarm is cleared at the end."""
+    yield rabbitmq
+    rabbitmq.set_alarm(False)
+
+
+def test_while_an_alarm_is_raised_nothing_counts_as_missing(alarm: RabbitMQ) -> None:
+    with running(COMPARE, alarm.url) as compare:
+        assert compare(30) == "5"
+    alarm.set_alarm(True)
+    # A new connection: RabbitMQ confirms the first message on it even now.
+    with running(COMPARE, alarm.url) as compare:
+        assert [compare(30) for _ in range(3)] == ["0", "0", "0"]
+        alarm.set_alarm(False)
+        eventually(lambda: compare(30) == "5", 10, "the alarm has cleared")
+
+
+def test_the_time_for_confirms_does_not_run_while_an_alarm_is_raised(alarm: RabbitMQ) -> None:
+    with running(PUBLISH, alarm.url) as publish:
+        assert publish(30) == "confirmed"
+        alarm.set_alarm(True)
+        assert publish(3) == ""
+        alarm.set_alarm(False)
+        # The answers to the second and to the third.
+        assert [publish(30), publish(30)] == ["confirmed", "confirmed"]
