@@ -27,6 +27,7 @@ ALLOWED = (
     (MALFORMED,),
     ("Control command error",),  # Celery's, for a connection that broke; so the next
     ("Error cleaning up after event loop",),
+    ("Error on stopping Hub",),
     # PostgreSQL was gone between a task's statements and its commit: it is tried again.
     ("] raised", "psycopg2.OperationalError"),
 )
