@@ -229,7 +229,7 @@ async def _accept_lines(
 
 
 def _take_back(answer: dict[str, Any], error: Exception) -> None:
-    """Say in a good line's answer what `error` means for its task."""
+    """Change the answer to a good line: its task was refused, or may have been stored."""
     if isinstance(error, StoreUnavailable) and not isinstance(error, NOTHING_STORED):
         answer.update(_fault("UNKNOWN", MAY_BE_STORED))
         return

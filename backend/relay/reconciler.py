@@ -52,6 +52,8 @@ class Reconciler:
         self._liveness = Liveness()
         self._calm = Calm()
         self._compared = -math.inf
+        # Whether the last pass met another session's lock.
+        self._locked = False
         # By queue: how many messages were missing at the last pass.
         self._missing: Counter[str] = Counter()
 
@@ -60,6 +62,14 @@ class Reconciler:
         while not self._stopping.wait(PASS_SECONDS):
             try:
                 self.make_pass()
+                self._locked = False
+            except StoreLocked:
+                if not self._locked:  # one line, however long it lasts
+                    logger.warning(
+                        "another session of PostgreSQL holds locks that the reconciler needs: lost"
+                        " tasks and messages are found late; end that session"
+                    )
+                self._locked = True
             except OUTAGES:
                 # The relay meets the same outage and says so.
                 self._disconnect()

@@ -23,15 +23,15 @@ class Unacknowledged(QoS):
     def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ANN401 - kombu's
         """Put back what was not acknowledged, when the channel is closed or the process ends.
 
-        Where Redis has gone kombu raises errors that Celery does not expect, which would end the
+        While Redis is away kombu raises errors that Celery does not expect. They would end the
         worker.
         """
         try:
             super().restore_unacked_once(stderr)
         except Exception as error:  # noqa: BLE001 - the outbox has what is lost here
             logger.warning(
-                "messages were not put back, for Redis has gone (%s): what they were for is"
-                " published again",
+                "messages were not put back, because Redis is away (%s): their tasks are published"
+                " again",
                 type(error).__name__,
             )
 

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger
-from backend.errors import StoreNotWritable
+from backend.errors import StoreLocked, StoreNotWritable
 from tests.integration.test_ledger import put, submit, task
 from tests.support.waiting import eventually
 
@@ -77,6 +77,27 @@ def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
     assert ["end that session" in record.message for record in caplog.records] == [False, True]
     made.make_pass()
     assert "was set back by 59" in caplog.records[-1].message
+
+
+def test_a_lock_that_stops_every_pass_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from backend.relay import reconciler
+
+    stopping = threading.Event()
+    locked = [True, True, False, True]
+
+    def make_pass(_: object) -> None:
+        met = locked.pop(0)
+        if not locked:
+            stopping.set()
+        if met:
+            raise StoreLocked
+
+    monkeypatch.setattr(reconciler, "PASS_SECONDS", 0.0)
+    monkeypatch.setattr(reconciler.Reconciler, "make_pass", make_pass)
+    reconciler.Reconciler(stopping).run()
+    assert ["end that session" in record.message for record in caplog.records] == [True, True]
 
 
 def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
