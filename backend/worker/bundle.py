@@ -48,13 +48,13 @@ class _Part(Message):
 
     def __init__(self, bundle: _Bundle, row: Any) -> None:  # noqa: ANN401 - whatever was sent
         errors = []
-        body = ""
+        body = self._arguments = ""
         options: dict[str, Any] = {}
         task_id = reply_to = None
         try:
             due = Due(*row)
             body, options = message(due)
-            task_id, reply_to = due.task_id, due.reply_to
+            task_id, reply_to, self._arguments = due.task_id, due.reply_to, due.args
         except Exception:  # noqa: BLE001 - whatever was sent
             errors.append(sys.exc_info())
         super().__init__(
@@ -69,6 +69,13 @@ class _Part(Message):
         )
         self.errors = errors
         self._bundle = bundle
+
+    def decode(self) -> tuple[list[object], Any, dict[str, object]]:
+        """Return what the body holds, in a fraction of the time that kombu takes.
+
+        Raises ValueError for arguments that are no JSON.
+        """
+        return [], json.loads(self._arguments), {}
 
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
         """Be done with this task."""
