@@ -99,26 +99,24 @@ class Services:
         with single() as connection:
             answers = self.inspector.ask(workers.alive(connection))
             # While they answer.
-            rows, total = lookups.unfinished(connection, most, recent)
+            tasks, total = lookups.unfinished(connection, most, recent)
         held = answers()
-        known = {task_id for task_id, _ in rows}
-        if not held.keys() <= known:
+        known: set[str] = set()
+        if others := list(filter(is_task_id, held.keys() - tasks.keys())):
             with single() as connection:
-                known = lookups.known(connection, list(filter(is_task_id, held)))
+                known = lookups.known(connection, others)
                 # Again: one of them may have been entered in the ledger meanwhile.
-                rows, total = lookups.unfinished(connection, most, recent)
-            known.update(task_id for task_id, _ in rows)
-        # Held by a worker and unknown to the ledger: it came by another door and has not started.
-        strangers = [
-            (task_id, status)
-            for task_id, status in held.items()
-            if task_id not in known and is_task_id(task_id)
-        ]
-        tasks = [
-            (task_id, "ACTIVE" if held.get(task_id) == "ACTIVE" else status)
-            for task_id, status in rows
-        ] + strangers
-        return [(tasks[:limit], total + len(strangers)) for limit in limits]
+                tasks, total = lookups.unfinished(connection, most, recent)
+        for task_id, status in held.items():
+            if task_id in tasks:
+                if status == "ACTIVE":
+                    tasks[task_id] = status
+            elif task_id in others and task_id not in known:
+                # Unknown to the ledger: another program sent it, and it has not started.
+                tasks[task_id] = status
+                total += 1
+        listed = list(tasks.items())
+        return [(listed[:limit], total) for limit in limits]
 
     def _readiness(self, asked: Sequence[None]) -> list[Condition]:
         if not migrate.current():

@@ -324,10 +324,12 @@ def test_a_task_by_another_door_is_entered_once(database: sa.Engine) -> None:
     assert box(database) == []
 
 
+@pytest.mark.parametrize("few", [1, 100])
 def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
-    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(lookups, "COUNTED", 4)
+    monkeypatch.setattr(lookups, "FEW", few)
     ids = [submit(database)[0] for _ in range(6)]
     with database.begin() as connection:
         connection.execute(
@@ -336,7 +338,8 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         )
         ledger.claim(connection, ids[0], 1, "w")
         outbox.take(connection, 10)
-        shown = [(ids[0], "ACTIVE"), (ids[1], "SCHEDULED"), (ids[2], "RESERVED")]
+        shown = {ids[0]: "ACTIVE", ids[1]: "SCHEDULED", ids[2]: "RESERVED"}
+        assert list(lookups.unfinished(connection, 3)[0]) == ids[:3]
         assert lookups.unfinished(connection, 3) == (shown, 5)
         assert lookups.unfinished(connection, 3, total=9) == (shown, 9)
         assert lookups.unfinished(connection, 3, total=4) == (shown, 5)

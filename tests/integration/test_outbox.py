@@ -72,7 +72,7 @@ def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
         connection.execute(
             sa.text("UPDATE tasks SET state = 'RETRY' WHERE id = :id"), {"id": later}
         )
-        assert dict(lookups.unfinished(connection, 10)[0])[later] == "SCHEDULED"
+        assert lookups.unfinished(connection, 10)[0][later] == "SCHEDULED"
 
 
 def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None:

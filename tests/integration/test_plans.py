@@ -57,10 +57,14 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     }
 
 
-def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.Engine) -> None:
-    for statement in BURST:
+def burst(database: sa.Engine, *more: str) -> None:
+    for statement in (*BURST, *more):
         with database.begin() as connection:
             connection.exec_driver_sql(statement)
+
+
+def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.Engine) -> None:
+    burst(database)
     some = sa.text("SELECT CAST(task_id AS text) FROM outbox LIMIT :few")
     with database.connect() as connection:
         ids = list(connection.execute(some, {"few": FEW}).scalars())
@@ -70,3 +74,14 @@ def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.E
         }
     assert len(ids) == FEW
     assert max(read.values()) < BLOCKS, read
+
+
+def test_the_list_looks_up_what_is_due_later_only_for_the_tasks_shown(database: sa.Engine) -> None:
+    burst(database, "UPDATE outbox SET due_at = now() + interval '1 h'")
+    with database.connect() as connection:
+        shown, total = lookups.unfinished(connection, FEW)
+    with database.connect() as connection:
+        asked = {"limit": FEW, "few": lookups.FEW}
+        read = blocks(connection, lookups._UNFINISHED, asked)
+    assert (set(shown.values()), len(shown), total) == ({"SCHEDULED"}, FEW, WAITING)
+    assert read < BLOCKS * FEW
