@@ -61,7 +61,7 @@ class Services:
         tasks, total = await self.listings.submit(limit)
         if total > lookups.COUNTED:
             # A second old at most, and of another moment than the list.
-            total = max(total, await self.totals.get())
+            total = await self.totals.get()
         return tasks, total
 
     def new_task(self, task: Task, arguments: BaseModel) -> Submission:
@@ -95,23 +95,23 @@ class Services:
 
     def _list(self, limits: Sequence[int]) -> list[Listing]:
         """Join what the workers hold with what the ledger knows, once for all who ask."""
-        most, recent = max(limits), self.totals.recent()
+        most, many = max(limits), self.totals.many
         with single() as connection:
             answers = self.inspector.ask(workers.alive(connection))
             # While they answer.
-            tasks, total = lookups.unfinished(connection, most, recent)
+            tasks, total = lookups.unfinished(connection, most, many=many)
         held = answers()
-        known: set[str] = set()
-        if others := list(filter(is_task_id, held.keys() - tasks.keys())):
+        strangers = set(filter(is_task_id, held.keys() - tasks.keys()))
+        if strangers:
             with single() as connection:
-                known = lookups.known(connection, others)
+                strangers -= lookups.known(connection, list(strangers))
                 # Again: one of them may have been entered in the ledger meanwhile.
-                tasks, total = lookups.unfinished(connection, most, recent)
+                tasks, total = lookups.unfinished(connection, most, many=many)
         for task_id, status in held.items():
             if task_id in tasks:
                 if status == "ACTIVE":
                     tasks[task_id] = status
-            elif task_id in others and task_id not in known:
+            elif task_id in strangers:
                 # Unknown to the ledger: another program sent it, and it has not started.
                 tasks[task_id] = status
                 total += 1

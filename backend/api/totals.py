@@ -25,17 +25,17 @@ class Totals:
         self._counted_at = -math.inf
         self._total = 0
 
+    @property
+    def many(self) -> bool:
+        """Whether the last count, however old, found more tasks than are counted each time."""
+        return self._total > lookups.COUNTED
+
     async def get(self) -> int:
         """Return a count that is at most COUNT_SECONDS old when the question comes.
 
         Raises StoreUnavailable as Batcher does.
         """
-        return self.recent() or await self._counts.submit(None)
-
-    def recent(self) -> int | None:
-        """Return the last count if it is not older, None otherwise."""
-        fresh = time.monotonic() - self._counted_at < COUNT_SECONDS
-        return self._total if fresh else None
+        return self._total if self._fresh() else await self._counts.submit(None)
 
     def close(self) -> None:
         """End the thread."""
@@ -43,8 +43,11 @@ class Totals:
 
     def _count(self, asked: Sequence[None]) -> list[int]:
         # Those who came while another count was under way have its result.
-        if self.recent() is None:
+        if not self._fresh():
             with single() as connection:
                 self._total = lookups.count_unfinished(connection)
             self._counted_at = time.monotonic()
         return [self._total] * len(asked)
+
+    def _fresh(self) -> bool:
+        return time.monotonic() - self._counted_at < COUNT_SECONDS

@@ -57,8 +57,9 @@ def submit(connection: Executor, submissions: Sequence[Submission]) -> None:
     connection.execute(_SUBMIT, {"rows": rows})
 
 
-# In this form no index of tasks fits. `state IN (...)` would fit the index of unfinished tasks, and
-# with statistics from before a burst PostgreSQL reads all of that index to find one task.
+# The same as models.UNFINISHED, written so that only the index of the keys fits. With `state IN`
+# the index of unfinished tasks fits too, and with statistics from before a burst PostgreSQL reads
+# all of it to find one task.
 _UNFINISHED = "state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')"
 # PENDING or RETRY.
 _WAITING = f"{_UNFINISHED} AND state <> 'STARTED'"
@@ -99,8 +100,8 @@ def enter(connection: Executor, new: Submission, worker: str) -> bool:
     return row.scalar() is not None
 
 
-# Locks those of some attempts that wait, in order of id. One lookup a task takes half as long as a
-# join, which reads the whole table while that is small.
+# Of the given attempts, locks those that wait, in order of id. One lookup a task takes half as long
+# as a join, which reads the whole table while that is small.
 _LOCK_WAITING = f"""
     SELECT locked.id FROM (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]))
@@ -160,7 +161,7 @@ _SUCCEED_TOGETHER = text(
         WHERE id = ended.id AND attempt = ended.attempt AND {_WAITING}
         OFFSET 0
     ) claimed
-    WHERE tasks.ctid = claimed.place
+    WHERE tasks.ctid = claimed.place AND tasks.attempt = ended.attempt AND {_WAITING}
     """  # noqa: S608 - a constant of this module
 )
 
@@ -233,7 +234,7 @@ _FAIL = text(
         DELETE FROM outbox USING failed WHERE task_id = failed.id AND failed.state = 'FAILURE'
     )
     SELECT state FROM failed
-    """  # noqa: S608 - a constant of this package
+    """  # noqa: S608 - a constant of this module
 )
 
 
@@ -276,7 +277,7 @@ _REVOKE = text(
         DELETE FROM outbox USING revoked WHERE task_id = revoked.id
     )
     SELECT 1 FROM revoked
-    """  # noqa: S608 - a constant of this package
+    """  # noqa: S608 - a constant of this module
 )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # So many tasks that have not ended are counted at each question; more take too long for that.
 COUNTED = 20_000
-# So many tasks that are due later are listed sooner than they are looked up among those shown.
+# If fewer tasks are due later, it is faster to read them all than to look up each task shown.
 FEW = 100
 
 
@@ -54,9 +54,9 @@ def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# A few tasks that are due later are listed. Of many, those shown are looked up one by one, and only
-# the index of the keys fits: what is due later may be the whole outbox.
-_UNFINISHED = text(
+# The inner CASE says whether a task is due later. Where few tasks are, it looks at a list of them;
+# else it looks each task up, and only the index of the keys fits: they may be the whole outbox.
+_LIST = text(
     f"""
     {IN_INDEX_ORDER}
     WITH listed AS MATERIALIZED (
@@ -79,7 +79,7 @@ _UNFINISHED = text(
 )
 # Page by page (bitmap scan), which takes half as long as the order of the index. The settings last
 # as long as the transaction.
-_COUNT_UNFINISHED = text(
+_COUNT = text(
     f"""
     SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off;
     SELECT count(*) FROM (
@@ -90,26 +90,24 @@ _COUNT_UNFINISHED = text(
 
 
 def unfinished(
-    connection: Executor, limit: int, total: int | None = None
+    connection: Executor, limit: int, *, many: bool = False
 ) -> tuple[dict[str, str], int]:
     """Return the status of the oldest `limit` tasks not yet ended, and how many there are.
 
     The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. More than COUNTED
-    tasks are not counted to the end: the number is COUNTED + 1 then, or `total`, which is how many
-    there were a moment ago, if that is known.
+    tasks are not counted to the end: the number is COUNTED + 1 then. `many`: a moment ago there
+    were more, so they are not counted at all.
     """
-    found = connection.execute(_UNFINISHED, {"limit": limit, "few": FEW})
+    found = connection.execute(_LIST, {"limit": limit, "few": FEW})
     statuses = {row[0]: row[1] for row in found}
     if len(statuses) < limit:
         return statuses, len(statuses)
-    if total is not None and total > COUNTED:
-        return statuses, total
-    return statuses, count_unfinished(connection, COUNTED + 1)
+    return statuses, COUNTED + 1 if many else count_unfinished(connection, COUNTED + 1)
 
 
 def count_unfinished(connection: Executor, limit: int | None = None) -> int:
     """Return how many tasks have not ended, `limit` at most."""
-    count: int = connection.execute(_COUNT_UNFINISHED, {"limit": limit}).scalar_one()
+    count: int = connection.execute(_COUNT, {"limit": limit}).scalar_one()
     return count
 
 

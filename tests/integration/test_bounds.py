@@ -45,8 +45,8 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "republish overtaken": (outbox._REPUBLISH_OVERTAKEN, {"limit": 10}),
     "backlog": (outbox._WAITING, {"limit": 100_000}),
     "late": (outbox._LATE, {}),
-    "unfinished": (lookups._UNFINISHED, {"limit": 1000, "few": lookups.FEW}),
-    "count": (lookups._COUNT_UNFINISHED, {"limit": None}),
+    "unfinished": (lookups._LIST, {"limit": 1000, "few": lookups.FEW}),
+    "count": (lookups._COUNT, {"limit": None}),
     "started": (lookups._STARTED, {}),
     "hand back": (ledger._HAND_BACK, {"worker": "w"}),
 }

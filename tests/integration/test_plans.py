@@ -82,6 +82,6 @@ def test_the_list_looks_up_what_is_due_later_only_for_the_tasks_shown(database: 
         shown, total = lookups.unfinished(connection, FEW)
     with database.connect() as connection:
         asked = {"limit": FEW, "few": lookups.FEW}
-        read = blocks(connection, lookups._UNFINISHED, asked)
+        read = blocks(connection, lookups._LIST, asked)
     assert (set(shown.values()), len(shown), total) == ({"SCHEDULED"}, FEW, WAITING)
     assert read < BLOCKS * FEW

@@ -29,6 +29,7 @@ def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPa
 
     async def scene() -> list[int]:
         made = totals.Totals()
+        assert not made.many
         try:
             first = asyncio.create_task(made.get())
             await asyncio.to_thread(counting.wait, 5)
@@ -38,6 +39,7 @@ def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPa
             got = await asyncio.gather(first, *others)
             got.append(await made.get())
             monkeypatch.setattr(totals, "COUNT_SECONDS", 0.0)
+            assert made.many
             return [*got, await made.get()]
         finally:
             made.close()
