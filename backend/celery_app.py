@@ -12,6 +12,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
@@ -99,6 +100,7 @@ _CONF: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,
     "worker_consumer": "backend.worker.consumer:LedgerConsumer",
+    "worker_pool": "backend.worker.pool:Pool",
     # Loaded by worker processes and the celery command only, hence by name.
     "include": ["backend.worker"],
 }
@@ -125,6 +127,8 @@ _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exc
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.recoverable_connection_errors,
     *_broker.recoverable_channel_errors,
+    # A queue or an exchange was deleted a moment ago; the next connection makes it again.
+    NotFound,
     BatchPublishError,
     TimeoutError,
 )

@@ -591,6 +591,27 @@ GUARDS = [
         "tests/integration/test_reconciler.py",
     ),
     Guard(
+        "chaos: a result read in part is read to its end when the event loop starts over",
+        "backend/worker/pool.py",
+        "        reading = self._unfinished(child, fd)\n",
+        "        reading = None\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: the event loop starts over while a child that has ended is in the pool",
+        "backend/worker/pool.py",
+        '        if getattr(proc, "_sentinel_poll", proc) is not None:\n',
+        "        if proc:\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: the rest of a result is read from a child that has ended",
+        "backend/worker/pool.py",
+        "                next(reading)\n",
+        "                pass\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
         "9: statements about some tasks look them up",
         "backend/db/ledger.py",
         "\"state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')\"",

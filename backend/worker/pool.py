@@ -1,0 +1,80 @@
+"""Celery's pool of processes, mended: what a lost connection or a killed child leaves half done.
+
+When the connection to the broker is lost, Celery's event loop starts over and forgets what it was
+reading from the children. Celery handles that only when a worker stops
+(`ResultHandler._finish_partial_read` in celery.concurrency.asynpool, 5.7).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.asynpool import ResultHandler as CeleryResults
+from celery.concurrency.prefork import TaskPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Results(CeleryResults):
+    """Reads the children's results; goes on with one that was read in part."""
+
+    fileno_to_outq: dict[int, Any]  # the child that writes to each pipe
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # By pipe: the child whose message was read last, and the generator that reads it.
+        self._last: dict[int, tuple[Any, Any]] = {}
+
+    def _recv_message(self, add_reader: object, fd: int, callback: Callable[[Any], None]) -> Any:  # noqa: ANN401 - a generator
+        """Return what reads a child's next message, or the rest of one.
+
+        Celery takes the rest for a message, whose first bytes are its length. The child's slot is
+        then lost until the time limit of its task, and the worker may end.
+        """
+        child = self.fileno_to_outq[fd]
+        reading = self._unfinished(child, fd)
+        if reading is None:
+            reading = super()._recv_message(add_reader, fd, callback)  # type: ignore[misc]  # missing in the stubs
+            self._last[fd] = child, reading
+        return reading
+
+    def read_rest(self, child: Any) -> None:  # noqa: ANN401 - billiard's Process
+        """Read what there is of the message that a child was sending when it ended."""
+        reading = self._unfinished(child, child.outqR_fd)
+        if reading is not None:
+            with suppress(StopIteration, OSError, EOFError):
+                next(reading)
+
+    def _unfinished(self, child: object, fd: int) -> Any:  # noqa: ANN401 - a generator or None
+        owner, reading = self._last.get(fd, (None, None))
+        return reading if owner is child and reading.gi_frame is not None else None
+
+
+class Processes(AsynPool):
+    """billiard's processes."""
+
+    ResultHandler = Results
+    _result_handler: Results
+
+    def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
+        """Take what a child sent before it ended; begin with the rest of a message."""
+        self._result_handler.read_rest(proc)
+        super().process_flush_queues(proc)
+
+    def _track_child_process(self, proc: Any, hub: object) -> None:  # noqa: ANN401 - the same
+        """Call back when a child ends, unless it has: then Celery has no descriptor of it.
+
+        The loop may start over between a child's end and the next look at all children, every few
+        seconds.
+        """
+        if getattr(proc, "_sentinel_poll", proc) is not None:
+            super()._track_child_process(proc, hub)  # type: ignore[misc]  # missing in the stubs
+
+
+class Pool(TaskPool):
+    """What `worker_pool` names."""
+
+    Pool = Processes
