@@ -12,7 +12,6 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
@@ -127,8 +126,6 @@ _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exc
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.recoverable_connection_errors,
     *_broker.recoverable_channel_errors,
-    # A queue or an exchange was deleted a moment ago; the next connection makes it again.
-    NotFound,
     BatchPublishError,
     TimeoutError,
 )

@@ -22,6 +22,7 @@ class Results(CeleryResults):
     """Reads the children's results; goes on with one that was read in part."""
 
     fileno_to_outq: dict[int, Any]  # the child that writes to each pipe
+    _hub: Any  # kombu's event loop
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,9 +45,18 @@ class Results(CeleryResults):
     def read_rest(self, child: Any) -> None:  # noqa: ANN401 - billiard's Process
         """Read what there is of the message that a child was sending when it ended."""
         reading = self._unfinished(child, child.outqR_fd)
-        if reading is not None:
+        # The number of a closed pipe may be that of another child's.
+        if reading is not None and not child.outq._reader.closed:  # noqa: SLF001 - as Celery does
             with suppress(StopIteration, OSError, EOFError):
                 next(reading)
+
+    def _finish_partial_read(self, fd: int, proc: Any) -> bool:  # noqa: ANN401 - the same
+        """Let Celery wait for the rest when the worker stops; False unless it never comes."""
+        reading = self._unfinished(proc, fd)
+        if reading is not None:
+            self._hub.add_reader(fd, reading)
+        dropped: bool = super()._finish_partial_read(fd, proc)  # type: ignore[misc]  # missing in the stubs
+        return dropped
 
     def _unfinished(self, child: object, fd: int) -> Any:  # noqa: ANN401 - a generator or None
         owner, reading = self._last.get(fd, (None, None))
@@ -58,11 +68,31 @@ class Processes(AsynPool):
 
     ResultHandler = Results
     _result_handler: Results
+    _fileno_to_outq: dict[int, Any]
 
     def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
         """Take what a child sent before it ended; begin with the rest of a message."""
         self._result_handler.read_rest(proc)
         super().process_flush_queues(proc)
+
+    def flush(self) -> None:
+        """Forget, after a lost connection, what no child has begun.
+
+        First see to the children that have ended: afterwards nobody knows that a job was written to
+        one of them, and the next child gets the pipe with that job, or a part of it, still in it.
+        """
+        self.maintain_pool()
+        super().flush()
+
+    def destroy_queues(self, queues: Any, proc: Any) -> Any:  # noqa: ANN401 - the same
+        """Close a child's pipes, as Celery does.
+
+        Celery does not forget the number of the pipe, which may be the broker's connection next.
+        """
+        pipe = proc.outqR_fd
+        if self._fileno_to_outq.get(pipe) is proc:
+            del self._fileno_to_outq[pipe]
+        return super().destroy_queues(queues, proc)
 
     def _track_child_process(self, proc: Any, hub: object) -> None:  # noqa: ANN401 - the same
         """Call back when a child ends, unless it has: then Celery has no descriptor of it.

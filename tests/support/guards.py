@@ -612,6 +612,20 @@ GUARDS = [
         "tests/unit/test_pool.py",
     ),
     Guard(
+        "chaos: children that ended are looked at before their jobs are forgotten",
+        "backend/worker/pool.py",
+        "        self.maintain_pool()\n",
+        "",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: a queue of replies that is deleted before it is read is made again",
+        "backend/api/inbox.py",
+        "(*BROKER_ERRORS, NotFound)",
+        "BROKER_ERRORS",
+        "tests/integration/test_inbox.py",
+    ),
+    Guard(
         "9: statements about some tasks look them up",
         "backend/db/ledger.py",
         "\"state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')\"",

@@ -28,6 +28,15 @@ def message(value: object) -> bytes:
     return struct.pack(">i", len(body)) + body
 
 
+def child(pipe: int, *, closed: bool = False) -> SimpleNamespace:
+    """Return a child that writes to a pipe, which may have been closed since."""
+    return SimpleNamespace(
+        outqR_fd=pipe,
+        outq=SimpleNamespace(_reader=SimpleNamespace(closed=closed, poll=lambda _: False)),
+        _is_alive=lambda: False,
+    )
+
+
 class Scene:
     """A child's pipe, an event loop, and the values that were received."""
 
@@ -37,7 +46,7 @@ class Scene:
         self.pipe, self._end = os.pipe()
         os.set_blocking(self.pipe, False)
         self.hub = Hub()
-        self.child = SimpleNamespace(outqR_fd=self.pipe)
+        self.child = child(self.pipe)
         self.received: list[Any] = []
         nothing = dict.fromkeys(
             (
@@ -105,7 +114,7 @@ def test_the_rest_of_a_result_is_read_from_a_child_that_has_ended(scene: Scene) 
 def test_a_child_that_ended_within_a_result_costs_the_next_one_nothing(scene: Scene) -> None:
     scene.send(message("first" * HALF)[:HALF])
     scene.results.read_rest(scene.child)
-    scene.results.fileno_to_outq[scene.pipe] = SimpleNamespace(outqR_fd=scene.pipe)
+    scene.results.fileno_to_outq[scene.pipe] = child(scene.pipe)
     scene.start_loop()
     scene.send(message("of the next"))
     assert scene.received == ["of the next"]
@@ -119,3 +128,53 @@ def test_the_loop_starts_over_while_a_child_that_has_ended_is_still_in_the_pool(
     pool = Processes.__new__(Processes)
     pool._track_child_process(SimpleNamespace(_sentinel_poll=None), scene.hub)
     assert scene.hub.readers.keys() == {scene.pipe}
+
+
+def test_nothing_is_read_from_a_pipe_that_was_closed(scene: Scene) -> None:
+    scene.send(message("first" * HALF)[:HALF])
+    scene.child.outq._reader.closed = True
+    os.write(scene._end, message("of the next"))
+    scene.results.read_rest(scene.child)
+    scene.results.fileno_to_outq[scene.pipe] = child(scene.pipe)
+    scene.start_loop()
+    scene.send(b"")
+    assert scene.received == ["of the next"]
+
+
+def test_a_worker_that_stops_after_the_loop_started_over_reads_a_result_to_its_end(
+    scene: Scene,
+) -> None:
+    first = message("first" * HALF)
+    scene.send(first[:HALF])
+    scene.start_loop()
+    os.write(scene._end, first[HALF:])
+    assert scene.results._finish_partial_read(scene.pipe, scene.child) is False
+    assert scene.received == ["first" * HALF]
+
+
+def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from celery.concurrency.asynpool import AsynPool
+
+    from backend.worker.pool import Processes
+
+    done: list[str] = []
+    monkeypatch.setattr(AsynPool, "flush", lambda _: done.append("jobs forgotten"))
+    monkeypatch.setattr(Processes, "maintain_pool", lambda _: done.append("children looked at"))
+    Processes.__new__(Processes).flush()
+    assert done == ["children looked at", "jobs forgotten"]
+
+
+def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.concurrency.asynpool import AsynPool
+
+    from backend.worker.pool import Processes
+
+    monkeypatch.setattr(AsynPool, "destroy_queues", lambda *_: 1)
+    pool = Processes.__new__(Processes)
+    ended, other = child(5), child(6)
+    pool._fileno_to_outq = {5: ended, 6: other}
+    assert pool.destroy_queues((), ended) == 1
+    assert pool.destroy_queues((), child(6)) == 1
+    assert pool._fileno_to_outq == {6: other}
