@@ -45,7 +45,11 @@ class Client:
         self.chance = random.Random(f"{load.seed} {name}")
         self.name = name
         self.load = load
-        self._replicas = [httpx.Client(base_url=url, timeout=ANSWER_SECONDS) for url in load.urls]
+        # uvicorn closes a connection that is idle for 5 s, maybe while a request is on its way.
+        limits = httpx.Limits(keepalive_expiry=2.0)
+        self._replicas = [
+            httpx.Client(base_url=url, timeout=ANSWER_SECONDS, limits=limits) for url in load.urls
+        ]
 
     def ask(
         self,
