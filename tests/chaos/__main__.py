@@ -75,11 +75,15 @@ def run(seed: int, seconds: float, broker: BrokerName, folder: Path) -> Report:
         time.sleep(max(0.0, seconds - recorder.now()))
         stuck = faults.end(FAULT_SECONDS)
         load.stop()
-        for name in COMMANDS:
-            cluster.wait_until_working(name)
+        for server in (cluster.postgres, cluster.broker):
+            if not server.running:
+                recorder.say(f"{server.name} had ended by itself: starting it")
+                server.start()
         recorder.say("All faults are over; waiting until nothing is left to do")
         url = cluster.stack.database_url
         try:
+            for name in COMMANDS:
+                cluster.wait_until_working(name)
             eventually(lambda: idle(url, cluster.urls), IDLE_SECONDS, "nothing is left to do")
         except AssertionError as error:
             recorder.say(f"!! {error}")
