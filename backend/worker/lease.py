@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # How long running tasks may go on after the worker was told to stop; the rest are handed back.
 STOP_PATIENCE = 5.0
+# How long the process may take to end after that, whatever it waits for: Docker waits 10 s in all.
+EXIT_PATIENCE = 4.0
 # How long an outcome is kept for a PostgreSQL that is away; then the reconciler sees to the task.
 OUTCOME_PATIENCE = 60.0
 
@@ -91,15 +93,18 @@ class Lease:
                 self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
-        """End the process STOP_PATIENCE after it was told to stop, whatever the rest waits for.
+        """End the process that was told to stop, whatever the rest waits for.
 
-        A thread that never talks to PostgreSQL, which may hang.
+        STOP_PATIENCE later if tasks still run, else EXIT_PATIENCE after `end` was called. A thread
+        that never talks to PostgreSQL, which may hang.
         """
         while not self._told_to_stop():
             if self._stopping.wait(0.2):
                 return
         if not self._stopping.wait(STOP_PATIENCE):
             self.end_now(self._worker.exitcode or 0)
+        time.sleep(EXIT_PATIENCE)
+        os._exit(self._worker.exitcode or 0)
 
     def _told_to_stop(self) -> bool:
         """Tell whether a signal, or the shutdown command of `celery control`, was received."""

@@ -626,6 +626,13 @@ GUARDS = [
         "tests/integration/test_inbox.py",
     ),
     Guard(
+        "chaos: a worker that was told to stop ends, whatever its end waits for",
+        "backend/worker/lease.py",
+        "        time.sleep(EXIT_PATIENCE)\n        os._exit(self._worker.exitcode or 0)\n",
+        "",
+        "tests/unit/test_lease.py",
+    ),
+    Guard(
         "9: statements about some tasks look them up",
         "backend/db/ledger.py",
         "\"state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')\"",
