@@ -247,7 +247,7 @@ Stop with Ctrl+C.
 
 
 def _answers(url: str, text: str = "") -> bool:
-    """Tell whether a page answers, with the text in it; a login page is an answer too."""
+    """Return whether a page answers, with the text in it; a login page is an answer too."""
     try:
         with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own http URLs
             return text in answer.read().decode(errors="replace")

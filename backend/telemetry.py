@@ -32,7 +32,7 @@ def about(task_id: str, attempt: int) -> Mapping[str, object]:
 
 
 def on_terminal() -> bool:
-    """Tell whether a person reads this process's output.
+    """Return whether a person reads this process's output.
 
     FORCE_COLOR stands for a terminal behind a pipe: `tasks-api up` sets it for its children.
     """

@@ -101,17 +101,17 @@ class Services:
             # While they answer.
             tasks, total = lookups.unfinished(connection, most, many=many)
         held = answers()
-        strangers = set(filter(is_task_id, held.keys() - tasks.keys()))
-        if strangers:
+        external = set(filter(is_task_id, held.keys() - tasks.keys()))
+        if external:
             with single() as connection:
-                strangers -= lookups.known(connection, list(strangers))
+                external -= lookups.known(connection, list(external))
                 # Again: one of them may have been entered in the ledger meanwhile.
                 tasks, total = lookups.unfinished(connection, most, many=many)
         for task_id, status in held.items():
             if task_id in tasks:
                 if status == "ACTIVE":
                     tasks[task_id] = status
-            elif task_id in strangers:
+            elif task_id in external:
                 # Unknown to the ledger: another program sent it, and it has not started.
                 tasks[task_id] = status
                 total += 1

@@ -90,7 +90,7 @@ def in_body(faults: Iterable[Mapping[str, Any]], *place: int | str) -> list[dict
 
 
 def _is_json(request: Request) -> bool:
-    """Tell whether the request says so: what a page of another site may send does not."""
+    """Return whether the request says so: what a page of another site may send does not."""
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             kind: bytes = value.partition(b";")[0].strip().lower()

@@ -35,7 +35,7 @@ class State:
 
     @property
     def ended(self) -> bool:
-        """Tell whether the task has come to its end."""
+        """Return whether the task has come to its end."""
         return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
 
 

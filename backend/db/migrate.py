@@ -91,7 +91,7 @@ def _limit(connection: sqlalchemy.Connection) -> None:
 
 
 def current() -> bool:
-    """Tell whether the database has every migration that this version knows.
+    """Return whether the database has every migration that this version knows.
 
     A revision that it does not know is a newer version's, which has all of ours.
     """

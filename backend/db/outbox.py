@@ -254,7 +254,7 @@ _LATE = text(
 
 
 def late(connection: Executor) -> bool:
-    """Tell whether a task has been due for long and no relay has taken it."""
+    """Return whether a task has been due for long and no relay has taken it."""
     return bool(connection.execute(_LATE).scalar())
 
 

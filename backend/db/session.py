@@ -240,7 +240,7 @@ def transaction_id(connection: Executor) -> str:
 
 
 def committed(connection: Executor, transaction_id: str) -> bool:
-    """Tell whether a transaction was committed."""
+    """Return whether a transaction was committed."""
     asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
     return bool(connection.execute(asked, {"id": transaction_id}).scalar())
 

@@ -57,7 +57,7 @@ class Server:
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Tell whether it serves."""
+        """Return whether it serves."""
         raise NotImplementedError
 
     def start(self) -> None:

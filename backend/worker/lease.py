@@ -93,21 +93,20 @@ class Lease:
                 self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
-        """End the process that was told to stop, whatever the rest waits for.
+        """End the process that stops, whatever the rest waits for.
 
-        STOP_PATIENCE later if tasks still run, else EXIT_PATIENCE after `end` was called. A thread
-        that never talks to PostgreSQL, which may hang.
+        If tasks still run, STOP_PATIENCE after it was told to; else EXIT_PATIENCE after `end` was
+        called. A thread that never talks to PostgreSQL, which may hang.
         """
-        while not self._told_to_stop():
-            if self._stopping.wait(0.2):
-                return
+        while not (self._told_to_stop() or self._stopping.wait(0.2)):
+            pass
         if not self._stopping.wait(STOP_PATIENCE):
             self.end_now(self._worker.exitcode or 0)
         time.sleep(EXIT_PATIENCE)
         os._exit(self._worker.exitcode or 0)
 
     def _told_to_stop(self) -> bool:
-        """Tell whether a signal, or the shutdown command of `celery control`, was received."""
+        """Return whether a signal, or the shutdown command of `celery control`, was received."""
         blueprint = getattr(self._worker, "blueprint", None)
         return (
             celery_state.should_stop is not None
@@ -181,7 +180,7 @@ _lease: Lease | None = None
 
 
 def running() -> bool:
-    """Tell whether this is a worker's parent process."""
+    """Return whether this is a worker's parent process."""
     return _lease is not None
 
 

@@ -86,15 +86,16 @@ def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_
     assert done == ["kill 1", "kill 2", "hand back, renewing: False", "exit 1"]
 
 
-def test_a_worker_that_was_told_to_stop_ends_whatever_its_end_waits_for(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("told", [True, False])
+def test_a_worker_that_stops_ends_whatever_its_end_waits_for(
+    monkeypatch: pytest.MonkeyPatch, *, told: bool
 ) -> None:
     from backend.worker import lease
 
     done: list[object] = []
     monkeypatch.setattr("backend.worker.lease.time.sleep", done.append)
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
-    monkeypatch.setattr(lease.Lease, "_told_to_stop", lambda _: True)
+    monkeypatch.setattr(lease.Lease, "_told_to_stop", lambda _: told)
     ending: Any = lease.Lease.__new__(lease.Lease)
     ending._worker = SimpleNamespace(exitcode=3)
     ending._stopping = threading.Event()
