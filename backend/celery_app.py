@@ -12,6 +12,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
@@ -122,11 +123,13 @@ app.backend_cls = _backend_class()
 app.conf.update(_CONF)
 
 _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker that is away, or an answer that does not come, raises.
+# What a broker that is away, or an answer that does not come, raises. NotFound: a queue was deleted
+# before it was used; the next connection makes it again.
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.recoverable_connection_errors,
     *_broker.recoverable_channel_errors,
     BatchPublishError,
+    NotFound,
     TimeoutError,
 )
 

@@ -14,7 +14,6 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from amqp.exceptions import NotFound
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from backend.db.lookups import State
 
 logger = logging.getLogger(__name__)
-
-# NotFound: the queue was deleted before it was read. The next connection makes it again.
-_OUTAGES: tuple[type[Exception], ...] = (*BROKER_ERRORS, NotFound)
 
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 1.0
@@ -95,7 +91,7 @@ class Inbox:
         while not self._stopping.is_set():
             try:
                 self._read()
-            except _OUTAGES:
+            except BROKER_ERRORS:
                 if self.connected:
                     logger.warning("no replies from the broker: outcomes are read from the ledger")
             except Exception:

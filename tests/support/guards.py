@@ -620,10 +620,10 @@ GUARDS = [
     ),
     Guard(
         "chaos: a queue of replies that is deleted before it is read is made again",
-        "backend/api/inbox.py",
-        "(*BROKER_ERRORS, NotFound)",
-        "BROKER_ERRORS",
-        "tests/integration/test_inbox.py",
+        "backend/celery_app.py",
+        "    NotFound,\n    TimeoutError,\n",
+        "    TimeoutError,\n",
+        "tests/integration/test_reply_queues.py",
     ),
     Guard(
         "chaos: a worker that was told to stop ends, whatever its end waits for",

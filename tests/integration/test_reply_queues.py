@@ -1,4 +1,4 @@
-"""The API's queue of replies, deleted at the worst moment."""
+"""The API's queues of replies and of answers, deleted at the worst moment."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ
 
-# Deletes the queue between its declaration and its consumer, once; ends when replies are read.
+# Deletes the queue between its declaration and its consumer, once; ends when it is read.
 SCRIPT = """
-import asyncio, time
+import asyncio
 from kombu import Queue
-from backend.api import inbox
+from backend.api import inbox, inspector
 declare, deleted = Queue.declare, []
 
 def declare_and_delete(queue, *args, **kwargs):
@@ -27,8 +29,8 @@ def declare_and_delete(queue, *args, **kwargs):
 Queue.declare = declare_and_delete
 
 async def main():
-    reader = inbox.Inbox(None)
-    while not (deleted and reader.connected):
+    reader = {reader}
+    while not (deleted and {reads}):
         await asyncio.sleep(0.01)
     reader.close()
 
@@ -36,14 +38,24 @@ asyncio.run(main())
 """
 
 
-def test_a_queue_that_is_deleted_before_it_is_read_is_made_again(rabbitmq: RabbitMQ) -> None:
+@pytest.mark.parametrize(
+    ("reader", "reads"),
+    [
+        ("inbox.Inbox(None)", "reader.connected"),
+        ("inspector.Inspector()", "reader._connected.is_set()"),
+    ],
+    ids=["replies", "answers"],
+)
+def test_a_queue_that_is_deleted_before_it_is_read_is_made_again(
+    rabbitmq: RabbitMQ, reader: str, reads: str
+) -> None:
     environment = {
         **os.environ,
         "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/none",
         "CELERY_BROKER_URL": rabbitmq.url,
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT.format(reader=reader, reads=reads)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
