@@ -76,9 +76,9 @@ def run(seed: int, seconds: float, broker: BrokerName, folder: Path) -> Report:
         stuck = faults.end(FAULT_SECONDS)
         load.stop()
         for server in (cluster.postgres, cluster.broker):
-            if not server.running:
-                recorder.say(f"{server.name} had ended by itself: starting it")
-                server.start()
+            if not server.serves:
+                recorder.say(f"{server.name} does not serve: starting it")
+                faults.start(server)
         recorder.say("All faults are over; waiting until nothing is left to do")
         url = cluster.stack.database_url
         try:

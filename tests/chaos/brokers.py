@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 class RabbitMQ(servers.RabbitMQ):
     """A RabbitMQ whose data can be deleted."""
 
+    def _call(self, expression: str) -> str:
+        """Evaluate an expression; not on a node that is starting, which may then hang."""
+        if not self.serves:
+            raise RuntimeError(f"{self.name} does not serve")
+        return super()._call(expression)
+
     def wipe(self) -> None:
         """Delete all that it has on disk; it must not run."""
         shutil.rmtree(self.directory / "mnesia")

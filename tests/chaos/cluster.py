@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -46,6 +47,7 @@ class Cluster:
 
     def __init__(self, broker: BrokerName, folder: Path, recorder: Recorder) -> None:
         self.recorder = recorder
+        self._folder = folder
         self.postgres = Postgres(clock=True)
         self.broker = make_broker(broker)
         self.proxy = Proxy("127.0.0.1", self.broker.port)
@@ -117,8 +119,9 @@ class Cluster:
                 continue
         self.stack.close()
         self.proxy.close()
-        self.broker.close()
-        self.postgres.close()
+        for server in (self.broker, self.postgres):
+            shutil.copy(server.directory / "log", self._folder / f"{server.name}.log")
+            server.close()
 
     def _launch(self, name: str) -> None:
         environment = {"API_PORT": str(self._ports[name])} if name in APIS else {}

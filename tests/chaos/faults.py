@@ -18,6 +18,7 @@ import redis
 from kombu.exceptions import KombuError
 
 from tests.support.servers import _tree
+from tests.support.waiting import eventually
 
 from . import messages
 from .ending import rows
@@ -47,6 +48,8 @@ AWAY = (
 
 # How long to try to reach a broker that another fault keeps away.
 REACH_SECONDS = 10.0
+# How long a server that was started before may still take.
+START_SECONDS = 60.0
 
 
 class Faults:
@@ -97,16 +100,19 @@ class Faults:
     def _wait(self, seconds: float) -> None:
         self._over.wait(seconds)
 
-    def _start(self, server: Postgres | Broker) -> None:
-        """Start a server again; on a busy machine that may take more than its own minute."""
-        for left in (2, 1, 0):
-            try:
-                server.start()
-            except AssertionError:
-                if not left:
-                    raise
-            else:
-                return
+    def start(self, server: Postgres | Broker) -> None:
+        """Start a server; one that does not serve after two minutes is killed and started again.
+
+        On a busy machine it may take more than one minute.
+        """
+        with suppress(AssertionError):
+            server.start()
+        try:
+            eventually(lambda: server.serves, START_SECONDS, f"{server.name} serves")
+        except AssertionError:
+            self._cluster.recorder.say(f"{server.name} does not serve: starting it again")
+            server._stop(signal.SIGKILL)
+            server.start()
 
     # --- Processes
 
@@ -162,12 +168,12 @@ class Faults:
     def _restart_store(self, fault: Fault) -> None:
         self._cluster.postgres.stop("fast")
         self._wait(fault.seconds)
-        self._start(self._cluster.postgres)
+        self.start(self._cluster.postgres)
 
     def _crash_store(self, fault: Fault) -> None:
         self._cluster.postgres.stop("immediate")
         self._wait(fault.seconds)
-        self._start(self._cluster.postgres)
+        self.start(self._cluster.postgres)
 
     def _freeze_store(self, fault: Fault) -> None:
         self._cluster.postgres.freeze()
@@ -194,13 +200,13 @@ class Faults:
     def _stop_broker(self, fault: Fault) -> None:
         self._cluster.broker.stop()
         self._wait(fault.seconds)
-        self._start(self._cluster.broker)
+        self.start(self._cluster.broker)
 
     def _wipe_broker(self, fault: Fault) -> None:
         self._cluster.broker.stop()
         self._cluster.broker.wipe()
         self._wait(fault.seconds)
-        self._start(self._cluster.broker)
+        self.start(self._cluster.broker)
 
     def _freeze_broker(self, fault: Fault) -> None:
         self._cluster.broker.freeze()

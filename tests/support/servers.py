@@ -107,6 +107,11 @@ class _Server:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def serves(self) -> bool:
+        """Whether it runs and answers."""
+        return self.running and self._ready()
+
+    @property
     def log(self) -> str:
         """What it has logged since its first start."""
         return (self.directory / "log").read_text(errors="replace")
