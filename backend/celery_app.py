@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from backend.db.outbox import Due
 
-ATTEMPT_HEADER: Final = "attempt"
+# Renamed from "attempt" when the arguments became one JSON text. Old and new workers find no
+# attempt number in each other's messages and drop them at the claim; a relay publishes them again.
+ATTEMPT_HEADER: Final = "ledger_attempt"
 BUNDLE_HEADER: Final = "bundle"
 
 
@@ -198,7 +200,8 @@ def message(due: Due) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of an attempt's own message.
 
     Message protocol version 2: docs.celeryq.dev, "Message Protocol". Written out, since
-    `send_task` costs four times as much and would encode the arguments once more.
+    `send_task` costs four times as much. The only argument is the JSON text of all: what the API
+    has validated is what the worker validates.
     """
     headers = {
         "lang": "py",
@@ -225,4 +228,4 @@ def message(due: Due) -> tuple[str, dict[str, Any]]:
         "reply_to": due.reply_to or "",
         "delivery_mode": 2,
     }
-    return f"[[], {due.args}, {_EMBED}]", options
+    return f"[[{json.dumps(due.args)}], {{}}, {_EMBED}]", options

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -99,6 +99,8 @@ def api(*, no_relay: bool) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=settings().keep_alive_seconds,
+        http="backend.api.protocol:HttpConnection",
     )
 
 
@@ -111,12 +113,12 @@ def create_app_with_relay() -> FastAPI:
     serve = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(running: FastAPI) -> AsyncIterator[None]:
-        async with serve(running):
+    async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
+        async with serve(running) as state:
             relay = Relay()
             running.state.services.relay_blocked = lambda: relay.blocked
             try:
-                yield
+                yield state
             finally:
                 await asyncio.to_thread(relay.close)
 
@@ -132,6 +134,9 @@ def worker() -> None:
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
     from celery.utils.nodenames import gethostname, nodename
 
+    from backend.worker import subprocesses
+
+    subprocesses.start_cleaner()  # before Celery starts its threads
     from backend.celery_app import app
 
     # Eight lines against running as root, for the sake of pickle, which we do not take.

@@ -67,7 +67,7 @@ class BatchItem(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field("insert_message", description="The task's name")
-    arguments: dict[str, Any] = Field(
+    arguments: Any = Field(
         description="What POST /tasks/{name} takes", examples=[{"content": "Hello World"}]
     )
 

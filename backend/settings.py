@@ -68,13 +68,22 @@ class Settings(BaseSettings):
     api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
+    keep_alive_seconds: int = Field(75, ge=1, le=3600)
     flower_port: Port = 5555
-    flower_basic_auth: str | None = Field(None, pattern=r"^[^:\s]+:\S+$")
+    # Flower takes a comma for the end of a password, and another user's name for the next one.
+    flower_basic_auth: str | None = Field(None, pattern=r"^[!-+\--9;-~]+:[!-+\--~]+$")
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def own_host(self) -> str:
+        """What the API and Flower are called on this machine."""
+        if self.api_host in {"127.0.0.1", "0.0.0.0", "::", "::1"}:  # noqa: S104 - compared only
+            return "localhost"
+        return f"[{self.api_host}]" if ":" in self.api_host else self.api_host
 
 
 _MEANINGS = {
@@ -84,8 +93,9 @@ _MEANINGS = {
     "api_host": "the address to listen on, such as 127.0.0.1",
     "api_port": "a port from 1 to 65535",
     "api_workers": "a whole number of processes from 1 to 64",
+    "keep_alive_seconds": "how long an idle connection of the API stays open, from 1 to 3600 s",
     "flower_port": "a port from 1 to 65535",
-    "flower_basic_auth": "user:password",
+    "flower_basic_auth": "user:password, in ASCII letters, digits and signs but the comma",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",

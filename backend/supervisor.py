@@ -222,8 +222,8 @@ def run() -> int:
 
 def _announce(supervisor: Supervisor) -> None:
     """Print addresses and a first command once everything answers."""
-    api = f"http://localhost:{settings().api_port}"
-    flower = f"http://localhost:{settings().flower_port}"
+    api = f"http://{settings().own_host}:{settings().api_port}"
+    flower = f"http://{settings().own_host}:{settings().flower_port}"
     while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
         time.sleep(0.2)
     supervisor.ready.set()
@@ -246,10 +246,14 @@ Stop with Ctrl+C.
     sys.stdout.flush()
 
 
+# Not through a proxy that the environment names for other addresses.
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def _answers(url: str, text: str = "") -> bool:
     """Return whether a page answers, with the text in it; a login page is an answer too."""
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own http URLs
+        with _DIRECT.open(url, timeout=1) as answer:
             return text in answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code == 401 and not text  # noqa: PLR2004 - Flower with basic auth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi_offline import FastAPIOffline
 
@@ -32,7 +32,7 @@ TAGS: Final = [
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     services = Services()
     app.state.services = services
     # All that is there by now stays: without this the collector goes over it again and again, which
@@ -40,7 +40,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     try:
-        yield
+        yield {"stop_waiting": services.inbox.stop_waiting}
     finally:
         await services.close()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import logging
+import re
+import secrets
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,17 +14,18 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from backend.api.deps import Services, services_of
 from backend.api.problems import (
+    BODY_REFUSED,
     OUR_FAULT,
     STORE_AWAY,
-    TOO_LARGE,
     TOO_MANY,
     UNPROCESSABLE_OR_REUSED,
     faults,
 )
-from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json
+from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json, refuse_constants
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **TOO_LARGE, **TOO_MANY})
+router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **BODY_REFUSED, **TOO_MANY})
 
 MAX_ITEMS = 1000
 MAX_LINE = 1024 * 1024
@@ -102,14 +107,14 @@ async def create_batch(request: Request) -> Response:
     each; bad lines are named and skipped.
     """
     services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
-    if request.headers.get("content-type", "").startswith(NDJSON):
+    if request.headers.get("content-type", "").lower().startswith(NDJSON):
         return await _stream(request, services, key)
-    items = await read_json(request, _items)
+    items, text = await read_json(request, _items)
     problems: list[Any] = []
     tasks = []
-    for place, item in enumerate(items):
+    for place, (item, arguments) in enumerate(zip(items, _arguments(items, text), strict=True)):
         try:
-            tasks.append(_task(item, services, place))
+            tasks.append(_task(item, arguments, services, place))
         except RequestValidationError as error:
             problems += error.errors()
     if problems:
@@ -120,7 +125,25 @@ async def create_batch(request: Request) -> Response:
     return Response(answer, 202, media_type="application/json")
 
 
-def _task(item: BatchItem, services: Services, *place: int) -> Submission:
+# Start of a number with a fraction or an exponent. json.dumps may write it differently, so it is
+# kept as marked text.
+_FRACTION = re.compile(r"\d[.eE]")
+_MARK = secrets.token_hex(16)
+_MARKED = re.compile(rf'"{_MARK}([^"]*)"')
+
+
+def _arguments(items: Sequence[BatchItem], text: str) -> list[str]:
+    """Return the items' arguments as JSON text, each number as it was written.
+
+    `text` is the array that the items were read from. A worker reads the same text as the API.
+    """
+    if not _FRACTION.search(text):
+        return [to_json(item.arguments).decode() for item in items]
+    read = json.loads(text, parse_float=lambda number: _MARK + number)
+    return [_MARKED.sub(r"\1", json.dumps(item["arguments"])) for item in read]
+
+
+def _task(item: BatchItem, arguments: str, services: Services, *place: int) -> Submission:
     """Return the task of an item; `place` is where the item stands in the body.
 
     Raises RequestValidationError.
@@ -130,9 +153,10 @@ def _task(item: BatchItem, services: Services, *place: int) -> Submission:
         fault = {"type": "unknown_task", "loc": ("name",), "msg": f"must be one of {names()}"}
         raise RequestValidationError(in_body([fault], *place))
     try:
-        return services.new_task(spec, spec.arguments.model_validate(item.arguments))
+        spec.arguments.model_validate_json(arguments)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors(), *place, "arguments")) from error
+    return services.new_task(spec, arguments)
 
 
 async def _stream(request: Request, services: Services, key: str | None) -> Response:
@@ -146,6 +170,7 @@ async def _stream(request: Request, services: Services, key: str | None) -> Resp
     async for lines in _chunks(request):
         answers.write(await _accept_lines(lines, number, services, _chunk_key(key, number)))
         number += len(lines)
+    length = answers.tell()
     answers.seek(0)
 
     async def send() -> AsyncIterator[bytes]:
@@ -153,7 +178,9 @@ async def _stream(request: Request, services: Services, key: str | None) -> Resp
             while piece := answers.read(64 * 1024):
                 yield piece
 
-    return StreamingResponse(send(), 202, media_type=NDJSON)
+    # With its length: a client that speaks HTTP/1.0 would take the sizes of chunks for lines.
+    headers = {"Content-Length": str(length)}
+    return StreamingResponse(send(), 202, headers=headers, media_type=NDJSON)
 
 
 def _chunk_key(key: str | None, number: int) -> str | None:
@@ -185,11 +212,17 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
 async def _body_lines(request: Request) -> AsyncIterator[bytes]:
     """Give the body's lines; one that is too long is cut, to a byte over the limit."""
     rest = b""
+    first = True
     async for piece in request.stream():
         *whole, rest = (rest + piece).split(b"\n")
+        if first and whole:
+            whole[0] = whole[0].removeprefix(codecs.BOM_UTF8)
+            first = False
         for line in whole:
             yield line[: MAX_LINE + 1]
         rest = rest[: MAX_LINE + 1]
+    if first:
+        rest = rest.removeprefix(codecs.BOM_UTF8)
     if rest.strip():
         yield rest
 
@@ -248,6 +281,10 @@ def _line_task(line: bytes, services: Services) -> Submission:
     if len(line) > MAX_LINE:
         raise RequestValidationError([_TOO_LONG])
     try:
-        return _task(_item.validate_json(line), services)
+        item = _item.validate_json(line)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors())) from error
+    text = line.decode()
+    refuse_constants(text)
+    (arguments,) = _arguments([item], f"[{text}]")
+    return _task(item, arguments, services)

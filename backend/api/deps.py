@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fastapi import Request
-from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
 from backend.api.inbox import Inbox
@@ -16,9 +15,9 @@ from backend.api.submissions import Submissions
 from backend.api.totals import Totals
 from backend.batching import Batcher
 from backend.celery_app import is_task_id
-from backend.db import lookups, messages, migrate, outbox, workers, writable
+from backend.db import lookups, messages, migrate, outbox, repairs, workers, writable
 from backend.db.ledger import Submission
-from backend.db.session import durability_faults, single, trial
+from backend.db.session import durability_faults, encoding_fault, single, trial
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
@@ -64,12 +63,15 @@ class Services:
             total = await self.totals.get()
         return tasks, total
 
-    def new_task(self, task: Task, arguments: BaseModel) -> Submission:
-        """Return a task with a new id, whose outcome this process wants to hear of."""
+    def new_task(self, task: Task, arguments: str) -> Submission:
+        """Return a task with a new id, whose outcome this process wants to hear of.
+
+        The arguments are JSON text that fits the task's model.
+        """
         return Submission(
             str(uuid7()),
             task.name,
-            arguments.model_dump_json(),
+            arguments,
             task.max_attempts,
             self.inbox.queue_name,
         )
@@ -127,6 +129,13 @@ class Services:
             alive, late = workers.alive(connection), outbox.late(connection)
             writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
             faults = durability_faults(connection)
+            if fault := encoding_fault(connection):
+                faults.append(fault)
+            if repaired := repairs.total_if_recent(connection):
+                faults.append(
+                    f"waiting tasks without an outbox row: {repaired} repaired in total, the last"
+                    " within an hour. Find out what else changes these tables"
+                )
         if refused:
             self.submissions.refused = False
         condition = Condition(migrated=True, workers=bool(alive), relayed=not late, faults=faults)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 _TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
+_ENCODED = "The body is compressed. Send it as it is, without Content-Encoding."
 # The two collections are documented with their last slash, everything else without.
 _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
 
@@ -27,7 +28,7 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 413."""
+        """Pass a request on, or answer 413 or 415."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -35,11 +36,15 @@ class Edge:
             scope = {**scope, "method": "GET"}
         bare = scope["path"].rstrip("/")
         scope["path"] = _WITH_SLASH.get(bare, bare or "/")
+        length, encoded = _body_headers(scope)
+        if encoded:
+            answer = problem(415, _ENCODED, headers={"Connection": "close"})
+            await answer(scope, receive, send)
+            return
         if scope["path"] == "/tasks/batch" and _is_ndjson(scope):
             # Read line by line, with a limit on each line.
             await self._app(scope, receive, send)
             return
-        length = _declared_length(scope)
         if length is not None and length > MAX_BODY:
             # Nothing of the body is read; the connection cannot be used again.
             answer = problem(413, _TOO_LARGE, headers={"Connection": "close"})
@@ -50,15 +55,21 @@ class Edge:
 
 
 def _is_ndjson(scope: Scope) -> bool:
-    content_type: bytes = dict(scope["headers"]).get(b"content-type", b"")
-    return content_type.startswith(b"application/x-ndjson")
+    for name, value in scope["headers"]:
+        if name == b"content-type":  # the first, as for the route
+            return bool(value.lower().startswith(b"application/x-ndjson"))
+    return False
 
 
-def _declared_length(scope: Scope) -> int | None:
+def _body_headers(scope: Scope) -> tuple[int | None, bool]:
+    """Return the length that a body declares, None without one, and whether it is compressed."""
+    length, encoded = None, False
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None
+            length = int(value) if value.isdigit() else None
+        elif name == b"content-encoding":
+            encoded = value.strip().lower() not in {b"", b"identity"}
+    return length, encoded
 
 
 def _limited(receive: Receive) -> Receive:

@@ -45,11 +45,21 @@ class Inbox:
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._thread.start()
 
-    async def wait(self, task_id: str, seconds: float) -> State | None:
-        """Return the task's state once it has ended, or as it is after `seconds`.
+    def stop_waiting(self) -> None:
+        """Stop reading, and answer everybody who waits with the state as it is."""
+        self._stopping.set()
+        for waiting in self._waiting.values():
+            for news in waiting:
+                news.set()
 
-        None for an id that was never issued. Raises StoreUnavailable only when the ledger can not
-        be read at the end; then too it takes no longer than `seconds`, or than one look.
+    async def wait(
+        self, task_id: str, seconds: float, gone: Callable[[], bool] | None = None
+    ) -> State | None:
+        """Return the task's state once it has ended, `seconds` have passed or the process stops.
+
+        Also when the client has left: then `gone` returns true. None for an id that was never
+        issued. Raises StoreUnavailable if the last read failed; then too it takes no longer than
+        `seconds`, or than one look.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -67,10 +77,10 @@ class Inbox:
                     now = loop.time()
                     left = deadline - now
                     # The next look may take as long as this one did.
-                    if left <= now - begin:
+                    if left <= now - begin or self._is_over(gone):
                         raise
                 else:
-                    if state is None or state.ended or left <= 0:
+                    if state is None or state.ended or left <= 0 or self._is_over(gone):
                         return state
                 try:
                     async with asyncio.timeout(min(left, POLL_SECONDS)):
@@ -81,6 +91,10 @@ class Inbox:
             self._waiting[task_id].discard(news)
             if not self._waiting[task_id]:
                 del self._waiting[task_id]
+
+    def _is_over(self, gone: Callable[[], bool] | None) -> bool:
+        """Return whether a wait is to end: the process stops, or the client has left."""
+        return self._stopping.is_set() or (gone is not None and gone())
 
     def close(self) -> None:
         """Stop reading; returns within 3 s."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from backend.api.deps import services_of
-from backend.api.problems import STORE_AWAY, TOO_LARGE, UNPROCESSABLE
+from backend.api.problems import BODY_REFUSED, STORE_AWAY, UNPROCESSABLE
 from backend.api.quick import QuickRoute
 from backend.schemas import MessageIn, MessageList, MessageOut
 
@@ -37,7 +37,7 @@ async def list_messages(
     "/messages/",
     status_code=201,
     response_model=MessageOut,
-    responses=TOO_LARGE,
+    responses=BODY_REFUSED,
     summary="Create a message",
 )
 async def create_message(message: MessageIn, request: Request) -> Response:

@@ -29,7 +29,10 @@ def _documented(status: int, description: str, model: type[Problem] = Problem) -
 
 
 NOT_FOUND = _documented(404, "There is no such thing")
-TOO_LARGE = _documented(413, "The body is over 1 MiB")
+BODY_REFUSED = {
+    **_documented(413, "The body is over 1 MiB"),
+    **_documented(415, "The body is compressed"),
+}
 UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
 UNPROCESSABLE_OR_REUSED = _documented(
     422, "The request is not valid, or its Idempotency-Key came with another one", InvalidProblem

@@ -25,8 +25,8 @@ T = TypeVar("T")
 class QuickRoute(APIRoute):
     """A route whose endpoint takes what it declares of: `request`, the path's parameters, a body.
 
-    The body is a type that Pydantic validates; other parameters are read by a `Parameter`, and
-    dependencies are not looked at.
+    The body is a type that Pydantic validates, and `request.scope["json_text"]` is what it was read
+    from; other parameters are read by a `Parameter`, and dependencies are not looked at.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -38,45 +38,64 @@ class QuickRoute(APIRoute):
         async def answer(request: Request) -> Response:
             arguments = {"request": request, **request.path_params}
             if body:
-                arguments[body.name] = await read_json(request, adapter)
+                value, request.scope["json_text"] = await read_json(request, adapter)
+                arguments[body.name] = value
             response: Response = await endpoint(**arguments)
             return response
 
         return answer
 
 
-async def read_json(request: Request, adapter: TypeAdapter[T]) -> T:
-    """Return the body as a value of the adapter's type. Raises RequestValidationError."""
+async def read_json(request: Request, adapter: TypeAdapter[T]) -> tuple[T, str]:
+    """Return the body as a value of the adapter's type, and its text.
+
+    Raises RequestValidationError.
+    """
     body = await request.body()
     if not _is_json(request):
         fault = {"type": "json_type", "loc": ("body",), "msg": "must be JSON"}
         raise RequestValidationError([fault])
     try:
         try:
-            return adapter.validate_json(body)
+            value, text = adapter.validate_json(body), body.decode()
         except ValidationError as error:
-            return _second_reading(error, body, adapter)
+            value, text = _second_reading(error, body, adapter)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors())) from error
+    refuse_constants(text)
+    return value, text
 
 
-def _second_reading(error: ValidationError, body: bytes, adapter: TypeAdapter[T]) -> T:
-    """Return what Python makes of a body in which Pydantic sees no JSON. Raises ValidationError.
+def _second_reading(error: ValidationError, body: bytes, adapter: TypeAdapter[T]) -> tuple[T, str]:
+    """Read a body again with Python's parser after Pydantic found no JSON in it.
 
-    Pydantic takes a byte order mark and half a surrogate pair for broken JSON. The one is none; of
-    the other it now says where it is, unless it stands where any text may.
+    Accepts a byte order mark, UTF-16 and UTF-32. Returns the value and the text. Raises a
+    ValidationError that names the field of a lone surrogate.
     """
     if error.errors()[0]["type"] != "json_invalid":
         raise error
     try:
-        value = json.loads(body)
-        read = adapter.validate_python(value)
-        json.dumps(value, ensure_ascii=False).encode()
-    except ValidationError:
-        raise
+        text = body.decode(json.detect_encoding(body))
+        value = json.loads(text)
     except (ValueError, RecursionError):
         raise error from None
-    return read
+    try:
+        return adapter.validate_json(text), text
+    except ValidationError:
+        adapter.validate_python(value)
+        raise
+
+
+def refuse_constants(text: str) -> None:
+    """Raise RequestValidationError for NaN and Infinity, which Pydantic reads and JSON lacks."""
+    if "NaN" not in text and "Infinity" not in text:
+        return
+
+    def refuse(constant: str) -> None:
+        fault = {"type": "json_invalid", "loc": ("body",), "msg": f"{constant} is not JSON"}
+        raise RequestValidationError([fault])
+
+    json.loads(text, parse_constant=refuse)
 
 
 def compact(value: object) -> str:

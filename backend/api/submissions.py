@@ -13,6 +13,7 @@ from backend.db import idempotency, ledger, outbox
 from backend.db.session import single, transaction
 from backend.errors import Invalid, StoreNotWritable, TooManyWaiting
 from backend.settings import settings
+from backend.tasks.registry import registered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +37,14 @@ class Order:
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of what is asked for and in which form, without the new ids."""
+        """Return a digest of what is asked for and in which form, without the new ids.
+
+        Of the arguments as they were understood: a client may write them in another order.
+        """
         digest = hashlib.sha256(f"{self.form}\0".encode())
         for task in self.tasks:
-            digest.update(f"{task.name}\0{task.args}\0".encode())
+            arguments = registered()[task.name].arguments.model_validate_json(task.args)
+            digest.update(f"{task.name}\0{arguments.model_dump_json()}\0".encode())
         return digest.hexdigest()
 
 

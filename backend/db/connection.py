@@ -25,7 +25,9 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "timezone": "UTC",
 }
-_KEEPALIVES = {
+_UNCHECKED_SETTINGS = {
+    # psycopg2 sets it where the server's default is another one; RESET ALL would undo that.
+    "datestyle": "ISO",
     # The server's side too: a machine that vanished must not keep its locks.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -45,7 +47,7 @@ _checked = False
 
 def arguments(name: str, **changed: str) -> dict[str, Any]:
     """Return psycopg2's arguments for a connection with a name; `changed` are other settings."""
-    settings = {**_SETTINGS, **_KEEPALIVES, **changed}
+    settings = {**_SETTINGS, **_UNCHECKED_SETTINGS, **changed}
     return {
         # PostgreSQL cuts names at 63 bytes.
         "application_name": name[:63],

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
-from backend.db.session import changed_rows
+from backend.db.session import changed_rows, connection_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from backend.db.session import Executor
 
@@ -73,15 +74,16 @@ _CLAIM = text(
     ), gone AS (
         DELETE FROM outbox USING claimed WHERE task_id = claimed.id
     )
-    SELECT 1 FROM claimed
+    SELECT now() FROM claimed
     """  # noqa: S608 - a constant of this module
 )
 
 
-def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> bool:
-    """Start an attempt; False where it is not to be started."""
+def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> datetime | None:
+    """Start an attempt; return when its transaction began, None where it is not to be started."""
     row = connection.execute(_CLAIM, {"id": task_id, "attempt": attempt, "worker": worker})
-    return row.scalar() is not None
+    began: datetime | None = row.scalar()
+    return began
 
 
 _ENTER = text(
@@ -89,15 +91,19 @@ _ENTER = text(
     INSERT INTO tasks (id, name, args, state, max_attempts, reply_to, worker, started_at)
     VALUES (:id, :name, CAST(:args AS json), 'STARTED', :max_attempts, :reply_to, :worker, now())
     ON CONFLICT (id) DO NOTHING
-    RETURNING 1
+    RETURNING now()
     """
 )
 
 
-def enter(connection: Executor, new: Submission, worker: str) -> bool:
-    """Enter and start a task that came by another door; False where its id is already known."""
+def enter(connection: Executor, new: Submission, worker: str) -> datetime | None:
+    """Enter and start a task that another program has sent.
+
+    Returns when the transaction began, None where its id is already known.
+    """
     row = connection.execute(_ENTER, {**new._asdict(), "worker": worker})
-    return row.scalar() is not None
+    began: datetime | None = row.scalar()
+    return began
 
 
 # Of the given attempts, locks those that wait, in order of id. One lookup a task takes half as long
@@ -122,7 +128,7 @@ _CLAIM_TOGETHER = text(
     ), gone AS (
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
     )
-    SELECT CAST(id AS text) FROM claimed
+    SELECT array_agg(CAST(id AS text)), now() FROM claimed
     """  # noqa: S608 - a constant of this module
 )
 
@@ -139,13 +145,24 @@ def _as_arrays(attempts: Mapping[str, int]) -> dict[str, str]:
     return {"ids": _array(attempts), "attempts": _array(attempts.values())}
 
 
-def claim_together(connection: Executor, attempts: Mapping[str, int]) -> set[str]:
+def claim_together(connection: Executor, attempts: Mapping[str, int]) -> tuple[set[str], datetime]:
     """Claim attempts (task id to attempt) that end in this very transaction.
 
-    Returns the ids of those to be started; the others do not count.
+    Returns the ids of those to be started, and when the transaction began; the others do not count.
     """
-    rows = connection.execute(_CLAIM_TOGETHER, _as_arrays(attempts))
-    return set(rows.scalars())
+    ids, began = connection.execute(_CLAIM_TOGETHER, _as_arrays(attempts)).one()
+    return set(ids or ()), began
+
+
+# True only in the transaction whose now() is :began. False: the task has ended it and another has
+# begun.
+_SAME_TRANSACTION = "now() = coalesce(CAST(:began AS timestamptz), now())"
+
+
+def same_transaction(connection: Executor, began: datetime | None) -> bool:
+    """Return whether the transaction under way is the one that began then."""
+    found = connection.execute(text(f"SELECT {_SAME_TRANSACTION}"), {"began": began})
+    return bool(found.scalar())
 
 
 # One lookup a task, as above. `claim_together` has locked the rows, so they stay where they are.
@@ -162,20 +179,30 @@ _SUCCEED_TOGETHER = text(
         OFFSET 0
     ) claimed
     WHERE tasks.ctid = claimed.place AND tasks.attempt = ended.attempt AND {_WAITING}
+        AND {_SAME_TRANSACTION}
     """  # noqa: S608 - a constant of this module
 )
 
 
 def succeed_together(
-    connection: Executor, attempts: Mapping[str, int], results: Mapping[str, str], worker: str
+    connection: Executor,
+    attempts: Mapping[str, int],
+    results: Mapping[str, str],
+    worker: str,
+    began: datetime,
 ) -> bool:
-    """End claimed attempts with their values (JSON text); False if one of them does not count."""
+    """End claimed attempts with their values (JSON text).
+
+    `began`: as `claim_together` gave it. False if one of them does not count, or the transaction
+    is another.
+    """
     changed = connection.execute(
         _SUCCEED_TOGETHER,
         {
             **_as_arrays({task_id: attempts[task_id] for task_id in results}),
             "results": list(results.values()),
             "worker": worker,
+            "began": began,
         },
     )
     return changed_rows(changed) == len(results)
@@ -195,19 +222,30 @@ def progress(connection: Executor, task_id: str, attempt: int, done: int, total:
     return changed_rows(changed) == 1
 
 
+# What a task has set for its session must not reach the next task on the same connection. Through a
+# pooler RESET ALL also undoes the name, by which the reconciler finds a dead worker's connections.
 _SUCCEED = text(
-    """
+    f"""
+    RESET ROLE; RESET ALL;
+    SELECT set_config('application_name', :name, false), set_config('datestyle', 'ISO', false);
     UPDATE tasks
     SET state = 'SUCCESS', result = CAST(:result AS json), error = NULL, finished_at = now()
-    WHERE id = :id AND attempt = :attempt AND state = 'STARTED'
-    """
+    WHERE id = :id AND attempt = :attempt AND state = 'STARTED' AND {_SAME_TRANSACTION}
+    """  # noqa: S608 - a constant of this module
 )
 
 
-def succeed(connection: Executor, task_id: str, attempt: int, result: str) -> bool:
-    """End a started task with its value (JSON text); False where the attempt no longer counts."""
-    changed = connection.execute(_SUCCEED, {"id": task_id, "attempt": attempt, "result": result})
-    return changed_rows(changed) == 1
+def succeed(
+    connection: Executor, task_id: str, attempt: int, result: str, began: datetime | None = None
+) -> bool:
+    """End a started task with its value (JSON text); also reset settings that the task has changed.
+
+    `began`: when the transaction of the task's writes began, if it has written. False where the
+    attempt no longer counts, or the transaction is another.
+    """
+    values = {"id": task_id, "attempt": attempt, "result": result, "began": began}
+    values["name"] = connection_name()
+    return changed_rows(connection.execute(_SUCCEED, values)) == 1
 
 
 # An attempt may fail before its claim was committed: its process died in the one transaction of a
@@ -310,17 +348,17 @@ def revoke_waiting(connection: Executor, task_id: str, error: str) -> int | None
 
 # max_attempts grows with attempt: a hand-back is nobody's fault and costs no attempt. Both are
 # smallint: a task with the last number there is stays with its worker, and fails when that is gone.
-_LAST_ATTEMPT = 2**15 - 1
+LAST_ATTEMPT = 2**15 - 1
 _HAND_BACK = text(
     f"""
     WITH handed AS (
         UPDATE tasks
         SET state = 'RETRY', attempt = attempt + 1,
-            max_attempts = least(max_attempts, {_LAST_ATTEMPT - 1}) + 1
+            max_attempts = least(max_attempts, {LAST_ATTEMPT - 1}) + 1
         WHERE id IN (
             SELECT id FROM tasks
             WHERE {rows_from("started_from")} AND worker = :worker
-                AND attempt < {_LAST_ATTEMPT}
+                AND attempt < {LAST_ATTEMPT}
             ORDER BY id FOR UPDATE
         )
         RETURNING id, attempt
@@ -373,9 +411,9 @@ _RUN_ALONE = text(
         WHERE id IN (SELECT id FROM lost)
         RETURNING id, attempt
     )
-    UPDATE outbox
-    SET attempt = handed.attempt, due_at = now(), published_at = NULL, publishes = 0
-    FROM handed WHERE task_id = handed.id
+    INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
+    ON CONFLICT (task_id) DO UPDATE
+    SET attempt = excluded.attempt, due_at = now(), published_at = NULL, publishes = 0
     """  # noqa: S608 - a constant of this module
 )
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy
+from sqlalchemy.exc import ProgrammingError
 
 from backend.db import workers
-from backend.db.session import engine, single, store_errors, unlimited
+from backend.db.session import encoding_fault, engine, single, store_errors, unlimited
 from backend.errors import StoreLocked
+from backend.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,7 @@ _LOCK = 8060  # any number that nobody else locks in this database
 # How long another process may take for its migrations, and the pause between two looks.
 LOCK_SECONDS = 3600.0
 LOCK_PAUSE = 0.2
+_NOT_ALLOWED = "42501"
 # What the connection that migrates is called.
 _NAME = "tasks-api migrate"
 
@@ -43,11 +46,26 @@ def upgrade() -> None:
     """Apply the migrations that are missing.
 
     Raises StoreLocked when a migration could not lock a table within 5 s, or when another process
-    has been migrating for LOCK_SECONDS. Raises StoreUnavailable when PostgreSQL is away.
+    has been migrating for LOCK_SECONDS. Raises StoreUnavailable when PostgreSQL is away, and
+    SettingsError for a database that cannot be used as it is.
     """
+    try:
+        _upgrade()
+    except ProgrammingError as error:
+        if getattr(error.orig, "pgcode", None) != _NOT_ALLOWED:
+            raise
+        raise SettingsError(
+            "the role in DATABASE_URL may not change its schema; as the database's owner, run:"
+            " GRANT CREATE ON SCHEMA public TO the_role"
+        ) from error
+
+
+def _upgrade() -> None:
     from alembic import command  # noqa: PLC0415 - see config()
 
     with _locked() as lock:
+        if fault := encoding_fault(lock):
+            raise SettingsError(fault)
         # Whoever else migrates was killed, and what it had begun may still hold locks.
         workers.break_connections(lock, _NAME)
         with unlimited(_NAME) as connection:

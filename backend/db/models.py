@@ -203,6 +203,23 @@ class ScanBounds(Base):
     published_from: Mapped[datetime] = _bound("outbox.published_at")
 
 
+class Repairs(Base):
+    """Counts waiting tasks that had no outbox row; see repairs.py."""
+
+    __tablename__ = "repairs"
+    __table_args__ = (CheckConstraint("only_row", name="repairs_only_row"),)
+
+    only_row: Mapped[bool] = _only_row()
+    tasks: Mapped[int] = mapped_column(
+        BigInteger(),
+        server_default="0",
+        comment="How many waiting tasks had no outbox row",
+    )
+    latest: Mapped[datetime] = mapped_column(
+        server_default="-infinity", comment="When a task was last repaired"
+    )
+
+
 class Clock(Base):
     """The latest time that PostgreSQL's clock has shown; see clock.py."""
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from backend.db.connection import NO_LIMITS, arguments, connect, undurable
+from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import settings
 
@@ -65,6 +66,11 @@ def identify(name: str) -> None:
     _name = name
 
 
+def connection_name() -> str:
+    """Return what PostgreSQL calls this process's connections."""
+    return _name[:63]
+
+
 @cache
 def engine() -> sqlalchemy.Engine:
     """Return this process's engine of transactions; it connects when first needed."""
@@ -81,12 +87,21 @@ def autocommit() -> sqlalchemy.Engine:
 
 
 def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlalchemy.Engine:
+    url = sqlalchemy.make_url(settings().database_url)
+    connect_args = connect_args or arguments(_name)
+    if "options" in url.query:
+        # SQLAlchemy would drop those of the address, such as a search_path.
+        connect_args["options"] += f" {url.query['options']}"
+        url = url.difference_update_query(["options"])
     made = sqlalchemy.create_engine(
-        settings().database_url,
+        url,
         pool_timeout=3,
         # An error's text goes to logs and to Flower, with the statement's parameters otherwise.
         hide_parameters=True,
-        connect_args=connect_args or arguments(_name),
+        connect_args={
+            "connection_factory": TaskSafeConnection,
+            **connect_args,
+        },
         **options,
     )
     event.listen(made, "do_connect", connect)
@@ -96,8 +111,14 @@ def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlal
     return made
 
 
-def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+def _note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry) -> None:
+    """Record when a connection came back; close it if a task has left something in it."""
     record.info["used_at"] = time.monotonic()
+    if connection is None or connection.policy is None:
+        return
+    policy, connection.policy = connection.policy, None
+    if policy.discard_connection:
+        record.invalidate()
 
 
 def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # noqa: ANN401
@@ -249,6 +270,17 @@ def durability_faults(connection: Executor) -> list[str]:
     """Say which settings of PostgreSQL let a crash take back what was answered with 202."""
     asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
     return undurable(*connection.execute(sqlalchemy.text(asked)).one())
+
+
+def encoding_fault(connection: Executor) -> str:
+    """Say that the database cannot hold every text, "" if it can."""
+    encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
+    if encoding == "UTF8":
+        return ""
+    return (
+        f"the database has the encoding {encoding}, which cannot hold every text: make one with"
+        " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
+    )
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

@@ -23,7 +23,7 @@ from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy.orm import Session
 
@@ -79,6 +79,8 @@ class Task:
 
 # The columns of an attempt's number hold 32,767, and each hand-back of a task adds one to both.
 MAX_ATTEMPTS = 1000
+# Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
+MAX_TIME_LIMIT = 2_000_000
 
 _registered: dict[str, Task] = {}
 
@@ -97,7 +99,7 @@ def task(
         URL, so keep it, or name the old one in `aliases`.
     max_attempts: an error or a lost worker leads to another attempt until so many were made; from
         1 to MAX_ATTEMPTS.
-    time_limit: seconds, after which the attempt is killed.
+    time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database: nobody will see it STARTED.
 
@@ -108,6 +110,7 @@ def task(
         _check(name, function, max_attempts, time_limit)
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
+        _check_model(name, arguments)
         _model(name, "its return value", hints.get("return"))
         declared = Task(name, function, arguments, max_attempts, time_limit, one_commit)
         for key in (name, *aliases):
@@ -128,14 +131,43 @@ def _check(name: str, function: Function, max_attempts: int, time_limit: float) 
         raise RegistrationError(
             f"task {name!r}: max_attempts is a whole number from 1 to {MAX_ATTEMPTS}"
         )
-    if time_limit <= 0:
-        raise RegistrationError(f"task {name!r}: time_limit is above zero")
+    if not 0 < time_limit <= MAX_TIME_LIMIT:
+        raise RegistrationError(
+            f"task {name!r}: time_limit is a number of seconds above 0, up to {MAX_TIME_LIMIT}"
+        )
 
 
 def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return hint
     raise RegistrationError(f"task {task_name!r}: annotate {what} with a Pydantic model")
+
+
+def _check_model(name: str, model: type[BaseModel]) -> None:
+    """Raise RegistrationError if validation of the model depends on when it runs."""
+    for schema in _schemas(model.__pydantic_core_schema__):
+        if schema.get("now_op") == "future":
+            raise RegistrationError(
+                f"task {name!r}: a time that must be in the future may be past when the task runs;"
+                " check it in the task"
+            )
+        factory = schema.get("default_factory")
+        if factory and not schema.get("default_factory_takes_data") and factory() != factory():
+            raise RegistrationError(
+                f"task {name!r}: a default that differs each time would differ in each attempt;"
+                " make it in the task, of run.task_id"
+            )
+
+
+def _schemas(part: object) -> Iterator[Mapping[str, Any]]:
+    """Yield every nested schema of a Pydantic core schema."""
+    if isinstance(part, dict):
+        yield part
+        for inner in part.values():
+            yield from _schemas(inner)
+    elif isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from _schemas(inner)
 
 
 def _register(name: str, declared: Task) -> None:

@@ -7,14 +7,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 from celery.utils.saferepr import saferepr
+from pydantic_core import from_json
 
 from backend.celery_app import app
 from backend.db import ledger
+from backend.db.task_session import TaskSession
 from backend.errors import StoreUnavailable, Superseded
 from backend.tasks.registry import Run, registered
-from backend.worker.claim import StoreSession, call, payload, persist
+from backend.worker.call import as_json, call
 from backend.worker.outcomes import Ended
+from backend.worker.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +35,7 @@ class Member(NamedTuple):
     task_id: str
     attempt: int
     name: str
-    args: list[object]
-    kwargs: dict[str, object]
+    args: list[str]
     reply_to: str | None
 
 
@@ -64,7 +67,7 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
     left = list(members)
     while left:
         try:
-            ended = persist(lambda: _in_one_commit(worker, left))
+            ended = retry_while_unavailable(lambda: _in_one_commit(worker, left))
         except _Culprit as culprit:
             left.remove(culprit.member)
             report.alone.append(culprit.member.task_id)
@@ -91,30 +94,33 @@ def _in_one_commit(worker: str, members: Sequence[Member]) -> list[Ended]:
     attempts = {member.task_id: member.attempt for member in members}
     ended: list[Ended] = []
     results: dict[str, str] = {}
-    with StoreSession() as session:
-        claimed = ledger.claim_together(session, attempts)
+    with TaskSession() as session:
+        claimed, began = ledger.claim_together(session, attempts)
         for member in members:
             if member.task_id not in claimed:
                 continue
-            result = _call(member, session)
-            results[member.task_id] = result.model_dump_json()
-            value = result.model_dump(mode="json")
-            ended.append(Ended(member.task_id, value, member.reply_to))
-        if not ledger.succeed_together(session, attempts, results, worker):
+            text = _call(member, session)
+            results[member.task_id] = text
+            ended.append(Ended(member.task_id, from_json(text), member.reply_to))
+        if not ledger.succeed_together(session, attempts, results, worker, began):
             raise Superseded("the ledger has moved on")
         session.commit()
     return ended
 
 
-def _call(member: Member, session: StoreSession) -> Any:  # noqa: ANN401 - some Pydantic model
+def _call(member: Member, session: TaskSession) -> str:
+    """Return the member's value as JSON text. Raises _Culprit, StoreUnavailable."""
     spec = registered()[member.name]
     try:
-        arguments = payload(spec, member.args, member.kwargs)
+        (arguments,) = member.args
         run = Run(member.task_id, member.attempt, session, one_commit=True)
-        return call(spec, arguments, run)
+        with session.lent():
+            return as_json(call(spec, arguments, run))
     except StoreUnavailable:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if terminate_handler_fired():
+            raise  # this process was told to end
         raise _Culprit(member) from error
 
 

@@ -238,6 +238,5 @@ def _member(request: LedgerRequest) -> Member:
         request.attempt,
         headers["task"],
         headers["args"],
-        headers["kwargs"],
         headers.get("reply_to"),
     )

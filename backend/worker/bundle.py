@@ -70,12 +70,9 @@ class _Part(Message):
         self.errors = errors
         self._bundle = bundle
 
-    def decode(self) -> tuple[list[object], Any, dict[str, object]]:
-        """Return what the body holds, in a fraction of the time that kombu takes.
-
-        Raises whatever json.loads raises for arguments that are no JSON.
-        """
-        return [], json.loads(self._arguments), {}
+    def decode(self) -> tuple[list[str], dict[str, object], dict[str, object]]:
+        """Return what the body holds, in a fraction of the time that kombu takes."""
+        return [self._arguments], {}, {}
 
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
         """Be done with this task."""

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import celery
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 from celery.exceptions import Ignore, Retry
-from pydantic import BaseModel, ValidationError
-from sqlalchemy import event
+from pydantic import RootModel
+from pydantic_core import from_json
 from sqlalchemy.exc import DataError, OperationalError
-from sqlalchemy.orm import Session
-from structlog.contextvars import bound_contextvars
 
 from backend.celery_app import ATTEMPT_HEADER, app
 from backend.db import ledger, workers
-from backend.db.session import committed, engine, store_errors, transaction, transaction_id
-from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
+from backend.db.session import committed, transaction, transaction_id
+from backend.db.task_session import TaskSession
+from backend.db.transaction_policy import ENDED
+from backend.errors import (
+    Duplicate,
+    ReportedError,
+    StatementFailed,
+    StoreUnavailable,
+    Superseded,
+    TaskError,
+)
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
+from backend.worker.call import as_json, call
 from backend.worker.outcomes import backoff, plain
+from backend.worker.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
+    from datetime import datetime
 
-    from sqlalchemy import Connection
+    from pydantic import BaseModel
+
+    from backend.db.session import Executor
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# How long an attempt's writes are tried before it is left to the reconciler.
-STORE_PATIENCE = 60.0
 # From this attempt on, losing PostgreSQL in the middle of a task costs an attempt: the task's own
 # statement may be what takes PostgreSQL down.
 FREE_ATTEMPTS = 100
@@ -43,15 +51,18 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
     """Celery's side of a registered task; `spec` is ours.
 
     Calling it ends in one of four ways: it returns (the ledger says SUCCESS), raises Retry (RETRY),
-    raises the task's error (FAILURE), or raises Ignore (this delivery does not count). Celery then
+    raises ReportedError (FAILURE), or raises Ignore (this delivery does not count). Celery then
     calls `LedgerFirst.store_result`, which finds `request.recorded` set and only sends the reply.
+
+    It never raises the task's own error: Celery gives some exception classes a meaning of its own,
+    and after a MemoryError the worker ends.
     """
 
     Request = "backend.worker.request:LedgerRequest"
     spec: Task
     request: Any  # a Context, which takes any attribute; the stubs do not say so
 
-    def __call__(self, *args: object, **kwargs: object) -> dict[str, Any]:
+    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 - JSON
         """Run one attempt for the message that Celery is handling."""
         attempt = Attempt(self.spec, self.request, args, kwargs)
         try:
@@ -65,27 +76,34 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
             logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
             raise Ignore from reason
         except TaskError as error:
-            raise self._failed(attempt, error, retry=False) from error
-        except Exception as error:
+            raise self._failed(attempt, error, retry=False) from None
+        except BaseException as error:
+            if terminate_handler_fired():
+                raise  # this process was told to end (SIGTERM), and its worker knows
             # Recorded first: a log may be slow, or broken.
             outcome = self._failed(attempt, error, retry=True)
             logger.exception("%s raised", attempt.what, extra=attempt.log)
-            raise outcome from error
+            raise outcome.with_traceback(error.__traceback__) from None
         self.request.recorded = True
         logger.info("%s succeeded", attempt.what, extra=attempt.log)
         return value
 
-    def _failed(self, attempt: Attempt, error: Exception, *, retry: bool) -> Exception:
+    def _failed(self, attempt: Attempt, error: BaseException, *, retry: bool) -> Exception:
         """Record an error; return what to raise so that Celery, and Flower, see the same."""
         delay = backoff(attempt.number)
         try:
             state = attempt.fail(error, retry=retry, delay=delay)
         except StoreUnavailable as reason:
             return Ignore(str(reason))
+        except Exception:
+            # The reconciler finds it as it finds a lost attempt.
+            logger.exception("%s: its error could not be recorded", attempt.what, extra=attempt.log)
+            return Ignore("not recorded")
         self.request.recorded = True
+        reported = ReportedError(plain(error))
         if state == "RETRY":
-            return Retry(plain(error), exc=error, when=delay)  # type: ignore[arg-type]  # a float is no Real to mypy
-        return error if state == "FAILURE" else Ignore("superseded")
+            return Retry(plain(error), exc=reported, when=delay)  # type: ignore[arg-type]  # a float is no Real to mypy
+        return reported if state == "FAILURE" else Ignore("superseded")
 
 
 class Attempt:
@@ -100,17 +118,17 @@ class Attempt:
     ) -> None:
         self.spec = spec
         self.id: str = request.id
-        # A message without the header came by another door: Flower, `celery call`.
+        # A message without the header came from Flower or `celery call`.
         self.foreign = getattr(request, ATTEMPT_HEADER, None) is None
         self.number: int = getattr(request, ATTEMPT_HEADER, None) or 1
         self.worker: str = request.hostname
         self.reply_to: str | None = request.reply_to
         self.what = f"{spec.name}[{self.id}]"
         self.log = about(self.id, self.number)
-        self._payload = payload(spec, args, kwargs)
+        self._args, self._kwargs = args, kwargs
         self._claimed_by: str | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Any:  # noqa: ANN401 - JSON
         """Claim, work and write the outcome; return the task's value as JSON would have it.
 
         Raises Superseded where the delivery does not count, StoreUnavailable when PostgreSQL
@@ -118,19 +136,19 @@ class Attempt:
         """
         if self.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
-            return persist(self._in_one_commit)
-        persist(self._claim)
+            return retry_while_unavailable(self._in_one_commit)
+        retry_while_unavailable(self._claim)
         return self._work_and_succeed()
 
-    def fail(self, error: Exception, *, retry: bool, delay: float) -> str | None:
+    def fail(self, error: BaseException, *, retry: bool, delay: float) -> str | None:
         """Record an error, claiming first where nothing was; return the state it led to."""
 
         def write() -> str | None:
-            with StoreSession() as session:
+            with transaction() as connection:
                 if self.foreign and self.spec.one_commit:
-                    self._enter(session)
-                state = ledger.fail(
-                    session,
+                    self._enter(connection)
+                return ledger.fail(
+                    connection,
                     self.id,
                     self.number,
                     plain(error),
@@ -138,62 +156,76 @@ class Attempt:
                     retry=retry,
                     delay=delay,
                 )
-                session.commit()
-                return state
 
-        state = persist(write)
+        state = retry_while_unavailable(write)
         logger.warning("%s: %s after an error: %s", self.what, state, plain(error), extra=self.log)
         return state
 
     def _claim(self) -> None:
-        with StoreSession() as session:
-            if not workers.leased(session, self.worker):
+        with transaction() as connection:
+            if not workers.leased(connection, self.worker):
                 # Whatever it started would be taken from it at once; the lease will be back.
                 raise StoreUnavailable
             try:
-                self._claim_in(session)
+                self._claim_in(connection)
             except Duplicate:
                 # The try before may have been cut off in its commit. Asked last: until the row's
                 # lock is free, that commit may still be under way.
-                if self._claimed_by and committed(session, self._claimed_by):
+                if self._claimed_by and committed(connection, self._claimed_by):
                     return
                 raise
-            self._claimed_by = transaction_id(session)
-            session.commit()
+            self._claimed_by = transaction_id(connection)
 
-    def _claim_in(self, session: Session) -> None:
+    def _claim_in(self, connection: Executor) -> datetime:
+        """Claim; return when the transaction began. Raises Duplicate."""
         if self.foreign:
-            started = self._enter(session)
+            began = self._enter(connection)
         else:
-            started = ledger.claim(session, self.id, self.number, self.worker)
-        if not started:
+            began = ledger.claim(connection, self.id, self.number, self.worker)
+        if began is None:
             raise Duplicate
+        return began
 
-    def _enter(self, session: Session) -> bool:
-        args = json.dumps(self._payload)
+    def _enter(self, connection: Executor) -> datetime | None:
         new = ledger.Submission(
-            self.id, self.spec.name, args, self.spec.max_attempts, self.reply_to
+            self.id, self.spec.name, self._arguments(), self.spec.max_attempts, self.reply_to
         )
-        return ledger.enter(session, new, self.worker)
+        return ledger.enter(connection, new, self.worker)
 
-    def _in_one_commit(self) -> dict[str, Any]:
-        with StoreSession() as session:
-            self._claim_in(session)
+    def _arguments(self) -> str:
+        """Return the message's arguments as JSON text: the only argument of a message of ours.
+
+        Other programs send them by name, or by position in the model's order.
+        """
+        if not self.foreign:
+            (text,) = self._args
+            return str(text)
+        if issubclass(self.spec.arguments, RootModel):
+            return json.dumps(self._args[0])
+        by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
+        return json.dumps({**dict(by_name), **self._kwargs})
+
+    def _in_one_commit(self) -> Any:  # noqa: ANN401 - JSON
+        with TaskSession() as session:
+            began = self._claim_in(session)
             run = Run(self.id, self.number, session, one_commit=True)
             try:
-                result = call(self.spec, self._payload, run)
+                with session.lent():
+                    result = call(self.spec, self._arguments(), run)
             except OperationalError as error:
                 raise StatementFailed(plain(error)) from error
-            value = self._finish(session, result)
+            value = self._finish(session, result, began)
             session.commit()
             return value
 
-    def _work_and_succeed(self) -> dict[str, Any]:
+    def _work_and_succeed(self) -> Any:  # noqa: ANN401 - JSON
         try:
-            with StoreSession(patience=self.spec.time_limit) as session:
-                result = call(self.spec, self._payload, Run(self.id, self.number, session))
+            with TaskSession(time_limit=self.spec.time_limit) as session:
+                with session.lent():
+                    run = Run(self.id, self.number, session)
+                    result = call(self.spec, self._arguments(), run)
                 if session.in_transaction():
-                    value = self._finish(session, result)
+                    value = self._finish(session, result, session.began)
                     session.commit()
                     return value
         except StoreUnavailable as error:
@@ -207,10 +239,10 @@ class Attempt:
                 self.what,
                 extra=self.log,
             )
-            persist(lambda: self._give_back(reason))
+            retry_while_unavailable(lambda: self._give_back(reason))
             raise
         # Nothing was written yet, so the outcome alone can be tried again.
-        return persist(lambda: self._succeed_alone(result))
+        return retry_while_unavailable(lambda: self._succeed_alone(result))
 
     def _give_back(self, reason: str) -> None:
         """Let the task run again at no cost of an attempt."""
@@ -220,78 +252,26 @@ class Attempt:
                 connection, self.id, self.number, self.worker, error=reason, delay=delay
             )
 
-    def _succeed_alone(self, result: BaseModel) -> dict[str, Any]:
-        with StoreSession() as session:
-            value = self._finish(session, result)
-            session.commit()
-            return value
+    def _succeed_alone(self, result: BaseModel) -> Any:  # noqa: ANN401 - JSON
+        with transaction() as connection:
+            return self._finish(connection, result, None)
 
-    def _finish(self, session: Session, result: BaseModel) -> dict[str, Any]:
-        value: dict[str, Any] = result.model_dump(mode="json")
+    def _finish(self, connection: Executor, result: BaseModel, began: datetime | None) -> Any:  # noqa: ANN401 - JSON
+        """Write SUCCESS; return the value as JSON would have it.
+
+        `began`: when the transaction of the task's writes began, None where it has written nothing.
+        Raises Superseded, TaskError.
+        """
+        text = as_json(result)
         try:
-            counted = ledger.succeed(session, self.id, self.number, result.model_dump_json())
+            counted = ledger.succeed(connection, self.id, self.number, text, began)
         except DataError as error:
             raise TaskError("The task's value cannot be stored") from error
         if not counted:
+            if not ledger.same_transaction(connection, began):
+                raise TaskError(ENDED)
             raise Superseded("the ledger has moved on")
-        return value
-
-
-def payload(spec: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
-    """Return a message's arguments by name; those given by position are in the model's order."""
-    return {**dict(zip(spec.arguments.model_fields, args, strict=False)), **kwargs}
-
-
-def call(spec: Task, arguments: Mapping[str, object], run: Run) -> BaseModel:
-    """Call a task's function. Raises TaskError for arguments that do not fit."""
-    try:
-        validated = spec.arguments.model_validate(arguments)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-        )
-        raise TaskError(f"The arguments do not fit: {faults}") from error
-    # The task's own log lines belong to it too.
-    with bound_contextvars(**about(run.task_id, run.attempt)):
-        value: object = spec.function(validated, run)
-    if not isinstance(value, BaseModel):
-        raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
-    return value
-
-
-class StoreSession(Session):
-    """A session on this process's engine of transactions.
-
-    `patience`: the seconds that its transaction may wait for the task, where more than usual.
-    """
-
-    def __init__(self, patience: float | None = None) -> None:
-        super().__init__(engine(), expire_on_commit=False)
-        if patience is not None:
-            event.listen(self, "after_begin", _allow_waiting(patience))
-
-
-def _allow_waiting(seconds: float) -> Callable[[Session, object, Connection], None]:
-    def allow(_session: Session, _transaction: object, connection: Connection) -> None:
-        setting = f"SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}"
-        connection.exec_driver_sql(setting)
-
-    return allow
-
-
-def persist(write: Callable[[], T]) -> T:
-    """Do a whole transaction, again and again while PostgreSQL is away, for STORE_PATIENCE."""
-    deadline = time.monotonic() + STORE_PATIENCE
-    pause = 0.1
-    while True:
-        try:
-            with store_errors():
-                return write()
-        except StoreUnavailable:
-            if time.monotonic() + pause > deadline:
-                raise
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+        return from_json(text)
 
 
 def register() -> None:

@@ -12,7 +12,6 @@ import queue
 import signal
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from celery import bootsteps
@@ -26,6 +25,7 @@ from celery.worker import state as celery_state
 from backend.db import ledger, workers
 from backend.db.session import identify, transaction
 from backend.errors import StoreUnavailable
+from backend.worker import subprocesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,9 +167,8 @@ class Lease:
         self._stopping.set()
         try:
             # billiard has no other way to its processes; other kinds of pool have none.
-            for child in list(getattr(self._worker.pool._pool, "_pool", None) or ()):  # noqa: SLF001
-                with suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL)
+            children = list(getattr(self._worker.pool._pool, "_pool", None) or ())  # noqa: SLF001
+            subprocesses.kill_all(child.pid for child in children)
             self._hand_back_soon()
             logger.info("%s stops with tasks still running", self._name)
         finally:
@@ -201,6 +200,8 @@ def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     global _lease  # noqa: PLW0603 - one worker a process
     # By this name the reconciler breaks its connections should it die.
     identify(sender.hostname)
+    if subprocesses.WORKER_VARIABLE not in os.environ:  # `celery worker`, without a cleaner
+        subprocesses.mark_worker()
     _lease = Lease(sender)
 
 
@@ -215,9 +216,7 @@ def _in_child(**_: object) -> None:
     """Make a pool process one that dies with its parent, and only with it."""
     global _lease  # noqa: PLW0603 - the parent's, copied by fork
     _lease = None
-    # A group of its own: a SIGTERM to the worker's group must reach the parent only, which lets
-    # running tasks end or hands them back.
-    os.setpgid(0, 0)
+    subprocesses.register_pool_process()
     _die_with_parent()
 
 

@@ -3,6 +3,7 @@
 Celery calls `store_result` for every end that a task can come to. What a child process runs has
 recorded its outcome by then (claim.py). What only the parent notices - a lost child, a time limit,
 a revoke - is recorded here, in the lease's thread, since the parent's event loop must not wait.
+An error that Celery itself raises in a child is recorded by that child.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from backend.errors import StoreNotWritable
 from backend.telemetry import about
 from backend.worker import lease
 from backend.worker.hints import Hints
+from backend.worker.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +44,21 @@ def backoff(attempt: int) -> float:
 
 
 def plain(error: BaseException | str) -> str:
-    """Return an error as one line for clients, without queries, hosts or what cannot be stored."""
+    """Return an error as one line for clients, without queries, hosts or what cannot be stored.
+
+    Never raises, whatever a task's error does.
+    """
+    try:
+        # Cut first: a text may have megabytes.
+        text = _reason(error)[:10_000]
+        line = " ".join(text.replace("\x00", "").split()).encode("utf-8", "replace").decode()
+    except Exception:  # noqa: BLE001 - as said
+        line = f"{type(error).__name__}, whose text cannot be read"
+    return line[:2000] or type(error).__name__
+
+
+def _reason(error: BaseException | str) -> str:
+    text = str(error)
     if isinstance(error, WorkerLostError):
         text = "The process running the task was lost"
     elif isinstance(error, TimeLimitExceeded):
@@ -55,10 +71,10 @@ def plain(error: BaseException | str) -> str:
         text = f"Database error: {type(error.orig).__name__}"
     elif isinstance(error, SQLAlchemyError):
         text = f"Database error: {type(error).__name__}"
-    else:
-        text = str(error)
-    line = " ".join(text.replace("\x00", "").split()).encode("utf-8", "replace").decode()
-    return line[:2000] or type(error).__name__
+    elif isinstance(error, BaseException) and not isinstance(error, Exception):
+        # The name says more than the text, as of `sys.exit(2)`.
+        text = f"{type(error).__name__}: {text}"
+    return text
 
 
 class Ended(NamedTuple):
@@ -93,10 +109,13 @@ class LedgerFirst:
             # A revoke that Celery's parent process heard of, for a task that it may not even have.
             if state == states.REVOKED and is_task_id(task_id):
                 lease.report(_Revoke(task_id, str(result)))
-        elif state in states.EXCEPTION_STATES and lease.running():
+        elif state in states.EXCEPTION_STATES:
             worker = str(getattr(request, "hostname", ""))
             outcome = _Outcome(task_id, _attempt(request), worker, state, result, tell)
-            lease.report(outcome)
+            if lease.running():
+                lease.report(outcome)
+            else:
+                _record_in_child(outcome)
         return result
 
     def get_state(self, task_id: str) -> str:  # noqa: ARG002 - Celery's signature
@@ -164,7 +183,7 @@ def _reply(producer: Any, queue: str, body: object, **options: object) -> None: 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """An end that the parent noticed, to be recorded by the lease's thread."""
+    """The end of an attempt that claim.py did not record."""
 
     task_id: str
     attempt: int
@@ -194,6 +213,17 @@ class _Outcome:
         if state != "RETRY":
             # Not in the lease's thread: the broker may take seconds.
             threading.Thread(target=self.tell, name="news", daemon=True).start()
+
+
+def _record_in_child(outcome: _Outcome) -> None:
+    """Record an error that arose in a child outside of claim.py; never raises."""
+    try:
+        retry_while_unavailable(outcome.record)
+    except Exception:
+        logger.exception(
+            "an error of a task could not be recorded; the task is found as lost and runs again",
+            extra=about(outcome.task_id, outcome.attempt),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.asynpool import ResultHandler as CeleryResults
 from celery.concurrency.prefork import TaskPool
 
+from backend.worker import subprocesses
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,7 +73,14 @@ class Processes(AsynPool):
     _fileno_to_outq: dict[int, Any]
 
     def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
-        """Take what a child sent before it ended; begin with the rest of a message."""
+        """End what a child that has ended had started, and take what it sent before.
+
+        Begin with the rest of a message.
+        """
+        # Called twice for each child; its number is soon free for another process.
+        if not getattr(proc, "_subprocesses_killed", False):
+            proc._subprocesses_killed = True  # noqa: SLF001 - ours
+            subprocesses.kill_with_subprocesses(proc.pid)
         self._result_handler.read_rest(proc)
         super().process_flush_queues(proc)
 

@@ -12,6 +12,7 @@ from celery.worker import state as celery_state
 from celery.worker.request import Request
 
 from backend.celery_app import ATTEMPT_HEADER, is_task_id
+from backend.errors import ReportedError
 from backend.telemetry import about
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class LedgerRequest(Request):
         stopped = self._already_revoked or self._already_cancelled or self._terminate_on_ack
         # billiard wraps an error to keep its traceback.
         error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, MemoryError):
+            # The MemoryError is the child's, but Celery would end the worker for it.
+            exc_info.exception = ReportedError("MemoryError")
         if self._of_the_ledger and not stopped and isinstance(error, Terminated):
             exc_info = self._worker_lost_info(error)
         super().on_failure(exc_info, send_failed_event, return_ok)
@@ -120,8 +124,11 @@ def _check(fields: Mapping[str, Any]) -> None:
     if not is_task_id(fields["id"]):
         raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
     attempt = fields.get(ATTEMPT_HEADER)
-    if attempt is not None and not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
-        raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
+    if attempt is not None:
+        if not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
+            raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
+        if fields["kwargs"] or [type(argument) for argument in fields["args"]] != [str]:
+            raise InvalidTaskError("its arguments are no JSON text")
     limits = fields.get("timelimit")
     hard_and_soft = 2
     if limits and not (len(limits) == hard_and_soft and all(map(_is_limit, limits))):

@@ -14,11 +14,13 @@ import pytest
 from tests.acceptance.conftest import NamedBroker
 from tests.support.malformed import (
     ENTRIES,
+    GONE,
     MALFORMED,
     UNREADABLE_PROPERTIES,
     Sent,
     body_of,
     envelope,
+    headers_of,
     nested,
 )
 from tests.support.stack import Stack, serving
@@ -114,7 +116,9 @@ def test_arguments_that_can_be_read_but_not_sent_to_a_process_do_not_stop_a_work
     # From about 500 levels on, Python 3.11 reads such JSON and cannot pickle it.
     for depth in (300, 500, 700, 900):
         for queue in QUEUES:
-            Sent(body_of(nested(depth))).publish(service.broker_url, queue)
+            # From another program: one of ours has its arguments in a text.
+            headers = headers_of(ledger_attempt=GONE)
+            Sent(body_of(nested(depth)), headers).publish(service.broker_url, queue)
     for queue in QUEUES:
         eventually(lambda: left(broker, queue) == 0, 10, "the queue is empty")  # noqa: B023
     works(service)
@@ -188,19 +192,23 @@ BAD_ROWS = {
     "an attempt that is huge": row(str(uuid4()), attempt=2**40),
     "a name that nobody knows": row(str(uuid4()), name="nobody_knows"),
     "a name that is a list": row(str(uuid4()), name=[]),
-    "arguments that are no JSON": row(str(uuid4()), args="{"),
-    "arguments that are a list": row(str(uuid4()), args="[]"),
     "arguments that are an object": row(str(uuid4()), args={}),
     "a reply queue that is an object": row(str(uuid4()), reply_to={"a": 1}),
 }
+# Read only by the process that runs the task: no claim succeeds for an id that nobody has issued.
+UNKNOWN_ROWS = {
+    "arguments that are no JSON": row(str(uuid4()), args="{"),
+    "arguments that are a list": row(str(uuid4()), args="[]"),
+}
 
 
-@pytest.mark.parametrize("case", BAD_ROWS)
+@pytest.mark.parametrize("case", [*BAD_ROWS, *UNKNOWN_ROWS])
 def test_of_a_bundle_with_bad_rows_the_good_ones_run_once(
     service: Stack, broker: RabbitMQ | Valkey, case: str
 ) -> None:
     first, second = enter(service), enter(service)
-    rows = [row(first), BAD_ROWS[case], row(second), BAD_ROWS[case]]
+    bad = {**BAD_ROWS, **UNKNOWN_ROWS}[case]
+    rows = [row(first), bad, row(second), bad]
     worker = service["worker"]
     before = len(worker.log)
     Sent(json.dumps(rows).encode(), {"bundle": 4}).publish(service.broker_url, "short_tasks")
@@ -210,4 +218,4 @@ def test_of_a_bundle_with_bad_rows_the_good_ones_run_once(
     eventually(lambda: left(broker, "short_tasks") == 0, 5, "the bundle is acknowledged")
     written = "SELECT count(*) FROM messages WHERE task_id = ANY(CAST(%s AS uuid[]))"
     assert service.scalar(written, [first, second]) == 2
-    assert len(faults(worker.log[before:])) == 2
+    assert len(faults(worker.log[before:])) == (2 if case in BAD_ROWS else 0)

@@ -68,13 +68,15 @@ def send(
 
 
 def headers_of(task_id: str, attempt: int | None = None, name: str = "insert_message") -> Any:  # noqa: ANN401
-    own = {} if attempt is None else {"attempt": attempt}
+    own = {} if attempt is None else {"ledger_attempt": attempt}
     return {"lang": "py", "task": name, "id": task_id, "root_id": task_id, **own}
 
 
-def body_of(**arguments: object) -> bytes:
+def body_of(*, ours: bool = True, **arguments: object) -> bytes:
+    """Return the body of a message of ours, or as another program sends it."""
     rest = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    return json.dumps([[], arguments, rest]).encode()
+    parts = [[json.dumps(arguments)], {}] if ours else [[], arguments]
+    return json.dumps([*parts, rest]).encode()
 
 
 def enter(stack: Stack, *, state: str = "PENDING", attempt: int = 1) -> str:
@@ -131,7 +133,7 @@ def test_a_called_task_is_listed_while_it_waits_in_a_worker(service: Stack) -> N
     for task_id in busy:
         eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
     called = str(uuid4())
-    send(service, body_of(duration=0), JSON, headers_of(called, name="slow"))
+    send(service, body_of(ours=False, duration=0), JSON, headers_of(called, name="slow"))
     expected = {
         "tasks": [
             *({"task_id": task_id, "status": "ACTIVE"} for task_id in busy),

@@ -121,7 +121,15 @@ def test_all_works_behind_a_pooler(pooled: Pooled) -> None:
         assert client.get("/tasks/").json()["tasks"] == [{"task_id": slow, "status": "ACTIVE"}]
         assert client.get("/health/ready").json() == {"status": "ready", "degraded": []}
         assert stack.state(slow, wait=MINUTE)["status"] == "SUCCESS"
+        # Its settings are reset at its end; by the name a dead worker's connections are found.
+        note = stack.post("/tasks/note", {"text": "written in a session"})
+        assert stack.state(note, wait=MINUTE)["status"] == "SUCCESS"
     assert pooled.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
+    nameless = (
+        "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = '' AND pid <> pg_backend_pid()"
+    )
+    assert pooled.execute(nameless) == []
 
 
 def test_a_process_says_once_what_a_pooler_keeps_from_it(pooled: Pooled) -> None:

@@ -58,11 +58,11 @@ def malformed() -> Iterator[Raw]:
     bodies: Sequence[tuple[bytes, str, dict[str, Any]]] = [
         (b"[[], {}, {}]", JSON, {"lang": "py"}),
         (arguments, JSON, task),
-        (arguments, JSON, {**task, "id": MALFORMED, "attempt": 1}),
-        (arguments, JSON, {**task, "id": str(uuid4()), "attempt": MALFORMED}),
-        (arguments, JSON, {**task, "id": None, "attempt": None}),
-        (b"{malformed", JSON, {**task, "id": str(uuid4()), "attempt": 1}),
-        (b"[[], {}, {}, {}]", JSON, {**task, "id": str(uuid4()), "attempt": 1}),
+        (arguments, JSON, {**task, "id": MALFORMED, "ledger_attempt": 1}),
+        (arguments, JSON, {**task, "id": str(uuid4()), "ledger_attempt": MALFORMED}),
+        (arguments, JSON, {**task, "id": None, "ledger_attempt": None}),
+        (b"{malformed", JSON, {**task, "id": str(uuid4()), "ledger_attempt": 1}),
+        (b"[[], {}, {}, {}]", JSON, {**task, "id": str(uuid4()), "ledger_attempt": 1}),
         (b"null", JSON, {}),
         (b"[]", JSON, {"bundle": 1}),
         (b'[["malformed"]]', JSON, {"bundle": 1}),
@@ -83,8 +83,8 @@ def copies(rows: Iterable[tuple[str, str, str, int, str | None]]) -> Iterator[Ra
     for task_id, name, arguments, last, reply_to in rows:
         for attempt in range(1, last + 1):
             headers = {"lang": "py", "task": name, "id": task_id, "root_id": task_id}
-            headers |= {"retries": attempt - 1, "attempt": attempt, "argsrepr": "()"}  # type: ignore[dict-item]  # numbers too
-            body = f"[[], {arguments}, {json.dumps(EMBED)}]".encode()
+            headers |= {"retries": attempt - 1, "ledger_attempt": attempt, "argsrepr": "()"}  # type: ignore[dict-item]  # numbers too
+            body = json.dumps([[arguments], {}, EMBED]).encode()
             yield Raw("tasks", body, JSON, headers, reply_to or "")
         if name == "insert_message":
             row = [task_id, 1, name, arguments, reply_to]

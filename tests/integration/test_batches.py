@@ -71,9 +71,9 @@ def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> list[str]:
         attempts = dict.fromkeys(ids, 1)
-        claimed = ledger.claim_together(connection, attempts)
+        claimed, began = ledger.claim_together(connection, attempts)
         results = {task_id: "{}" for task_id in ids if task_id in claimed}
-        assert ledger.succeed_together(connection, attempts, results, "w")
+        assert ledger.succeed_together(connection, attempts, results, "w", began)
         return sorted(claimed)
 
     ids = submit(database, SIZE)
@@ -108,8 +108,9 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         ledger.claim(connection, ended, 1, "other")
         ledger.succeed(connection, ended, 1, "{}")
         attempts = {waits: 1, again: 1, started: 1, ended: 1}
-        assert ledger.claim_together(connection, attempts) == {waits}
-        assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me")
+        claimed, began = ledger.claim_together(connection, attempts)
+        assert claimed == {waits}
+        assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me", began)
         (state,) = lookups.states(connection, [waits])
     assert state == lookups.State(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
@@ -120,8 +121,9 @@ def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Eng
     first, second = submit(database, 2)
     with database.begin() as connection:
         ledger.revoke(connection, second, 1, "enough")
-        results = {first: "{}", second: "{}"}
-        assert not ledger.succeed_together(connection, dict.fromkeys(results, 1), results, "w")
+        attempts, results = dict.fromkeys([first, second], 1), {first: "{}", second: "{}"}
+        _, began = ledger.claim_together(connection, attempts)
+        assert not ledger.succeed_together(connection, attempts, results, "w", began)
 
 
 def test_what_was_lost_with_a_batch_runs_again_without_costing_an_attempt(

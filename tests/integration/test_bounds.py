@@ -55,8 +55,9 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
 def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
     """Return how many blocks a statement reads, and undo it."""
     *settings, last = statement.text.split(";")
-    for setting in settings:
-        connection.execute(sa.text(setting))
+    for setting in map(sa.text, settings):
+        needed = setting.compile().params.keys()
+        connection.execute(setting, {name: parameters[name] for name in needed})
     explain = sa.text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {last}")
     (plan,) = connection.execute(explain, parameters).scalar_one()
     connection.rollback()

@@ -92,7 +92,7 @@ def test_of_two_claims_at_once_one_counts(database: sa.Engine) -> None:
     def claim(name: str) -> None:
         with database.begin() as connection:
             ready.wait(10)
-            claimed.append(ledger.claim(connection, task_id, 1, name))
+            claimed.append(ledger.claim(connection, task_id, 1, name) is not None)
 
     database.dispose()
     threads = [threading.Thread(target=claim, args=(f"w{n}",)) for n in range(8)]
@@ -120,9 +120,14 @@ def test_only_the_attempt_that_waits_is_claimed(
     task_id = put(database, state, attempt)
     before, rows = task(database, task_id), box(database)
     with database.begin() as connection:
-        assert ledger.claim(connection, task_id, claimed, "me") is counts
+        assert bool(ledger.claim(connection, task_id, claimed, "me")) is counts
     if not counts:
         assert (before, rows) == (task(database, task_id), box(database))
+
+
+def succeed_together(connection: sa.Connection, task_id: str, attempt: int) -> bool:
+    began = connection.exec_driver_sql("SELECT now()").scalar_one()
+    return ledger.succeed_together(connection, {task_id: attempt}, {task_id: "{}"}, "w", began)
 
 
 STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
@@ -130,8 +135,8 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "enter": lambda c, i, n: ledger.enter(c, ledger.Submission(i, "slow", "{}", n, None), "w"),
     "progress": lambda c, i, n: ledger.progress(c, i, n, 1, 2),
     "succeed": lambda c, i, n: ledger.succeed(c, i, n, "{}"),
-    "claim together": lambda c, i, n: ledger.claim_together(c, {i: n}),
-    "succeed together": lambda c, i, n: ledger.succeed_together(c, {i: n}, {i: "{}"}, "w"),
+    "claim together": lambda c, i, n: ledger.claim_together(c, {i: n})[0],
+    "succeed together": succeed_together,
     "run alone": lambda c, i, n: ledger.run_alone(c, {i: n}),
     "fail": lambda c, i, n: ledger.fail(c, i, n, "no", "w"),
     "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", "w", retry=False),
@@ -347,3 +352,11 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         ledger.revoke(connection, ids[4], 1, "enough")
         assert lookups.unfinished(connection, 3) == (shown, 4)
         assert lookups.unfinished(connection, 3, many=True) == (shown, 5)
+
+
+def test_a_lost_batch_restores_rows_of_the_outbox(database: sa.Engine) -> None:
+    ids = submit(database, 3)
+    with database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM outbox")
+        assert ledger.run_alone(connection, dict.fromkeys(ids, 1)) == len(ids)
+        assert len(outbox.take(connection, 10)) == len(ids)

@@ -41,13 +41,16 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     return {
         "claim": (ledger._CLAIM, one),
         "claim together": (ledger._CLAIM_TOGETHER, few),
-        "succeed together": (ledger._SUCCEED_TOGETHER, {**few, "results": ["{}"] * len(ids)}),
+        "succeed together": (
+            ledger._SUCCEED_TOGETHER,
+            {**few, "results": ["{}"] * len(ids), "began": None},
+        ),
         "fail": (ledger._FAIL, {**one, "retry": True, "delay": 0}),
         "revoke": (ledger._REVOKE, one),
         "revoke waiting": (ledger._REVOKE_WAITING, one),
         "run alone": (ledger._RUN_ALONE, few),
         "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
-        "succeed": (ledger._SUCCEED, {**one, "result": "{}"}),
+        "succeed": (ledger._SUCCEED, {**one, "name": "w", "result": "{}", "began": None}),
         "give back": (ledger._GIVE_BACK, {**one, "delay": 0}),
         "states": (lookups._STATES, few),
         "known": (lookups._KNOWN, few),

@@ -110,7 +110,7 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     task_id = put(service, "PENDING")
     with service.begin() as connection:
         workers.renew(connection, "w", list)
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, attempt=1)
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
     attempt = Attempt(registered()["slow"], request, (), {})
     errors: list[BaseException] = []
 

@@ -87,11 +87,11 @@ def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
 
 
 def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -> None:
-    from backend.worker.claim import StoreSession
+    from backend.db.task_session import TaskSession
 
     assert service
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
-    with StoreSession(patience=60) as own:
+    with TaskSession(time_limit=60) as own:
         assert own.execute(changed, {"d": "default"}).all() == []
 
 

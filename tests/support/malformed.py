@@ -15,15 +15,23 @@ import kombu
 GONE = object()
 
 
-def body_of(args: object = (), kwargs: object = None, *rest: object) -> bytes:
+ARGUMENTS = ['{"content": "x"}']
+
+
+def body_of(args: object = ARGUMENTS, kwargs: object = None, *rest: object) -> bytes:
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    kwargs = {"content": "x"} if kwargs is None else kwargs
+    kwargs = {} if kwargs is None else kwargs
     return json.dumps([args, kwargs, *(rest or [embed])]).encode()
 
 
 def headers_of(**changes: object) -> dict[str, Any]:
     task_id = str(uuid4())
-    usual: dict[str, object] = {"lang": "py", "task": "insert_message", "id": task_id, "attempt": 1}
+    usual: dict[str, object] = {
+        "lang": "py",
+        "task": "insert_message",
+        "id": task_id,
+        "ledger_attempt": 1,
+    }
     return {name: value for name, value in (usual | changes).items() if value is not GONE}
 
 
@@ -87,27 +95,31 @@ MALFORMED = {
     "four parts": Sent(b"[[], {}, {}, {}]"),
     "arguments that are a text": Sent(body_of("text")),
     "arguments that are null": Sent(body_of(None)),
-    "keyword arguments that are a list": Sent(body_of([], [])),
-    "keyword arguments that are a number": Sent(body_of([], 7)),
-    "a third part that is a text": Sent(body_of([], None, "text")),
+    "no arguments": Sent(body_of([])),
+    "arguments in many parts": Sent(body_of(["{}", "{}"])),
+    "arguments that are no JSON text": Sent(body_of([{"content": "x"}])),
+    "arguments by name too": Sent(body_of(ARGUMENTS, {"content": "x"})),
+    "keyword arguments that are a list": Sent(body_of(ARGUMENTS, [])),
+    "keyword arguments that are a number": Sent(body_of(ARGUMENTS, 7)),
+    "a third part that is a text": Sent(body_of(ARGUMENTS, None, "text")),
     "arguments nested beyond reading": Sent(b"[[" + b"[" * 10_000 + b"]" * 10_000 + b"], {}, {}]"),
     # The headers.
     "no task": Sent(headers=headers_of(task=GONE)),
     "a task that is null": Sent(headers=headers_of(task=None)),
     "a task that is a list": Sent(headers=headers_of(task=["insert_message"])),
     "a task that nobody knows": Sent(headers=headers_of(task="nobody_knows")),
-    "an id that is none": Sent(headers=headers_of(id="abc-123", attempt=GONE)),
+    "an id that is none": Sent(headers=headers_of(id="abc-123", ledger_attempt=GONE)),
     "an id that is null": Sent(headers=headers_of(id=None)),
     "an id that is a number": Sent(headers=headers_of(id=7)),
     "an id that is a list": Sent(headers=headers_of(id=[str(uuid4())])),
     "an id in upper case": Sent(headers=headers_of(id=str(uuid4()).upper())),
-    "an attempt that is a text": Sent(headers=headers_of(attempt="first")),
-    "an attempt of zero": Sent(headers=headers_of(attempt=0)),
-    "a negative attempt": Sent(headers=headers_of(attempt=-1)),
-    "a huge attempt": Sent(headers=headers_of(attempt=2**62)),
-    "an attempt that is true": Sent(headers=headers_of(attempt=True)),
-    "an attempt that is a fraction": Sent(headers=headers_of(attempt=1.5)),
-    "an attempt that is a list": Sent(headers=headers_of(attempt=[1])),
+    "an attempt that is a text": Sent(headers=headers_of(ledger_attempt="first")),
+    "an attempt of zero": Sent(headers=headers_of(ledger_attempt=0)),
+    "a negative attempt": Sent(headers=headers_of(ledger_attempt=-1)),
+    "a huge attempt": Sent(headers=headers_of(ledger_attempt=2**62)),
+    "an attempt that is true": Sent(headers=headers_of(ledger_attempt=True)),
+    "an attempt that is a fraction": Sent(headers=headers_of(ledger_attempt=1.5)),
+    "an attempt that is a list": Sent(headers=headers_of(ledger_attempt=[1])),
     "an eta that is none": Sent(headers=headers_of(eta="soon")),
     "an eta that is a number": Sent(headers=headers_of(eta=7)),
     "an expiry that is none": Sent(headers=headers_of(expires="never")),

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
@@ -39,13 +39,16 @@ class Process:
         return self.output.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """Return the process ids of its children; none once it has ended."""
+        """Return the process ids of its children; none once it has ended.
+
+        Not of a worker's cleaner (backend/worker/subprocesses.py), which has a session of its own.
+        """
         pid = self.popen.pid
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return []
-        return [int(child) for child in children.split()]
+        found: list[int] = []
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            found.extend(child for child in children if os.getsid(child) != child)
+        return found
 
 
 @dataclass

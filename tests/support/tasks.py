@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 from sqlalchemy import text
 
 from backend.db import messages
 from backend.errors import TaskError
 from backend.tasks.registry import Run, task
+from tests.support.errors import ERRORS
 
 
 class Nothing(BaseModel):
@@ -126,3 +129,65 @@ def wait_and_write(args: Note, run: Run) -> Note:
     wait(args, run)
     messages.insert(run.session, "written by wait_and_write", run.task_id)
     return Note(text=f"attempt {run.attempt}")
+
+
+@task(name="raise_anything", max_attempts=1)
+def raise_anything(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Raise the error of that name."""
+    error = ERRORS[args.text]()
+    raise error
+
+
+@task(name="raise_in_one_commit", max_attempts=1, one_commit=True)
+def raise_in_one_commit(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Raise the error of that name."""
+    error = ERRORS[args.text]()
+    raise error
+
+
+@task(name="exit_at_first")
+def exit_at_first(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Exit, as a command-line program's function does."""
+    if run.attempt == 1:
+        sys.exit(2)
+    return Note(text=f"attempt {run.attempt}")
+
+
+Numbers = RootModel[list[int]]
+Sum = RootModel[int]
+
+
+@task(name="add_up")
+def add_up(args: Numbers, run: Run) -> Sum:  # noqa: ARG001 - a task's signature
+    """Add up."""
+    return Sum(sum(args.root))
+
+
+@task(name="add_up_in_one_commit", one_commit=True)
+def add_up_in_one_commit(args: Numbers, run: Run) -> Sum:  # noqa: ARG001 - a task's signature
+    """Add up."""
+    return Sum(sum(args.root))
+
+
+class Command(BaseModel):
+    """A subprocess: after some seconds it creates a file, and it may have a session of its own."""
+
+    file: str
+    seconds: float = 3
+    own_session: bool = False
+
+
+@task(name="start_subprocess", max_attempts=1, time_limit=30)
+def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Wait for a subprocess that has one of its own."""
+    shell = f"sleep {args.seconds}; echo effect >> {args.file}"
+    subprocess.run(
+        ["sh", "-c", f"({shell}) & wait"], start_new_session=args.own_session, check=True
+    )
+    return Note()
+
+
+@task(name="start_subprocess_and_overrun", max_attempts=1, time_limit=1)
+def start_subprocess_and_overrun(args: Command, run: Run) -> Note:
+    """Take too long."""
+    return start_subprocess(args, run)  # type: ignore[return-value]  # a task may return any model

@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, record: Callable[[], str]) -> list[str]
     monkeypatch.setattr(claim.logger, "filters", [log])
     from backend.tasks.registry import registered
 
-    request = SimpleNamespace(id="an id", hostname="a worker", reply_to=None, attempt=1)
+    request = SimpleNamespace(id="an id", hostname="a worker", reply_to=None, ledger_attempt=1)
     attributes = {"name": "slow", "spec": registered()["slow"], "request": request}
     task: Any = type("Task", (claim.LedgerTask,), attributes)()
     with pytest.raises((Retry, Ignore)):

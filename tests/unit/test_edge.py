@@ -115,3 +115,35 @@ def test_what_is_no_request_passes_as_it_is() -> None:
     scope: dict[str, Any] = {"type": "lifespan", "state": {}}
     asyncio.run(Edge(inner)(scope, nothing, send))
     assert inner.scopes == [scope]
+
+
+def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
+    inner = Inner()
+    kinds = [(b"content-type", b"application/json"), (b"content-type", b"application/x-ndjson")]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/tasks/batch",
+        "headers": [*kinds, (b"content-length", str(MAX_BODY + 1).encode())],
+    }
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    asyncio.run(Edge(inner)(scope, receive, send))
+    assert answered[0]["status"] == 413
+    assert inner.scopes == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "passes"), [("identity", True), ("gzip", False), ("BR", False)]
+)
+def test_a_compressed_body_does_not_reach_the_application(encoding: str, *, passes: bool) -> None:
+    inner = Inner()
+    answered = ask(inner, "/tasks/", {"content-encoding": encoding}, b"{}")
+    assert bool(inner.scopes) is passes
+    assert [message["status"] for message in answered[:1]] == ([] if passes else [415])

@@ -11,6 +11,8 @@ import pytest
 from backend.db.lookups import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backend.api.inbox import Inbox
 
 pytestmark = pytest.mark.usefixtures("configured")
@@ -42,3 +44,36 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     begin = time.monotonic()
     asyncio.run(scene())
     assert time.monotonic() - begin < 1
+
+
+def waited(monkeypatch: pytest.MonkeyPatch, end: Callable[[Inbox, list[bool]], None]) -> float:
+    """Wait for a task that does not end until `end` was called; return the seconds it took.
+
+    `end` gets the inbox, and a list to add to when the client has left.
+    """
+    from backend.api import inbox
+
+    monkeypatch.setattr(inbox.Inbox, "_run", lambda _: None)
+    left: list[bool] = []
+
+    async def look(task_id: str) -> State:
+        return State(task_id, "PENDING", None, None, None)
+
+    async def scene() -> None:
+        made = inbox.Inbox(look)
+        asyncio.get_running_loop().call_later(0.05, end, made, left)
+        state = await made.wait("a", 30.0, lambda: bool(left))
+        assert state is not None
+        assert state.state == "PENDING"
+
+    begin = time.monotonic()
+    asyncio.run(scene())
+    return time.monotonic() - begin
+
+
+def test_a_wait_ends_when_its_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waited(monkeypatch, lambda _inbox, left: left.append(True)) < 1
+
+
+def test_a_wait_ends_at_once_when_the_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waited(monkeypatch, lambda inbox, _left: inbox.stop_waiting()) < 0.2

@@ -67,23 +67,23 @@ def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker import lease
+    from backend.worker import lease, subprocesses
 
     done: list[str] = []
     ending: Any = lease.Lease.__new__(lease.Lease)
     ending._stopping = threading.Event()
     ending._name = "a worker"
-    children = SimpleNamespace(_pool=[SimpleNamespace(pid=1), SimpleNamespace(pid=2)])
+    children = SimpleNamespace(_pool=[SimpleNamespace(pid="one"), SimpleNamespace(pid="two")])
     ending._worker = SimpleNamespace(pool=SimpleNamespace(_pool=children))
 
     def hand_back() -> None:
         done.append(f"hand back, renewing: {not ending._stopping.is_set()}")
 
     monkeypatch.setattr(ending, "_hand_back_soon", hand_back)
-    monkeypatch.setattr(os, "kill", lambda pid, _signal: done.append(f"kill {pid}"))
+    monkeypatch.setattr(subprocesses, "kill_all", lambda pids: done.append(f"kill {list(pids)}"))
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
     ending.end_now(1)
-    assert done == ["kill 1", "kill 2", "hand back, renewing: False", "exit 1"]
+    assert done == ["kill ['one', 'two']", "hand back, renewing: False", "exit 1"]
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -41,7 +41,7 @@ def test_each_error_is_documented_as_it_is_answered(operations: list[Operation])
         for status, response in operation["responses"].items()
         if int(status) >= 400
     ]
-    assert {status for status, _ in errors} == {"404", "413", "422", "429", "503"}
+    assert {status for status, _ in errors} == {"404", "413", "415", "422", "429", "503"}
     for status, response in errors:
         name = "InvalidProblem" if status == "422" else "Problem"
         schema = {"$ref": f"#/components/schemas/{name}"}

@@ -31,6 +31,7 @@ def message(value: object) -> bytes:
 def child(pipe: int, *, closed: bool = False) -> SimpleNamespace:
     """Return a child that writes to a pipe, which may have been closed since."""
     return SimpleNamespace(
+        _subprocesses_killed=True,  # it has no process
         outqR_fd=pipe,
         outq=SimpleNamespace(_reader=SimpleNamespace(closed=closed, poll=lambda _: False)),
         _is_alive=lambda: False,

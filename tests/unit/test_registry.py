@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, FutureDate, FutureDatetime, PastDate, create_model
 from sqlalchemy.orm import Session
 
 import backend.tasks
@@ -149,9 +151,53 @@ def test_a_function_that_could_not_be_called_is_refused(function: Function, said
         task(name="idle")(function)
 
 
-def test_a_task_without_time_to_run_is_refused() -> None:
-    with pytest.raises(RegistrationError, match="above zero"):
-        task(name="idle", time_limit=0)(do_nothing)
+@pytest.mark.parametrize("seconds", [0, -1, 30 * 86400, float("inf"), float("nan")])
+def test_a_time_limit_that_no_server_can_count_is_refused(seconds: float) -> None:
+    with pytest.raises(RegistrationError, match="above 0, up to 2000000"):
+        task(name="idle", time_limit=seconds)(do_nothing)
+
+
+class Inner(BaseModel):
+    """A model within a model."""
+
+    at: FutureDatetime
+
+
+CHANGING: dict[str, Any] = {
+    "a date in the future": (FutureDate, ...),
+    "a time in the future": (FutureDatetime, ...),
+    "one of several": (list[FutureDate] | None, None),
+    "in a model": (Inner, ...),
+    "a random default": (UUID, Field(default_factory=uuid4)),
+    "the time as default": (datetime, Field(default_factory=lambda: datetime.now(UTC))),
+    "a default without equals": (Any, Field(default_factory=object)),
+}
+STEADY: dict[str, Any] = {
+    "a date in the past": (PastDate, ...),
+    "an empty list": (list[int], Field(default_factory=list)),
+    "a model": (Nothing, Field(default_factory=Nothing)),
+    "a default of other fields": (int, Field(default_factory=len)),
+}
+
+
+@pytest.mark.parametrize("field", CHANGING.values(), ids=CHANGING)
+def test_arguments_that_may_be_others_when_the_task_runs_are_refused(field: Any) -> None:  # noqa: ANN401
+    def function(args: BaseModel, run: Run) -> Nothing:  # noqa: ARG001
+        return Nothing()
+
+    function.__annotations__["args"] = create_model("Changing", field=field)
+    with pytest.raises(RegistrationError, match="in the task"):
+        task(name="idle")(function)
+    assert "idle" not in registry._registered
+
+
+@pytest.mark.parametrize("field", STEADY.values(), ids=STEADY)
+def test_arguments_that_stay_the_same_are_taken(field: Any) -> None:  # noqa: ANN401
+    def function(args: BaseModel, run: Run) -> Nothing:  # noqa: ARG001
+        return Nothing()
+
+    function.__annotations__["args"] = create_model("Steady", field=field)
+    task(name="idle")(function)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1001, 40_000, 2.5])
@@ -162,7 +208,7 @@ def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int
 
 @pytest.mark.usefixtures("configured")
 def test_a_task_that_returns_no_model_fails_for_good() -> None:
-    from backend.worker.claim import call
+    from backend.worker.call import call
 
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake
@@ -170,4 +216,4 @@ def test_a_task_that_returns_no_model_fails_for_good() -> None:
     task(name="idle")(wrong)
     run = Run("an id", 1, Session())
     with pytest.raises(TaskError, match="returned dict instead of a Pydantic model"):
-        call(registry._registered["idle"], {}, run)
+        call(registry._registered["idle"], "{}", run)

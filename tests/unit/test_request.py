@@ -52,7 +52,7 @@ def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: 
     monkeypatch.setattr(task.backend, "store_result", store_result)
     make: Any = Message  # the stubs want a real channel
     message = make(
-        json.dumps([[], {"duration": 0}, {}]),
+        json.dumps([['{"duration": 0}'] if "ledger_attempt" in headers else [0], {}, {}]),
         content_type="application/json",
         content_encoding="utf-8",
         headers={"task": "slow", "id": str(uuid4()), **headers},
@@ -78,7 +78,7 @@ def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes: list[Any] = []
-    request = request_of(monkeypatch, outcomes, attempt=2, expires="2020-01-01T00:00:00")
+    request = request_of(monkeypatch, outcomes, ledger_attempt=2, expires="2020-01-01T00:00:00")
     celery_state.revoked.add(request.id)
     assert not request.revoked()
     assert outcomes == []
@@ -96,7 +96,7 @@ def test_an_attempt_that_a_pool_gave_up_for_a_revoked_id_counts_as_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes: list[Any] = []
-    request = request_of(monkeypatch, outcomes, attempt=2)
+    request = request_of(monkeypatch, outcomes, ledger_attempt=2)
     celery_state.revoked.add(request.id)
     request.on_failure(terminated(0))
     ((task_id, state, result),) = outcomes
@@ -108,7 +108,7 @@ def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool, outcomes = Pool(), []  # type: ignore[var-annotated]  # as above
-    request = started(request_of(monkeypatch, outcomes, attempt=1))
+    request = started(request_of(monkeypatch, outcomes, ledger_attempt=1))
     request.kill(pool)
     assert pool.killed == [(4711, signal.SIGKILL)]
     request.on_failure(terminated(signal.SIGKILL))
@@ -121,9 +121,9 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = Pool()
-    waiting = request_of(monkeypatch, [], attempt=1)
+    waiting = request_of(monkeypatch, [], ledger_attempt=1)
     celery_state.task_reserved(waiting)
-    ended = started(request_of(monkeypatch, [], attempt=1))
+    ended = started(request_of(monkeypatch, [], ledger_attempt=1))
     ended.on_success((False, {}, 0.1))
     for request in (waiting, ended):
         request.kill(pool)
@@ -132,7 +132,7 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
 
 def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool()
-    member = request_of(monkeypatch, [], attempt=1)
+    member = request_of(monkeypatch, [], ledger_attempt=1)
     member.in_batch = True
     started(member).kill(pool)
     # Nor the child of the batch, once the member is to run alone in another.
@@ -147,7 +147,7 @@ def test_a_revoke_of_a_member_that_left_its_batch_does_not_kill_the_batchs_child
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = Pool()
-    member = request_of(monkeypatch, [], attempt=1)
+    member = request_of(monkeypatch, [], ledger_attempt=1)
     member.in_batch = True
     started(member).leave_batch()
     member.terminate(pool, signal=signal.SIGTERM)

@@ -1,0 +1,109 @@
+"""The session behind `run.session`: a task writes through it but cannot end its transaction."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
+
+from backend.db.session import engine
+from backend.db.transaction_policy import TaskSafeConnection, TransactionPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    import sqlalchemy
+    from sqlalchemy.orm import SessionTransaction
+
+# Raise both timeouts to the task's time limit, for this transaction only.
+_ALLOW = text(
+    """
+    SELECT set_config('idle_in_transaction_session_timeout', :limit, true),
+        set_config('statement_timeout', :limit, true), now()
+    """
+)
+
+
+class TaskSession(Session):
+    """A session on this process's engine of transactions; a task may use it inside `lent`.
+
+    `time_limit`: seconds, for a task whose transaction begins with its own first statement. Such a
+    task may change settings; `ledger.succeed` resets them.
+    """
+
+    _raw: TaskSafeConnection | None = None
+
+    def __init__(self, time_limit: float | None = None) -> None:
+        super().__init__(engine(), expire_on_commit=False)
+        self._policy = TransactionPolicy(settings=time_limit is not None)
+        self._time_limit = time_limit
+        # now() of the transaction. It identifies the transaction.
+        self.began: datetime | None = None
+        event.listen(self, "after_begin", self._begun)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the task use the session inside the block, then flush and check it.
+
+        Raises TaskError if the task tried to end the transaction, even if it caught that error;
+        StatementFailed if the transaction failed or was rolled back; and what the flush raises.
+        """
+        self._policy.active = True
+        try:
+            yield
+            self.flush()
+            self.expunge_all()
+        finally:
+            self._policy.active = False
+        self._policy.check_after(self._status())
+
+    def commit(self) -> None:
+        """Commit. Raises TaskError while a task has the session."""
+        self._policy.refuse_while_active("run.session.commit()")
+        super().commit()
+
+    def rollback(self) -> None:
+        """Roll back. Raises TaskError while a task has the session."""
+        self._policy.refuse_while_active("run.session.rollback()")
+        super().rollback()
+
+    def begin(self, nested: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 - SQLAlchemy's
+        """Begin a transaction, or a savepoint. Raises TaskError unless it is a savepoint."""
+        if not nested:
+            self._policy.refuse_while_active("run.session.begin()")
+        return super().begin(nested)
+
+    def close(self) -> None:
+        """Give the connection back. Raises TaskError while a task has the session."""
+        self._policy.refuse_while_active("run.session.close()")
+        super().close()
+
+    def reset(self) -> None:
+        """Close and start again. Raises TaskError while a task has the session."""
+        self._policy.refuse_while_active("run.session.reset()")
+        super().reset()
+
+    def invalidate(self) -> None:
+        """Close the connection. Raises TaskError while a task has the session."""
+        self._policy.refuse_while_active("run.session.invalidate()")
+        super().invalidate()
+
+    def _status(self) -> int | None:
+        """Return libpq's status of the transaction, without asking PostgreSQL; None without one."""
+        return None if self._raw is None else int(self._raw.info.transaction_status)
+
+    def _begun(self, _session: object, _: object, connection: sqlalchemy.Connection) -> None:
+        """Apply the policy to the connection of a transaction; not again for a savepoint."""
+        if self._raw is not None:
+            return
+        raw: Any = connection.connection.dbapi_connection
+        self._raw = raw
+        raw.policy = self._policy
+        if raw.autocommit:
+            self._policy.refuse_while_active("AUTOCOMMIT")
+        if self._time_limit is not None:
+            limit = str(int(self._time_limit * 1000))
+            self.began = connection.execute(_ALLOW, {"limit": limit}).one()[2]

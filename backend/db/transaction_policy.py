@@ -1,0 +1,203 @@
+"""Keeps a task from ending the transaction that its outcome is part of.
+
+A task's session, the connection below it and every cursor of that connection ask the same policy.
+It remembers what it has refused, so a task that catches the error does not succeed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from psycopg2 import extensions
+from psycopg2.sql import Composable
+
+from backend.errors import StatementFailed, TaskError
+
+ENDED = "The task ended the transaction that its outcome is part of"
+ADVICE = "put what may fail into `with run.session.begin_nested():`"
+# A longer text of SQL is scanned each time: the cache must not hold megabytes.
+CACHED_LENGTH = 10_000
+
+
+@dataclass
+class TransactionPolicy:
+    """What a task's transaction allows, and what has happened to it.
+
+    active: the task's function is running. settings: it may change settings of its connection.
+    discard_connection: the connection must be closed, not reused: it may hold a lock or a temporary
+    table.
+    """
+
+    settings: bool
+    active: bool = False
+    discard_connection: bool = False
+    rolled_back: bool = False
+    refused: TaskError | None = None
+
+    def refuse_while_active(self, what: str) -> None:
+        """Raise TaskError while the task's function runs.
+
+        `what`: the call or statement, for the error's text.
+        """
+        if self.active:
+            self._refuse(
+                f"{what}: a task cannot end the transaction that its outcome is part of; {ADVICE}"
+            )
+
+    def check_sql(self, sql: str) -> None:
+        """Raise TaskError for SQL that would end the transaction, or changes settings."""
+        found = _scan(sql) if len(sql) <= CACHED_LENGTH else _scan.__wrapped__(sql)
+        if found.ends:
+            self.refuse_while_active(found.ends)
+        if found.sets and not self.settings:
+            self._refuse(
+                f"{found.sets}: a task of one commit cannot change settings, because other tasks"
+                " share its transaction"
+            )
+        self.discard_connection |= found.outlasts
+
+    def check_after(self, status: int | None) -> None:
+        """Check the transaction after the task's function has returned.
+
+        `status`: libpq's status of the transaction, None where none has begun. Raises TaskError
+        where something was refused or the transaction has ended, StatementFailed where it has
+        failed or was rolled back.
+        """
+        if self.refused is not None:
+            raise self.refused
+        if self.rolled_back or status == extensions.TRANSACTION_STATUS_INERROR:
+            raise StatementFailed(f"The task went on after a statement that had failed; {ADVICE}")
+        if status not in (None, extensions.TRANSACTION_STATUS_INTRANS):
+            raise TaskError(ENDED)
+
+    def _refuse(self, text: str) -> NoReturn:
+        self.refused = TaskError(text)
+        # SQLAlchemy may treat the refused transaction as ended and not roll it back.
+        self.discard_connection = True
+        raise self.refused
+
+
+class TaskSafeCursor(extensions.cursor):
+    """A cursor that asks the policy before each statement."""
+
+    connection: TaskSafeConnection
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 - psycopg2's
+        """Execute a statement. Raises TaskError."""
+        self._check(query)
+        super().execute(query, vars)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:  # noqa: ANN401 - psycopg2's
+        """Execute a statement for each of the parameters. Raises TaskError."""
+        self._check(query)
+        super().executemany(query, vars_list)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:  # noqa: ANN401 - same
+        """Execute a COPY. Raises TaskError."""
+        self._check(sql)
+        super().copy_expert(sql, file, size)
+
+    def _check(self, sql: Any) -> None:  # noqa: ANN401 - str, bytes or Composable
+        policy = self.connection.policy
+        if policy is None or not policy.active:
+            return
+        if isinstance(sql, Composable):
+            sql = sql.as_string(self)
+        policy.check_sql(sql.decode("utf-8", "replace") if isinstance(sql, bytes) else str(sql))
+
+
+class TaskSafeConnection(extensions.connection):
+    """A connection that asks the policy of the task that uses it, if a task does."""
+
+    policy: TransactionPolicy | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cursor_factory = TaskSafeCursor
+
+    def commit(self) -> None:
+        """Commit. Raises TaskError."""
+        self._refuse_while_active("commit")
+        super().commit()
+
+    def rollback(self) -> None:
+        """Roll back and record it.
+
+        It is not refused, because SQLAlchemy itself rolls back when a flush fails.
+        """
+        if self.policy is not None and self.policy.active:
+            self.policy.rolled_back = True
+        super().rollback()
+
+    # The three below roll back, inside psycopg2.
+
+    def reset(self) -> None:
+        """Return to the state of a new connection. Raises TaskError."""
+        self._refuse_while_active("reset")
+        super().reset()
+
+    def set_isolation_level(self, level: int | None) -> None:
+        """Choose the level of the next transactions. Raises TaskError."""
+        self._refuse_while_active("set_isolation_level")
+        super().set_isolation_level(level)
+
+    def set_client_encoding(self, encoding: str) -> None:
+        """Change the encoding. Raises TaskError."""
+        self._refuse_while_active("set_client_encoding")
+        super().set_client_encoding(encoding)
+
+    def _refuse_while_active(self, what: str) -> None:
+        if self.policy is not None:
+            self.policy.refuse_while_active(what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a text of SQL does.
+
+    ends, sets: the words that end the transaction or change settings, if there are any. outlasts:
+    it may leave something in the connection.
+    """
+
+    ends: str = ""
+    sets: str = ""
+    outlasts: bool = False
+
+
+# Atomic groups and possessive quantifiers: no text takes exponential time or deep recursion.
+_BEFORE_KEYWORD = r"(?:\s++|\()*+"
+_ENDS = re.compile(
+    rf"{_BEFORE_KEYWORD}((?:BEGIN|COMMIT|END|ABORT|START\s+TRANSACTION|PREPARE\s+TRANSACTION"
+    r"|SET\s+TRANSACTION|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b))\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SETS = re.compile(rf"{_BEFORE_KEYWORD}((?:SET|RESET|DISCARD)\b)", re.IGNORECASE | re.DOTALL)
+_SETS_BY_FUNCTION = re.compile(r"\b(set_config)\s*\(", re.IGNORECASE)
+# What leaves state that survives both a commit and RESET ALL.
+_OUTLASTS_TRANSACTION = re.compile(
+    rf"{_BEFORE_KEYWORD}(?:PREPARE|LISTEN|LOAD|SET\s+(?:LOCAL\s+|SESSION\s+)?SESSION\s+AUTH)"
+    r"|.*?\b(?:(?:CREATE|REPLACE|INTO|GLOBAL|LOCAL)\s+TEMP(?:ORARY)?\b|WITH\s+HOLD\b|pg_temp\s*\."
+    r"|pg_(?:try_)?advisory_lock(?:_shared)?\s*\()",
+    re.IGNORECASE | re.DOTALL,
+)
+# Comments, and quoted text: a semicolon in them does not end a statement.
+_COMMENTS_AND_QUOTED = re.compile(
+    r"""(?P<comment>--[^\n]*+ | /\*.*?(?:\*/|\Z)) | \bE'(?:[^'\\]++|\\.|'')*+(?:'|\Z)
+    | '(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | \$(\w*+)\$.*?(?:\$\2\$|\Z)""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+@lru_cache(maxsize=256)
+def _scan(sql: str) -> _Found:
+    """Return what a text of SQL does; it may hold several statements."""
+    bare = _COMMENTS_AND_QUOTED.sub(lambda found: " " if found["comment"] else "''", sql)
+    ends = sets = outlasts = None
+    for statement in bare.split(";"):
+        ends = ends or _ENDS.match(statement)
+        sets = sets or _SETS.match(statement) or _SETS_BY_FUNCTION.search(statement)
+        outlasts = outlasts or _OUTLASTS_TRANSACTION.match(statement)
+    return _Found(ends[1].upper() if ends else "", sets[1] if sets else "", outlasts is not None)

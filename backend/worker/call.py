@@ -1,0 +1,55 @@
+"""A task's function called with JSON text, and its value as JSON text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ValidationError
+from structlog.contextvars import bound_contextvars
+
+from backend.errors import TaskError
+from backend.telemetry import about
+
+if TYPE_CHECKING:
+    from backend.tasks.registry import Run, Task
+
+
+def call(spec: Task, arguments: str, run: Run) -> BaseModel:
+    """Call a task's function with arguments as JSON text; return its value.
+
+    Raises TaskError for arguments that do not fit, and whatever the function raises.
+    """
+    try:
+        validated = spec.arguments.model_validate_json(arguments)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise TaskError(f"The arguments do not fit: {faults}") from error
+    # The task's own log lines belong to it too.
+    with bound_contextvars(**about(run.task_id, run.attempt)):
+        value: object = spec.function(validated, run)
+    if not isinstance(value, BaseModel):
+        raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
+    return value
+
+
+def as_json(value: BaseModel) -> str:
+    """Return a task's value as JSON text.
+
+    Raises TaskError for NaN and infinities, which Pydantic would write as null.
+    """
+    text = value.model_dump_json()
+    if "null" in text and not _finite(value.model_dump()):
+        raise TaskError("The task's value has a number that JSON lacks: NaN or infinite")
+    return text
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_finite, value))

@@ -1,0 +1,139 @@
+"""Kills the subprocesses of a task when its attempt ends.
+
+Each pool process leads a process group and sets a variable in its environment, which subprocesses
+inherit. When the pool process has ended, its group is killed and, on Linux, every process with that
+variable. When the worker itself has ended, even by `kill -9`, a small cleaner process does this.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The environment variables of a worker, and of one of its pool processes.
+WORKER_VARIABLE = "TASKS_API_WORKER"
+POOL_PROCESS_VARIABLE = "TASKS_API_POOL_PROCESS"
+# How many times to look for processes with a variable: one that was killed stays visible for a
+# moment, and may have started another.
+LOOKS = 10
+
+# The end of the pipe to the cleaner that is written to; None in a process without a cleaner.
+_to_cleaner: int | None = None
+
+
+def mark_worker() -> None:
+    """Set the variable of this worker, which its pool processes inherit."""
+    os.environ[WORKER_VARIABLE] = secrets.token_hex(8)
+
+
+def start_cleaner() -> None:
+    """Fork the cleaner of this worker; to be called before there are threads."""
+    global _to_cleaner
+    mark_worker()
+    reading, _to_cleaner = os.pipe()
+    if os.fork() == 0:
+        _clean_after_worker(reading)
+    os.close(reading)
+
+
+def register_pool_process() -> None:
+    """Make this pool process the leader of a group that the cleaner knows of."""
+    global _to_cleaner  # noqa: PLW0603 - one cleaner a process
+    # A SIGTERM to the worker's group must reach the parent only, which lets running tasks end or
+    # hands them back.
+    os.setpgid(0, 0)
+    os.environ[POOL_PROCESS_VARIABLE] = _value_of(os.getpid())
+    if _to_cleaner is not None:
+        with suppress(OSError):  # the cleaner was killed
+            os.write(_to_cleaner, b"+%d\n" % os.getpid())
+        # The cleaner waits until all have closed it; the parent is to be the last one.
+        os.close(_to_cleaner)
+        _to_cleaner = None
+
+
+def kill_with_subprocesses(pid: int) -> None:
+    """Kill what is left of a pool process that has ended, and the subprocesses of its task."""
+    _kill_group(pid)
+    _kill_all_with(POOL_PROCESS_VARIABLE, _value_of(pid))
+    if _to_cleaner is not None:
+        with suppress(OSError):  # the cleaner was killed
+            os.write(_to_cleaner, b"-%d\n" % pid)
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill all pool processes of this worker and the subprocesses of their tasks."""
+    for pid in pids:
+        _kill_group(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
+    _kill_all_with(WORKER_VARIABLE, os.environ[WORKER_VARIABLE])
+
+
+def _value_of(pid: int) -> str:
+    return f"{os.environ[WORKER_VARIABLE]}.{pid}"
+
+
+def _clean_after_worker(reading: int) -> NoReturn:
+    """Wait until the worker has ended; then kill what its pool processes have started."""
+    try:
+        os.setsid()
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        # All but the pipe: a reader of the worker's output must see its end.
+        for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 - as numbers, not as paths
+            if number != reading:
+                with suppress(OSError):
+                    os.close(number)
+        pool_processes: set[int] = set()
+        with os.fdopen(reading) as lines:
+            for line in lines:
+                change = pool_processes.add if line[0] == "+" else pool_processes.discard
+                change(int(line[1:]))
+        for pid in pool_processes:
+            _kill_group(pid)
+        _kill_all_with(WORKER_VARIABLE, os.environ[WORKER_VARIABLE])
+    finally:
+        os._exit(0)
+
+
+def _kill_group(pid: int) -> None:
+    if pid <= 1:  # our own group, or all that a container runs: no pool process has such a number
+        raise ValueError(f"{pid} is no pool process")
+    with suppress(ProcessLookupError, PermissionError):  # macOS refuses a dead group
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _kill_all_with(name: str, value: str) -> None:
+    """Kill every process that was started with a variable in its environment."""
+    if sys.platform != "linux":
+        return
+    wanted = f"{name}={value}".encode()
+    for _ in range(LOOKS):
+        found = _processes_with(wanted)
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _processes_with(wanted: bytes) -> list[int]:
+    """Return the ids of the processes, other than this one, that were started with a variable."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
+            continue
+        with suppress(OSError):  # it has ended, or is another user's
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found

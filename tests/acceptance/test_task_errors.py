@@ -1,0 +1,87 @@
+"""Errors of every kind in a task: each ends its attempt, with its reason, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.support.stack import Stack
+
+MINUTE = 60.0
+
+# What is raised (tests/support/errors.py), and what the ledger says of it.
+REASONS = {
+    "MemoryError": "Unable to allocate 8 EiB",
+    "SystemExit": "SystemExit: 2",
+    "KeyboardInterrupt": "KeyboardInterrupt:",
+    "GeneratorExit": "GeneratorExit:",
+    "asyncio.CancelledError": "CancelledError:",
+    "celery.Ignore": "mine",
+    "celery.Reject": "('mine', False)",
+    "celery.Retry": "mine",
+    "celery.TaskRevokedError": "mine",
+    "celery.SoftTimeLimitExceeded": "SoftTimeLimitExceeded('mine',)",
+    "celery.TimeLimitExceeded": "TimeLimitExceeded, whose text cannot be read",
+    "celery.WorkerShutdown": "WorkerShutdown: mine",
+    "celery.WorkerTerminate": "WorkerTerminate: mine",
+    "billiard.Terminated": "mine",
+    "an unpicklable error": "mine",
+    "an error without text": "ValueError",
+    "an error whose text raises": "Unreadable, whose text cannot be read",
+    "an error whose text is no text": "NoText, whose text cannot be read",
+    "an error with 30 MB of text": "x" * 2000,
+    "a group of errors": "BaseExceptionGroup: mine (1 sub-exception)",
+    "RecursionError": "maximum recursion depth exceeded",
+}
+
+
+@pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
+def test_whatever_a_task_raises_ends_its_attempt_with_a_reason_and_the_worker_goes_on(
+    odd_stack: Stack, *, one_commit: bool
+) -> None:
+    stack = odd_stack
+    stack.start("api")
+    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "2"})
+    name = "raise_in_one_commit" if one_commit else "raise_anything"
+    ids = {kind: stack.post(f"/tasks/{name}", {"text": kind}) for kind in REASONS}
+    states: dict[str, Any] = {kind: stack.state(ids[kind], wait=MINUTE) for kind in REASONS}
+    assert {kind: state["status"] for kind, state in states.items()} == dict.fromkeys(
+        REASONS, "FAILURE"
+    )
+    said = {kind: state["result"]["error"] for kind, state in states.items()}
+    wrong = {kind: text for kind, text in said.items() if not text.startswith(REASONS[kind])}
+    assert wrong == {}
+    assert worker.popen.poll() is None
+    assert (
+        stack.state(stack.post("/tasks/", {"content": "still there"}), wait=MINUTE)["status"]
+        == "SUCCESS"
+    )
+    assert "Unrecoverable error" not in worker.log
+
+
+def test_an_exit_in_a_task_waits_before_the_next_attempt_as_any_error(odd_stack: Stack) -> None:
+    stack = odd_stack
+    stack.start("api")
+    stack.start("worker")
+    task_id = stack.post("/tasks/exit_at_first", {})
+    eventually(lambda: stack.state(task_id)["status"] == "RETRY", 20, "it failed once")
+    due = "SELECT due_at - now() > interval '1 s' FROM outbox WHERE task_id = %s"
+    assert stack.scalar(due, task_id)
+    assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
+
+
+def test_arguments_that_are_a_list_reach_the_task(odd_stack: Stack) -> None:
+    stack = odd_stack
+    stack.start("api")
+    stack.start("worker")
+    for name in ("add_up", "add_up_in_one_commit"):
+        task_id = stack.post(f"/tasks/{name}", [1, 2, 3])
+        assert stack.state(task_id, wait=MINUTE)["result"] == 6
+        item = {"name": name, "arguments": [4, 5]}
+        answer = httpx.post(f"{stack.url}/tasks/batch", json=[item]).json()
+        assert stack.state(answer["tasks"][0]["task_id"], wait=MINUTE)["result"] == 9

@@ -1,0 +1,133 @@
+"""Waiting tasks without an outbox row."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import ledger, repairs
+from tests.integration.test_bounds import blocks
+from tests.integration.test_ledger import box, put, submit, task
+from tests.integration.test_plans import WAITING, burst
+from tests.support.waiting import eventually
+
+
+def repair(
+    database: sa.Engine, after: repairs.Position = repairs.START, limit: int = 100
+) -> list[str]:
+    with database.begin() as connection:
+        return sorted(repairs.repair(connection, after, limit)[1])
+
+
+def empty_outbox(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM outbox")
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RETRY"])
+def test_a_task_that_waits_without_a_row_in_the_outbox_gets_one(
+    database: sa.Engine, state: str
+) -> None:
+    task_id = put(database, state, attempt=2)
+    assert repair(database) == [], "it has its row"
+    empty_outbox(database)
+    assert repair(database) == [task_id]
+    # The next attempt: the message of this one may still be in the broker.
+    assert box(database) == [(task_id, 3)]
+    assert task(database, task_id)["max_attempts"] == 4
+
+
+@pytest.mark.parametrize("state", ["STARTED", "SUCCESS", "FAILURE", "REVOKED"])
+def test_a_task_that_has_started_or_ended_needs_none(database: sa.Engine, state: str) -> None:
+    put(database, state)
+    assert (repair(database), box(database)) == ([], [])
+
+
+def test_a_claim_under_way_is_left_alone(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    with database.begin() as connection:
+        assert ledger.claim_together(connection, {task_id: 1})[0] == {task_id}
+        assert repair(database) == []
+    assert repair(database) == [task_id], "it was committed without an end"
+
+
+def test_a_claim_that_waits_for_a_repair_does_not_count(database: sa.Engine) -> None:
+    """It would not see the new row in the outbox, and so not delete it."""
+    (task_id,) = submit(database)
+    empty_outbox(database)
+    claimed: list[object] = []
+
+    def claim() -> None:
+        with database.begin() as connection:
+            claimed.append(ledger.claim(connection, task_id, 1, "w"))
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    thread = threading.Thread(target=claim)
+    with database.begin() as connection, database.connect() as observer:
+        assert repairs.repair(connection, repairs.START, 10)[1] == [task_id]
+        thread.start()
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the claim waits")
+    thread.join()
+    assert (claimed, box(database)) == ([None], [(task_id, 2)])
+
+
+def test_looks_go_on_where_the_last_one_ended(database: sa.Engine) -> None:
+    ids = [submit(database)[0] for _ in range(5)]  # accepted in this order
+    empty_outbox(database)
+    found, place = [], repairs.START
+    for _ in range(3):
+        with database.begin() as connection:
+            place, repaired = repairs.repair(connection, place, 2)
+            found.append(sorted(repaired))
+    assert found == [sorted(ids[:2]), sorted(ids[2:4]), ids[4:]]
+    assert place == repairs.START
+
+
+def test_two_reconcilers_repair_a_task_once(database: sa.Engine) -> None:
+    submit(database, 50)
+    empty_outbox(database)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.extend(repair(database))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(box(database)) == 50
+    with database.connect() as connection:
+        assert repairs.total_if_recent(connection) == 50
+
+
+def test_a_look_reads_what_it_looks_at_and_not_the_backlog(database: sa.Engine) -> None:
+    burst(database)
+    values = {**repairs.START._asdict(), "limit": 10}
+    values["id"] = values.pop("task_id")
+    with database.begin() as connection:
+        assert blocks(connection, repairs._REPAIR, values) < WAITING / 100
+
+
+def test_the_reconciler_repairs_and_health_says_how_many(
+    service: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    from backend.relay.reconciler import Reconciler
+    from tests.integration.test_session import readiness
+
+    (task_id,) = submit(service)
+    empty_outbox(service)
+    assert readiness()[0].faults == []
+    Reconciler(threading.Event()).make_pass()
+    assert [row[0] for row in box(service)] == [task_id]
+    (fault,) = readiness()[0].faults
+    assert "1 repaired in total" in fault
+    (line,) = caplog.messages
+    assert task_id in line
+
+
+def test_health_forgets_a_repair_after_an_hour(database: sa.Engine) -> None:
+    submit(database)
+    empty_outbox(database)
+    repair(database)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE repairs SET latest = now() - interval '61 min'")
+        assert repairs.total_if_recent(connection) == 0

@@ -1,0 +1,327 @@
+"""A task and the transaction that its outcome is part of, which it cannot end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import psycopg2.sql
+import pytest
+import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from backend.db import messages, workers
+from backend.errors import Error, StatementFailed, TaskError
+from backend.tasks.registry import Run, Task
+from tests.integration.test_ledger import submit, task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Action = Callable[[Session], object]
+
+SIZE = 20
+CULPRIT = 11
+DUPLICATE = sa.text("INSERT INTO message_counts (id, messages) VALUES (7, 0), (7, 0)")
+
+
+class Base(DeclarativeBase):
+    """The tests' own model."""
+
+
+class Count(Base):
+    """A row of a table without triggers."""
+
+    __tablename__ = "message_counts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    messages: Mapped[int]
+
+
+class Nothing(BaseModel):
+    """No arguments, and no value."""
+
+
+def sql(statement: str) -> Action:
+    return lambda session: session.execute(sa.text(statement))
+
+
+def raw(action: Callable[[Any], object]) -> Action:
+    """Return what does something to psycopg2's connection."""
+    return lambda session: action(session.connection().connection.dbapi_connection)
+
+
+def execute(statement: Any) -> Action:  # noqa: ANN401 - whatever psycopg2 executes
+    return raw(lambda connection: connection.cursor().execute(statement))
+
+
+def swallow(action: Action, error: type[Exception] = sa.exc.IntegrityError) -> Action:
+    """Return what does something and goes on after its error."""
+
+    def done(session: Session) -> None:
+        with suppress(error):
+            action(session)
+
+    return done
+
+
+def rollback_after_error(session: Session) -> None:
+    try:
+        session.execute(DUPLICATE)
+    except sa.exc.IntegrityError:
+        session.rollback()
+
+
+def begin(session: Session) -> None:
+    with session.begin():
+        session.execute(sa.text("SELECT 1"))
+
+
+def enter(session: Session) -> None:
+    with session:
+        session.execute(sa.text("SELECT 1"))
+
+
+def add_twice(session: Session) -> None:
+    session.add_all([Count(id=7, messages=0)])
+    session.execute(sa.insert(Count).values(id=7, messages=0))
+    session.flush()
+
+
+def with_connection(connection: Any) -> None:  # noqa: ANN401 - psycopg2's
+    with connection:
+        connection.cursor().execute("SELECT 1")
+
+
+def own_transaction(session: Session) -> None:
+    with Session(session.get_bind()) as own, own.begin():
+        own.execute(sa.text("SELECT 1"))
+
+
+# Each ends the transaction in a way of its own, or would.
+ENDINGS: Mapping[str, Action] = {
+    "commit": lambda session: session.commit(),
+    "rollback": lambda session: session.rollback(),
+    "rollback after an error": rollback_after_error,
+    "commit, swallowed": swallow(lambda session: session.commit(), Error),
+    "rollback, swallowed": swallow(lambda session: session.rollback(), Error),
+    "begin": begin,
+    "close": lambda session: session.close(),
+    "a with block": enter,
+    "reset": lambda session: session.reset(),
+    "invalidate": lambda session: session.invalidate(),
+    "the transaction's commit": lambda session: session.get_transaction().commit(),  # type: ignore[union-attr]  # there is one
+    "the transaction's rollback": lambda session: session.get_transaction().rollback(),  # type: ignore[union-attr]  # the same
+    "the connection's commit": lambda session: session.connection().commit(),
+    "the connection's rollback": lambda session: session.connection().rollback(),
+    "the connection's close": lambda session: session.connection().close(),
+    "psycopg2's commit": raw(lambda connection: connection.commit()),
+    "psycopg2's rollback": raw(lambda connection: connection.rollback()),
+    "psycopg2's reset": raw(lambda connection: connection.reset()),
+    "psycopg2's level": raw(lambda connection: connection.set_isolation_level(0)),
+    "psycopg2's encoding": raw(lambda connection: connection.set_client_encoding("LATIN1")),
+    "psycopg2's with block": raw(with_connection),
+    "COMMIT": sql("COMMIT"),
+    "commit work": sql("  commit work"),
+    "COMMIT AND CHAIN": sql("COMMIT AND CHAIN"),
+    "END": sql("END"),
+    "ABORT": sql("ABORT"),
+    "ROLLBACK": sql("ROLLBACK"),
+    "ROLLBACK AND CHAIN": sql("ROLLBACK AND CHAIN"),
+    "ROLLBACK, swallowed": swallow(sql("ROLLBACK"), Error),
+    "BEGIN": sql("BEGIN"),
+    "START TRANSACTION": sql("START TRANSACTION"),
+    "PREPARE TRANSACTION": sql("PREPARE TRANSACTION 'a'"),
+    "SET TRANSACTION": sql("SET TRANSACTION READ ONLY"),
+    "behind a comment": sql("/* why */ -- because\n COMMIT"),
+    "behind a comment, with a semicolon": sql("-- done\nCOMMIT;"),
+    "behind comments of both kinds": sql("/* x; */ -- y;\n COMMIT"),
+    "behind another statement": sql("SELECT 1; COMMIT"),
+    "behind another statement and a comment": sql("SELECT 1; -- a\nCOMMIT"),
+    "behind a semicolon in quotes": sql("SELECT ';', $$;'$$, E'\\';'; COMMIT; BEGIN"),
+    "behind a quote in a comment": sql("SELECT 1 /* it's */; COMMIT; SELECT 'a'"),
+    "as bytes": execute(b"COMMIT"),
+    "as psycopg2.sql": execute(psycopg2.sql.SQL("COMMIT")),
+    "in executemany": raw(lambda c: c.cursor().executemany("COMMIT", [(), ()])),
+    "a failed statement, swallowed": swallow(sql(str(DUPLICATE))),
+    "a failed flush, swallowed": swallow(add_twice),
+    "in a block of PL/pgSQL": sql("DO 'BEGIN COMMIT; END'"),
+}
+# Each is no ending.
+HARMLESS: Mapping[str, Action] = {
+    "a savepoint": lambda session: session.begin_nested().commit(),
+    "a savepoint, rolled back": lambda session: session.begin_nested().rollback(),
+    "a savepoint, left open": lambda session: session.begin_nested(),
+    "a savepoint in SQL": sql(
+        "SAVEPOINT a; ROLLBACK TO a; rollback work to savepoint a; RELEASE a"
+    ),
+    "a semicolon in quotes": sql("SELECT '; COMMIT', $a$; COMMIT$a$ AS \"; COMMIT\" -- ; COMMIT"),
+    "a word that begins alike": sql('SELECT 1 AS "commit"; WITH ending AS (SELECT 1) SELECT 1'),
+    "CASE ... END": sql("SELECT CASE WHEN true THEN 1 END"),
+    "a transaction of its own": own_transaction,
+}
+
+
+def caught_in_savepoint(session: Session) -> None:
+    """Do what the errors advise."""
+    with suppress(sa.exc.IntegrityError), session.begin_nested():
+        session.execute(DUPLICATE)
+
+
+def declare(action: Action, culprit: str, *, one_commit: bool) -> Task:
+    """Return a task that writes a message, runs an action in one task only, and writes another."""
+
+    def function(_args: Nothing, run: Run) -> Nothing:
+        messages.insert(run.session, "written", run.task_id)
+        if run.task_id == culprit:
+            action(run.session)
+        return Nothing()
+
+    return Task("a_task", function, Nothing, 5, 60, one_commit)
+
+
+def run_alone(
+    service: sa.Engine, action: Action, *, one_commit: bool
+) -> tuple[str, type[BaseException] | None]:
+    """Run an attempt of a task that runs an action; return its id and its error."""
+    from backend.worker.claim import Attempt
+
+    (task_id,) = submit(service)
+    with service.begin() as connection:
+        workers.renew(connection, "w", list)
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
+    spec = declare(action, task_id, one_commit=one_commit)
+    try:
+        Attempt(spec, request, ("{}",), {}).run()
+    except Exception as error:  # noqa: BLE001 - it is what is asked for
+        return task_id, type(error)
+    return task_id, None
+
+
+def written(service: sa.Engine) -> list[str]:
+    """Return the ids of the tasks whose message exists."""
+    with service.connect() as connection:
+        found = connection.exec_driver_sql("SELECT CAST(task_id AS text) FROM messages")
+        return sorted(found.scalars())
+
+
+def waiting(service: sa.Engine) -> list[str]:
+    with service.connect() as connection:
+        found = connection.exec_driver_sql("SELECT CAST(task_id AS text) FROM outbox")
+        return sorted(found.scalars())
+
+
+def run_in_batch(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> tuple[list[str], Any]:
+    """Run a batch in which one task runs an action; return the ids and the report."""
+    from backend.worker import batch
+
+    ids = submit(service, SIZE)
+    spec = declare(action, ids[CULPRIT], one_commit=True)
+    monkeypatch.setattr(batch, "registered", lambda: {"a_task": spec})
+    monkeypatch.setattr(batch, "_tell", lambda _ended: None)
+    return ids, batch.run_batch(
+        "w", [batch.Member(task_id, 1, "a_task", ["{}"], None) for task_id in ids]
+    )
+
+
+@pytest.mark.parametrize("action", ENDINGS.values(), ids=ENDINGS)
+def test_a_task_that_would_end_its_transaction_runs_alone_and_the_others_of_its_batch_succeed(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    ids, report = run_in_batch(service, monkeypatch, action)
+    others = sorted(set(ids) - {ids[CULPRIT]})
+    assert (report.alone, report.dropped) == ([ids[CULPRIT]], [])
+    assert sorted(report.succeeded) == others
+    assert written(service) == others
+    assert waiting(service) == [ids[CULPRIT]]
+    states = {task_id: task(service, task_id)["state"] for task_id in ids}
+    assert states == dict.fromkeys(others, "SUCCESS") | {ids[CULPRIT]: "PENDING"}
+
+
+@pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
+@pytest.mark.parametrize("action", ENDINGS.values(), ids=ENDINGS)
+def test_a_task_that_would_end_its_transaction_fails_and_leaves_nothing(
+    service: sa.Engine, action: Action, *, one_commit: bool
+) -> None:
+    task_id, error = run_alone(service, action, one_commit=one_commit)
+    assert error is not None
+    assert written(service) == []
+    # The claim of an ordinary task is a transaction of its own.
+    assert task(service, task_id)["state"] == ("PENDING" if one_commit else "STARTED")
+    assert waiting(service) == ([task_id] if one_commit else [])
+
+
+@pytest.mark.parametrize("action", HARMLESS.values(), ids=HARMLESS)
+@pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
+def test_savepoints_and_other_transactions_are_allowed(
+    service: sa.Engine, action: Action, *, one_commit: bool
+) -> None:
+    task_id, error = run_alone(service, action, one_commit=one_commit)
+    assert (error, written(service)) == (None, [task_id])
+    assert task(service, task_id)["state"] == "SUCCESS"
+
+
+def test_an_error_caught_in_a_savepoint_does_not_fail_the_batch(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, report = run_in_batch(service, monkeypatch, caught_in_savepoint)
+    assert sorted(report.succeeded) == sorted(ids) == written(service)
+
+
+def test_the_refusal_says_in_one_sentence_what_to_do_instead(service: sa.Engine) -> None:
+    (task_id,) = submit(service)
+    spec = declare(ENDINGS["rollback"], task_id, one_commit=True)
+    from backend.worker.claim import Attempt
+
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
+    with pytest.raises(TaskError) as refused:
+        Attempt(spec, request, ("{}",), {}).run()
+    assert str(refused.value) == (
+        "run.session.rollback(): a task cannot end the transaction that its outcome is part of;"
+        " put what may fail into `with run.session.begin_nested():`"
+    )
+
+
+def test_errors_of_a_broken_transaction_lead_to_another_attempt_and_refusals_do_not(
+    service: sa.Engine,
+) -> None:
+    errors = {
+        name: run_alone(service, action, one_commit=False)[1] for name, action in ENDINGS.items()
+    }
+    broken = {name for name, error in errors.items() if error is StatementFailed}
+    refused = {name for name, error in errors.items() if error is TaskError}
+    assert broken == {
+        "the transaction's rollback",
+        "the connection's rollback",
+        "the connection's close",
+        "psycopg2's rollback",
+        "a failed statement, swallowed",
+        "a failed flush, swallowed",
+    }
+    assert set(errors) - broken - refused == {"in a block of PL/pgSQL"}
+
+
+def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
+    """`psycopg2.extensions.connection.commit` bypasses our subclass."""
+    commit = raw(psycopg2.extensions.connection.commit)
+    for one_commit in (False, True):
+        task_id, error = run_alone(service, commit, one_commit=one_commit)
+        assert error is TaskError
+        assert task(service, task_id)["state"] == "STARTED"
+
+
+def test_objects_of_one_task_are_written_before_the_next_begins(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pending object that cannot be written is its own task's error."""
+
+    def add(session: Session) -> None:
+        session.add(Count(id=None, messages=None))
+
+    ids, report = run_in_batch(service, monkeypatch, add)
+    assert report.alone == [ids[CULPRIT]]
+    assert len(report.succeeded) == SIZE - 1
