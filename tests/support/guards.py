@@ -709,14 +709,14 @@ GUARDS = [
         "backend/db/ledger.py",
         "    RESET ROLE; RESET ALL;\n",
         "",
-        "tests/integration/test_task_session.py",
+        "tests/integration/test_task_settings.py",
     ),
     Guard(
         "3: what outlasts a transaction goes with its connection",
         "backend/db/session.py",
         "    if policy.discard_connection:\n",
         "    if False:\n",
-        "tests/integration/test_task_session.py",
+        "tests/integration/test_task_settings.py",
     ),
     Guard(
         "3: objects of one task are written before the next begins",
