@@ -43,8 +43,12 @@ class Order:
         """
         digest = hashlib.sha256(f"{self.form}\0".encode())
         for task in self.tasks:
-            arguments = registered()[task.name].arguments.model_validate_json(task.args)
-            digest.update(f"{task.name}\0{arguments.model_dump_json()}\0".encode())
+            model = registered()[task.name].arguments
+            try:
+                understood = model.model_validate_json(task.args).model_dump_json()
+            except ValueError:  # such as a field that Pydantic cannot write as JSON
+                understood = task.args
+            digest.update(f"{task.name}\0{understood}\0".encode())
         return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -306,9 +307,11 @@ def test_errors_of_a_broken_transaction_lead_to_another_attempt_and_refusals_do_
 
 
 def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
-    """`psycopg2.extensions.connection.commit` bypasses our subclass."""
-    commit = raw(psycopg2.extensions.connection.commit)
-    for one_commit in (False, True):
+    """By psycopg2's own methods; after the second another transaction is open."""
+    once = raw(psycopg2.extensions.connection.commit)
+    execute_unseen = psycopg2.extensions.cursor.execute
+    again = raw(lambda connection: execute_unseen(connection.cursor(), "COMMIT; BEGIN"))
+    for commit, one_commit in product((once, again), (False, True)):
         task_id, error = run_alone(service, commit, one_commit=one_commit)
         assert error is TaskError
         assert task(service, task_id)["state"] == "STARTED"

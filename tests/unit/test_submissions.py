@@ -54,3 +54,15 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
         return answers
 
     assert asyncio.run(scene()) == ["answer 0"] * 5 + ["answer 5"]
+
+
+def test_arguments_that_cannot_be_written_again_have_a_fingerprint_too() -> None:
+    from backend.api.submissions import Order
+    from backend.db.ledger import Submission
+
+    def fingerprint(args: str) -> str:
+        task = Submission("an id", "insert_message", args, 5, None)
+        return Order([task], "an answer", "task", "a key").fingerprint
+
+    assert fingerprint("[1]") == fingerprint("[1]") != fingerprint("[2]")
+    assert fingerprint('{"content":"x"}') == fingerprint('{ "more": 1, "content": "x" }')
