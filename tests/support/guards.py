@@ -842,8 +842,14 @@ def holds(guard: Guard) -> bool:
 
 
 def main() -> None:
-    """Try every guard, or those whose text holds the arguments; exit 1 if a test did not fail."""
-    chosen = [guard for guard in GUARDS if all(word in guard.holds for word in sys.argv[1:])]
+    """Try every guard, or those whose title has one of the arguments; exit 1 if one did not hold.
+
+    Exits with a message if an argument fits no title.
+    """
+    for words in sys.argv[1:]:
+        if not any(words in guard.holds for guard in GUARDS):
+            sys.exit(f"No guard's title has {words!r}.")
+    chosen = [g for g in GUARDS if not sys.argv[1:] or any(w in g.holds for w in sys.argv[1:])]
     results = [holds(guard) for guard in chosen]
     sys.exit(0 if all(results) else 1)
 
