@@ -101,6 +101,7 @@ def api(*, no_relay: bool) -> None:
         timeout_graceful_shutdown=3,
         timeout_keep_alive=settings().keep_alive_seconds,
         http="backend.api.protocol:HttpConnection",
+        proxy_headers=False,  # api/forwarded.py reads them; uvicorn's default trusts this machine
     )
 
 
@@ -179,11 +180,16 @@ def flower() -> None:
     # For its broker page, until the workers have told it theirs.
     app.conf.task_queues = list(QUEUES)
     _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
+    # Flower reads these variables too, and fails on empty ones.
+    for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):
+        os.environ.pop(name, None)
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
     # It warns of questions to workers that are still starting, at each start.
     options += ["--purge_offline_workers=300", "--natural_time=False", "--logging=error"]
     if settings().flower_basic_auth:
         options.append(f"--basic_auth={settings().flower_basic_auth}")
+    if settings().flower_url_prefix:
+        options.append(f"--url_prefix={settings().flower_url_prefix}")
     # What `app.start` does, apart from dropping the command's exit code.
     celery.params[0].default = app
     sys.exit(celery.main(args=["flower", *options], standalone_mode=False))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -45,7 +47,41 @@ def _without_ipv6(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host
 
 
+def _path_prefix(path: str) -> str:
+    """Return the path as `/a/b`, "" for `/`. Raises ValueError for what URLs would have encoded."""
+    segments = path.strip("/").split("/")
+    if segments == [""]:
+        return ""
+    # Flower puts its prefix into regular expressions.
+    if not all(re.fullmatch(r"[A-Za-z0-9_~.-]+", each) and each.strip(".") for each in segments):
+        raise ValueError("must be a path")
+    return "/" + "/".join(segments)
+
+
+# The first segments of the API's own paths. `/tasks` would be the list, or the root behind a proxy
+# with the prefix `/tasks`.
+OWN_PATHS = frozenset(
+    {"tasks", "messages", "health", "docs", "redoc", "openapi.json", "static-offline-docs"}
+)
+
+
+def _unlike_own_paths(prefix: str) -> str:
+    """Accept a prefix that no path of the API begins with. Raises ValueError."""
+    if prefix and prefix.split("/")[1] in OWN_PATHS:
+        raise ValueError("must differ from the API's own paths")
+    return prefix
+
+
+def _networks(text: str) -> str:
+    """Accept addresses and networks with commas between them, `*` or nothing. Raises ValueError."""
+    if text not in {"", "*"}:
+        for each in text.split(","):
+            ip_network(each.strip())
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
 
 
 class Settings(BaseSettings):
@@ -69,9 +105,13 @@ class Settings(BaseSettings):
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
     keep_alive_seconds: int = Field(75, ge=1, le=3600)
+    root_path: Annotated[PathPrefix, AfterValidator(_unlike_own_paths)] = ""
+    forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] = ""
     flower_port: Port = 5555
-    # Flower takes a comma for the end of a password, and another user's name for the next one.
-    flower_basic_auth: str | None = Field(None, pattern=r"^[!-+\--9;-~]+:[!-+\--~]+$")
+    # Flower splits the value at each comma, and each part opens it. It cannot compare other
+    # characters than ASCII.
+    flower_basic_auth: str | None = Field(None, pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$")
+    flower_url_prefix: PathPrefix = ""
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
@@ -85,6 +125,11 @@ class Settings(BaseSettings):
             return "localhost"
         return f"[{self.api_host}]" if ":" in self.api_host else self.api_host
 
+    @property
+    def flower_path(self) -> str:
+        """The path of Flower's first page. It does not answer its prefix without the last slash."""
+        return f"{self.flower_url_prefix}/" if self.flower_url_prefix else ""
+
 
 _MEANINGS = {
     "database_url": "a PostgreSQL address: postgresql+psycopg2://user:password@host:5432/database",
@@ -94,8 +139,12 @@ _MEANINGS = {
     "api_port": "a port from 1 to 65535",
     "api_workers": "a whole number of processes from 1 to 64",
     "keep_alive_seconds": "how long an idle connection of the API stays open, from 1 to 3600 s",
+    "root_path": "a path such as /jobs, of letters, digits and . _ ~ -, that does not begin with a"
+    " path of the API such as /tasks",
+    "forwarded_allow_ips": "addresses or networks of proxies such as 127.0.0.1,10.0.0.0/8, or *",
     "flower_port": "a port from 1 to 65535",
-    "flower_basic_auth": "user:password, in ASCII letters, digits and signs but the comma",
+    "flower_basic_auth": "user:password, in ASCII letters, digits, spaces and signs but the comma",
+    "flower_url_prefix": "a path such as /flower, of letters, digits and . _ ~ -",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",

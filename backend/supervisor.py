@@ -223,7 +223,7 @@ def run() -> int:
 def _announce(supervisor: Supervisor) -> None:
     """Print addresses and a first command once everything answers."""
     api = f"http://{settings().own_host}:{settings().api_port}"
-    flower = f"http://{settings().own_host}:{settings().flower_port}"
+    flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
     while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
         time.sleep(0.2)
     supervisor.ready.set()

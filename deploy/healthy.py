@@ -16,7 +16,9 @@ TIMEOUT = 3
 
 def answers(port: str, path: str) -> bool:
     """Return whether a page of this container answers; an error raises."""
-    url = f"http://127.0.0.1:{port}{path}"
+    host = os.environ.get("API_HOST") or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
     # Not through a proxy that the environment names for other addresses.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(url, timeout=TIMEOUT) as answer:
@@ -38,10 +40,15 @@ def holds_lease() -> bool:
         return cursor.fetchone() is not None
 
 
+def flower_health() -> str:
+    """Return the path of Flower's own health check, open even with FLOWER_BASIC_AUTH."""
+    prefix = os.environ.get("FLOWER_URL_PREFIX", "").strip("/")
+    return f"/{prefix}/healthcheck" if prefix else "/healthcheck"
+
+
 CHECKS = {
     "api": lambda: answers(os.environ.get("API_PORT") or "8060", "/health/live"),
-    # Open even where FLOWER_BASIC_AUTH asks for a password elsewhere.
-    "flower": lambda: answers(os.environ.get("FLOWER_PORT") or "5555", "/healthcheck"),
+    "flower": lambda: answers(os.environ.get("FLOWER_PORT") or "5555", flower_health()),
     "worker": holds_lease,
 }
 

@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from backend.api import batch, messages, problems, system, tasks
 from backend.api.deps import Services
 from backend.api.edge import Edge
+from backend.api.forwarded import ForwardedHeaders
 from backend.settings import settings
 from backend.telemetry import set_up_logging
 
@@ -71,5 +72,7 @@ def create_app() -> FastAPI:
         system.router,
     )
     app.router.routes[:0] = [route for router in routers for route in router.routes]
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, root_path=settings().root_path)
+    if settings().forwarded_allow_ips:
+        app.add_middleware(ForwardedHeaders, trusted=settings().forwarded_allow_ips)
     return app

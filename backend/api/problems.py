@@ -14,6 +14,7 @@ from starlette.routing import Match
 
 from backend.errors import HTTPError, Invalid
 from backend.schemas import InvalidProblem, Problem
+from backend.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ OUR_FAULT = "Something went wrong on our side; it has been logged."
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}
 _DETAILS = {
-    404: "There is nothing at this path. See /docs for what there is.",
+    404: "There is nothing at this path. See {root_path}/docs for what there is.",
     405: "This path does not take this method. See the Allow header.",
 }
 
@@ -93,7 +94,10 @@ def install(app: FastAPI) -> None:
         status, headers = error.status_code, dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(sorted(_allowed(request)))
-        return problem(status, _DETAILS.get(status, error.detail), headers)
+        detail = error.detail
+        if status in _DETAILS:
+            detail = _DETAILS[status].format(root_path=settings().root_path)
+        return problem(status, detail, headers)
 
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:

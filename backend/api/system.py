@@ -33,12 +33,24 @@ pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style>
 @router.get("/", response_model=Links, summary="Where to go from here")
 async def root(request: Request) -> Response:
     """Give links to the documentation and to Flower: JSON, or a page for a browser."""
-    flower = f"http://{request.url.hostname}:{settings().flower_port}"
-    links = {"docs": "/docs", "redoc": "/redoc", "flower": flower}
+    root_path = settings().root_path
+    links = {
+        "docs": f"{root_path}/docs",
+        "redoc": f"{root_path}/redoc",
+        "flower": _flower(request),
+    }
     if "text/html" in request.headers.get("accept", ""):
         safe = {name: escape(link) for name, link in links.items()}
         return HTMLResponse(_PAGE.format(**safe, base=escape(str(request.base_url))))
     return JSONResponse(links)
+
+
+def _flower(request: Request) -> str:
+    """Return Flower's address: that of its prefix behind a trusted proxy, else that of its port."""
+    path = settings().flower_path
+    if path and "forwarded" in request.scope:
+        return str(request.base_url.replace(path=path))
+    return str(request.base_url.replace(scheme="http", port=settings().flower_port, path=path))
 
 
 @router.get("/health", response_model=Health, summary="Is it healthy?")

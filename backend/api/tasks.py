@@ -20,6 +20,7 @@ from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute, compact
 from backend.api.submissions import Order
 from backend.errors import NotFound
 from backend.schemas import MessageIn, TaskAccepted, TaskList, TaskState
+from backend.settings import settings
 from backend.tasks.registry import Task, names, registered
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def _accept(request: Request, task: Task, arguments: str, message: str) ->
     answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
     answer = await services.submissions.accept(Order([new], answer, "task", key))
     task_id = new.id if key is None else json.loads(answer)["task_id"]
-    headers = {"Location": f"/tasks/{task_id}"}
+    headers = {"Location": f"{settings().root_path}/tasks/{task_id}"}
     return Response(answer, 202, headers=headers, media_type="application/json")
 
 

@@ -298,6 +298,7 @@ def test_every_route_is_documented_and_no_other(reader: Reader) -> None:
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
     tried = {"bash", "json", "http", "python", "javascript", "sql", "dotenv", "yaml", "text"}
+    tried.add("nginx")  # tests/acceptance/test_behind_nginx.py
     for document in documents.documents():
         assert document.text.count("\n```") == 2 * len(documents.FENCE.findall(document.text))
         assert {block.language for block in document.blocks} <= tried

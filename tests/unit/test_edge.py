@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.exceptions import HTTPException
 
+from backend.api import edge
 from backend.api.edge import MAX_BODY, Edge
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ class Inner:
 
 
 def ask(
-    inner: Inner, path: str = "/tasks/", headers: dict[str, str] | None = None, *chunks: bytes
+    inner: Inner,
+    path: str = "/tasks/",
+    headers: dict[str, str] | None = None,
+    *chunks: bytes,
+    prefix: str = "",
 ) -> list[Message]:
     """Send a request through the edge; return what it answered by itself."""
     answered: list[Message] = []
@@ -47,7 +52,7 @@ def ask(
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": pairs}
-    asyncio.run(Edge(inner)(scope, receive, send))
+    asyncio.run(Edge(inner, prefix)(scope, receive, send))
     return answered
 
 
@@ -80,7 +85,7 @@ def test_a_body_up_to_the_limit_passes_whole() -> None:
 
 def test_a_body_declared_over_the_limit_is_answered_without_the_application() -> None:
     inner = Inner()
-    start, body = ask(inner, "/tasks/", {"content-length": str(MAX_BODY + 1)})
+    start, body, _ = ask(inner, "/tasks/", {"content-length": str(MAX_BODY + 1)})
     assert inner.scopes == []
     assert start["status"] == 413
     assert (b"connection", b"close") in start["headers"]
@@ -129,7 +134,7 @@ def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
     answered: list[Message] = []
 
     async def receive() -> Message:
-        raise AssertionError("nothing is read")
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         answered.append(message)
@@ -140,6 +145,72 @@ def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("/a/b", "/a/b/"),
+        ("/a/b/", "/a/b/"),
+        ("/a/b/tasks", "/a/b/tasks/"),
+        ("/a/b/tasks/slow/", "/a/b/tasks/slow"),
+        ("/tasks/slow", "/a/b/tasks/slow"),
+        ("/", "/a/b/"),
+        ("/a", "/a/b/a"),
+        ("/a/bc", "/a/b/a/bc"),
+        ("/a/b/a/b", "/a/b/a/b"),
+        ("/a/b/a/b/", "/a/b/a/b"),
+    ],
+)
+def test_a_path_is_served_with_the_prefix_and_without_it(asked: str, served: str) -> None:
+    inner = Inner()
+    assert ask(inner, asked, prefix="/a/b") == []
+    assert [(served, "/a/b")] == [(scope["path"], scope["root_path"]) for scope in inner.scopes]
+
+
+def test_lines_are_not_limited_behind_a_prefix() -> None:
+    inner = Inner()
+    headers = {"content-type": "application/x-ndjson", "content-length": str(MAX_BODY + 1)}
+    assert ask(inner, "/a/b/tasks/batch", headers, b"x" * (MAX_BODY + 1), prefix="/a/b") == []
+    assert inner.received == MAX_BODY + 1
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-length": str(MAX_BODY + 1)}, {"content-encoding": "gzip"}]
+)
+def test_the_rest_of_a_refused_body_is_discarded_after_the_answer(headers: dict[str, str]) -> None:
+    events: list[str] = []
+    left = [b"x"] * 3
+
+    async def receive() -> Message:
+        events.append("read")
+        return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+    async def send(message: Message) -> None:
+        events.append("sent" if message.get("body") else message["type"])
+
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/tasks/", "headers": pairs}
+    asyncio.run(Edge(Inner())(scope, receive, send))
+    assert events == ["http.response.start", "sent", *["read"] * 3, "http.response.body"]
+
+
+def test_a_body_that_is_never_sent_is_not_waited_for_after_the_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge, "SILENCE_SECONDS", 0.05)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-encoding", b"gzip")]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    asyncio.run(Edge(Inner())(scope, receive, send))
+    assert sent[-1] == {"type": "http.response.body"}
+
+
+@pytest.mark.parametrize(
     ("encoding", "passes"), [("identity", True), ("gzip", False), ("BR", False)]
 )
 def test_a_compressed_body_does_not_reach_the_application(encoding: str, *, passes: bool) -> None:
@@ -147,3 +218,20 @@ def test_a_compressed_body_does_not_reach_the_application(encoding: str, *, pass
     answered = ask(inner, "/tasks/", {"content-encoding": encoding}, b"{}")
     assert bool(inner.scopes) is passes
     assert [message["status"] for message in answered[:1]] == ([] if passes else [415])
+
+
+def test_a_get_is_passed_on_as_it_is() -> None:
+    passed: list[tuple[object, object]] = []
+
+    async def inner(_scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append((receive, send))
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Edge(inner)(scope, receive, send))
+    assert passed == [(receive, send)]

@@ -72,6 +72,33 @@ NONSENSE = [
     ("FLOWER_BASIC_AUTH", "hidden"),
     ("FLOWER_BASIC_AUTH", ":hidden"),
     ("FLOWER_BASIC_AUTH", "user:"),
+    ("FLOWER_BASIC_AUTH", "user:hid,den"),
+    ("FLOWER_BASIC_AUTH", "user:hidden,"),
+    ("FLOWER_BASIC_AUTH", "us,er:hidden"),
+    ("FLOWER_BASIC_AUTH", "user:hidden,other:hidden"),
+    ("FLOWER_BASIC_AUTH", "user:hiddén"),
+    ("FLOWER_BASIC_AUTH", "usér:hidden"),
+    ("FLOWER_BASIC_AUTH", "user:hidden\n"),
+    ("FLOWER_BASIC_AUTH", "user:hid\tden"),
+    ("FLOWER_BASIC_AUTH", "user:hidden\x7f"),
+    ("FLOWER_URL_PREFIX", "/hid den"),
+    ("FLOWER_URL_PREFIX", "/hidden(.*)"),
+    ("FLOWER_URL_PREFIX", "http://hidden/flower"),
+    ("ROOT_PATH", "/hidden?x"),
+    ("ROOT_PATH", "/hidden#x"),
+    ("ROOT_PATH", "/hid%20den"),
+    ("ROOT_PATH", "/hidden/../x"),
+    ("ROOT_PATH", "/hidden//x"),
+    ("ROOT_PATH", "/hiddén"),
+    ("ROOT_PATH", "https://hidden.example"),
+    ("ROOT_PATH", "/tasks"),
+    ("ROOT_PATH", "/docs/hidden/"),
+    ("FORWARDED_ALLOW_IPS", "hidden"),
+    ("FORWARDED_ALLOW_IPS", "127.0.0.1,"),
+    ("FORWARDED_ALLOW_IPS", "127.0.0.1 10.0.0.1"),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+    ("FORWARDED_ALLOW_IPS", "127.0.0.1,*"),
+    ("FORWARDED_ALLOW_IPS", "127.0.0.1:8060"),
     ("WORKER_CONCURRENCY", "0"),
     ("WORKER_CONCURRENCY", "many"),
     ("LOG_LEVEL", "hidden"),
@@ -114,6 +141,14 @@ def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyP
         ("CELERY_RESULT_BACKEND", "redis://broker:6379/0"),
         ("DATABASE_URL", "postgresql+psycopg2://user@/tasks?host=/run/postgresql"),
         ("FLOWER_BASIC_AUTH", "user:pass:word"),
+        ("FLOWER_BASIC_AUTH", "user:correct horse"),
+        ("FLOWER_BASIC_AUTH", "a user: #=$'\"\\~%* "),
+        ("FLOWER_URL_PREFIX", "/flower"),
+        ("ROOT_PATH", "/a/b-c_d.e~f/0"),
+        ("ROOT_PATH", "/tasks-api"),
+        ("ROOT_PATH", "/api/tasks"),
+        ("FORWARDED_ALLOW_IPS", "*"),
+        ("FORWARDED_ALLOW_IPS", "127.0.0.1, ::1,10.0.0.0/8"),
         ("LOG_LEVEL", "DEBUG"),
     ],
 )
@@ -122,6 +157,37 @@ def test_what_makes_sense_is_taken_as_it_is(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(settings(), name.lower()) == value
+
+
+@pytest.mark.parametrize("name", ["ROOT_PATH", "FLOWER_URL_PREFIX"])
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("jobs", "/jobs"), ("/jobs/", "/jobs"), ("a/b/", "/a/b"), ("/", ""), ("", "")],
+)
+def test_a_prefix_begins_with_a_slash_and_ends_without_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, written: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, written)
+    assert getattr(settings(), name.lower()) == meant
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("0.0.0.0", "localhost"),
+        ("::", "localhost"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("host.example", "host.example"),
+    ],
+)
+def test_the_own_host_is_the_address_that_is_listened_on(
+    monkeypatch: pytest.MonkeyPatch, host: str, own: str
+) -> None:
+    monkeypatch.setenv("API_HOST", host)
+    assert settings().own_host == own
 
 
 def test_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
