@@ -216,10 +216,13 @@ def test_a_trusted_proxy_says_how_the_service_is_reached(service: Stack) -> None
     assert "curl -X POST https://tasks.example:8443/jobs/tasks/ " in page
 
 
-@pytest.mark.parametrize("trusted", ["", "192.0.2.1"])
-def test_of_anybody_else_no_forwarding_header_is_believed(service: Stack, trusted: str) -> None:
+@pytest.mark.parametrize("trusted", [{}, {"FORWARDED_ALLOW_IPS": "192.0.2.1"}], ids=str)
+def test_of_anybody_else_no_forwarding_header_is_believed(
+    service: Stack, trusted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = free_port()
-    environment = {"API_PORT": str(port), "FORWARDED_ALLOW_IPS": trusted}
+    monkeypatch.delitem(service.environment, "FORWARDED_ALLOW_IPS")
+    environment = {"API_PORT": str(port), **trusted}
     service.launch("api", "--no-relay", name="careful", environment=environment)
     url = f"http://127.0.0.1:{port}"
 

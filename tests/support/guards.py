@@ -13,7 +13,7 @@ from .documents import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The documents too: one test tries what they say about migrations.
-COPIED = ("backend", "tests", "pyproject.toml", *NAMES)
+COPIED = ("backend", "deploy", "examples", "tests", "pyproject.toml", *NAMES)
 
 
 @dataclass(frozen=True)
@@ -801,6 +801,63 @@ GUARDS = [
         "    subprocesses.start_cleaner()  # before Celery starts its threads\n",
         "",
         "tests/acceptance/test_subprocesses.py",
+    ),
+    Guard(
+        "a proxy that is not trusted is not believed",
+        "backend/api/forwarded.py",
+        " and (peer and peer[0]) in self._inner.trusted_hosts",
+        "",
+        "tests/unit/test_forwarded.py",
+    ),
+    Guard(
+        "uvicorn believes no proxy of its own accord",
+        "backend/cli.py",
+        "        proxy_headers=False,",
+        "",
+        "tests/acceptance/test_behind_nginx.py::"
+        "test_of_anybody_else_no_forwarding_header_is_believed",
+    ),
+    Guard(
+        "a path prefix is no path of the API",
+        "backend/settings.py",
+        '    if prefix and prefix.split("/")[1] in OWN_PATHS:\n',
+        "    if False:\n",
+        "tests/unit/test_settings.py",
+    ),
+    Guard(
+        "Flower's password has no comma",
+        "backend/settings.py",
+        r'pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$"',
+        r'pattern=r"^[ -9;-~]+:[ -~]+$"',
+        "tests/unit/test_settings.py",
+    ),
+    Guard(
+        "Flower reads no variable that a setting stands for",
+        "backend/cli.py",
+        "        os.environ.pop(name, None)\n",
+        "        pass\n",
+        "tests/acceptance/test_addresses.py",
+    ),
+    Guard(
+        "the rest of a refused body is discarded",
+        "backend/api/edge.py",
+        "                    while self._more:\n",
+        "                    while False:\n",
+        "tests/unit/test_edge.py",
+    ),
+    Guard(
+        "own addresses are not asked through a proxy",
+        "backend/supervisor.py",
+        "build_opener(urllib.request.ProxyHandler({}))",
+        "build_opener()",
+        "tests/acceptance/test_addresses.py",
+    ),
+    Guard(
+        "the health check asks through no proxy",
+        "deploy/healthy.py",
+        "build_opener(urllib.request.ProxyHandler({}))",
+        "build_opener()",
+        "tests/unit/test_healthy.py",
     ),
 ]
 
