@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.json_schema import SkipJsonSchema
 
 
 def _storable(text: str) -> str:
@@ -30,13 +31,19 @@ Content = Annotated[
 ]
 
 
+class Answer(BaseModel):
+    """An answer: it has exactly the keys of its model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class MessageIn(BaseModel):
     """A message to be stored."""
 
     content: Content
 
 
-class MessageOut(BaseModel):
+class MessageOut(Answer):
     """A stored message."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -46,18 +53,21 @@ class MessageOut(BaseModel):
     created_at: datetime = Field(examples=["2025-10-16T14:30:00Z"])
 
 
-class MessageList(BaseModel):
+class MessageList(Answer):
     """A page of messages, ids ascending."""
 
     messages: list[MessageOut]
     total: int = Field(description="How many messages there are in all", examples=[1])
 
 
-class TaskAccepted(BaseModel):
+TaskId = Annotated[str, Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])]
+
+
+class TaskAccepted(Answer):
     """A task is on disk and will run."""
 
-    task_id: str = Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])
-    status: Literal["PENDING"] = "PENDING"
+    task_id: TaskId
+    status: Literal["PENDING"]
     message: str = Field(examples=["Task enqueued successfully"])
 
 
@@ -72,68 +82,18 @@ class BatchItem(BaseModel):
     )
 
 
-class BatchEntry(BaseModel):
+class BatchEntry(Answer):
     """An accepted task of a batch."""
 
-    task_id: str = Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])
-    status: Literal["PENDING"] = "PENDING"
+    task_id: TaskId
+    status: Literal["PENDING"]
 
 
-class BatchAccepted(BaseModel):
+class BatchAccepted(Answer):
     """All tasks of a batch are on disk and will run; ids in the order of the request."""
 
     tasks: list[BatchEntry]
     total: int = Field(examples=[1])
-
-
-class TaskSummary(BaseModel):
-    """A task that has not ended."""
-
-    task_id: str = Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])
-    status: Literal["ACTIVE", "SCHEDULED", "RESERVED"]
-
-
-class TaskList(BaseModel):
-    """The tasks that have not ended, oldest first."""
-
-    tasks: list[TaskSummary]
-    total: int = Field(description="How many such tasks there are in all", examples=[1])
-
-
-class TaskState(BaseModel):
-    """What is known of one task."""
-
-    task_id: str = Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])
-    status: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
-    result: Any = Field(
-        description="null until the end; the task's value on SUCCESS;"
-        ' `{"error": "…"}` on FAILURE and REVOKED',
-        examples=[{"id": 123, "content": "Hello World", "created_at": "2025-10-16T14:30:00Z"}],
-    )
-
-
-class Health(BaseModel):
-    """The process serves."""
-
-    status: Literal["healthy"] = "healthy"
-
-
-class Readiness(BaseModel):
-    """Whether tasks can be accepted, and what runs below its best."""
-
-    status: Literal["ready"] = "ready"
-    degraded: list[str] = Field(
-        description="What is away though tasks are accepted",
-        examples=[["no worker is running: tasks wait until one is"]],
-    )
-
-
-class Links(BaseModel):
-    """Where to go from here."""
-
-    docs: str = Field(examples=["/docs"])
-    redoc: str = Field(examples=["/redoc"])
-    flower: str = Field(examples=["http://localhost:5555"])
 
 
 class FieldProblem(BaseModel):
@@ -143,10 +103,88 @@ class FieldProblem(BaseModel):
     pointer: str = Field(examples=["#/content"])
 
 
+class BatchLine(Answer):
+    """The answer to a line of NDJSON."""
+
+    line: int = Field(description="The line's number, from 1", examples=[1])
+    task_id: TaskId | SkipJsonSchema[None] = Field(
+        None, description="Where the task is on disk, or may be (UNKNOWN)"
+    )
+    status: Literal["PENDING", "REFUSED", "UNKNOWN"] | SkipJsonSchema[None] = Field(
+        None,
+        description="PENDING: on disk. REFUSED: a good line that was not stored. UNKNOWN: the store"
+        " went away, the task may have been stored. Absent where the line is not valid",
+    )
+    errors: list[FieldProblem] | SkipJsonSchema[None] = Field(
+        None, description="What is wrong; absent with PENDING"
+    )
+
+
+class TaskSummary(Answer):
+    """A task that has not ended."""
+
+    task_id: TaskId
+    status: Literal["ACTIVE", "SCHEDULED", "RESERVED"]
+
+
+class TaskList(Answer):
+    """The tasks that have not ended, oldest first."""
+
+    tasks: list[TaskSummary]
+    total: int = Field(description="How many such tasks there are in all", examples=[1])
+
+
+class TaskError(Answer):
+    """Why a task did not succeed."""
+
+    error: str = Field(examples=["Database connection failed"])
+
+
+class TaskUnfinished(Answer):
+    """A task that has not ended."""
+
+    task_id: TaskId
+    status: Literal["PENDING", "STARTED", "RETRY"]
+    # Always null. A type that is only null confuses clients: openapi-fetch leaves the field out.
+    result: TaskError | None = Field(description="null until the task has ended", examples=[None])
+
+
+class TaskFailed(Answer):
+    """A task that ended without a value."""
+
+    task_id: TaskId
+    status: Literal["FAILURE", "REVOKED"]
+    result: TaskError
+
+
+class Health(Answer):
+    """The process serves."""
+
+    status: Literal["healthy"]
+
+
+class Readiness(Answer):
+    """Whether tasks can be accepted, and what runs below its best."""
+
+    status: Literal["ready"]
+    degraded: list[str] = Field(
+        description="What is away though tasks are accepted",
+        examples=[["no worker is running: tasks wait until one is"]],
+    )
+
+
+class Links(Answer):
+    """Where to go from here."""
+
+    docs: str = Field(examples=["/docs"])
+    redoc: str = Field(examples=["/redoc"])
+    flower: str = Field(examples=["http://localhost:5555"])
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 has it."""
 
-    type: str = Field("about:blank", examples=["about:blank"])
+    type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no task with this id."])

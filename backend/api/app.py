@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi_offline import FastAPIOffline
 
-from backend.api import batch, messages, problems, system, tasks
+from backend.api import batch, messages, openapi, problems, system, tasks
 from backend.api.deps import Services
 from backend.api.edge import Edge
 from backend.api.forwarded import ForwardedHeaders
@@ -24,6 +24,9 @@ DESCRIPTION: Final = """
 Post a task, get an id at once, read its outcome whenever you like.
 
 **A 202 is final**: the task is on disk, and it runs whatever crashes next.
+
+Each path works with and without its last slash. Each `GET` route answers `HEAD` too. A query
+parameter that a route does not know is refused.
 """
 TAGS: Final = [
     {"name": "Tasks", "description": "Work that a worker does after the answer was sent"},
@@ -60,17 +63,10 @@ def create_app() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
+    openapi.install(app)
     # As they are, since a router that FastAPI includes is asked for its routes at each request; and
     # before the documentation's, since they are tried in order.
-    routers = (
-        tasks.quick,
-        tasks.router,
-        batch.router,
-        tasks.fallback,
-        messages.router,
-        messages.quick,
-        system.router,
-    )
+    routers = (tasks.router, batch.router, tasks.fallback, messages.router, system.router)
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_middleware(Edge, root_path=settings().root_path)
     if settings().forwarded_allow_ips:

@@ -10,26 +10,28 @@ import secrets
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from backend.api.deps import Services, services_of
-from backend.api.problems import (
-    BODY_REFUSED,
-    OUR_FAULT,
-    STORE_AWAY,
-    TOO_MANY,
-    UNPROCESSABLE_OR_REUSED,
-    faults,
+from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, TASK_ID, router_of
+from backend.api.problems import OUR_FAULT, faults
+from backend.api.quick import (
+    ABSENT,
+    IdempotencyKey,
+    QuickRoute,
+    compact,
+    in_body,
+    read_json,
+    refuse_constants,
 )
-from backend.api.quick import IDEMPOTENCY_KEY, compact, in_body, read_json, refuse_constants
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
-from backend.schemas import BatchAccepted, BatchItem
+from backend.schemas import BatchAccepted, BatchItem, BatchLine
 from backend.tasks.registry import names, registered
 
 if TYPE_CHECKING:
@@ -37,7 +39,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["Tasks"], responses={**STORE_AWAY, **BODY_REFUSED, **TOO_MANY})
+
+def _is_ndjson(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith(NDJSON)
+
+
+async def _read_body(request: Request, adapter: TypeAdapter[Any]) -> tuple[Any, str]:
+    """Read JSON; the endpoint reads NDJSON, line by line. Raises RequestValidationError."""
+    return (None, "") if _is_ndjson(request) else await read_json(request, adapter)
+
+
+class BatchRoute(QuickRoute):
+    """A route whose body may be NDJSON."""
+
+    read_body = staticmethod(_read_body)
+
+
+router = router_of("Tasks", {**STORE_AWAY, **SUBMISSION_REFUSED}, BatchRoute)
 
 MAX_ITEMS = 1000
 MAX_LINE = 1024 * 1024
@@ -54,62 +72,53 @@ MAY_BE_STORED = (
 # What answers to a stream may take of memory; the rest waits on disk.
 SPOOL = 1024 * 1024
 
-_items = TypeAdapter(Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_ITEMS)])
+Items = Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_ITEMS)]
 _item = TypeAdapter(BatchItem)
 
 
-def _lines(description: str, *examples: dict[str, Any]) -> dict[str, Any]:
-    """Return OpenAPI's description of NDJSON: a text, as a schema describes one JSON value."""
-    text = "".join(compact(example) + "\n" for example in examples)
-    return {"schema": {"type": "string", "description": description}, "example": text}
-
-
-_ITEM = {"name": "insert_message", "arguments": {"content": "Hello World"}}
-_FAULT = {"detail": "must not be blank", "pointer": "#/arguments/content"}
-_LINES = _lines("A task a line, each as an item of the array", _ITEM, _ITEM)
-_ANSWER_LINES = _lines(
-    "An answer for each line that is not blank, with its number: `task_id` and `status` PENDING"
-    " where the task is on disk; else `errors`, with `status` REFUSED where the line was good. With"
-    " UNKNOWN the store went away: there is a `task_id`, and the task may have been stored",
-    {"line": 1, "task_id": "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55", "status": "PENDING"},
-    {"line": 2, "errors": [_FAULT]},
+_ANSWERS = (
+    {"line": 1, "task_id": TASK_ID, "status": "PENDING"},
+    {"line": 2, "errors": [{"detail": "must not be blank", "pointer": "#/arguments/content"}]},
 )
+
+
+def _answer_lines() -> dict[str, Any]:
+    """Return OpenAPI's description of NDJSON: a text, as a schema describes one JSON value."""
+    line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")
+    del line["$defs"]  # The document has them already, of InvalidProblem.
+    return {
+        "schema": {
+            "type": "string",
+            "description": "An answer for each line that is not blank",
+            "contentMediaType": NDJSON,
+            "contentSchema": {"type": "array", "items": line},
+        },
+        "example": "".join(compact(answer) + "\n" for answer in _ANSWERS),
+    }
 
 
 @router.post(
     "/tasks/batch",
     status_code=202,
     response_model=BatchAccepted,
-    responses={202: {"content": {NDJSON: _ANSWER_LINES}}, **UNPROCESSABLE_OR_REUSED},
+    responses={202: {"content": {NDJSON: _answer_lines()}}},
     summary="Create many tasks",
-    openapi_extra={
-        "parameters": [IDEMPOTENCY_KEY.openapi],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "array",
-                        "minItems": 1,
-                        "maxItems": MAX_ITEMS,
-                        "items": BatchItem.model_json_schema(),
-                    }
-                },
-                NDJSON: _LINES,
-            },
-        },
-    },
 )
-async def create_batch(request: Request) -> Response:
+async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABSENT) -> Response:
     """Enqueue up to 1,000 tasks as a JSON array, all or none; the answer has their ids in order.
 
-    As `application/x-ndjson`, a task a line and as many as you like, the answer has a line for
-    each; bad lines are named and skipped.
+    Or send NDJSON (`Content-Type: application/x-ndjson`): any number of lines, each an item of the
+    array. The answer is NDJSON too, with a line for each; bad lines are named and skipped.
+
+    ```
+    {"arguments": {"content": "Hello World"}}
+    {"name": "slow", "arguments": {"duration": 1}}
+    ```
     """
-    services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
-    if request.headers.get("content-type", "").lower().startswith(NDJSON):
+    services = services_of(request)
+    if _is_ndjson(request):
         return await _stream(request, services, key)
-    items, text = await read_json(request, _items)
+    text = request.scope["json_text"]
     problems: list[Any] = []
     tasks = []
     for place, (item, arguments) in enumerate(zip(items, _arguments(items, text), strict=True)):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 MAX_BODY = 1024 * 1024
 # How long the rest of a body is discarded after the answer that refuses it: in all, and in silence.
 DISCARD_SECONDS, SILENCE_SECONDS = 10.0, 1.0
-_TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
-_ENCODED = "The body is compressed. Send it as it is, without Content-Encoding."
+TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
+ENCODED = "The body is compressed. Send it as it is, without Content-Encoding."
 # The two collections are documented with their last slash, everything else without.
 _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
 
@@ -50,7 +50,7 @@ class Edge:
             scope["root_path"] = self._root_path
         length, encoded = _body_headers(scope)
         if encoded:
-            await _refuse(415, _ENCODED, scope, receive, send)
+            await _refuse(415, ENCODED, scope, receive, send)
         elif path == "/tasks/batch" and _is_ndjson(scope):
             # Read line by line, with a limit on each line.
             await self._app(scope, receive, send)
@@ -58,7 +58,7 @@ class Edge:
             body = _Body(receive, send)
             await self._app(scope, body.receive, body.send)
         elif length is not None and length > MAX_BODY:
-            await _refuse(413, _TOO_LARGE, scope, receive, send)
+            await _refuse(413, TOO_LARGE, scope, receive, send)
         else:
             # The server holds a body to the length that it declares.
             await self._app(scope, receive, send)
@@ -110,7 +110,7 @@ class _Body:
         self._size += len(message.get("body", b""))
         if self._size > MAX_BODY and not self._refused:
             self._refused = True
-            raise HTTPException(413, _TOO_LARGE, headers={"Connection": "close"})
+            raise HTTPException(413, TOO_LARGE, headers={"Connection": "close"})
         return message
 
     async def send(self, message: Message) -> None:

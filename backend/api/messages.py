@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from backend.api.deps import services_of
-from backend.api.problems import BODY_REFUSED, STORE_AWAY, UNPROCESSABLE
-from backend.api.quick import QuickRoute
+from backend.api.openapi import BODY_REFUSED, STORE_AWAY, router_of
+from backend.api.quick import ABSENT
 from backend.schemas import MessageIn, MessageList, MessageOut
 
-router = APIRouter(tags=["Messages"], responses={**STORE_AWAY, **UNPROCESSABLE})
-quick = APIRouter(
-    tags=["Messages"], responses={**STORE_AWAY, **UNPROCESSABLE}, route_class=QuickRoute
-)
+router = router_of("Messages", STORE_AWAY)
 
 LAST_ID = 2**63 - 1
 
@@ -23,17 +20,18 @@ LAST_ID = 2**63 - 1
 async def list_messages(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 100,
+    # A default in the document would be wrong in a browser, which cannot hold LAST_ID exactly.
     before: Annotated[
         int, Query(ge=1, le=LAST_ID, description="Only messages with a smaller id")
-    ] = LAST_ID,
+    ] = ABSENT,
 ) -> Response:
     """List the newest messages, ids ascending; for older ones pass the first id as `before`."""
-    rows, total = await services_of(request).message_pages.submit((limit, before))
+    rows, total = await services_of(request).message_pages.submit((limit, before or LAST_ID))
     page = MessageList(messages=[MessageOut.model_validate(row) for row in rows], total=total)
     return Response(page.model_dump_json(), media_type="application/json")
 
 
-@quick.post(
+@router.post(
     "/messages/",
     status_code=201,
     response_model=MessageOut,

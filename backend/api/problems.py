@@ -13,39 +13,17 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from backend.errors import HTTPError, Invalid
-from backend.schemas import InvalidProblem, Problem
 from backend.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Responses = dict[int | str, dict[str, Any]]
-
-
 PROBLEM = "application/problem+json"
-
-
-def _documented(status: int, description: str, model: type[Problem] = Problem) -> Responses:
-    return {status: {"model": model, "description": description}}
-
-
-NOT_FOUND = _documented(404, "There is no such thing")
-BODY_REFUSED = {
-    **_documented(413, "The body is over 1 MiB"),
-    **_documented(415, "The body is compressed"),
-}
-UNPROCESSABLE = _documented(422, "The request is not valid", InvalidProblem)
-UNPROCESSABLE_OR_REUSED = _documented(
-    422, "The request is not valid, or its Idempotency-Key came with another one", InvalidProblem
-)
-TOO_MANY = _documented(429, "More tasks wait than MAX_WAITING allows; try again later")
-STORE_AWAY = _documented(503, "PostgreSQL is away or stores nothing; try again shortly")
-
 OUR_FAULT = "Something went wrong on our side; it has been logged."
 
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}
-_DETAILS = {
+DETAILS = {
     404: "There is nothing at this path. See {root_path}/docs for what there is.",
     405: "This path does not take this method. See the Allow header.",
 }
@@ -58,6 +36,14 @@ def problem(
     errors: Sequence[Mapping[str, str]] | None = None,
 ) -> JSONResponse:
     """Return a problem document; `errors` names single faults of the request."""
+    body = document(status, detail, errors)
+    return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM)
+
+
+def document(
+    status: int, detail: str, errors: Sequence[Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """Return the body of an error."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(status) or HTTPStatus(status).phrase,
@@ -66,19 +52,11 @@ def problem(
     }
     if errors is not None:
         body["errors"] = errors
-    return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM)
+    return body
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app here, and document the errors as they are answered."""
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _correct(described())
-        return described()
-
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
+    """Answer every error of the app here."""
 
     @app.exception_handler(HTTPError)
     async def ours(_request: Request, error: HTTPError) -> JSONResponse:
@@ -95,8 +73,8 @@ def install(app: FastAPI) -> None:
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(sorted(_allowed(request)))
         detail = error.detail
-        if status in _DETAILS:
-            detail = _DETAILS[status].format(root_path=settings().root_path)
+        if status in DETAILS:
+            detail = DETAILS[status].format(root_path=settings().root_path)
         return problem(status, detail, headers)
 
     @app.exception_handler(Exception)
@@ -106,15 +84,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
         return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
-
-
-def _correct(openapi: dict[str, Any]) -> None:
-    """Correct the content type of the documented errors: FastAPI gives them that of the answer."""
-    for path in openapi["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if int(status) >= HTTPStatus.BAD_REQUEST:
-                    response["content"] = {PROBLEM: response["content"]["application/json"]}
 
 
 def _allowed(request: Request) -> set[str]:
@@ -139,8 +108,13 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         what = "Send a JSON body with the header Content-Type: application/json."
         problems = [{"detail": what, "pointer": "#"}]
         return problem(422, what, errors=problems)
+    return problem(422, summary(problems), errors=problems)
+
+
+def summary(problems: Sequence[Mapping[str, str]]) -> str:
+    """Return what is wrong with a request as one sentence."""
     lines = "; ".join(f"{fault['pointer']}: {fault['detail']}" for fault in problems)
-    return problem(422, f"The request is not valid: {lines}.", errors=problems)
+    return f"The request is not valid: {lines}."
 
 
 def faults(error: RequestValidationError) -> list[dict[str, str]]:

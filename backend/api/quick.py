@@ -1,49 +1,117 @@
-"""Routes that are asked thousands of times a second, documented by FastAPI and read without it.
+"""The class of our routes: documented by FastAPI, and read without its cost.
 
 FastAPI 0.165 examines what a route declares anew at each request: reading a body and a header took
-half the time of POST /tasks/. What is read here is documented, and refused, in the same form.
+half the time of POST /tasks/. Here a route's declarations are read once, when it is made.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from fastapi import Header
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
+
+from backend.errors import Invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
+    from fastapi._compat import ModelField
     from starlette.requests import Request
     from starlette.responses import Response
 
 T = TypeVar("T")
+# What a body may be where none is taken: it says nothing, so nothing is ignored.
+_EMPTY_BODIES = {b"", b"{}", b"null"}
+
+# The default of a parameter without one. Its annotation does not allow None, and so the OpenAPI
+# document has no null, which neither a query nor a header can have.
+ABSENT: Any = None
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Repeat a request with the same key to get the first answer again",
+    ),
+]
 
 
-class QuickRoute(APIRoute):
-    """A route whose endpoint takes what it declares of: `request`, the path's parameters, a body.
+def unknown_parameter(known: Collection[str]) -> str:
+    """Return what is said of a query parameter that is none of the known."""
+    listed = f"known here: {', '.join(known)}" if known else "this route takes none"
+    return f"unknown parameter; {listed}"
 
-    The body is a type that Pydantic validates, and `request.scope["json_text"]` is what it was read
-    from; other parameters are read by a `Parameter`, and dependencies are not looked at.
+
+def _query_values(request: Request, fields: Mapping[str, ModelField]) -> dict[str, Any]:
+    """Return the values of the query. Raises RequestValidationError, also for unknown names."""
+    given = request.query_params.multi_items()
+    texts = dict(given)
+    faults = [
+        {"type": "unknown", "loc": ("query", name), "msg": unknown_parameter(fields)}
+        for name in texts
+        if name not in fields
+    ]
+    if len(texts) < len(given):
+        repeated = "given more than once; give it once"
+        faults += [
+            {"type": "repeated", "loc": ("query", name), "msg": repeated}
+            for name, count in Counter(name for name, _ in given).items()
+            if count > 1 and name in fields
+        ]
+    known_texts = [(fields[name], text) for name, text in texts.items() if name in fields]
+    return _values("query", known_texts, faults)
+
+
+def _header_values(request: Request, fields: Mapping[bytes, ModelField]) -> dict[str, Any]:
+    """Return the values of the headers; of two with one name the first counts.
+
+    Raises RequestValidationError.
     """
+    given: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in fields and name not in given:
+            given[name] = value.decode("latin-1")
+    if not given:
+        return {}
+    return _values("header", [(fields[name], text) for name, text in given.items()], [])
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request (see FastAPI, "Custom Request and APIRoute class")."""
-        endpoint, body = self.endpoint, self.body_field
-        model: Any = body.field_info.annotation if body else None
-        adapter: TypeAdapter[Any] = TypeAdapter(model)
 
-        async def answer(request: Request) -> Response:
-            arguments = {"request": request, **request.path_params}
-            if body:
-                value, request.scope["json_text"] = await read_json(request, adapter)
-                arguments[body.name] = value
-            response: Response = await endpoint(**arguments)
-            return response
+def _values(
+    place: str, texts: Iterable[tuple[ModelField, str]], faults: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return each field's value by its name.
 
-        return answer
+    Raises RequestValidationError with the given faults and those of the values.
+    """
+    values: dict[str, Any] = {}
+    for field, text in texts:
+        values[field.name], errors = field.validate(text, loc=(place, field.alias))
+        faults += errors
+    if faults:
+        raise RequestValidationError(faults)
+    return values
+
+
+async def _refuse_body(request: Request, refusal: str) -> None:
+    """Raise Invalid if there is a body that says something: it would be ignored."""
+    if b"".join((await request.body()).split()) not in _EMPTY_BODIES:
+        raise Invalid(refusal, [{"detail": refusal, "pointer": "#"}])
+
+
+def _body_refusal(query: Mapping[str, ModelField]) -> str:
+    """Return what to say to a body where none is taken."""
+    refusal = "This route takes no body."
+    if query:
+        example = "&".join(f"{name}={field.default}" for name, field in query.items())
+        refusal += f" Send its parameters in the query: ?{example}"
+    return refusal
 
 
 async def read_json(request: Request, adapter: TypeAdapter[T]) -> tuple[T, str]:
@@ -119,57 +187,51 @@ def _is_json(request: Request) -> bool:
     return False
 
 
-class Parameter(Generic[T]):
-    """A query parameter or header with a default."""
+class QuickRoute(APIRoute):
+    """A route that passes to its endpoint only what the endpoint declares, and refuses the rest.
 
-    def __init__(self, place: str, name: str, kind: Any, default: T, description: str) -> None:  # noqa: ANN401 - a type with its limits
-        self._place = place
-        self._key = name.lower().encode()
-        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
-        self._default = default
-        self.openapi: dict[str, Any] = {
-            "name": name,
-            "in": place,
-            "required": False,
-            "schema": self._adapter.json_schema()
-            | ({} if default is None else {"default": default}),
-            "description": description,
-        }
+    An endpoint may declare `request`, path parameters, query parameters and headers of one value
+    with a default, and one body; its dependencies are not resolved. `request.scope["json_text"]` is
+    the text of the body. A query parameter that is not declared is refused, and so is a body of a
+    POST whose endpoint declares none.
+    """
 
-    def of(self, request: Request) -> T:
-        """Return the value that a request gives it. Raises RequestValidationError."""
-        text = self._text(request)
-        if text is None:
-            return self._default
-        try:
-            return self._adapter.validate_python(text)
-        except ValidationError as error:
-            raise RequestValidationError(
-                [{**fault, "loc": (self._place, self.openapi["name"])} for fault in error.errors()]
-            ) from error
+    # Returns the body as a value, and its text. Raises RequestValidationError.
+    read_body = staticmethod(read_json)
 
-    def _text(self, request: Request) -> str | None:
-        if self._place == "header":
-            for name, value in request.scope["headers"]:
-                if name == self._key:
-                    text: str = value.decode("latin-1")
-                    return text
-        elif request.scope["query_string"]:
-            return request.query_params.get(self.openapi["name"])
-        return None
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request (see FastAPI, "Custom Request and APIRoute class").
 
+        Raises TypeError for a declaration that is not supported.
+        """
+        endpoint, body, declared = self.endpoint, self.body_field, self.dependant
+        # With its limits, such as those of a list's length.
+        model: Any = body.field_info.rebuild_annotation() if body else None
+        adapter: TypeAdapter[Any] = TypeAdapter(model)
+        query = {field.alias: field for field in declared.query_params}
+        headers = {field.alias.lower().encode(): field for field in declared.header_params}
+        parameters = (*query.values(), *headers.values())
+        required = any(field.field_info.is_required() for field in parameters)
+        if required or declared.dependencies or declared.cookie_params:
+            raise TypeError(f"{self.path}: give each parameter a default; no Depends, no Cookie")
+        takes_request = bool(declared.request_param_name)
+        bodiless, read_body = self.methods == {"POST"}, self.read_body
+        refusal = _body_refusal(query)
 
-IDEMPOTENCY_KEY: Parameter[str | None] = Parameter(
-    "header",
-    "Idempotency-Key",
-    Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")],
-    None,
-    "Repeat a request with the same key to get the first answer again",
-)
-WAIT: Parameter[float] = Parameter(
-    "query",
-    "wait",
-    Annotated[float, Field(ge=0, le=60)],
-    0.0,
-    "Seconds to wait for the task's end",
-)
+        async def answer(request: Request) -> Response:
+            arguments: dict[str, Any] = {**request.path_params}
+            if takes_request:
+                arguments["request"] = request
+            if request.scope["query_string"]:
+                arguments |= _query_values(request, query)
+            if headers:
+                arguments |= _header_values(request, headers)
+            if body:
+                value, request.scope["json_text"] = await read_body(request, adapter)
+                arguments[body.name] = value
+            elif bodiless:
+                await _refuse_body(request, refusal)
+            response: Response = await endpoint(**arguments)
+            return response
+
+        return answer

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from html import escape
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend.api.deps import services_of
-from backend.api.problems import STORE_AWAY
+from backend.api.openapi import STORE_AWAY, router_of
 from backend.errors import StoreUnavailable
 from backend.schemas import Health, Links, Readiness
 from backend.settings import settings
 
-router = APIRouter(tags=["Health"])
+router = router_of("Health")
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Tasks API</title>
@@ -30,8 +30,13 @@ pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style>
 """
 
 
-@router.get("/", response_model=Links, summary="Where to go from here")
-async def root(request: Request) -> Response:
+@router.get(
+    "/",
+    response_model=Links,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    summary="Where to go from here",
+)
+async def get_links(request: Request) -> Response:
     """Give links to the documentation and to Flower: JSON, or a page for a browser."""
     root_path = settings().root_path
     links = {
@@ -53,8 +58,10 @@ def _flower(request: Request) -> str:
     return str(request.base_url.replace(scheme="http", port=settings().flower_port, path=path))
 
 
-@router.get("/health", response_model=Health, summary="Is it healthy?")
-@router.get("/health/live", response_model=Health, summary="Does the process serve?")
+@router.get("/health", name="get_health", response_model=Health, summary="Is it healthy?")
+@router.get(
+    "/health/live", name="get_liveness", response_model=Health, summary="Does the process serve?"
+)
 async def health() -> Response:
     """Answer while the process serves."""
     return JSONResponse({"status": "healthy"})
@@ -66,7 +73,7 @@ async def health() -> Response:
     responses=STORE_AWAY,
     summary="Can tasks be accepted?",
 )
-async def ready(request: Request) -> Response:
+async def get_readiness(request: Request) -> Response:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
     services = services_of(request)
     condition = await services.readiness.submit(None)

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from backend.api.deps import services_of
-from backend.api.problems import (
-    BODY_REFUSED,
+from backend.api.openapi import (
     NOT_FOUND,
     STORE_AWAY,
-    TOO_MANY,
-    UNPROCESSABLE,
-    UNPROCESSABLE_OR_REUSED,
+    SUBMISSION_REFUSED,
+    TASK_ID,
+    TaskState,
+    describe,
+    header,
+    router_of,
 )
-from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute, compact
+from backend.api.quick import ABSENT, IdempotencyKey, compact
 from backend.api.submissions import Order
 from backend.errors import NotFound
-from backend.schemas import MessageIn, TaskAccepted, TaskList, TaskState
+from backend.schemas import MessageIn, TaskAccepted, TaskList
 from backend.settings import settings
 from backend.tasks.registry import Task, names, registered
 
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
 
     from backend.api.protocol import HttpConnection
 
-# In this order: the busiest first, the fallback last.
-quick = APIRouter(tags=["Tasks"], responses=STORE_AWAY, route_class=QuickRoute)
-router = APIRouter(tags=["Tasks"], responses=STORE_AWAY)
+# The busiest first: they are tried in this order. The fallback is last.
+router = router_of("Tasks", STORE_AWAY)
 fallback = APIRouter()
 
 ENQUEUED = "Task enqueued successfully"
@@ -40,20 +41,24 @@ _ACCEPTED: dict[int | str, Any] = {
     202: {
         "model": TaskAccepted,
         "description": "On disk, and it will run",
-        "headers": {
-            "Location": {"description": "Where to ask for it", "schema": {"type": "string"}}
+        "headers": {"Location": header("Where to ask for it", "string", f"/tasks/{TASK_ID}")},
+        "links": {
+            "state": {
+                "operationId": "get_task",
+                "parameters": {"task_id": "$response.body#/task_id"},
+                "description": "Its state, and its result when it has ended",
+            }
         },
     },
-    **BODY_REFUSED,
-    **TOO_MANY,
-    **UNPROCESSABLE_OR_REUSED,
+    **SUBMISSION_REFUSED,
 }
-_KEYED = {"parameters": [IDEMPOTENCY_KEY.openapi]}
 
 
-async def _accept(request: Request, task: Task, arguments: str, message: str) -> Response:
+async def _accept(
+    request: Request, task: Task, arguments: str, message: str, key: str | None
+) -> Response:
     """Accept a task with arguments as JSON text: the answer is sent after the commit."""
-    services, key = services_of(request), IDEMPOTENCY_KEY.of(request)
+    services = services_of(request)
     new = services.new_task(task, arguments)
     answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
     answer = await services.submissions.accept(Order([new], answer, "task", key))
@@ -62,88 +67,24 @@ async def _accept(request: Request, task: Task, arguments: str, message: str) ->
     return Response(answer, 202, headers=headers, media_type="application/json")
 
 
-@quick.post(
+@router.post(
     "/tasks/",
     status_code=202,
     responses=_ACCEPTED,
-    openapi_extra=_KEYED,
     summary="Create a message task",
+    description=describe(registered()["insert_message"]),
 )
-async def create_message_task(message: MessageIn, request: Request) -> Response:  # noqa: ARG001 - read and validated for it
+async def submit_message(
+    message: MessageIn,  # noqa: ARG001 - read and validated for it
+    request: Request,
+    key: IdempotencyKey = ABSENT,
+) -> Response:
     """Enqueue a task that inserts a message into the database."""
-    return await _accept(
-        request, registered()["insert_message"], request.scope["json_text"], ENQUEUED
-    )
+    task = registered()["insert_message"]
+    return await _accept(request, task, request.scope["json_text"], ENQUEUED, key)
 
 
-@router.post(
-    "/tasks/slow",
-    status_code=202,
-    responses=_ACCEPTED,
-    openapi_extra=_KEYED,
-    summary="Create a slow task",
-)
-async def create_slow_task(
-    request: Request,
-    duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
-) -> Response:
-    """Enqueue a task that takes `duration` seconds, to have something to look at."""
-    task = registered()["slow"]
-    message = f"Slow task enqueued for {duration} seconds"
-    return await _accept(request, task, compact({"duration": duration}), message)
-
-
-def _route(task: Task) -> Callable[..., Awaitable[Response]]:
-    """Return the route of a registered task: its arguments are the body."""
-
-    async def enqueue(arguments: BaseModel, request: Request) -> Response:  # noqa: ARG001 - as above
-        return await _accept(request, task, request.scope["json_text"], ENQUEUED)
-
-    enqueue.__annotations__ = {
-        "arguments": task.arguments,
-        "request": Request,
-        "return": Response,
-    }
-    return enqueue
-
-
-for _name, _task in registered().items():
-    if _name == _task.name and _name != "slow":  # slow has its own form above
-        quick.add_api_route(
-            f"/tasks/{_name}",
-            _route(_task),
-            methods=["POST"],
-            status_code=202,
-            responses=_ACCEPTED,
-            openapi_extra=_KEYED,
-            name=f"create_{_name}",
-            summary=f"Create a task: {_name}",
-            description=_task.function.__doc__,
-        )
-
-
-@fallback.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
-async def refuse_unknown_task() -> Response:
-    """Say which tasks there are."""
-    raise NotFound(f"There is no task of this name. There are: {names()}.")
-
-
-@router.get("/tasks/", response_model=TaskList, responses=UNPROCESSABLE, summary="List tasks")
-async def list_tasks(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 1000,
-) -> Response:
-    """List the tasks that have not ended, oldest first.
-
-    ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
-    """
-    tasks, total = await services_of(request).list_tasks(limit)
-    # Ids and statuses need no escaping, and a thousand of them are written so in half the time.
-    rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
-    return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")
-
-
-@quick.get(
+@router.get(
     "/tasks/{task_id}",
     response_model=TaskState,
     responses={
@@ -153,20 +94,19 @@ async def list_tasks(
                     "description": "How far a running task says it is, done/total",
                     "schema": {"type": "string"},
                 }
-            }
+            },
         },
         **NOT_FOUND,
-        **UNPROCESSABLE,
     },
-    openapi_extra={"parameters": [WAIT.openapi]},
     summary="Query a task",
 )
 async def get_task(
     task_id: Annotated[str, Path(description="As returned when the task was created")],
     request: Request,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for its end")] = 0,
 ) -> Response:
     """Tell state and result of a task, at once or when it has ended."""
-    services, wait = services_of(request), WAIT.of(request)
+    services = services_of(request)
     if wait:
         # Missing where another server than ours serves the application.
         connection: HttpConnection | None = request.scope.get("extensions", {}).get("tasks_api")
@@ -182,3 +122,70 @@ async def get_task(
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None
     return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/tasks/slow",
+    status_code=202,
+    responses=_ACCEPTED,
+    summary="Create a slow task",
+    description=describe(registered()["slow"]),
+)
+async def submit_slow(
+    request: Request,
+    duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
+    key: IdempotencyKey = ABSENT,
+) -> Response:
+    """Enqueue a task that takes `duration` seconds, to have something to look at."""
+    task = registered()["slow"]
+    message = f"Slow task enqueued for {duration} seconds"
+    return await _accept(request, task, compact({"duration": duration}), message, key)
+
+
+def _route(task: Task) -> Callable[..., Awaitable[Response]]:
+    """Return the route of a registered task: its arguments are the body."""
+
+    async def enqueue(
+        arguments: BaseModel,  # noqa: ARG001 - as above
+        request: Request,
+        key: IdempotencyKey = ABSENT,
+    ) -> Response:
+        return await _accept(request, task, request.scope["json_text"], ENQUEUED, key)
+
+    enqueue.__annotations__ |= {"arguments": task.arguments, "request": Request}
+    return enqueue
+
+
+for _name, _task in registered().items():
+    if _name == _task.name and _name != "slow":  # slow has its own form above
+        router.add_api_route(
+            f"/tasks/{_name}",
+            _route(_task),
+            methods=["POST"],
+            status_code=202,
+            responses=_ACCEPTED,
+            name=f"submit_task_{_name}",
+            summary=f"Create a task: {_name}",
+            description=describe(_task),
+        )
+
+
+@fallback.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
+async def refuse_unknown_task() -> Response:
+    """Say which tasks there are."""
+    raise NotFound(f"There is no task of this name. There are: {names()}.")
+
+
+@router.get("/tasks/", response_model=TaskList, summary="List tasks")
+async def list_tasks(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 1000,
+) -> Response:
+    """List the tasks that have not ended, oldest first.
+
+    ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
+    """
+    tasks, total = await services_of(request).list_tasks(limit)
+    # Ids and statuses need no escaping, and a thousand of them are written so in half the time.
+    rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
+    return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")

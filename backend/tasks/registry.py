@@ -76,6 +76,12 @@ class Task:
     time_limit: float
     one_commit: bool
 
+    @property
+    def result(self) -> type[BaseModel]:
+        """The model of its value."""
+        result: type[BaseModel] = get_type_hints(self.function)["return"]
+        return result
+
 
 # The columns of an attempt's number hold 32,767, and each hand-back of a task adds one to both.
 MAX_ATTEMPTS = 1000

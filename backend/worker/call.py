@@ -41,7 +41,8 @@ def as_json(value: BaseModel) -> str:
 
     Raises TaskError for NaN and infinities, which Pydantic would write as null.
     """
-    text = value.model_dump_json()
+    # As the OpenAPI document names its fields.
+    text = value.model_dump_json(by_alias=True)
     if "null" in text and not _finite(value.model_dump()):
         raise TaskError("The task's value has a number that JSON lacks: NaN or infinite")
     return text

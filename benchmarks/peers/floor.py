@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
-from backend.schemas import MessageIn, TaskAccepted, TaskState
+from backend.schemas import MessageIn, TaskAccepted
 
 ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 ACCEPTED = f'{{"task_id": "{ID}", "status": "PENDING", "message": "Task enqueued successfully"}}'
@@ -25,7 +25,7 @@ async def create_task(message: MessageIn) -> Response:  # noqa: ARG001 - validat
     return Response(ACCEPTED, 202, media_type="application/json")
 
 
-@app.get("/tasks/{task_id}", response_model=TaskState)
+@app.get("/tasks/{task_id}")
 async def get_task(
     task_id: Annotated[str, Path()],  # noqa: ARG001 - the same
     wait: Annotated[float, Query(ge=0, le=60)] = 0,  # noqa: ARG001 - the same

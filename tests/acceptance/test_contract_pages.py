@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -215,6 +218,67 @@ done"""
     assert page["total"] == 5
     assert {f"Message {n}" for n in range(1, 6)} == {one["content"] for one in page["messages"]}
     assert all({"id", "content", "created_at"} == message.keys() for message in page["messages"])
+
+
+# What a user of a generated client writes.
+TYPED = """
+import sys
+from datetime import datetime
+from tasks_api_client import Client, models
+from tasks_api_client.api.messages import list_messages
+from tasks_api_client.api.tasks import (
+    get_task, list_tasks, submit_batch, submit_message, submit_slow
+)
+
+client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+accepted = submit_message.sync(
+    client=client, body=models.MessageIn(content="typed"), idempotency_key="typed"
+)
+assert isinstance(accepted, models.TaskAccepted)
+task = get_task.sync(accepted.task_id, client=client, wait=30)
+assert isinstance(task, models.TaskSucceeded), task
+assert isinstance(task.result, models.MessageOut)
+assert isinstance(task.result.created_at, datetime)
+assert task.result in list_messages.sync(client=client).messages
+slow = submit_slow.sync(client=client, duration=0)
+task = get_task.sync(slow.task_id, client=client, wait=30)
+assert task.result == models.SlowResult(message="Task completed after 0 seconds")
+slow = submit_slow.sync(client=client, duration=2)
+assert isinstance(get_task.sync(slow.task_id, client=client), models.TaskUnfinished)
+assert slow.task_id in [listed.task_id for listed in list_tasks.sync(client=client).tasks]
+items = [models.BatchItem(arguments={"content": "a"}), models.BatchItem({"duration": 0}, "slow")]
+assert submit_batch.sync(client=client, body=items).total == 2
+refused = submit_message.sync(client=client, body=models.MessageIn(content=" "))
+assert isinstance(refused, models.InvalidProblem), refused
+assert refused.errors[0].pointer == "#/content"
+missing = get_task.sync("nothing", client=client)
+assert (type(missing), missing.status) == (models.Problem, 404)
+"""
+
+
+def test_a_generated_client_comes_without_warnings_and_reads_typed_answers(
+    service: Stack, tmp_path: Path
+) -> None:
+    document = tmp_path / "openapi.json"
+    document.write_bytes(httpx.get(f"{service.url}/openapi.json").content)
+    scripts = Path(sys.executable).parent
+    # The generator formats its code with `ruff` of the path.
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    generate: list[str | Path] = [
+        scripts / "openapi-python-client",
+        "generate",
+        "--fail-on-warning",
+    ]
+    folder = tmp_path / "client"
+    run([*generate, "--path", document, "--output-path", folder], environment)
+    run([sys.executable, "-c", TYPED, service.url], {**environment, "PYTHONPATH": str(folder)})
+
+
+def run(command: list[str | Path], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_reference_of_the_openapi_document_leads_somewhere(service: Stack) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import openapi_spec_validator
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import TypeAdapter, ValidationError
+from openapi_schema_validator import OAS31Validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
 
-from backend.schemas import Content
+from backend.api import openapi
+from backend.schemas import Content, MessageOut
+from backend.tasks.registry import Task
+from backend.tasks.slow import SlowArguments, SlowResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,38 +48,234 @@ def operations(client: TestClient) -> list[Operation]:
     return list(found())
 
 
-def test_each_error_is_documented_as_it_is_answered(operations: list[Operation]) -> None:
-    errors = [
-        (status, response)
-        for _, _, operation in operations
-        for status, response in operation["responses"].items()
-        if int(status) >= 400
-    ]
-    assert {status for status, _ in errors} == {"404", "413", "415", "422", "429", "503"}
-    for status, response in errors:
-        name = "InvalidProblem" if status == "422" else "Problem"
-        schema = {"$ref": f"#/components/schemas/{name}"}
-        assert response["content"] == {"application/problem+json": {"schema": schema}}
+@pytest.fixture
+def document(client: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
 
 
-def test_what_creates_tasks_documents_its_key_and_its_refusals(operations: list[Operation]) -> None:
+def errors_of(operation: dict[str, Any]) -> dict[str, Any]:
+    return {s: answer for s, answer in operation["responses"].items() if int(s) >= 400}
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    openapi_spec_validator.validate(document)
+
+
+def test_the_operations_have_short_and_stable_names(operations: list[Operation]) -> None:
+    expected = {
+        "POST /tasks/": "submit_message",
+        "POST /tasks/slow": "submit_slow",
+        "POST /tasks/insert_message": "submit_task_insert_message",
+        "POST /tasks/batch": "submit_batch",
+        "GET /tasks/": "list_tasks",
+        "GET /tasks/{task_id}": "get_task",
+        "GET /messages/": "list_messages",
+        "POST /messages/": "create_message",
+        "GET /": "get_links",
+        "GET /health": "get_health",
+        "GET /health/live": "get_liveness",
+        "GET /health/ready": "get_readiness",
+    }
+    names = {f"{method} {path}": each["operationId"] for method, path, each in operations}
+    assert names == names | expected
+
+
+def test_each_error_is_documented_as_it_is_answered_with_an_example(
+    operations: list[Operation], document: dict[str, Any]
+) -> None:
+    for _, _, operation in operations:
+        for status, response in errors_of(operation).items():
+            name = "InvalidProblem" if status == "422" else "Problem"
+            (content,) = response["content"].items()
+            kind, described = content
+            assert kind == "application/problem+json"
+            assert described["schema"] == {"$ref": f"#/components/schemas/{name}"}
+            assert described["example"]["status"] == int(status)
+            schema = {
+                **document["components"]["schemas"][name],
+                "components": document["components"],
+            }
+            OAS31Validator(schema).validate(described["example"])
+
+
+EVERYWHERE = {"405", "422", "500"}
+WITH_A_BODY = EVERYWHERE | {"413", "415", "503"}
+
+
+def test_each_error_is_documented_where_it_occurs_and_only_there(
+    operations: list[Operation],
+) -> None:
+    expected = {
+        "POST /tasks/": WITH_A_BODY | {"429"},
+        "POST /tasks/slow": WITH_A_BODY | {"429"},
+        "POST /tasks/insert_message": WITH_A_BODY | {"429"},
+        "POST /tasks/batch": WITH_A_BODY | {"429"},
+        "GET /tasks/": EVERYWHERE | {"503"},
+        "GET /tasks/{task_id}": EVERYWHERE | {"404", "503"},
+        "GET /messages/": EVERYWHERE | {"503"},
+        "POST /messages/": WITH_A_BODY,
+        "GET /": EVERYWHERE,
+        "GET /health": EVERYWHERE,
+        "GET /health/live": EVERYWHERE,
+        "GET /health/ready": EVERYWHERE | {"503"},
+    }
+    statuses = {f"{method} {path}": {*errors_of(each)} for method, path, each in operations}
+    assert statuses == statuses | expected
+
+
+def test_the_headers_of_each_answer_are_documented(operations: list[Operation]) -> None:
+    headers = {"405": ["Allow"], "429": ["Retry-After"], "503": ["Retry-After"]}
+    for _, path, operation in operations:
+        for status, response in operation["responses"].items():
+            expected = headers.get(status, [])
+            if status == "202" and path != "/tasks/batch":
+                expected = ["Location"]
+            if path == "/tasks/{task_id}" and status == "200":
+                expected = ["Progress"]
+            assert [*response.get("headers", [])] == expected
+
+
+def test_what_creates_tasks_documents_its_key(operations: list[Operation]) -> None:
     for method, path, operation in operations:
         names = {parameter["name"] for parameter in operation.get("parameters", [])}
         creates_tasks = method == "POST" and path.startswith("/tasks/")
         assert ("Idempotency-Key" in names) == creates_tasks
-        if method == "POST":
-            assert operation["responses"].keys() >= {"413", "422", "503"}
         if creates_tasks:
             assert "Idempotency-Key" in operation["responses"]["422"]["description"]
-            assert "429" in operation["responses"]
 
 
-def test_a_stream_is_documented_as_lines(operations: list[Operation]) -> None:
+def test_the_answer_to_a_stream_is_documented_as_lines(
+    operations: list[Operation], document: dict[str, Any]
+) -> None:
     (batch,) = [operation for _, path, operation in operations if path == "/tasks/batch"]
-    for content in (batch["requestBody"]["content"], batch["responses"]["202"]["content"]):
-        assert content.keys() == {"application/json", "application/x-ndjson"}
-        assert content["application/x-ndjson"]["schema"]["type"] == "string"
-        assert content["application/x-ndjson"]["example"].count("\n") == 2
+    content = batch["responses"]["202"]["content"]
+    assert content.keys() == {"application/json", "application/x-ndjson"}
+    lines = content["application/x-ndjson"]
+    assert lines["schema"]["type"] == "string"
+    schema = {**lines["schema"]["contentSchema"], "components": document["components"]}
+    OAS31Validator(schema).validate([*map(json.loads, lines["example"].splitlines())])
+    assert "application/x-ndjson" in batch["description"]
+
+
+def test_the_document_shows_what_each_task_gives(
+    operations: list[Operation], document: dict[str, Any]
+) -> None:
+    """And where to ask for it."""
+    ids = {path: each for method, path, each in operations if method == "POST"}
+    models = {"/tasks/": MessageOut, "/tasks/insert_message": MessageOut, "/tasks/slow": SlowResult}
+    (get,) = [each for _, path, each in operations if path == "/tasks/{task_id}"]
+    answer = get["responses"]["200"]["content"]["application/json"]
+    results = document["components"]["schemas"]["TaskSucceeded"]["properties"]["result"]["anyOf"]
+    schema = {**answer["schema"], "components": document["components"]}
+    for path, model in models.items():
+        assert f"`{model.__name__}`" in ids[path]["description"]
+        (link,) = ids[path]["responses"]["202"]["links"].values()
+        assert link["operationId"] == get["operationId"]
+        assert {"$ref": f"#/components/schemas/{model.__name__}"} in results
+    assert {"insert_message", "slow", "unfinished", "failed"} <= answer["examples"].keys()
+    for example in answer["examples"].values():
+        OAS31Validator(schema).validate(example["value"])
+    MessageOut.model_validate(answer["examples"]["insert_message"]["value"]["result"])
+    SlowResult.model_validate(answer["examples"]["slow"]["value"]["result"])
+
+
+class Handle:
+    """What JSON Schema cannot describe."""
+
+
+class Odd(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    handle: Annotated[Handle, PlainSerializer(lambda _: "x")]
+
+
+class Renamed(BaseModel):
+    """A model whose field has another name in JSON."""
+
+    in_days: int = Field(alias="inDays", examples=[3])
+
+
+Numbers = RootModel[Annotated[list[int], Field(examples=[[1, 2]])]]
+
+
+def task_of(result: type[BaseModel]) -> Task:
+    def function(args: BaseModel, run: object) -> BaseModel:
+        """Do something.
+
+        At length.
+        """
+        raise NotImplementedError
+
+    function.__annotations__["return"] = result
+    return Task("odd", function, BaseModel, 1, 60, one_commit=False)
+
+
+@pytest.mark.parametrize(
+    ("result", "example"),
+    [(Odd, None), (Renamed, {"inDays": 3}), (Numbers, [1, 2]), (SlowArguments, {"duration": 10})],
+)
+def test_any_result_is_documented(
+    monkeypatch: pytest.MonkeyPatch, result: type[BaseModel], example: object
+) -> None:
+    task = task_of(result)
+    assert openapi.example(task) == example
+    description = openapi.describe(task)
+    assert description.startswith("Do something.\n\nAt length.\n\nIts `result` in")
+    assert (json.dumps(example, indent=2) in description) == (example is not None)
+    monkeypatch.setattr(openapi, "registered", lambda: {"odd": task})
+    schema = openapi.task_state().model_json_schema(mode="serialization")
+    state = {"task_id": "x", "status": "SUCCESS", "result": example}
+    OAS31Validator(schema).validate(state)
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_value_has_the_names_that_are_documented() -> None:
+    from backend.worker.call import as_json
+
+    assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}
+
+
+def test_no_parameter_has_a_default_that_a_browser_cannot_write(
+    operations: list[Operation],
+) -> None:
+    for _, _, operation in operations:
+        for parameter in operation.get("parameters", []):
+            assert parameter["schema"].get("default", 0) < 2**53
+
+
+def test_each_route_refuses_an_unknown_parameter_and_lists_what_it_documents(
+    client: TestClient, operations: list[Operation]
+) -> None:
+    for method, path, operation in operations:
+        known = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+        listed = f"known here: {', '.join(known)}" if known else "this route takes none"
+        answer = client.request(method, f"{path}?colour=red", content=b"{")
+        assert answer.status_code == 422
+        fault = {"detail": f"unknown parameter; {listed}", "pointer": "?colour"}
+        assert answer.json()["errors"] == [fault]
+        (documented,) = operation["responses"]["422"]["content"].values()
+        assert answer.json() == documented["example"]
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("POST", "/tasks/nothing", 404),
+        ("PUT", "/tasks/", 405),
+        ("POST", "/health", 405),
+        ("GET", "/docs", 200),
+        ("GET", "/redoc", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/static-offline-docs/swagger-ui.css", 200),
+    ],
+)
+def test_a_parameter_matters_only_to_a_route_that_is_there_and_ours(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    assert client.request(method, f"{path}?colour=red").status_code == status
 
 
 @pytest.mark.parametrize(

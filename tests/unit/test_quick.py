@@ -3,58 +3,139 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
 from backend.api import problems
-from backend.api.quick import IDEMPOTENCY_KEY, WAIT, QuickRoute
+from backend.api.quick import ABSENT, IdempotencyKey, QuickRoute
 
 app = FastAPI()
 problems.install(app)
+quick = APIRouter(route_class=QuickRoute)
 
 
-@app.get("/")
-async def read(request: Request) -> dict[str, Any]:
-    return {"key": IDEMPOTENCY_KEY.of(request), "wait": WAIT.of(request)}
+@quick.get("/")
+async def read(
+    wait: Annotated[float, Query(ge=0, le=60)] = 0,
+    limit: Annotated[int, Query(ge=1)] = 5,
+    key: IdempotencyKey = ABSENT,
+) -> Response:
+    return JSONResponse({"key": key, "wait": wait, "limit": limit})
 
 
-client = TestClient(app)
+@quick.post("/nothing")
+async def take_nothing() -> Response:
+    return PlainTextResponse("taken")
+
+
+@quick.post("/query")
+async def take_a_query(duration: int = 10, pause: int = 0) -> Response:
+    return PlainTextResponse(f"{duration} {pause}")
+
+
+def pointers(answer: Any) -> list[str]:  # noqa: ANN401 - httpx's or httpx2's
+    assert answer.status_code == 422
+    return [fault["pointer"] for fault in answer.json()["errors"]]
 
 
 def test_a_parameter_that_is_not_given_has_its_default() -> None:
-    assert client.get("/").json() == {"key": None, "wait": 0.0}
-    assert client.get("/?other=1").json() == {"key": None, "wait": 0.0}
+    for query in ("", "?", "?&"):
+        assert client.get(f"/{query}").json() == {"key": None, "wait": 0.0, "limit": 5}
 
 
 def test_parameters_are_read() -> None:
-    answer = client.get("/?wait=2.5", headers={"idempotency-key": "a-1"})
-    assert answer.json() == {"key": "a-1", "wait": 2.5}
+    answer = client.get("/?wait=2.5&limit=7", headers={"idempotency-key": "a-1"})
+    assert answer.json() == {"key": "a-1", "wait": 2.5, "limit": 7}
+
+
+def test_of_two_headers_with_one_name_the_first_counts() -> None:
+    headers = [(b"Idempotency-Key", b"a"), (b"Idempotency-Key", b"b")]
+    assert client.get("/", headers=headers).json()["key"] == "a"
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "caf\xe9".encode("latin-1")])
 def test_a_bad_key_is_refused_by_its_name(key: str | bytes) -> None:
     value = key if isinstance(key, bytes) else key.encode()
     answer = client.get("/", headers=[(b"Idempotency-Key", value)])
-    assert answer.status_code == 422
-    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["Idempotency-Key"]
+    assert pointers(answer) == ["Idempotency-Key"]
 
 
 @pytest.mark.parametrize("wait", ["-1", "60.1", "nan", "inf", "soon", ""])
 def test_a_bad_wait_is_refused_by_its_name(wait: str) -> None:
-    answer = client.get(f"/?{urlencode({'wait': wait})}")
-    assert answer.status_code == 422
-    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["?wait"]
+    assert pointers(client.get(f"/?{urlencode({'wait': wait})}")) == ["?wait"]
 
 
-def test_what_the_documentation_says_of_them() -> None:
-    assert "default" not in IDEMPOTENCY_KEY.openapi["schema"]
-    assert WAIT.openapi["schema"] == {"type": "number", "minimum": 0, "maximum": 60, "default": 0.0}
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("status=FAILURE", ["?status"]),
+        ("status", ["?status"]),
+        ("Wait=1", ["?Wait"]),
+        ("=1", ["?"]),
+        ("status=a&status=b&wait=1&offset=3", ["?status", "?offset"]),
+        ("state=a&wait=soon&limit=0", ["?state", "?wait", "?limit"]),
+        ("idempotency-key=a", ["?idempotency-key"]),
+    ],
+)
+def test_each_unknown_parameter_is_refused_and_the_known_ones_are_listed(
+    query: str, named: list[str]
+) -> None:
+    answer = client.get(f"/?{query}")
+    assert pointers(answer) == named
+    assert answer.json()["errors"][0]["detail"] == "unknown parameter; known here: wait, limit"
+    assert "known here: wait, limit" in answer.json()["detail"]
+
+
+def test_a_parameter_of_a_route_without_any_is_refused() -> None:
+    answer = client.post("/nothing?limit=1")
+    assert pointers(answer) == ["?limit"]
+    assert answer.json()["errors"][0]["detail"] == "unknown parameter; this route takes none"
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "limit=1&limit=1", "limit=1&wait=2&limit="])
+def test_a_parameter_that_is_given_twice_is_refused(query: str) -> None:
+    answer = client.get(f"/?{query}")
+    assert "?limit" in pointers(answer)
+    assert "give it once" in answer.json()["detail"]
+
+
+SAYS_NOTHING = [b"", b"{}", b" { }\r\n", b"null"]
+
+
+@pytest.mark.parametrize("body", SAYS_NOTHING)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_says_nothing_passes_where_none_is_taken(body: bytes, *, chunked: bool) -> None:
+    content = iter([body]) if chunked else body
+    assert client.post("/query", content=content).text == "10 0"
+    assert client.post("/nothing", json={}).text == "taken"
+
+
+@pytest.mark.parametrize("body", [b'{"duration": 3}', b"duration=3", b"[]", b"0", b'""', b"\0"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_where_none_is_taken_is_told_where_to_go(body: bytes, *, chunked: bool) -> None:
+    answer = client.post("/query?duration=3", content=iter([body]) if chunked else body)
+    assert pointers(answer) == ["#"]
+    detail = "This route takes no body. Send its parameters in the query: ?duration=10&pause=0"
+    assert answer.json()["detail"] == answer.json()["errors"][0]["detail"] == detail
+    assert client.post("/nothing", content=body).json()["detail"] == "This route takes no body."
+
+
+def test_a_declaration_that_would_be_ignored_is_refused() -> None:
+    async def required(limit: int) -> Response:
+        return PlainTextResponse(str(limit))
+
+    async def dependent(limit: Annotated[int, Depends(lambda: 1)]) -> Response:
+        return PlainTextResponse(str(limit))
+
+    for endpoint in (required, dependent):
+        with pytest.raises(TypeError, match="/refused"):
+            quick.add_api_route("/refused", endpoint)
 
 
 class Body(BaseModel):
@@ -64,8 +145,6 @@ class Body(BaseModel):
 
 JSON = '{"content": "x"}'
 
-quick = APIRouter(route_class=QuickRoute)
-
 
 @quick.post("/body/{number}")
 async def take(number: str, body: Body, request: Request) -> Response:
@@ -73,7 +152,13 @@ async def take(number: str, body: Body, request: Request) -> Response:
     return PlainTextResponse(body.content)
 
 
+@quick.post("/list")
+async def take_a_list(items: Annotated[list[int], Field(min_length=1, max_length=2)]) -> Response:
+    return JSONResponse(items)
+
+
 app.router.routes.extend(quick.routes)
+client = TestClient(app)
 
 
 def posted(body: bytes, kind: str = "application/json") -> Any:  # noqa: ANN401 - httpx's or httpx2's
@@ -114,6 +199,11 @@ def test_what_is_wrong_with_a_body_is_named(body: bytes, pointer: str) -> None:
     answer = posted(body)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(("items", "status"), [([], 422), ([1, 2], 200), ([1, 2, 3], 422)])
+def test_the_limits_of_a_body_hold(items: list[int], status: int) -> None:
+    assert client.post("/list", json=items).status_code == status
 
 
 def test_a_body_that_breaks_off_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from backend.schemas import InvalidProblem, MessageIn, MessageOut, Problem, TaskState
+from backend.api.openapi import TaskState
+from backend.schemas import InvalidProblem, MessageIn, MessageOut, Problem
 
 
 @pytest.mark.parametrize("content", ["a", " a ", "\n.", "x" * 10_000, "\U0001f389" * 10_000])
@@ -40,10 +41,15 @@ def test_times_are_written_in_utc_with_a_z(microsecond: int) -> None:
 
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
 def test_a_task_is_in_one_of_six_states(state: str) -> None:
-    told = TaskState.model_validate({"task_id": "x", "status": state, "result": None})
+    result: object = None
+    if state == "SUCCESS":
+        result = {"message": "Task completed after 10 seconds"}
+    elif state in {"FAILURE", "REVOKED"}:
+        result = {"error": "Database connection failed"}
+    told = TaskState.model_validate({"task_id": "x", "status": state, "result": result})
     assert list(told.model_dump()) == ["task_id", "status", "result"]
     with pytest.raises(ValidationError):
-        TaskState.model_validate({"task_id": "x", "status": state.lower(), "result": None})
+        TaskState.model_validate({"task_id": "x", "status": state.lower(), "result": result})
 
 
 def test_problems_have_the_members_of_rfc_9457() -> None:
