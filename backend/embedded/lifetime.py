@@ -18,11 +18,11 @@ import signal
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.embedded.programs import CannotRun, Postgres, Server, Valkey
+from backend.embedded.programs import ENDINGS, CannotRun, Postgres, Server, Valkey
 from backend.settings import LOCK_FILE, RUNNING_FILE
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
-# How to end a server: a signal, and the seconds until the next, harder one.
-ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
 
@@ -77,28 +75,21 @@ def _clean_up_after_killed(folder: Path) -> bool:
     note = folder / RUNNING_FILE
     if not note.exists():
         return False
-    sockets = json.loads(note.read_text() or "{}").get("sockets")
+    try:
+        sockets = json.loads(note.read_text()).get("sockets")
+    except ValueError:  # it was killed while it wrote
+        sockets = None
     if sockets:
-        _end_servers_at(sockets)
+        _end_servers(Path(sockets))
         shutil.rmtree(sockets, ignore_errors=True)
     note.unlink()
     return True
 
 
-def _end_servers_at(sockets: str) -> None:
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - part of the extra `embedded`
+def _end_servers(sockets: Path) -> None:
+    from backend.embedded import leftovers  # noqa: PLC0415 - see there
 
-    left = [
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] in {"postgres", "valkey-server"}
-        and any(sockets in word for word in process.info["cmdline"] or ())
-    ]
-    for number, seconds in ENDINGS:
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-        _, left = psutil.wait_procs(left, timeout=seconds)
+    leftovers.end_servers(sockets)
 
 
 def end_with_up() -> None:
@@ -161,14 +152,14 @@ def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
     running: list[Server] = []
-    cleanup.callback(_stop, running)
+    cleanup.callback(_stop, running, sockets)
     for kind in kinds:
         running.append(kind(found, sockets))
         running[-1].start()
     return urls
 
 
-def _stop(running: Sequence[Server]) -> None:
+def _stop(running: Sequence[Server], sockets: Path) -> None:
     """Stop all at the same time; no other signal interrupts it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -176,5 +167,7 @@ def _stop(running: Sequence[Server]) -> None:
         for server in running:
             server.send(number)
         deadline = time.monotonic() + seconds
-        if all(server.ended(deadline - time.monotonic()) for server in running):
+        ended = [server.ended(deadline - time.monotonic()) for server in running]
+        if all(ended) and number is not signal.SIGKILL:
             return
+    _end_servers(sockets)  # after SIGKILL, PostgreSQL's other processes may still run

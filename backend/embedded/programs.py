@@ -6,12 +6,12 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -19,13 +19,14 @@ from urllib.parse import quote
 import psycopg2
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Sequence
 
     from backend.settings import Settings
 
 # A PostgreSQL that was killed may have a gigabyte of log to go through.
 START_SECONDS = 120.0
+# How to end a server: a signal, and the seconds until the next, harder one.
+ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
 
 
 class CannotRun(Exception):
@@ -56,6 +57,9 @@ class Server:
         """Make what the server needs; return the command that runs it."""
         raise NotImplementedError
 
+    def clean_up(self) -> None:
+        """Remove what keeps the next process from starting after the last one was killed."""
+
     def answers(self) -> bool:
         """Return whether it serves."""
         raise NotImplementedError
@@ -65,6 +69,7 @@ class Server:
         self.say(f"Starting {self.name} …")
         self.log.write_bytes(b"")
         command = self.prepare()
+        self.clean_up()
         process = self._process = self._spawn(command)
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
@@ -135,6 +140,7 @@ class Server:
             self.say(f"{self.name} ended by itself ({code}); starting it again")
             with self._changing:
                 if not self._stopping.is_set():
+                    self.clean_up()
                     self._process = self._spawn(command)
 
 
@@ -171,6 +177,9 @@ class Postgres(Server):
         if not data.exists():
             # Under another name until it is whole: it may be interrupted.
             new = self.folder / "postgres.new"
+            from backend.embedded import leftovers  # noqa: PLC0415 - see there
+
+            leftovers.kill(str(new))
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(mode=0o700)
             if run_by:
@@ -178,10 +187,18 @@ class Postgres(Server):
             options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
             self.run([*run_by, str(programs / "initdb"), "-D", str(new), *options])
             new.rename(data)
-        _forget_pid_of_another(data / "postmaster.pid")
         connections = 100 + 20 * self.found.api_workers + 2 * self.found.worker_concurrency
         options = ["-D", str(data), "-k", str(self.sockets), "-h", "", "-p", "5432"]
+        # Part of the title of each of its processes, by which leftovers.py finds them.
+        options += ["-c", f"cluster_name={self.sockets.name}"]
         return [*run_by, str(programs / "postgres"), *options, "-N", str(connections)]
+
+    def clean_up(self) -> None:
+        """See Server."""
+        from backend.embedded import leftovers  # noqa: PLC0415 - see there
+
+        leftovers.end_servers(self.sockets, {"postgres"})
+        leftovers.forget_ended_postgres(self.folder / "postgres")
 
     def answers(self) -> bool:
         """See Server."""
@@ -269,17 +286,3 @@ def _run_by_nobody(program: Path, *needed: Path) -> list[str]:
 def _give_to_nobody(path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     os.chown(path, nobody.pw_uid, nobody.pw_gid)
-
-
-def _forget_pid_of_another(file: Path) -> None:
-    """Remove PostgreSQL's note of its process where another has that number by now.
-
-    After the machine's restart, say: PostgreSQL would believe that it is running already.
-    """
-    if not file.exists():
-        return
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - part of the extra `embedded`
-
-    with suppress(psutil.NoSuchProcess):
-        if psutil.Process(int(file.read_text().split()[0])).name() != "postgres":
-            file.unlink()

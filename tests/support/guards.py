@@ -901,6 +901,20 @@ GUARDS = [
         "build_opener()",
         "tests/unit/test_healthy.py",
     ),
+    Guard(
+        "after kill -9 of everything PostgreSQL starts beside zombies",
+        "backend/embedded/programs.py",
+        '        leftovers.forget_ended_postgres(self.folder / "postgres")\n',
+        "",
+        "tests/acceptance/test_killed_stack.py",
+    ),
+    Guard(
+        "after kill -9 of PostgreSQL its other processes end",
+        "backend/embedded/leftovers.py",
+        "    kill(sockets.name, programs)\n",
+        "",
+        "tests/acceptance/test_killed_stack.py",
+    ),
 ]
 
 

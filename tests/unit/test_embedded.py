@@ -131,7 +131,7 @@ def test_a_named_server_wins_over_an_embedded_one(
     assert settings().celery_broker_url == URLS["celery_broker_url"]
 
 
-@pytest.mark.parametrize("noted", ["{}", "", '{"sockets": "/nowhere/at/all"}'])
+@pytest.mark.parametrize("noted", ["{}", "", '{"sock', '{"sockets": "/nowhere/at/all"}'])
 def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
     data.mkdir()
     (data / RUNNING_FILE).write_text(noted)
@@ -169,18 +169,6 @@ def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch
     assert read().data_dir == ROOT / "elsewhere" / "data"
     monkeypatch.delenv("DATA_DIR")
     assert read().data_dir == ROOT / ".data"
-
-
-@pytest.mark.parametrize(
-    ("pid", "kept"), [(os.getpid(), False), (2**22 + 1, True)], ids=["ours", "nobody"]
-)
-def test_a_number_that_another_process_has_is_not_postgresql(
-    tmp_path: Path, pid: int, *, kept: bool
-) -> None:
-    note = tmp_path / "postmaster.pid"
-    note.write_text(f"{pid}\n{tmp_path}\n")
-    programs._forget_pid_of_another(note)
-    assert note.exists() == kept
 
 
 def test_a_missing_wheel_is_told_in_one_line() -> None:

@@ -1,0 +1,168 @@
+"""`kill -9` of everything that `tasks-api up` has started, and the next one at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from tests.acceptance.test_embedded import Folder, alive, pytestmark
+from tests.support.servers import _tree
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["pytestmark"]
+
+MINUTE = 60.0
+PR_SET_CHILD_SUBREAPER = 36
+
+only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl and /proc")
+
+
+@contextmanager
+def zombies_stay() -> Iterator[set[int]]:
+    """Adopt orphans and do not collect them, as an init of a container does that is none.
+
+    Give the set of the ids to collect at the end.
+    """
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    adopted: set[int] = set()
+    try:
+        yield adopted
+    finally:
+        assert libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+        for pid in adopted:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def kill_all(pid: int) -> set[int]:
+    """Kill a process, then all that descend from it; return their ids. None is waited for."""
+    family = list(_tree(pid))
+    for each in family:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    return set(family)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def postmaster(folder: Folder) -> int:
+    return int((folder.data / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+@only_on_linux
+@pytest.mark.timeout(600)
+def test_after_everything_was_killed_the_next_one_starts_at_once(
+    folder: Folder, *, thorough: bool
+) -> None:
+    accepted: list[str] = []
+    with zombies_stay() as adopted:
+        for _ in range(15 if thorough else 1):
+            up = folder.start()
+            accepted.append(folder.stack().post("/tasks/", {"content": "kept"}))
+            adopted.update(kill_all(up.popen.pid) - {up.popen.pid})
+            up.sink.close()
+            up.popen.wait()
+        with folder.running() as (_, stack):
+            for task_id in accepted:
+                assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+
+
+def servers(folder: Folder) -> subprocess.Popen[bytes]:
+    """Start the embedded servers alone, and return when they serve."""
+    code = """
+import sys
+from pathlib import Path
+from backend.embedded.lifetime import alone, servers
+from backend.settings import read
+found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
+with alone(found.data_dir), servers(found):
+    print("they serve", flush=True)
+    sys.stdin.read()
+"""
+    environment = folder.environment()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder.data],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    said = b""
+    while b"they serve" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return process
+
+
+@only_on_linux
+@pytest.mark.parametrize("killed", ["everything", "the first processes only"])
+def test_postgresql_starts_beside_the_zombie_of_its_predecessor(
+    folder: Folder, killed: str
+) -> None:
+    with zombies_stay() as adopted:
+        process = servers(folder)
+        family = set(_tree(process.pid))
+        before = postmaster(folder)
+        if killed == "everything":
+            kill_all(process.pid)
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+            os.kill(before, signal.SIGKILL)
+        adopted.update(family - {process.pid})
+        process.communicate()
+        process = servers(folder)
+        assert postmaster(folder) != before
+        assert not any(map(alive, family)), "what the first left has ended"
+        adopted.update(set(_tree(process.pid)) - {process.pid})
+        process.communicate(timeout=20)
+
+
+def connect(folder: Folder) -> psycopg2.extensions.connection:
+    return psycopg2.connect(folder.urls()["database_url"].replace("+psycopg2", ""))
+
+
+@only_on_linux
+@pytest.mark.parametrize("by", ["the next up", "the same up"])
+def test_postgresql_starts_though_a_statement_of_its_predecessor_still_runs(
+    folder: Folder, by: str
+) -> None:
+    process = servers(folder)
+    with closing(connect(folder)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (busy,) = cursor.fetchone() or (0,)
+        # Frozen it notices nothing, as one that computes.
+        os.kill(busy, signal.SIGSTOP)
+        os.kill(postmaster(folder), signal.SIGKILL)
+        if by == "the next up":
+            process.kill()
+            process.communicate()
+            process = servers(folder)
+    eventually(lambda: not alive(busy), 20, "it is killed")
+    eventually(lambda: serves(folder), 20, "PostgreSQL serves again")
+    process.communicate(timeout=20)
+
+
+def serves(folder: Folder) -> bool:
+    try:
+        connect(folder).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
