@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from backend.errors import StoreUnavailable
+from backend.errors import StoreUnavailable, TextNotStorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,7 +129,8 @@ class Batcher(Generic[T, R]):
                     if not single[1].done():
                         self._do([single])
                 return
-            logger.exception("%s failed; the request was told so", self._thread.name)
+            if not isinstance(error, TextNotStorable):
+                logger.exception("%s failed; the request was told so", self._thread.name)
             results = [error]
         futures = [future for _, future in batch]
         loop = futures[0].get_loop()

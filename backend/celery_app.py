@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import sys
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # not in the stubs
+from kombu.utils.url import parse_ssl_cert_reqs
 
 from backend.settings import settings
 from backend.tasks.registry import registered
@@ -73,11 +76,31 @@ _REDIS_OPTIONS: Final = {
     "health_check_interval": 5,
 }
 
+
+def _amqp_tls(url: str) -> dict[str, Any]:
+    """Return the parameters of an amqps:// address as py-amqp wants them; kombu does not.
+
+    Without `server_hostname` py-amqp would take a certificate of any host.
+    """
+    given = {name.removeprefix("ssl_"): value for name, value in parse_qsl(urlsplit(url).query)}
+    required = given.pop("cert_reqs", "required")
+    if parse_ssl_cert_reqs(required) is ssl.CERT_NONE:
+        return {**given, "cert_reqs": ssl.CERT_NONE}
+    return {**given, "cert_reqs": parse_ssl_cert_reqs(required), "server_hostname": None}
+
+
+_BROKER_URL: Final = settings().celery_broker_url
+_AMQPS: Final = _BROKER_URL.startswith("amqps:")
+
 _CONF: dict[str, Any] = {
-    "broker_url": settings().celery_broker_url,
-    "broker_transport_options": (
-        _REDIS_OPTIONS if settings().celery_broker_url.startswith("redis") else {}
+    # `broker_url` would lose against CELERY_BROKER_URL in the environment, as it was before
+    # settings.py checked it.
+    **dict.fromkeys(
+        ["broker_read_url", "broker_write_url"],
+        re.sub(r"\?[^;]*", "", _BROKER_URL) if _AMQPS else _BROKER_URL,
     ),
+    "broker_use_ssl": _amqp_tls(_BROKER_URL) if _AMQPS else False,
+    "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},
     "task_queues": [TASKS_QUEUE],
     "task_default_queue": TASKS_QUEUE.name,
     # The two beat every other way to reach the broker for ever: a worker outlives its broker.

@@ -11,6 +11,7 @@ Error
     ├── NotFound             404
     ├── Invalid              422
     ├── TooManyWaiting       429
+    ├── TextNotStorable      503, the database's encoding has no such character
     └── StoreUnavailable     503, PostgreSQL cannot be reached
         ├── StoreNotWritable 503, PostgreSQL answers and stores nothing
         └── StoreLocked      503, another session holds a lock for too long
@@ -93,6 +94,18 @@ class TooManyWaiting(HTTPError):
             f"More than {limit} tasks are waiting. Nothing was accepted; try again in {seconds} s."
         )
         self.headers = {"Retry-After": str(seconds)}
+
+
+class TextNotStorable(HTTPError):
+    """A text has a character that the database's encoding lacks."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The task store cannot hold this text: its database does not use UTF-8. Nothing was"
+            " stored. GET /health/ready says what to do."
+        )
 
 
 class StoreUnavailable(HTTPError):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
 from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backend import addresses
+from backend.addresses import Unsuitable
 
 
 class SettingsError(ValueError):
@@ -26,20 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # embedded/lifetime.py.
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
-
-
-def _one_of(*schemes: str) -> AfterValidator:
-    """Accept only URLs of the given schemes, so that a wrong one is refused at start; or none."""
-
-    def check(url: str) -> str:
-        if url and urlsplit(url).scheme not in schemes:
-            starts = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"must start with {starts}")
-        # A password may hold what would end the host's part elsewhere. Raises ValueError.
-        urlsplit("//" + url.rpartition("@")[2].rpartition("://")[2]).port  # noqa: B018
-        return url
-
-    return AfterValidator(check)
 
 
 def _without_ipv6(host: str) -> str:
@@ -80,7 +70,17 @@ def _networks(text: str) -> str:
     return text
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+def _not_set_by_kubernetes(value: object) -> object:
+    """Refuse what Kubernetes sets for a Service: of one named `api` the address as API_PORT."""
+    if isinstance(value, str) and "://" in value:
+        raise Unsuitable(
+            "Kubernetes sets it to an address for a Service of that name: set enableServiceLinks:"
+            " false for the pod, or give the Service another name"
+        )
+    return value
+
+
+Port = Annotated[int, BeforeValidator(_not_set_by_kubernetes), Field(ge=1, le=65535)]
 PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
 
 
@@ -90,17 +90,16 @@ class Settings(BaseSettings):
     # Later files win, and the environment wins over both.
     model_config = SettingsConfigDict(
         env_file=(ROOT / "backend" / ".env", ROOT / ".env"),
+        env_file_encoding="utf-8-sig",
         extra="ignore",
         env_ignore_empty=True,
         frozen=True,
     )
 
     # Empty where embedded servers are wanted, until `up` has started them.
-    database_url: Annotated[str, _one_of("postgresql+psycopg2")] = ""
-    celery_broker_url: Annotated[
-        str, _one_of("amqp", "amqps", "redis", "rediss", "redis+socket")
-    ] = ""
-    celery_result_backend: Annotated[str, _one_of("rpc", "redis", "rediss")] = "rpc://"
+    database_url: Annotated[str, AfterValidator(addresses.database)] = ""
+    celery_broker_url: Annotated[str, AfterValidator(addresses.broker)] = ""
+    celery_result_backend: Annotated[str, AfterValidator(addresses.results)] = "rpc://"
     api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
@@ -156,16 +155,41 @@ _MEANINGS = {
 def read() -> Settings:
     """Read the settings as they are written, without addresses for embedded servers.
 
-    Raises SettingsError, one line a setting, for a value that makes no sense. The value itself is
-    not repeated: it may hold a password.
+    Raises SettingsError, one line a setting, for a value that makes no sense, and for a `.env` that
+    cannot be read. The value itself is not repeated: it may hold a password.
     """
+    for file in Settings.model_config["env_file"]:  # type: ignore[union-attr]  # a tuple of ours
+        _check_file(file)  # type: ignore[arg-type]  # of paths
     try:
         return Settings()
     except ValidationError as error:
-        names = dict.fromkeys(str(problem["loc"][0]).lower() for problem in error.errors())
-        raise SettingsError(
-            "\n".join(f"{name.upper()} must be {_MEANINGS[name]}" for name in names)
-        ) from None
+        lines: dict[str, str] = {}
+        for problem in error.errors():
+            name = str(problem["loc"][0]).lower()
+            lines.setdefault(name, f"{name.upper()} must be {_MEANINGS[name]}{_reason(problem)}")
+        raise SettingsError("\n".join(lines.values())) from None
+
+
+def _reason(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    reason = problem.get("ctx", {}).get("error")
+    return f"; {reason}" if isinstance(reason, Unsuitable) else ""
+
+
+def _check_file(file: Path) -> None:
+    """Raise SettingsError for a `.env` with something that would be ignored or misread."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
+    if "\0" in text:
+        raise SettingsError(f"{file} is not UTF-8 text: save it in this encoding")
+    for found in parse_stream(io.StringIO(text)):
+        if found.error or (found.key and found.value is None):
+            raise SettingsError(f"line {found.original.line} of {file} is not NAME=value")
 
 
 @cache

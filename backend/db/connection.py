@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import sqlalchemy
 
@@ -40,15 +42,33 @@ NO_LIMITS = {
     "idle_in_transaction_session_timeout": "0",
 }
 
+# Set beside the options of DATABASE_URL: where it is missing, a pooler has dropped all of them.
+_MARK = "tasks_api.options"
+
 # Whether a pooler has refused `options`, and whether this process has checked a connection.
 _refused = False
 _checked = False
+# Whether the database can hold every text, as that check found.
+every_text_fits = True
 
 
-def arguments(name: str, **changed: str) -> dict[str, Any]:
-    """Return psycopg2's arguments for a connection with a name; `changed` are other settings."""
+class OptionsDropped(psycopg2.OperationalError):
+    """A pooler drops what DATABASE_URL has as options, such as a search_path."""
+
+
+def arguments(
+    url: sqlalchemy.URL, name: str, changed: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return psycopg2's arguments for a connection with a name, beside those of the URL.
+
+    `changed` are other settings. The URL's own parameters win over ours, and its options are added
+    to ours; settings.py refuses those that we have to set.
+    """
     settings = {**_SETTINGS, **_UNCHECKED_SETTINGS, **changed}
-    return {
+    if "options" in url.query:
+        settings[_MARK] = "on"
+    options = [f"-c {setting}={value}" for setting, value in settings.items()]
+    ours = {
         # PostgreSQL cuts names at 63 bytes.
         "application_name": name[:63],
         "connect_timeout": 3,
@@ -56,8 +76,11 @@ def arguments(name: str, **changed: str) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 5_000,
-        "options": " ".join(f"-c {setting}={value}" for setting, value in settings.items()),
+        # Whatever the role's or the database's is: they need not hold every text.
+        "client_encoding": "utf8",
     }
+    given = {name: value for name, value in ours.items() if name not in url.query}
+    return {**given, "options": " ".join([*options, str(url.query.get("options", ""))])}
 
 
 def connect(
@@ -69,24 +92,44 @@ def connect(
     """Connect for SQLAlchemy (its event `do_connect`).
 
     A pooler such as PgBouncer may refuse `options`: this process does without them from then on.
-    Its first connection is checked. Raises psycopg2's OperationalError.
+    Its first connection is checked. Raises psycopg2's OperationalError; OptionsDropped where
+    DATABASE_URL has options, since a search_path that is dropped would lead to other tables.
     """
     global _refused  # noqa: PLW0603 - what one connection met, the next need not try
     without = {key: value for key, value in keywords.items() if key != "options"}
+    needed = _MARK in keywords["options"]
     try:
         made: Any = dialect.connect(*positional, **(without if _refused else keywords))
     except psycopg2.OperationalError as error:
         if "options" not in str(error):
             raise
+        if needed:
+            raise _dropped() from error
         made = dialect.connect(*positional, **without)
         _refused = True
-    _check_once(made)
+    _check_once(made, needed=needed)
     return made
+
+
+def _dropped() -> OptionsDropped:
+    text = (
+        "a connection pooler drops the options in DATABASE_URL: remove them there, and set them for"
+        " the role (ALTER ROLE ... IN DATABASE ... SET search_path = ...)"
+    )
+    log_once(text)
+    return OptionsDropped(text)
+
+
+@cache
+def log_once(text: str) -> None:
+    """Log an error, of each text one in this process."""
+    logger.error("%s", text)
 
 
 # current_setting() gives a setting as people write it, 10s.
 _CHECK = """
-    SELECT current_setting('fsync'), current_setting('synchronous_commit'), (
+    SELECT current_setting('fsync'), current_setting('synchronous_commit'),
+        current_setting(%s, true), (
         SELECT string_agg(
             format('ALTER ROLE %%I IN DATABASE %%I SET %%s = %%L;',
                 session_user, current_database(), key, value), ' '
@@ -96,22 +139,28 @@ _CHECK = """
 """
 
 
-def _check_once(made: Any) -> None:  # noqa: ANN401 - as above
-    """Log what the settings of a process's first connection lack."""
-    global _checked  # noqa: PLW0603 - one look a process
+def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
+    """Log what the settings of a process's first connection lack.
+
+    Raises OptionsDropped where it lacks those of DATABASE_URL and they are `needed`.
+    """
+    global _checked, every_text_fits  # noqa: PLW0603 - one look a process
     if _checked:
         return
     _checked = True
     try:
         made.autocommit = True
         with made.cursor() as cursor:
-            cursor.execute(_CHECK, [json.dumps(_SETTINGS)])
-            fsync, synchronous_commit, missing = cursor.fetchone()
+            cursor.execute(_CHECK, [_MARK, json.dumps(_SETTINGS)])
+            fsync, synchronous_commit, mark, missing = cursor.fetchone()
+        if needed and not mark:
+            raise _dropped()
         made.autocommit = False
     except psycopg2.Error:
         _checked = False
         made.close()
         raise
+    every_text_fits = not unfit_encoding(made.get_parameter_status("server_encoding"))
     for fault in undurable(fsync, synchronous_commit):
         logger.warning("%s", fault)
     if missing:
@@ -131,6 +180,15 @@ def undurable(fsync: str, synchronous_commit: str) -> list[str]:
     if synchronous_commit == "off":
         faults.append(f"{crash} synchronous_commit = on for the role, the database or the server")
     return faults
+
+
+def unfit_encoding(encoding: str) -> list[str]:
+    """Say that a database of this encoding cannot hold every text, if so."""
+    fault = (
+        f"the database has the encoding {encoding}, which cannot hold every text: make one with"
+        " CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
+    )
+    return [] if encoding == "UTF8" else [fault]
 
 
 def behind_pooler(connection: sqlalchemy.Connection) -> bool:

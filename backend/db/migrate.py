@@ -12,8 +12,9 @@ import sqlalchemy
 from sqlalchemy.exc import ProgrammingError
 
 from backend.db import workers
-from backend.db.session import encoding_fault, engine, single, store_errors, unlimited
-from backend.errors import StoreLocked
+from backend.db.connection import OptionsDropped
+from backend.db.session import encoding_faults, engine, single, store_errors, unlimited
+from backend.errors import StoreLocked, StoreUnavailable
 from backend.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _LOCK = 8060  # any number that nobody else locks in this database
 LOCK_SECONDS = 3600.0
 LOCK_PAUSE = 0.2
 _NOT_ALLOWED = "42501"
+_NO_SCHEMA = "3F000"
 # What the connection that migrates is called.
 _NAME = "tasks-api migrate"
 
@@ -52,19 +54,36 @@ def upgrade() -> None:
     try:
         _upgrade()
     except ProgrammingError as error:
-        if getattr(error.orig, "pgcode", None) != _NOT_ALLOWED:
-            raise
-        raise SettingsError(
-            "the role in DATABASE_URL may not change its schema; as the database's owner, run:"
-            " GRANT CREATE ON SCHEMA public TO the_role"
-        ) from error
+        raise _told(error) or error from error
+    except StoreUnavailable as error:
+        cause = getattr(error.__cause__, "orig", error.__cause__)
+        if isinstance(cause, OptionsDropped):
+            raise SettingsError(str(cause)) from error
+        raise
+
+
+def _told(error: ProgrammingError) -> SettingsError | None:
+    """Return what to do about an error of the role or the schema; None for any other error."""
+    code, diagnosis = getattr(error.orig, "pgcode", None), getattr(error.orig, "diag", None)
+    said = getattr(diagnosis, "message_primary", None)
+    if code == _NOT_ALLOWED:
+        return SettingsError(
+            f"the role in DATABASE_URL may not migrate ({said}); as the schema's owner, run: GRANT"
+            " CREATE, USAGE ON SCHEMA public TO the_role; or migrate as the owner of the tables"
+        )
+    if code == _NO_SCHEMA:
+        return SettingsError(
+            f"DATABASE_URL leads to no schema ({said}); as the database's owner, run: CREATE SCHEMA"
+            " jobs AUTHORIZATION the_role, with the first name of its search_path"
+        )
+    return None
 
 
 def _upgrade() -> None:
     from alembic import command  # noqa: PLC0415 - see config()
 
     with _locked() as lock:
-        if fault := encoding_fault(lock):
+        for fault in encoding_faults(lock):
             raise SettingsError(fault)
         # Whoever else migrates was killed, and what it had begun may still hold locks.
         workers.break_connections(lock, _NAME)

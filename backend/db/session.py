@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
@@ -16,13 +17,14 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, Opera
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from backend.db.connection import NO_LIMITS, arguments, connect, undurable
+from backend.db import connection as connections
+from backend.db.connection import NO_LIMITS, arguments, connect, undurable, unfit_encoding
 from backend.db.transaction_policy import TaskSafeConnection
-from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
 from backend.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -31,6 +33,8 @@ Executor = sqlalchemy.Connection | Session
 
 # Undefined table, undefined column: `tasks-api migrate` is still to be run.
 _NOT_MIGRATED = {"42P01", "42703"}
+# A database of another encoding than UTF-8 has no such character, or SQL_ASCII converts nothing.
+_NO_SUCH_CHARACTER = {"22P05", "0A000"}
 _READ_ONLY = "25006"
 _LOCK_NOT_AVAILABLE = "55P03"
 # What PostgreSQL says when it answers and stores nothing, and what clients are told.
@@ -86,13 +90,10 @@ def autocommit() -> sqlalchemy.Engine:
     return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
-def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlalchemy.Engine:
+def _engine(
+    name: str = "", changed: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> sqlalchemy.Engine:
     url = sqlalchemy.make_url(settings().database_url)
-    connect_args = connect_args or arguments(_name)
-    if "options" in url.query:
-        # SQLAlchemy would drop those of the address, such as a search_path.
-        connect_args["options"] += f" {url.query['options']}"
-        url = url.difference_update_query(["options"])
     made = sqlalchemy.create_engine(
         url,
         pool_timeout=3,
@@ -100,7 +101,7 @@ def _engine(connect_args: dict[str, Any] | None = None, **options: Any) -> sqlal
         hide_parameters=True,
         connect_args={
             "connection_factory": TaskSafeConnection,
-            **connect_args,
+            **arguments(url, name or _name, changed),
         },
         **options,
     )
@@ -195,11 +196,16 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 def store_errors() -> Iterator[None]:
     """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are.
 
-    StoreNotWritable where it answers and stores nothing.
+    StoreNotWritable where it answers and stores nothing. Raises TextNotStorable for a text that a
+    database of another encoding than UTF-8 cannot hold.
     """
     try:
         yield
     except (*_AWAY, DBAPIError) as error:
+        if _sqlstate(error) in _NO_SUCH_CHARACTER and not connections.every_text_fits:
+            unfit = TextNotStorable()
+            connections.log_once(unfit.detail)
+            raise unfit from error
         known = isinstance(error, _AWAY) or _sqlstate(error) in {*_NOT_MIGRATED, *_NOT_WRITABLE}
         if not known:
             raise
@@ -246,7 +252,7 @@ def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
 
     Through a pooler it has the role's limits. Raises StoreUnavailable as `transaction` does.
     """
-    made = _engine(arguments(name, **NO_LIMITS))
+    made = _engine(name, NO_LIMITS)
     try:
         with store_errors(), made.connect() as connected:
             yield connected
@@ -272,15 +278,9 @@ def durability_faults(connection: Executor) -> list[str]:
     return undurable(*connection.execute(sqlalchemy.text(asked)).one())
 
 
-def encoding_fault(connection: Executor) -> str:
-    """Say that the database cannot hold every text, "" if it can."""
-    encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
-    if encoding == "UTF8":
-        return ""
-    return (
-        f"the database has the encoding {encoding}, which cannot hold every text: make one with"
-        " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
-    )
+def encoding_faults(connection: Executor) -> list[str]:
+    """Say that the database cannot hold every text, if so."""
+    return unfit_encoding(connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one())
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

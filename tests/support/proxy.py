@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Coroutine
@@ -23,8 +24,12 @@ class Proxy:
     used as a context manager, which closes it.
     """
 
-    def __init__(self, target_host: str, target_port: int) -> None:
+    def __init__(
+        self, target_host: str, target_port: int, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`tls`: its clients talk TLS to it, as to a server with this context."""
         self.port = free_port()
+        self._tls = tls
         self._target = (target_host, target_port)
         self._server: asyncio.Server | None = None
         self._pairs: set[_Pair] = set()
@@ -89,7 +94,7 @@ class Proxy:
     async def _accept(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, backlog=128
+                self._serve, "127.0.0.1", self.port, backlog=128, ssl=self._tls
             )
 
     async def _refuse(self) -> None:
@@ -146,7 +151,10 @@ class Proxy:
             sink.write(data)
             await sink.drain()
         await self._flowing.wait()
-        sink.write_eof()
+        if sink.can_write_eof():
+            sink.write_eof()
+        else:  # TLS cannot close one direction alone
+            sink.close()
 
 
 class _Pair:

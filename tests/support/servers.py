@@ -25,6 +25,7 @@ import sqlalchemy as sa
 
 from backend.embedded import programs as embedded
 
+from .certificates import Certificate
 from .clock import Clock
 from .ports import free_port
 from .waiting import eventually
@@ -462,6 +463,20 @@ class RabbitMQ(_Server):
         )
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
 
+    def add_user(self, password: str) -> str:
+        """Make a user who may do everything in `/`; return its name."""
+        name = f"user_{secrets.token_hex(4)}"
+        listed = ",".join(map(str, password.encode()))
+        self._call(
+            f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<{listed}>>, <<"tests">>)'
+        )
+        everything = '<<".*">>, <<".*">>, <<".*">>'
+        self._call(
+            "rabbit_auth_backend_internal:set_permissions("
+            f'<<"{name}">>, <<"/">>, {everything}, <<"tests">>)'
+        )
+        return name
+
     def eval(self, expression: str) -> str:
         """Return the value, as Erlang writes it, of an expression (no final dot).
 
@@ -520,27 +535,44 @@ class RabbitMQ(_Server):
 
 
 class Redis(_Server):
-    """A Redis server that keeps nothing. Raises Missing without its program."""
+    """A Redis server that keeps nothing. Raises Missing without its program.
 
-    def __init__(self) -> None:
+    `settings` are added to its configuration ({"requirepass": "secret"}). `certificate`: it talks
+    nothing but TLS.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, str] | None = None, certificate: Certificate | None = None
+    ) -> None:
         self._server = _find("redis-server", "redis-server")
         super().__init__("redis")
+        self._scheme, self._settings = "redis", {"port": str(self.port), **(settings or {})}
+        if certificate is not None:
+            self._scheme = "rediss"
+            self._settings |= {
+                "port": "0",
+                "tls-port": str(self.port),
+                "tls-cert-file": str(certificate.file),
+                "tls-key-file": str(certificate.key),
+                "tls-auth-clients": "no",
+            }
 
     @property
     def url(self) -> str:
         """URL of database 0."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{self._scheme}://127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:
         """Kill it (SIGKILL); all it held is lost."""
         self._stop(signal.SIGKILL)
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
-        settings = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        return [self._server, *settings, "--save", "", "--appendonly", "no"], {}
+        settings = {"bind": "127.0.0.1", "save": "", "appendonly": "no", **self._settings}
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        return [self._server, *words], {}
 
     def _ready(self) -> bool:
-        return _answers(self.port, b"PING\r\n")
+        return _answers(self.port, b"PING\r\n" if self._scheme == "redis" else b"")
 
 
 @functools.cache

@@ -136,8 +136,6 @@ def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyP
     [
         ("CELERY_BROKER_URL", "redis://broker:6379/0"),
         ("CELERY_BROKER_URL", "amqps://broker"),
-        ("CELERY_BROKER_URL", "amqp://user:a#b/c:d@broker:5672//"),
-        ("DATABASE_URL", "postgresql+psycopg2://user:a/b#c?d@db:5432/tasks"),
         ("CELERY_RESULT_BACKEND", "redis://broker:6379/0"),
         ("DATABASE_URL", "postgresql+psycopg2://user@/tasks?host=/run/postgresql"),
         ("FLOWER_BASIC_AUTH", "user:pass:word"),
@@ -190,6 +188,25 @@ def test_the_own_host_is_the_address_that_is_listened_on(
     assert settings().own_host == own
 
 
+def refused() -> str:
+    """Return the one line that the settings are refused with."""
+    with pytest.raises(SettingsError) as error:
+        settings()
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", ["API_PORT", "FLOWER_PORT"])
+def test_a_port_that_kubernetes_has_set_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8060")
+    assert refused().startswith(f"{name} must be a port from 1 to 65535; Kubernetes sets it")
+    assert "enableServiceLinks: false" in refused()
+    monkeypatch.setenv(name, "udp://10.0.0.1:53")
+    assert "enableServiceLinks: false" in refused()
+
+
 def test_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_PORT", "")
     monkeypatch.setenv("FLOWER_BASIC_AUTH", "")
@@ -205,6 +222,66 @@ def test_the_environment_beats_env_which_beats_backend_env(
     monkeypatch.setenv("API_PORT", "3001")
     found = settings()
     assert (found.api_port, found.flower_port, found.api_workers) == (3001, 2002, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfAPI_PORT=1001\nFLOWER_PORT=1002\n",
+        b"API_PORT=1001\r\nFLOWER_PORT=1002\r\n",
+        "# Größe\n\nexport API_PORT=1001\n  FLOWER_PORT = '1002'  # ports\nOTHER=ü".encode(),
+    ],
+    ids=["with a byte order mark", "with carriage returns", "with comments"],
+)
+def test_a_file_of_utf_8_is_read_whatever_wrote_it(
+    only_our_environment: tuple[Path, Path], content: bytes
+) -> None:
+    only_our_environment[1].write_bytes(content)
+    found = settings()
+    assert (found.api_port, found.flower_port) == (1001, 1002)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "API_PORT=1001\nNAME=hidden ü\n".encode("latin-1"),
+        "API_PORT=1001\n".encode("utf-16"),
+        "API_PORT=1001\n".encode("utf-16-le"),
+    ],
+    ids=["Latin-1", "UTF-16", "UTF-16 without a byte order mark"],
+)
+def test_a_file_that_is_not_utf_8_is_refused_by_its_name(
+    only_our_environment: tuple[Path, Path], content: bytes
+) -> None:
+    only_our_environment[0].write_bytes(content)
+    expected = f"{only_our_environment[0]} is not UTF-8 text: save it in this encoding"
+    assert refused() == expected
+
+
+@pytest.mark.parametrize("line", ["API_PORT", "API_PORT: 80", "hidden", "'hidden", 'A="hidden'])
+def test_a_line_that_sets_nothing_is_refused_by_its_number(
+    only_our_environment: tuple[Path, Path], line: str
+) -> None:
+    only_our_environment[1].write_text(f"FLOWER_PORT=1002\n{line}\n")
+    assert refused() == f"line 2 of {only_our_environment[1]} is not NAME=value"
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    only_our_environment: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_backend, of_root = only_our_environment
+    of_root.mkdir()
+    assert refused() == f"cannot read {of_root}: Is a directory"
+    of_root.rmdir()
+    of_root.symlink_to(of_root)
+    assert refused() == f"cannot read {of_root}: Too many levels of symbolic links"
+    of_root.unlink()
+
+    def deny(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", deny)
+    assert refused() == f"cannot read {of_backend}: Permission denied"
 
 
 def test_the_files_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:

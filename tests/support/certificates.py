@@ -1,0 +1,27 @@
+"""Certificates of the tests' own, made by openssl."""
+
+import ssl
+import subprocess
+from pathlib import Path
+
+__all__ = ["Certificate"]
+
+
+class Certificate:
+    """A certificate that is its own authority, for 127.0.0.1 unless it names other hosts."""
+
+    def __init__(self, folder: Path, hosts: str = "IP:127.0.0.1,DNS:localhost") -> None:
+        self.file, self.key = folder / "certificate.pem", folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+             "-subj", "/CN=the tests", "-addext", f"subjectAltName={hosts}",
+             "-keyout", self.key, "-out", self.file],
+            check=True,
+            capture_output=True,
+        )  # fmt: skip
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context of a server with this certificate."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(self.file, self.key)
+        return made
