@@ -20,7 +20,7 @@ from backend.embedded import lifetime
 from backend.embedded.programs import CannotRun
 from backend.errors import RegistrationError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError, read, settings
-from backend.telemetry import set_up_logging
+from backend.telemetry import print_any_text, set_up_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +33,7 @@ MIGRATE_PATIENCE = 60.0
 
 def main() -> None:
     """Run the command; a setting that makes no sense ends it with a line that says which."""
+    print_any_text()
     lifetime.end_with_up()
     try:
         commands()
@@ -216,7 +217,7 @@ def _migrate() -> None:
             if not said:
                 said = True
                 what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
-                click.echo(f"Waiting for {what} at the address in DATABASE_URL …")
+                click.echo(f"Waiting for {what} at the address in DATABASE_URL ...")
             time.sleep(1)
         else:
             return

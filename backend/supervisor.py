@@ -203,6 +203,8 @@ def _how(code: int | None) -> str:
 def run() -> int:
     """Run until a signal, or until a process ends before all are ready; return the exit code."""
     os.environ["PYTHONUNBUFFERED"] = "1"
+    # Whatever the terminal's is: their lines are read and printed here.
+    os.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     if on_terminal():
         os.environ["FORCE_COLOR"] = "1"
     supervisor = Supervisor({name: [sys.executable, "-m", "backend", name] for name in PROCESSES})

@@ -7,6 +7,7 @@ with its parameters nor rejected arguments.
 
 from __future__ import annotations
 
+import io
 import logging.config
 import os
 import sys
@@ -56,8 +57,16 @@ _LOGGERS = {
 }
 
 
+def print_any_text() -> None:
+    """Print what the terminal's encoding lacks as an escape, where it would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else a test's, or Celery's
+            stream.reconfigure(errors="backslashreplace")
+
+
 def set_up_logging(level: str) -> None:
     """Send every logger of the process, those of libraries included, to standard output."""
+    print_any_text()
     line = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": [

@@ -18,7 +18,7 @@ import signal
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from backend.settings import Settings
 
+# A socket's path may have 107 bytes, on macOS 103: /tasks-api-12345678/.s.PGSQL.5432 included.
+LONGEST_PARENT = 103 - 33
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
 
@@ -147,7 +149,7 @@ def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
     if not kinds:
         note.write_text("{}")
         return {}
-    sockets = Path(tempfile.mkdtemp(prefix="tasks-api-"))
+    sockets = _make_folder_for_sockets()
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
@@ -157,6 +159,30 @@ def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
         running.append(kind(found, sockets))
         running[-1].start()
     return urls
+
+
+def _make_folder_for_sockets() -> Path:
+    """Make a folder of a random name in TMPDIR, or in /tmp where sockets cannot be in TMPDIR.
+
+    Raises CannotRun where they can be nowhere, and OSError where nothing can be written anywhere.
+    """
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - of a random name
+        # In an address a comma separates hosts. Bytes that are not UTF-8 cannot be written there.
+        if len(os.fsencode(parent)) <= LONGEST_PARENT and "," not in parent and _is_text(parent):
+            with suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="tasks-api-", dir=parent))
+    raise CannotRun(
+        "no folder can have the servers' sockets: set TMPDIR to one that can be written to, with a"
+        f" path of {LONGEST_PARENT} bytes at most and no comma"
+    )
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stop(running: Sequence[Server], sockets: Path) -> None:

@@ -66,7 +66,7 @@ class Server:
 
     def start(self) -> None:
         """Return when it serves. Raises CannotRun."""
-        self.say(f"Starting {self.name} …")
+        self.say(f"Starting {self.name} ...")
         self.log.write_bytes(b"")
         command = self.prepare()
         self.clean_up()
@@ -170,10 +170,10 @@ class Postgres(Server):
 
     def prepare(self) -> Sequence[str]:
         """Make the cluster where there is none yet."""
-        programs, run_by = self.programs(self.folder)
-        data = self.folder / "postgres"
-        if run_by:
+        if os.geteuid() == 0:
             _give_to_nobody(self.sockets)
+        programs, run_by = self.programs(self.folder, self.sockets)
+        data = self.folder / "postgres"
         if not data.exists():
             # Under another name until it is whole: it may be interrupted.
             new = self.folder / "postgres.new"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -191,3 +192,11 @@ def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task'
 def start_subprocess_and_overrun(args: Command, run: Run) -> Note:
     """Take too long."""
     return start_subprocess(args, run)  # type: ignore[return-value]  # a task may return any model
+
+
+@task(name="say")
+def say(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Log and print a text, and say it in an error."""
+    logging.getLogger(__name__).warning("logged %s", args.text)
+    print("printed", args.text)
+    raise TaskError(args.text)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 HOLD = """
 import sys
+import tempfile
 from pathlib import Path
 from backend.embedded.lifetime import alone
 with alone(Path(sys.argv[1])):
@@ -169,6 +171,35 @@ def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch
     assert read().data_dir == ROOT / "elsewhere" / "data"
     monkeypatch.delenv("DATA_DIR")
     assert read().data_dir == ROOT / ".data"
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a,b", "\udce4", "missing/at/all"])
+def test_sockets_are_elsewhere_where_tmpdir_cannot_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    parent = tmp_path / name
+    if "missing" not in name:
+        parent.mkdir()
+    monkeypatch.setenv("TMPDIR", str(parent))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    made = lifetime._make_folder_for_sockets()
+    made.rmdir()
+    assert made.parent in {Path("/tmp"), Path("/var/tmp")}
+
+
+def test_sockets_that_can_be_nowhere_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(programs.CannotRun, match="set TMPDIR") as told:
+        lifetime._make_folder_for_sockets()
+    assert "\n" not in str(told.value)
+
+
+def test_the_longest_folder_that_is_taken_fits_a_socket(tmp_path: Path) -> None:
+    parent = str(tmp_path).ljust(lifetime.LONGEST_PARENT, "x")
+    assert len(f"{parent}/tasks-api-12345678/.s.PGSQL.5432") == 103
 
 
 def test_a_missing_wheel_is_told_in_one_line() -> None:

@@ -1,0 +1,107 @@
+"""Terminals that cannot show every sign: what they lack is printed as an escape."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.test_embedded import Folder, pytestmark
+from tests.acceptance.test_killed_stack import servers
+from tests.support.stack import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.stack import Stack
+
+__all__ = ["pytestmark"]
+
+MINUTE = 60.0
+# As logs look on a terminal.
+ON_TERMINAL = {"FORCE_COLOR": "1", "NO_COLOR": "1"}
+TERMINALS = {
+    "Latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+TEXT = "Grüße … 漢字 \U0001f600"
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_any_text_is_logged_on_any_terminal(odd_stack: Stack, terminal: str) -> None:
+    stack = odd_stack
+    stack.environment = {**ON_TERMINAL, **TERMINALS[terminal]}
+    stack.start("api")
+    worker = stack.start("worker")
+    task_id = stack.post("/tasks/say", {"text": TEXT})
+    assert stack.state(task_id, wait=MINUTE)["result"] == {"error": TEXT}
+    encoding = terminal.lower()
+    expected = TEXT.encode(encoding, "backslashreplace")
+    log = worker.output.read_bytes()
+    assert b"logged " + expected in log
+    assert b"printed " + expected in log
+    assert b"UnicodeEncodeError" not in log
+    assert b"Traceback" not in log
+
+
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_every_command_prints_on_any_terminal(terminal: str, tmp_path: Path) -> None:
+    environment = {**os.environ, **TERMINALS[terminal], "DATA_DIR": str(tmp_path / "Ærø …")}
+    environment["LOG_LEVEL"] = "漢字"
+    for command in ("--help", "up"):
+        done = subprocess.run(
+            [sys.executable, "-m", "backend", command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+
+
+def test_the_whole_stack_starts_on_a_latin_1_terminal_in_a_long_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of TMPDIR, too long for the path of a socket.
+    odd = tmp_path / ("ä 漢" * 40)
+    (odd / "tmp").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(odd / "tmp"))
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    folder = Folder(odd)
+    with folder.running() as (up, stack):
+        task_id = stack.post("/tasks/", {"content": TEXT})
+        assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+    log = up.output.read_bytes()
+    assert b"UnicodeEncodeError" not in log
+    assert b"Traceback" not in log
+
+
+def test_a_path_of_sockets_may_have_spaces_and_any_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="ö 漢'%41@? ", dir="/tmp") as short:
+        monkeypatch.setenv("TMPDIR", short)
+        folder = Folder(tmp_path)
+        process = servers(folder)
+        assert folder.urls()["sockets"].startswith(short)
+        environment = {
+            **folder.environment(),
+            "DATABASE_URL": folder.urls()["database_url"],
+            "CELERY_BROKER_URL": folder.urls()["celery_broker_url"],
+        }
+        code = "from backend.celery_app import connect; connect(timeout=5).close()"
+        for command in (["-m", "backend", "migrate"], ["-c", code]):
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+        process.communicate(timeout=20)
