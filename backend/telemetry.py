@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
+# The most characters of an error's own text in a log, and of a whole traceback.
+TEXT_LENGTH = 2_000
+TRACEBACK_LENGTH = 20_000
+
+
 def about(task_id: str, attempt: int) -> Mapping[str, object]:
     """Return the `extra` of a log line that belongs to a task."""
     return {"task_id": task_id, "attempt": attempt}
@@ -114,20 +119,31 @@ def _write_traceback(output: TextIO, exc_info: ExcInfo) -> None:
 
 
 def plain_traceback(error: BaseException) -> str:
-    """Return an error's traceback as Python prints it, its chain and groups too, without values."""
+    """Return an error's traceback as Python prints it, its chain and groups too, without values.
+
+    Long texts are cut, and so is the whole: a task's error may have megabytes.
+    """
     whole = traceback.TracebackException.from_exception(error)
     pending: list[tuple[Any, Any]] = [(whole, error)]
     for shown, real in pending:
         if shown is None:
             continue
         words = _words(real)
-        if words is not None:
-            shown._str = words  # noqa: SLF001 - nothing else sets the text of one in a chain
+        # Nothing else sets the text of one in a chain.
+        shown._str = _cut(shown._str if words is None else words, TEXT_LENGTH)  # noqa: SLF001
         pending.append((shown.__cause__, real.__cause__))
         pending.append((shown.__context__, real.__context__))
         if isinstance(real, BaseExceptionGroup):
             pending += zip(shown.exceptions, real.exceptions, strict=True)
-    return "".join(whole.format()).rstrip("\n")
+    return _cut("".join(whole.format()).rstrip("\n"), TRACEBACK_LENGTH)
+
+
+def _cut(text: str, length: int) -> str:
+    """Return the text, or so many characters of its two ends if it is longer."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
 
 
 def _words(error: BaseException) -> str | None:

@@ -88,3 +88,20 @@ def test_arguments_that_are_a_list_reach_the_task(odd_stack: Stack) -> None:
         item = {"name": name, "arguments": [4, 5]}
         answer = httpx.post(f"{stack.url}/tasks/batch", json=[item]).json()
         assert stack.state(answer["tasks"][0]["task_id"], wait=MINUTE)["result"] == 9
+
+
+def test_an_error_of_megabytes_is_cut_in_the_ledger_and_in_the_log(odd_stack: Stack) -> None:
+    stack = odd_stack
+    stack.start("api")
+    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    large = {"text": "an error with 30 MB of text"}
+    for name, arguments in (
+        ("raise_anything", large),
+        ("raise_in_one_commit", large),
+        ("refuse", {"text": "x" * 1_000_000}),
+    ):
+        state: Any = stack.state(stack.post(f"/tasks/{name}", arguments), wait=MINUTE)
+        assert (state["status"], state["result"]["error"]) == ("FAILURE", "x" * 2000)
+    assert stack.state(stack.post("/tasks/slow?duration=0"), wait=MINUTE)["status"] == "SUCCESS"
+    assert max(map(len, worker.log.splitlines())) < 50_000
+    assert worker.popen.poll() is None

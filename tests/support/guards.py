@@ -915,6 +915,43 @@ GUARDS = [
         "",
         "tests/acceptance/test_killed_stack.py",
     ),
+    Guard(
+        "options that a pooler drops are an error",
+        "backend/db/connection.py",
+        "        if needed and not mark:\n            raise _dropped()\n",
+        "",
+        "tests/acceptance/test_databases.py::test_options_that_a_pooler_drops_are_an_error_even_if"
+        "_the_role_has_all_limits",
+    ),
+    Guard(
+        "a sign of a password that would lead to another host is refused",
+        "backend/addresses.py",
+        "        raise Unsuitable(_ENCODE)\n",
+        "        pass\n",
+        "tests/unit/test_addresses.py",
+    ),
+    Guard(
+        "TLS of amqps:// checks the host's name",
+        "backend/celery_app.py",
+        ', "server_hostname": None}',
+        "}",
+        "tests/acceptance/test_broker_addresses.py::test_a_certificate_of_another_host_is_refused",
+    ),
+    Guard(
+        "TLS of rediss:// verifies by default",
+        "backend/addresses.py",
+        """        return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"\n""",
+        "        return url\n",
+        "tests/acceptance/test_broker_addresses.py::test_a_certificate_is_verified_unless_the_address"
+        "_says_otherwise",
+    ),
+    Guard(
+        "a traceback in a log has a bounded length",
+        "backend/telemetry.py",
+        "    if len(text) <= length:\n",
+        "    if True:\n",
+        "tests/unit/test_telemetry.py",
+    ),
 ]
 
 

@@ -156,3 +156,38 @@ def test_a_traceback_has_no_values(tmp_path: Path, *, terminal: bool) -> None:
     assert "sqlalchemy.exc.PendingRollbackError: rolled back." in logged
     assert "in refused" in logged
     assert "The above exception was the direct cause" in logged
+
+
+LONG = {
+    "a text": "raise ValueError('x' * 30_000_000)",
+    "a note": "error = ValueError('x'); error.add_note('x' * 30_000_000); raise error",
+    "a cause": "raise KeyError('y') from ValueError('x' * 30_000_000)",
+    "a group": "raise ExceptionGroup('x', [ValueError('x' * 3_000) for _ in range(1_000)])",
+    "a line of code": "compile('x' * 1_000_000 + ' x', 'file', 'exec')",
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_traceback_is_cut_whatever_is_long_in_it(what: str) -> None:
+    (line,) = lines(
+        "set_up_logging('INFO')\n"
+        f"try:\n    {LONG[what]}\n"
+        "except Exception:\n    logging.exception('it failed')"
+    )
+    shown = json.loads(line)["exception"]
+    assert len(shown) < 21_000
+    assert shown.startswith("Traceback" if what != "a group" else "  + Exception Group Traceback")
+    assert " characters ... " in shown
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_text_that_the_terminal_lacks_is_printed_as_an_escape(encoding: str) -> None:
+    printed = lines(
+        "print_any_text()\nprint('1 \\u2026')\n"
+        "set_up_logging('INFO')\nlogging.info('2 \\u6f22 \\ud800')",
+        FORCE_COLOR="1",
+        NO_COLOR="1",
+        PYTHONIOENCODING=encoding,
+    )
+    assert "\\ud800" in printed[1]
+    assert printed[0] == ("1 …" if encoding == "utf-8" else "1 \\u2026")
