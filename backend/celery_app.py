@@ -14,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from amqp.exceptions import NotFound
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Connection, Exchange, Queue
@@ -148,14 +147,11 @@ app.backend_cls = _backend_class()
 app.conf.update(_CONF)
 
 _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker that is away, or an answer that does not come, raises. NotFound: a queue was deleted
-# before it was used; the next connection makes it again.
+# What a broker raises that is away, refuses something or does not answer; see broker_errors.py.
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
-    *_broker.recoverable_connection_errors,
-    *_broker.recoverable_channel_errors,
+    *_broker.connection_errors,
+    *_broker.channel_errors,
     BatchPublishError,
-    NotFound,
-    TimeoutError,
 )
 
 
@@ -166,7 +162,7 @@ def connect(
 
     `survives_alarm`: Linux must not drop the connection while RabbitMQ reads nothing (alarm). The
     caller must then check heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is
-    away or does not answer.
+    away, refuses or does not answer.
     """
     options: dict[str, Any] = {}
     # A busy broker needs longer for a new connection than for anything else.

@@ -139,6 +139,7 @@ def worker() -> None:
     from backend.worker import subprocesses
 
     subprocesses.start_cleaner()  # before Celery starts its threads
+    set_up_logging(settings().log_level)  # before the lease's thread has something to say
     from backend.celery_app import app
 
     # Eight lines against running as root, for the sake of pickle, which we do not take.
@@ -177,7 +178,9 @@ def flower() -> None:
     from celery.bin.celery import celery
 
     from backend.celery_app import QUEUES, app
+    from backend.flower import install
 
+    install()
     # For its broker page, until the workers have told it theirs.
     app.conf.task_queues = list(QUEUES)
     _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
@@ -185,8 +188,8 @@ def flower() -> None:
     for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):
         os.environ.pop(name, None)
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
-    # It warns of questions to workers that are still starting, at each start.
-    options += ["--purge_offline_workers=300", "--natural_time=False", "--logging=error"]
+    set_up_logging(settings().log_level)
+    options += ["--purge_offline_workers=300", "--natural_time=False", "--logging=none"]
     if settings().flower_basic_auth:
         options.append(f"--basic_auth={settings().flower_basic_auth}")
     if settings().flower_url_prefix:

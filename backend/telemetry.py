@@ -52,6 +52,13 @@ _LOGGERS = {
     # Their lines about each task come without its attempt; claim.py's have it.
     "celery.worker.strategy": {"level": "WARNING"},
     "celery.app.trace": {"level": "CRITICAL"},
+    # Its lines about the broker come with each try; broker_errors.py has one for each reason.
+    "celery.worker.consumer.consumer": {"level": "ERROR"},
+    "celery.worker.consumer.connection": {"level": "WARNING"},
+    "flower": {"level": "ERROR"},
+    # It asks workers that are still starting, and a broker that is away.
+    "flower.inspector": {"level": "CRITICAL"},
+    "tornado": {"level": "ERROR"},
     "alembic": {"level": "WARNING"},
     # A lost child or broker in one line: its tracebacks are of Celery's own calls.
     "celery.worker.request": {"filters": ["no traceback"]},

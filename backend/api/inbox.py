@@ -17,8 +17,10 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
+from backend.broker_errors import broker, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, connect
 from backend.errors import StoreUnavailable
+from backend.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-RETRY_SECONDS = 1.0
 
 
 class Inbox:
@@ -103,15 +104,15 @@ class Inbox:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            pause = RETRY_SECONDS
             try:
                 self._read()
-            except BROKER_ERRORS:
-                if self.connected:
-                    logger.warning("no replies from the broker: outcomes are read from the ledger")
+            except BROKER_ERRORS as error:
+                pause = broker.failed("replies", explain(error))
             except Exception:
-                logger.exception("the inbox met an error; it connects anew")
+                logger.exception("the inbox met an error; it connects again")
             self.connected = False
-            self._stopping.wait(RETRY_SECONDS)
+            self._stopping.wait(pause)
 
     def _read(self) -> None:
         connection = connect(heartbeat=HEARTBEAT_SECONDS)
@@ -137,6 +138,8 @@ class Inbox:
                 arrivals = Arrivals(connection)
                 while not self._stopping.is_set():
                     arrivals.handle(timeout=1.0)
+                    if broker.failing:  # not before: a read-only Redis refuses the first read
+                        broker.succeeded("replies")
         finally:
             connection.collect()
 

@@ -15,7 +15,9 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
+from backend.broker_errors import broker, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect
+from backend.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE = 1.0
-RETRY_SECONDS = 1.0
 
 Holdings = dict[str, str]
 
@@ -73,6 +74,7 @@ class Inspector:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            pause = RETRY_SECONDS
             try:
                 connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=PATIENCE)
                 try:
@@ -80,11 +82,11 @@ class Inspector:
                 finally:
                     self._connected.clear()
                     connection.collect()
-            except BROKER_ERRORS:
-                pass  # the inbox meets the same outage and says so
+            except BROKER_ERRORS as error:
+                pause = broker.failed("inspector", explain(error))
             except Exception:
-                logger.exception("the inspector met an error; it connects anew")
-            self._stopping.wait(RETRY_SECONDS)
+                logger.exception("the inspector met an error; it connects again")
+            self._stopping.wait(pause)
 
     def _serve(self, connection: Connection) -> None:
         channel = connection.channel()
@@ -109,6 +111,8 @@ class Inspector:
                 asked = self._asked.wait(timeout=2.0)
                 # Late answers first: a worker that was silent is heard however often we ask.
                 arrivals.handle_all()
+                if broker.failing:
+                    broker.succeeded("inspector")
                 if asked:
                     self._asked.clear()
                     if question := self._question:

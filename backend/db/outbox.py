@@ -35,6 +35,13 @@ class Due:
     bundle: int | None = None
 
 
+# How many bytes of arguments are taken at once, and one task more: a relay holds them in memory,
+# several times over.
+TAKE_BYTES = 4 * 1024 * 1024
+# Only reading a compressed value tells its size. JSON rarely shrinks to a smaller part than this.
+COMPRESSION = 32
+
+_PLACES = "PARTITION BY bundled ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING"
 # What shares a message shares a time of publishing too, and nothing else that was taken with it has
 # the same, to the microsecond: so the messages that the broker should have can be counted. Tasks
 # with a message of their own are numbered from 100,000 on, beyond any bundle's number.
@@ -46,19 +53,26 @@ _TAKE = text(
         WHERE {rows_from("due_from")} AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), content AS (
-        SELECT due.*, t.name, CAST(t.args AS text) AS args, t.reply_to,
-            due.attempt = 1 AND coalesce(t.name = ANY(CAST(:bundled AS text[])), false) AS bundled
+        SELECT due.*, t.name, t.args, t.reply_to,
+            due.attempt = 1 AND coalesce(t.name = ANY(CAST(:bundled AS text[])), false) AS bundled,
+            least(coalesce(pg_column_size(t.args), 0), {TAKE_BYTES})
+                * CASE WHEN pg_column_compression(t.args) IS NULL THEN 1 ELSE {COMPRESSION} END
+                AS size
         FROM due LEFT JOIN tasks t ON t.id = due.task_id
+    ), measured AS (
+        SELECT *, sum(size) OVER ({_PLACES}) - size AS before FROM content
     ), numbered AS (
-        SELECT *, CASE WHEN bundled
-            THEN (row_number() OVER places - 1) / {BUNDLE}
-                + sum(octet_length(args)) OVER places / {BUNDLE_BYTES}
-            ELSE 100000 + row_number() OVER places
-        END AS number
-        FROM content
-        WINDOW places AS (
-            PARTITION BY bundled ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING
-        )
+        SELECT task_id, attempt, due_at, name, args, reply_to, bundled,
+            CASE WHEN bundled
+                THEN (row_number() OVER places - 1) / {BUNDLE}
+                    + sum(octet_length(args)) OVER places / {BUNDLE_BYTES}
+                ELSE 100000 + row_number() OVER places
+            END AS number
+        FROM (
+            SELECT task_id, attempt, due_at, name, CAST(args AS text) AS args, reply_to, bundled
+            FROM measured WHERE before < :bytes
+        ) fitting
+        WINDOW places AS ({_PLACES})
     ), taken AS (
         UPDATE outbox
         SET published_at = now() + number * interval '1 microsecond', bundled = numbered.bundled,
@@ -75,11 +89,16 @@ _TAKE = text(
 def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[Due]:
     """Take up to `limit` due rows for publishing, oldest first; no other relay gets them.
 
+    Fewer if their arguments are large: of those with bundles and of those without, none after
+    TAKE_BYTES of arguments.
+
     First attempts of the tasks named in `bundled` are put into bundles. All count as published from
     the commit on. If this relay dies before it has published them, `republish` finds them missing
     from the broker's queue.
     """
-    rows = connection.execute(_TAKE, {"limit": limit, "bundled": list(bundled)})
+    rows = connection.execute(
+        _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}
+    )
     return [Due(*row) for row in rows]
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend.db import connection as connections
 from backend.db.connection import NO_LIMITS, arguments, connect, undurable, unfit_encoding
+from backend.db.outage import explain, postgresql
 from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
 from backend.settings import settings
@@ -183,11 +184,13 @@ def is_away(error: BaseException) -> bool:
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
+    """Return the error for clients, and have the reason logged. A lock is no outage."""
     code = _sqlstate(error) or ""
     if code == _LOCK_NOT_AVAILABLE:
         return StoreLocked(
             "The task store is locked by another session. Nothing was stored; try again shortly."
         )
+    postgresql.failed("", explain(error))
     detail = _NOT_WRITABLE.get(code)
     return StoreNotWritable(detail) if detail else StoreUnavailable()
 
@@ -210,6 +213,8 @@ def store_errors() -> Iterator[None]:
         if not known:
             raise
         raise _unavailable(error) from error
+    if postgresql.failing:
+        postgresql.succeeded("")
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import BROKER_ERRORS, QUEUES, bundle, connect, message
-from backend.errors import StoreUnavailable
+from backend.celery_app import QUEUES, bundle, connect, message
 
 if TYPE_CHECKING:
     import threading
@@ -29,10 +28,6 @@ HEARTBEAT_SECONDS = 20
 # Names no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
 PROBES = 2
-
-
-# What ends a loop of the relay until the store or the broker is back.
-OUTAGES: tuple[type[Exception], ...] = (StoreUnavailable, *BROKER_ERRORS)
 
 
 class Publisher:

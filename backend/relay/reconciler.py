@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
+from backend.broker_errors import broker, explain
+from backend.celery_app import BROKER_ERRORS, SHORT_QUEUE, TASKS_QUEUE
 from backend.db import (
     bounds,
     clock,
@@ -24,9 +25,9 @@ from backend.db import (
     workers,
 )
 from backend.db.session import single, transaction
-from backend.errors import StoreLocked
+from backend.errors import StoreLocked, StoreUnavailable
 from backend.relay.liveness import Calm, Liveness
-from backend.relay.publisher import OUTAGES, Publisher
+from backend.relay.publisher import Publisher
 from backend.settings import settings
 from backend.telemetry import about
 
@@ -51,6 +52,9 @@ LOST = "The worker running the task was lost"
 REPUBLISH = 5000
 # How long the row of an abandoned task is waited for: the others must not wait for one.
 ROW_SECONDS = 0.5
+# What relay and reconciler are called in an outage of the broker. One name for both: the reconciler
+# mostly has nothing to ask the broker, so the relay finds out that it is back.
+PART = "relay"
 # How many unfinished tasks one pass checks for a missing outbox row.
 REPAIR_LIMIT = 1000
 
@@ -64,6 +68,8 @@ class Reconciler:
         self._liveness = Liveness()
         self._calm = Calm()
         self._compared = -math.inf
+        # When the broker is asked again, after a failure.
+        self._broker_at = -math.inf
         # Whether the last pass met another session's lock.
         self._locked = False
         # By queue: how many messages were missing at the last pass.
@@ -83,8 +89,10 @@ class Reconciler:
                         " tasks and messages are found late; end that session"
                     )
                 self._locked = True
-            except OUTAGES:
-                # The relay meets the same outage and says so.
+            except StoreUnavailable:
+                self._disconnect()
+            except BROKER_ERRORS as error:
+                self._broker_at = time.monotonic() + broker.failed(PART, explain(error))
                 self._disconnect()
             except Exception:
                 logger.exception("the reconciler met an error; it tries again")
@@ -92,7 +100,7 @@ class Reconciler:
         self._disconnect()
 
     def make_pass(self) -> None:
-        """Do every duty once. Raises one of OUTAGES."""
+        """Do every duty once. Raises StoreUnavailable or one of BROKER_ERRORS."""
         # Start with a write. On a PostgreSQL that stores nothing it fails, so workers that cannot
         # renew their leases are not taken for dead.
         with single() as connection:
@@ -106,7 +114,8 @@ class Reconciler:
             self._raise_bounds(now)
         keep_house()
         self._repair()
-        self._republish_lost()
+        if time.monotonic() >= self._broker_at:
+            self._republish_lost()
 
     def _repair(self) -> None:
         """Insert missing outbox rows of waiting tasks."""

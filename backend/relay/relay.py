@@ -11,11 +11,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from backend.celery_app import bundled
+from backend.broker_errors import broker, explain
+from backend.celery_app import BROKER_ERRORS, bundled
 from backend.db import listen, outbox
 from backend.db.session import transaction
-from backend.relay.publisher import OUTAGES, Publisher
-from backend.relay.reconciler import Reconciler
+from backend.errors import StoreUnavailable
+from backend.outage import RETRY_SECONDS
+from backend.relay.publisher import Publisher
+from backend.relay.reconciler import PART, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +32,6 @@ BATCH = 500
 GATHER_SECONDS = 0.025
 # How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
 IDLE_SECONDS = 0.5
-RETRY_SECONDS = 1.0
 # A queue that refused nothing for so long has recovered: longer than the longest pause before a
 # refused task is published again.
 REFUSAL_SECONDS = 600.0
@@ -46,8 +48,6 @@ class Relay:
         self._stopping = threading.Event()
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
-        # The outage under way, by its error's name.
-        self._trouble = ""
         self._bundled = bundled()
         self._reconciler = Reconciler(self._stopping)
         self._threads = [
@@ -67,15 +67,15 @@ class Relay:
         while not self._stopping.is_set():
             try:
                 self._serve()
-            except OUTAGES as error:
-                # One line an outage, not one a try.
-                if self._trouble != type(error).__name__:
-                    self._trouble = type(error).__name__
-                    logger.warning("cannot publish (%s): tasks wait in the outbox", self._trouble)
+                pause = 0.0
+            except StoreUnavailable:
+                pause = RETRY_SECONDS
+            except BROKER_ERRORS as error:
+                pause = broker.failed(PART, explain(error))
             except Exception:
-                self._trouble = ""
                 logger.exception("the relay met an error; it starts over")
-            self._stopping.wait(RETRY_SECONDS)
+                pause = RETRY_SECONDS
+            self._stopping.wait(pause)
 
     def _serve(self) -> None:
         """Publish until something breaks or the relay is to stop."""
@@ -91,9 +91,8 @@ class Relay:
                         publisher.attend(IDLE_SECONDS)
                         continue
                     published = self._publish_due(publisher)
-                    if self._trouble:
-                        self._trouble = ""
-                        logger.info("publishing again")
+                    if broker.failing:
+                        broker.succeeded(PART)
                     if published:
                         self._stopping.wait(GATHER_SECONDS)
                     else:
@@ -126,7 +125,8 @@ class Relay:
         """
         unconfirmed = publisher.unconfirmed()
         if unconfirmed:
-            logger.warning("%d of %d tasks go back to the outbox", len(unconfirmed), len(batch))
+            if not broker.failing:  # else at each try
+                logger.warning("%d of %d tasks go back to the outbox", len(unconfirmed), len(batch))
             with transaction() as connection:
                 outbox.put_back(connection, unconfirmed)
 

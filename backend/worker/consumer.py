@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
-from backend.celery_app import ATTEMPT_HEADER
+from backend.broker_errors import broker, explain
+from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
 from backend.telemetry import about
 from backend.worker import lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
@@ -34,6 +38,8 @@ class LedgerConsumer(Consumer):
     """
 
     _watch: EventLoopWatch
+    # Whether this connection got as far as consuming.
+    _ready = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,6 +54,44 @@ class LedgerConsumer(Consumer):
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         malformed.tolerate(connection)
         return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:  # noqa: ANN401 - kombu's
+        """Connect, however long the broker is away or refuses; return the connection."""
+        while True:
+            try:
+                return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+            except BROKER_ERRORS as error:
+                self._pause(error)
+
+    def _pause(self, error: BaseException) -> None:
+        """Wait until the broker may be tried again. Raises what ends a worker told to stop."""
+        until = time.monotonic() + broker.failed("consumer", explain(error))
+        while time.monotonic() < until:
+            maybe_shutdown()
+            self._watch.tick()
+            time.sleep(0.1)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Pause; the broker refused a step on the way to consuming."""
+        self._pause(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Drop the connection; pause if the broker refused a step on the way to consuming."""
+        with warnings.catch_warnings():
+            # That running tasks go on is what we want, and said with each lost connection.
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
+        if self._ready:
+            broker.failed("consumer", explain(exc))
+        else:
+            self._pause(exc)
+        self._ready = False
+
+    def on_ready(self) -> None:
+        """Note that messages are consumed."""
+        super().on_ready()
+        self._ready = True
+        broker.succeeded("consumer")
 
     def start(self) -> None:
         """Consume until told to stop; watched from here on, when all children have been forked."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import connect
+from backend.broker_errors import broker, explain
+from backend.celery_app import BROKER_ERRORS, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,10 +63,14 @@ class Hints:
                 if self._takes_messages():
                     publish(producer)
                     self._lost = self._blocked
+                    if broker.failing:
+                        broker.succeeded("hints")
+            except BROKER_ERRORS as error:
+                pause = broker.failed("hints", explain(error))
+                self._give_up(max(pause, SILENCE_SECONDS))
             except Exception as error:  # noqa: BLE001 - nothing depends on these messages
                 self._lose(type(error).__name__)
-                self._silent_until = time.monotonic() + SILENCE_SECONDS
-                self._close()
+                self._give_up(SILENCE_SECONDS)
 
     def _connect(self) -> Producer:
         connection = self._connection = connect(timeout=TIMEOUT_SECONDS)
@@ -98,7 +103,9 @@ class Hints:
             )
         self._lost = True
 
-    def _close(self) -> None:
+    def _give_up(self, seconds: float) -> None:
+        """Close the connection, and try nothing for so long."""
+        self._silent_until = time.monotonic() + seconds
         connection, self._connection, self._producer = self._connection, None, None
         self._blocked = False
         if connection is not None:

@@ -24,7 +24,7 @@ from celery.worker import state as celery_state
 
 from backend.db import ledger, workers
 from backend.db.session import identify, transaction
-from backend.errors import StoreUnavailable
+from backend.errors import StoreLocked, StoreUnavailable
 from backend.worker import subprocesses
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Lease:
         self._outcomes: queue.SimpleQueue[tuple[float, Outcome]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lost_before: set[str] = set()
-        self._store_away = False
+        self._locked = False
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
         threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
@@ -118,15 +118,21 @@ class Lease:
         """Do a step, whatever happens; False where PostgreSQL was away."""
         try:
             step()
+        except StoreLocked:
+            if not self._locked:
+                logger.warning(
+                    "another session of PostgreSQL holds a lock that the lease of %s needs: this"
+                    " worker claims no tasks without it; end that session",
+                    self._name,
+                )
+            self._locked = True
+            return False
         except StoreUnavailable:
-            if not self._store_away:
-                logger.warning("PostgreSQL is away: the lease of %s is not renewed", self._name)
-            self._store_away = True
             return False
         except Exception:
             logger.exception("the lease of %s met an error; the worker goes on", self._name)
         else:
-            self._store_away = False
+            self._locked = False
         return True
 
     def _renew(self) -> None:

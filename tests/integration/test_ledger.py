@@ -19,12 +19,14 @@ UNFINISHED = ["PENDING", "STARTED", "RETRY"]
 NEVER = str(uuid4())
 
 
-def submit(database: sa.Engine, count: int = 1, max_attempts: int = 3) -> list[str]:
+def submit(
+    database: sa.Engine, count: int = 1, max_attempts: int = 3, args: str = '{"n": 1}'
+) -> list[str]:
     ids = sorted(str(uuid4()) for _ in range(count))
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [ledger.Submission(one, "slow", '{"n": 1}', max_attempts, "replies") for one in ids],
+            [ledger.Submission(one, "slow", args, max_attempts, "replies") for one in ids],
         )
     return ids
 

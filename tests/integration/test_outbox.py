@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import select
 from collections import Counter
 from contextlib import closing
@@ -290,3 +291,36 @@ def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine
         taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]
         assert submit_in[0].id not in ids
+
+
+MEGABYTE = 1024 * 1024
+TEXTS = {"compressed": "x" * MEGABYTE, "plain": secrets.token_hex(MEGABYTE // 2)}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("bundled", [(), ("slow",)])
+def test_large_tasks_are_taken_a_few_at_a_time_until_all_are_taken(
+    database: sa.Engine, text: str, bundled: tuple[str, ...]
+) -> None:
+    ids = submit(database, 20, args=json.dumps({"text": TEXTS[text]}))
+    takes = []
+    with database.begin() as connection:
+        while taken := outbox.take(connection, 500, bundled):
+            takes.append([due.task_id for due in taken])
+    assert sorted(task_id for take in takes for task_id in take) == sorted(ids)
+    assert 3 <= max(len(take) for take in takes) <= 11
+
+
+def test_a_task_larger_than_the_limit_is_taken_alone_and_small_ones_all_at_once(
+    database: sa.Engine,
+) -> None:
+    large = json.dumps({"text": secrets.token_hex(outbox.TAKE_BYTES)})
+    first = submit(database, 2, args=large)
+    small = submit(database, 100)
+    takes = []
+    with database.begin() as connection:
+        while taken := outbox.take(connection, 500):
+            takes.append([due.task_id for due in taken])
+    assert [len(take) for take in takes] == [1, 1, 100]
+    assert {task_id for take in takes[:2] for task_id in take} == set(first)
+    assert set(takes[2]) == set(small)

@@ -221,6 +221,35 @@ GUARDS = [
         "tests/unit/test_hang.py",
     ),
     Guard(
+        "an outage is one line for each reason",
+        "backend/outage.py",
+        "            new = reason.kind not in self._since\n",
+        "            new = True\n",
+        "tests/unit/test_outage.py",
+    ),
+    Guard(
+        "a broker that one part cannot use is not back when another can",
+        "backend/outage.py",
+        "            over = not self._failures\n",
+        "            over = True\n",
+        "tests/unit/test_outage.py",
+    ),
+    Guard(
+        "a worker that the broker refuses pauses",
+        "backend/worker/consumer.py",
+        "            self._pause(exc)\n        self._ready = False\n",
+        '            broker.failed("consumer", explain(exc))\n        self._ready = False\n',
+        "tests/acceptance/test_refusals.py::test_a_broker_that_refuses_is_one_line_in_each_process"
+        "_and_is_used_when_it_no_longer_does[no_permission]",
+    ),
+    Guard(
+        "a relay takes no more than so many bytes at once",
+        "backend/db/outbox.py",
+        "WHERE before < :bytes",
+        "WHERE :bytes > 0",
+        "tests/integration/test_outbox.py",
+    ),
+    Guard(
         "4: events and replies are not sent while the broker is blocked",
         "backend/worker/hints.py",
         "        return not self._blocked\n",

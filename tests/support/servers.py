@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, TypedDict
 
+import redis
 import sqlalchemy as sa
 
 from backend.embedded import programs as embedded
@@ -456,25 +457,31 @@ class RabbitMQ(_Server):
             f'rabbit_vhost:add(<<"{name}">>,'
             f' #{{default_queue_type => <<"{default_queue_type}">>}}, <<"tests">>)'
         )
-        everything = '<<".*">>, <<".*">>, <<".*">>'
+        self.allow("guest", name)
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
+
+    def set_password(self, user: str, password: str) -> None:
+        """Change a user's password; make the user if there is none, without permissions."""
+        listed = ",".join(map(str, password.encode()))
+        self._call(
+            "rabbit_auth_backend_internal:put_user("
+            f'#{{name => <<"{user}">>, password => <<{listed}>>, tags => <<"">>}},'
+            ' <<"tests">>)'
+        )
+
+    def allow(self, user: str, vhost: str = "/", configure: str = ".*") -> None:
+        """Let a user do everything in a virtual host; `configure`: to what fits only."""
+        patterns = f'<<"{configure}">>, <<".*">>, <<".*">>'
         self._call(
             "rabbit_auth_backend_internal:set_permissions("
-            f'<<"guest">>, <<"{name}">>, {everything}, <<"tests">>)'
+            f'<<"{user}">>, <<"{vhost}">>, {patterns}, <<"tests">>)'
         )
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
 
     def add_user(self, password: str) -> str:
         """Make a user who may do everything in `/`; return its name."""
         name = f"user_{secrets.token_hex(4)}"
-        listed = ",".join(map(str, password.encode()))
-        self._call(
-            f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<{listed}>>, <<"tests">>)'
-        )
-        everything = '<<".*">>, <<".*">>, <<".*">>'
-        self._call(
-            "rabbit_auth_backend_internal:set_permissions("
-            f'<<"{name}">>, <<"/">>, {everything}, <<"tests">>)'
-        )
+        self.set_password(name, password)
+        self.allow(name)
         return name
 
     def eval(self, expression: str) -> str:
@@ -544,6 +551,7 @@ class Redis(_Server):
     def __init__(
         self, settings: Mapping[str, str] | None = None, certificate: Certificate | None = None
     ) -> None:
+        self.password = (settings or {}).get("requirepass", "")
         self._server = _find("redis-server", "redis-server")
         super().__init__("redis")
         self._scheme, self._settings = "redis", {"port": str(self.port), **(settings or {})}
@@ -565,6 +573,16 @@ class Redis(_Server):
     def stop(self) -> None:
         """Kill it (SIGKILL); all it held is lost."""
         self._stop(signal.SIGKILL)
+
+    def command(self, *words: str) -> None:
+        """Send it a command, such as `command("CONFIG", "SET", "maxmemory", "1")`."""
+        with redis.Redis(port=self.port, password=self.password or None) as client:
+            client.execute_command(*words)
+
+    def set_password(self, password: str) -> None:
+        """Ask for a password from now on; "" for none. Connections that are open stay."""
+        self.command("CONFIG", "SET", "requirepass", password)
+        self.password = password
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         settings = {"bind": "127.0.0.1", "save": "", "appendonly": "no", **self._settings}

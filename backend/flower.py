@@ -1,0 +1,57 @@
+"""Flower's thread of events, which follows the broker as our own threads do.
+
+Flower's own logs each failure, a traceback every 5 s for a login that is refused, and doubles its
+pauses without a limit.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NoReturn
+
+import flower.app
+from celery.events import EventReceiver
+from flower.events import Events
+
+from backend.broker_errors import broker, explain
+from backend.celery_app import BROKER_ERRORS, app, connect
+
+HEARTBEAT_SECONDS = 10
+
+
+class _Receiver(EventReceiver):
+    _reads = 0
+
+    def on_iteration(self) -> None:
+        """Note that the broker is read; called before each read."""
+        if self._reads and broker.failing:
+            broker.succeeded("events")
+        self._reads += 1
+
+
+class _Events(Events):  # type: ignore[misc]  # Flower has no types
+    def run(self) -> NoReturn:
+        """Hand events to Flower, for as long as the process runs."""
+        while True:
+            try:
+                self._capture()
+            except BROKER_ERRORS as error:
+                time.sleep(broker.failed("events", explain(error)))
+
+    def _capture(self) -> None:
+        connection: Any = connect(HEARTBEAT_SECONDS)
+        try:
+            receiver = _Receiver(connection, handlers={"*": self.on_event}, app=app)
+            receiver.capture(limit=None, timeout=None, wakeup=True)
+        finally:
+            connection.collect()
+
+    async def on_enable_events(self) -> None:
+        """Ask workers for their events, while the broker can be used."""
+        if not broker.failing:
+            await super().on_enable_events()
+
+
+def install() -> None:
+    """Give the `flower` command this thread of events in place of its own."""
+    flower.app.Events = _Events

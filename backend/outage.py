@@ -1,0 +1,96 @@
+"""Outages of a server that a process needs: one line for each reason, one when it is over.
+
+Several threads of a process use the same server. Whichever meets the outage first logs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+# The pause before the next try, and the longest one before a try that is refused again and again.
+RETRY_SECONDS = 1.0
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a server does not serve: `line` is logged, once for each `kind` in an outage.
+
+    `lasting`: it does not end before a person has changed something, so the pauses grow.
+    `quiet`: how many seconds without such a failure end the outage. With 0 the first success does;
+    more is for a server that serves only some requests.
+    """
+
+    kind: str
+    line: str
+    lasting: bool = False
+    quiet: float = 0.0
+
+
+class Outage:
+    """What this process knows of a server that does not serve; may be used by several threads.
+
+    A part of the process that uses the server reports each failure and, while `failing`, each
+    success. The outage is over when every part that has failed has succeeded again.
+    """
+
+    def __init__(self, back: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`back` is logged when the outage is over."""
+        self._back = back
+        self._clock = clock
+        self._forget()
+        # A child of a worker begins without its parent's outages, and without a lock in use.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        # By part: the reason of its last failure, and when that was.
+        self._failures: dict[str, tuple[Reason, float]] = {}
+        # By kind: when this outage first had it.
+        self._since: dict[str, float] = {}
+
+    @property
+    def failing(self) -> bool:
+        """Return whether a part has failed and not yet succeeded."""
+        return bool(self._failures)
+
+    def failed(self, part: str, reason: Reason) -> float:
+        """Note a failure, and log its reason if it is new; return the seconds to pause.
+
+        1 s; for a lasting reason as long as it has lasted, up to 30 s.
+        """
+        with self._lock:
+            now = self._clock()
+            new = reason.kind not in self._since
+            since = self._since.setdefault(reason.kind, now)
+            self._failures[part] = reason, now
+        if new:
+            logger.warning("%s", reason.line)
+        return (
+            min(max(now - since, RETRY_SECONDS), LONGEST_PAUSE) if reason.lasting else RETRY_SECONDS
+        )
+
+    def succeeded(self, part: str) -> None:
+        """Note a success, and log the end of the outage if it is the last one that was missing."""
+        with self._lock:
+            if part not in self._failures:
+                return
+            reason, failed_at = self._failures[part]
+            if self._clock() - failed_at < reason.quiet:
+                return
+            del self._failures[part]
+            over = not self._failures
+            if over:
+                self._since.clear()
+        if over:
+            logger.info("%s", self._back)

@@ -1,0 +1,85 @@
+"""An outage: one line for each reason, one at its end, and the pauses between two tries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.outage import LONGEST_PAUSE, Outage, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AWAY = Reason("away", "it is away")
+LOGIN = Reason("login", "it refuses the login", lasting=True)
+READ_ONLY = Reason("read-only", "it is read-only", quiet=60)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def outage(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[Outage]:
+    with caplog.at_level("INFO", "backend.outage"):
+        yield Outage("it is back", clock)
+
+
+def test_each_reason_is_one_line_whoever_meets_it_and_however_often(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reason in (AWAY, AWAY, LOGIN, AWAY, LOGIN):
+        outage.failed("relay", reason)
+        outage.failed("replies", reason)
+    assert caplog.messages == ["it is away", "it refuses the login"]
+
+
+def test_an_outage_is_over_when_every_part_that_failed_has_succeeded(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage.failed("relay", AWAY)
+    outage.failed("replies", AWAY)
+    outage.succeeded("replies")
+    outage.succeeded("inspector")  # never failed
+    assert outage.failing
+    assert caplog.messages == ["it is away"]
+    outage.succeeded("relay")
+    outage.succeeded("relay")
+    assert not outage.failing
+    outage.failed("relay", AWAY)
+    assert caplog.messages == ["it is away", "it is back", "it is away"]
+
+
+def test_the_pauses_grow_only_while_nothing_but_a_person_can_end_the_outage(
+    outage: Outage, clock: Clock
+) -> None:
+    pauses = []
+    for _ in range(8):
+        pauses.append(outage.failed("relay", LOGIN))
+        clock.now += pauses[-1]
+    assert pauses == [1, 1, 2, 4, 8, 16, LONGEST_PAUSE, LONGEST_PAUSE]
+    assert outage.failed("relay", AWAY) == 1
+
+
+def test_a_server_that_serves_some_requests_is_back_when_none_has_failed_for_a_while(
+    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        outage.failed("", READ_ONLY)
+        clock.now += 59
+        outage.succeeded("")
+    assert caplog.messages == ["it is read-only"]
+    clock.now += 1
+    outage.succeeded("")
+    assert caplog.messages == ["it is read-only", "it is back"]
