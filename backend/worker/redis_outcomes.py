@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
 from celery import states
 from celery.backends.redis import RedisBackend
 
-from backend.telemetry import about
+from backend.outage import Outage, Reason
 from backend.worker.hints import SILENCE_SECONDS
 from backend.worker.outcomes import Ended, LedgerFirst
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from celery.app.task import Context
 
-logger = logging.getLogger(__name__)
+_redis = Outage("results are copied again")
 
 
 class RedisOutcomes(LedgerFirst, RedisBackend):
@@ -46,11 +45,11 @@ class RedisOutcomes(LedgerFirst, RedisBackend):
             )
         except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
             self._silent_until = time.monotonic() + SILENCE_SECONDS
-            logger.warning(
-                "the copy of a task's result was dropped (%s); the ledger has it",
-                type(error).__name__,
-                extra=about(task_id, getattr(request, "attempt", None) or 1),
-            )
+            kind = type(error).__name__
+            line = f"copies of results are dropped ({kind}); check CELERY_RESULT_BACKEND"
+            _redis.failed("", Reason(kind, f"{line}; the ledger has all results"))
+        else:
+            _redis.succeeded("")
 
     def tell_together(self, ended: Sequence[Ended]) -> None:
         """Store the results of a batch."""
