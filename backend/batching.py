@@ -27,6 +27,9 @@ R = TypeVar("R")
 PATIENCE = 4.0
 # How many batches may wait. What would wait longer is told 503 at once, and holds no memory.
 BATCHES = 10
+# So many bytes are handled together, and one item more: the rest need not wait for all of them, and
+# `work` holds them in memory several times over.
+BATCH_BYTES = 4 * 1024 * 1024
 # Large items come a few to a batch, yet this many are served within PATIENCE.
 LEAST_ROOM = 100
 
@@ -40,10 +43,16 @@ class Batcher(Generic[T, R]):
     """
 
     def __init__(
-        self, name: str, work: Callable[[Sequence[T]], Sequence[R]], limit: int = 500
+        self,
+        name: str,
+        work: Callable[[Sequence[T]], Sequence[R]],
+        limit: int = 500,
+        size: Callable[[T], int] | None = None,
     ) -> None:
+        """`size` returns an item's bytes: after BATCH_BYTES no more are taken into a batch."""
         self._work = work
         self._limit = limit
+        self._size = size
         self._room = max(BATCHES * limit, LEAST_ROOM)
         # What came in this turn of the event loop, handed over at its end: one wake-up for all.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
@@ -110,12 +119,23 @@ class Batcher(Generic[T, R]):
                     if self._closed:
                         return
                     self._wake.wait()
-                size = min(len(self._waiting), self._limit)
-                batch = [self._waiting.popleft() for _ in range(size)]
+                batch = self._next()
             # A request that gave up is not done: its client was told so.
             batch = [(item, future) for item, future in batch if not future.done()]
             if batch:
                 self._do(batch)
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        """Take the next batch out of what waits: at least one item."""
+        count = min(len(self._waiting), self._limit)
+        if self._size is None:
+            return [self._waiting.popleft() for _ in range(count)]
+        batch: list[tuple[T, asyncio.Future[R]]] = []
+        size = 0
+        while len(batch) < count and size < BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+            size += self._size(batch[-1][0])
+        return batch
 
     def _do(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:

@@ -56,7 +56,7 @@ class Submissions:
     """Writes orders: many small ones in one commit, large ones apart so that they hold up none."""
 
     def __init__(self) -> None:
-        self._small = Batcher("submissions", self._write)
+        self._small = Batcher("submissions", self._write, size=_size)
         self._large = Batcher("bulk submissions", self._write, limit=2)
         self._known = Batcher("known keys", _look_up)
         self._backlog = Backlog()
@@ -96,6 +96,11 @@ class Submissions:
             raise
         self.refused = False
         return written
+
+
+def _size(order: Order) -> int:
+    """Return about how many bytes a small order's arguments have."""
+    return len(order.tasks[0].args)
 
 
 def _first_answer(order: Order, first: idempotency.Key) -> str:

@@ -243,6 +243,13 @@ GUARDS = [
         "_and_is_used_when_it_no_longer_does[no_permission]",
     ),
     Guard(
+        "a commit holds no more than so many bytes of small orders",
+        "backend/batching.py",
+        " and size < BATCH_BYTES",
+        "",
+        "tests/unit/test_batching.py",
+    ),
+    Guard(
         "a relay takes no more than so many bytes at once",
         "backend/db/outbox.py",
         "WHERE before < :bytes",

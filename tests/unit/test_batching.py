@@ -37,8 +37,9 @@ def run(
     work: Callable[[Sequence[int]], Sequence[int]],
     scene: Callable[[Batcher[int, int]], Coroutine[None, None, None]],
     limit: int = 500,
+    size: Callable[[int], int] | None = None,
 ) -> None:
-    batcher = Batcher("test", work, limit)
+    batcher = Batcher("test", work, limit, size)
 
     async def main() -> None:
         async with asyncio.timeout(10):
@@ -84,6 +85,22 @@ def test_a_batch_has_a_limit() -> None:
 
     run(work, scene, limit=2)
     assert work.batches == [[0], [1, 2], [3, 4], [5]]
+
+
+def test_a_batch_takes_no_more_after_so_many_bytes_but_always_an_item() -> None:
+    work = Work()
+    third = batching.BATCH_BYTES // 3 + 1
+
+    async def scene(batcher: Batcher[int, int]) -> None:
+        first = await hold(batcher, work)
+        sizes = (third, third, third, 1, 5 * third, 1)
+        rest = [asyncio.create_task(batcher.submit(item)) for item in sizes]
+        await asyncio.sleep(0)
+        work.go.set()
+        await asyncio.gather(first, *rest)
+
+    run(work, scene, size=lambda item: item)
+    assert work.batches == [[0], [third, third, third], [1, 5 * third], [1]]
 
 
 def test_an_idle_batcher_does_an_item_at_once() -> None:
