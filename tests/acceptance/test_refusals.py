@@ -48,14 +48,6 @@ def wrong_password(rabbitmq: RabbitMQ) -> Refusal:
     )
 
 
-def no_virtual_host(rabbitmq: RabbitMQ) -> Refusal:
-    return Refusal(
-        f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/added",
-        "the broker does not know the virtual host (NOT_ALLOWED - vhost added not found)",
-        lambda: rabbitmq.add_vhost("added", "classic"),
-    )
-
-
 def no_permission(rabbitmq: RabbitMQ) -> Refusal:
     rabbitmq.set_password("powerless", SECRET)
     rabbitmq.allow("powerless", configure="^$")
@@ -101,9 +93,7 @@ def redis(redis_server: Redis) -> Iterator[Redis]:
     redis_server.stop()
 
 
-@pytest.fixture(
-    params=[wrong_password, no_virtual_host, no_permission, no_password, out_of_memory, read_only]
-)
+@pytest.fixture(params=[wrong_password, no_permission, no_password, out_of_memory, read_only])
 def refusal(request: pytest.FixtureRequest) -> Refusal:
     (server,) = request.param.__annotations__.keys() - {"return"}
     refusal: Refusal = request.param(request.getfixturevalue(server))

@@ -23,6 +23,11 @@ from backend.db.outage import explain as explain_postgresql
             True,
         ),
         (
+            amqp.NotAllowed("NOT_ALLOWED - vhost jobs not found", (10, 40)),
+            "the broker does not know the virtual host (NOT_ALLOWED - vhost jobs not found): ",
+            True,
+        ),
+        (
             amqp.PreconditionFailed("PRECONDITION_FAILED - inequivalent arg 'x-max-priority'"),
             "the broker has a queue or exchange of ours with other settings (PRECONDITION_FAILED",
             True,
