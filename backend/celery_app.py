@@ -48,13 +48,19 @@ def is_task_id(value: object) -> bool:
 CLASSIC: Final = {"x-queue-type": "classic"}
 
 
+def prefixed(name: str) -> str:
+    """Return a name on the broker with QUEUE_PREFIX, by which installations can share a broker."""
+    return settings().queue_prefix + name
+
+
 def _queue(name: str) -> Queue:
+    full_name = prefixed(name)
     # A queue keeps the arguments that it was first declared with.
     arguments = {"x-max-priority": 9, **CLASSIC}
-    return Queue(name, EXCHANGE, routing_key=name, queue_arguments=arguments)
+    return Queue(full_name, EXCHANGE, routing_key=full_name, queue_arguments=arguments)
 
 
-EXCHANGE: Final = Exchange("tasks", "direct")
+EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
 TASKS_QUEUE: Final = _queue("tasks")
 # First attempts of tasks that take one commit: they travel in bundles, and workers run them in
 # batches. What fails there runs alone from then on.
@@ -73,6 +79,7 @@ _REDIS_OPTIONS: Final = {
     "socket_keepalive": True,
     # How long a consumer's connection may be silent, beyond that second, until it is made anew.
     "health_check_interval": 5,
+    **{f"{key}_key": prefixed(key) for key in ("unacked", "unacked_index", "unacked_mutex")},
 }
 
 
@@ -102,6 +109,10 @@ _CONF: dict[str, Any] = {
     "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},
     "task_queues": [TASKS_QUEUE],
     "task_default_queue": TASKS_QUEUE.name,
+    # What `inspect`, `control` and Flower use. Celery makes more names of these.
+    "control_exchange": prefixed("celery"),
+    "event_exchange": prefixed("celeryev"),
+    "event_queue_prefix": prefixed("celeryev"),
     # The two beat every other way to reach the broker for ever: a worker outlives its broker.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,

@@ -70,6 +70,16 @@ def _networks(text: str) -> str:
     return text
 
 
+def _queue_prefix(prefix: str) -> str:
+    """Accept a prefix that leads to valid names, none of which is a name without it."""
+    allowed = re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", prefix)
+    # RabbitMQ keeps names with amq. for itself. With reply. Celery's exchange for commands would
+    # have the name of another's for replies, and short_ makes short_tasks of tasks.
+    if not allowed or prefix.startswith(("amq.", "reply.")) or prefix.endswith("short_"):
+        raise ValueError("it leads to names that are not allowed or are others'")
+    return prefix
+
+
 def _not_set_by_kubernetes(value: object) -> object:
     """Refuse what Kubernetes sets for a Service: of one named `api` the address as API_PORT."""
     if isinstance(value, str) and "://" in value:
@@ -99,6 +109,7 @@ class Settings(BaseSettings):
     # Empty where embedded servers are wanted, until `up` has started them.
     database_url: Annotated[str, AfterValidator(addresses.database)] = ""
     celery_broker_url: Annotated[str, AfterValidator(addresses.broker)] = ""
+    queue_prefix: Annotated[str, AfterValidator(_queue_prefix)] = ""
     celery_result_backend: Annotated[str, AfterValidator(addresses.results)] = "rpc://"
     api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
     api_port: Port = 8060
@@ -133,6 +144,10 @@ class Settings(BaseSettings):
 _MEANINGS = {
     "database_url": "a PostgreSQL address: postgresql+psycopg2://user:password@host:5432/database",
     "celery_broker_url": "a broker's address: amqp://user:password@host:5672// or redis://host:6379/0",
+    "queue_prefix": (
+        "up to 64 letters, digits, _, . and -, such as staging. (it must not begin with amq. or"
+        " reply., or end with short_)"
+    ),
     "celery_result_backend": "rpc:// or redis://host:6379/0",
     "api_host": "the address to listen on, such as 127.0.0.1",
     "api_port": "a port from 1 to 65535",

@@ -129,6 +129,8 @@ class Services:
             alive, late = workers.alive(connection), outbox.late(connection)
             writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
             faults = durability_faults(connection) + encoding_faults(connection)
+            if queues := workers.unknown_queues(connection):
+                faults.append(workers.UNKNOWN_TASKS % ", ".join(queues))
             if repaired := repairs.total_if_recent(connection):
                 faults.append(
                     f"waiting tasks without an outbox row: {repaired} repaired in total, the last"

@@ -18,7 +18,7 @@ from kombu import Consumer, Exchange, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
 from backend.broker_errors import broker, explain
-from backend.celery_app import BROKER_ERRORS, CLASSIC, connect
+from backend.celery_app import BROKER_ERRORS, CLASSIC, connect, prefixed
 from backend.errors import StoreUnavailable
 from backend.outage import RETRY_SECONDS
 
@@ -38,7 +38,7 @@ class Inbox:
     def __init__(self, look: Callable[[str], Awaitable[State | None]]) -> None:
         """Start reading; `look` asks the ledger for a task's state."""
         self.connected = False
-        self.queue_name = f"replies.{uuid4()}"
+        self.queue_name = prefixed(f"replies.{uuid4()}")
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

@@ -16,7 +16,7 @@ from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
 from backend.broker_errors import broker, explain
-from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect
+from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect, prefixed
 from backend.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Inspector:
         producer = Producer(channel, exchange=_control.exchange, serializer="json")
         # A new name each time: RabbitMQ keeps the old queue, which no other connection may use, as
         # long as it takes the old connection for alive.
-        name = f"inspect.{uuid4()}"
+        name = prefixed(f"inspect.{uuid4()}")
         queue = Queue(
             name,
             Exchange(""),

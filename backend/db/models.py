@@ -177,6 +177,10 @@ class Worker(Base):
     holds: Mapped[list[str]] = mapped_column(
         ARRAY(Text()), comment="The attempts it holds, each as id/attempt"
     )
+    unknown_at: Mapped[datetime | None] = mapped_column(
+        comment="When it last got a message of a task that is not in the table of tasks"
+    )
+    unknown_queue: Mapped[str | None] = mapped_column(comment="The queue which that came from")
 
 
 def _only_row() -> Mapped[bool]:

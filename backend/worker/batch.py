@@ -11,7 +11,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from celery.utils.saferepr import saferepr
 from pydantic_core import from_json
 
-from backend.celery_app import app
+from backend.celery_app import SHORT_QUEUE, app
 from backend.db import ledger
 from backend.db.task_session import TaskSession
 from backend.errors import StoreUnavailable, Superseded
@@ -19,6 +19,7 @@ from backend.tasks.registry import Run, registered
 from backend.worker.call import as_json, call
 from backend.worker.outcomes import Ended
 from backend.worker.retry import retry_while_unavailable
+from backend.worker.unknown_tasks import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,11 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
         else:
             report.succeeded = {end.task_id: saferepr(end.value, 200) for end in ended}
             report.dropped += [m.task_id for m in left if m.task_id not in report.succeeded]
-            _tell(ended)
+            if ended:
+                _tell(ended)
+            if report.dropped:
+                logger.info("short tasks dropped, as they do not count: %d", len(report.dropped))
+                Dropped(worker, SHORT_QUEUE.name, report.dropped).record()
         break
     report.seconds = time.monotonic() - start
     return report

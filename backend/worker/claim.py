@@ -31,6 +31,7 @@ from backend.telemetry import about
 from backend.worker.call import as_json, call
 from backend.worker.outcomes import backoff, plain
 from backend.worker.retry import retry_while_unavailable
+from backend.worker.unknown_tasks import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,9 +69,10 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
         try:
             value = attempt.run()
         except Duplicate as reason:
-            logger.info(
-                "%s dropped: another delivery of it counts", attempt.what, extra=attempt.log
-            )
+            logger.info("%s dropped: this delivery does not count", attempt.what, extra=attempt.log)
+            if not attempt.foreign:
+                queue = self.request.delivery_info["routing_key"]
+                Dropped(attempt.worker, queue, [attempt.id]).record()
             raise Ignore from reason
         except (StoreUnavailable, Superseded) as reason:
             logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)

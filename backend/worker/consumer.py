@@ -14,10 +14,11 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from backend.broker_errors import broker, explain
-from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
+from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, is_task_id
 from backend.telemetry import about
 from backend.worker import lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
+from backend.worker.unknown_tasks import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,9 @@ class LedgerConsumer(Consumer):
                 str(exc.args[0])[:100],
                 extra=extra,
             )
+            if ATTEMPT_HEADER in headers and is_task_id(headers.get("id")):
+                queue = str(message.delivery_info.get("routing_key"))
+                lease.report(Dropped(self.hostname, queue, [headers["id"]]))
         else:
             logger.error(
                 "a message in queue %s cannot be read and is dropped (%s: %s); content type %s",

@@ -47,7 +47,7 @@ _CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined] 
 
 
 class Outcome(Protocol):
-    """An end of a task to be recorded."""
+    """An end of a task, or dropped messages, to be recorded."""
 
     def record(self) -> None:
         """Write it to the ledger. Raises StoreUnavailable."""

@@ -26,15 +26,20 @@ MINUTE = 60.0
 AUTH = ("admin", "secret")
 
 
-def queue_types(rabbitmq: RabbitMQ, vhost: str) -> dict[str, set[str]]:
-    """Return the types of a virtual host's queues by what their names begin or end with."""
+def queue_types(rabbitmq: RabbitMQ, vhost: str, prefix: str) -> dict[str, set[str]]:
+    """Return the types of a virtual host's queues by what their names begin or end with.
+
+    Names begin after `prefix`.
+    """
     lines = rabbitmq.eval(
         "[{element(4, amqqueue:get_name(Q)), amqqueue:get_type(Q)}"
         f' || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
     )
     types: dict[str, set[str]] = {}
     for name, kind in re.findall(r'\{<<"(.+?)">>,\s*rabbit_(\w+)_queue\}', lines):
-        start = "pidbox" if name.endswith("pidbox") else name.partition(".")[0]
+        assert prefix in name
+        start = name.removeprefix(prefix).partition(".")[0]
+        start = "pidbox" if name.endswith("pidbox") else start
         types.setdefault(start, set()).add(kind)
     return types
 
@@ -47,12 +52,15 @@ def quorum_stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iter
         yield stack
 
 
+@pytest.mark.parametrize("prefix", ["", "dev-"], ids=["no prefix", "prefix"])
 def test_all_works_in_a_vhost_whose_default_type_is_quorum(
-    quorum_stack: Stack, rabbitmq: RabbitMQ
+    quorum_stack: Stack, rabbitmq: RabbitMQ, prefix: str
 ) -> None:
     stack = quorum_stack
     port = free_port()
-    stack.environment.update(FLOWER_PORT=str(port), FLOWER_BASIC_AUTH=":".join(AUTH))
+    stack.environment.update(
+        QUEUE_PREFIX=prefix, FLOWER_PORT=str(port), FLOWER_BASIC_AUTH=":".join(AUTH)
+    )
     stack.start("api")
     stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
     stack.start("flower")
@@ -69,7 +77,7 @@ def test_all_works_in_a_vhost_whose_default_type_is_quorum(
         revoked = flower.post(f"/api/task/revoke/{busy}", params={"terminate": "true"})
         assert revoked.status_code == 200
         assert stack.state(busy, wait=MINUTE)["status"] == "REVOKED"
-    types = queue_types(rabbitmq, "quorum")
+    types = queue_types(rabbitmq, "quorum", prefix)
     assert {"tasks", "short_tasks", "replies", "inspect", "celeryev", "pidbox"} <= types.keys()
     assert set.union(*types.values()) == {"classic"}, types
 

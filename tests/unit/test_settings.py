@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (found.flower_port, found.flower_basic_auth) == (5555, None)
     assert found.worker_concurrency == os.cpu_count()
     assert found.log_level == "INFO"
+    assert found.queue_prefix == ""
 
 
 def test_localhost_is_an_address_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +59,14 @@ NONSENSE = [
     ("CELERY_BROKER_URL", "http://user:hidden@broker"),
     ("CELERY_BROKER_URL", "hidden:5672"),
     ("CELERY_BROKER_URL", "amqp://user:hidden@broker:99999//"),
+    ("QUEUE_PREFIX", "hidden/"),
+    ("QUEUE_PREFIX", "hidden tasks"),
+    ("QUEUE_PREFIX", "hidden\n"),
+    ("QUEUE_PREFIX", "ü"),
+    ("QUEUE_PREFIX", 65 * "a"),
+    ("QUEUE_PREFIX", "amq.hidden"),
+    ("QUEUE_PREFIX", "reply."),
+    ("QUEUE_PREFIX", "hidden_short_"),
     ("CELERY_RESULT_BACKEND", "db+sqlite:///hidden"),
     ("CELERY_RESULT_BACKEND", "hidden"),
     ("CELERY_RESULT_BACKEND", "redis://:hidden@redis:port/0"),
@@ -147,6 +156,8 @@ def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyP
         ("ROOT_PATH", "/api/tasks"),
         ("FORWARDED_ALLOW_IPS", "*"),
         ("FORWARDED_ALLOW_IPS", "127.0.0.1, ::1,10.0.0.0/8"),
+        ("QUEUE_PREFIX", "Staging-EU_1."),
+        ("QUEUE_PREFIX", 64 * "a"),
         ("LOG_LEVEL", "DEBUG"),
     ],
 )

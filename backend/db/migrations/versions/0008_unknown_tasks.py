@@ -1,0 +1,31 @@
+"""Note in a worker's row that it got messages of tasks that the ledger does not have."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add two columns that the version before does not look at."""
+    op.add_column(
+        "workers",
+        sa.Column(
+            "unknown_at",
+            sa.DateTime(timezone=True),
+            comment="When it last got a message of a task that is not in the table of tasks",
+        ),
+    )
+    op.add_column(
+        "workers",
+        sa.Column("unknown_queue", sa.Text(), comment="The queue which that came from"),
+    )
+
+
+def downgrade() -> None:
+    """Undo."""
+    op.drop_column("workers", "unknown_queue")
+    op.drop_column("workers", "unknown_at")

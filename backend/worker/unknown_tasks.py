@@ -1,0 +1,59 @@
+"""Notices messages of tasks that the ledger does not have.
+
+Usually another installation uses the same queue. Only messages that were dropped are looked up, so
+the others cost nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.db import lookups, workers
+from backend.db.session import single, transaction
+from backend.errors import StoreUnavailable
+from backend.worker.outcomes import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+# After a message of an unknown task, this process looks up no other for so long.
+PAUSE_SECONDS = 60.0
+
+_pause_until = 0.0
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Messages of ours, from one queue, that a worker has dropped."""
+
+    worker: str
+    queue: str
+    task_ids: Sequence[str]
+
+    def record(self) -> None:
+        """Note it in the worker's row if the ledger lacks one of the tasks; warn at the first.
+
+        Never raises.
+        """
+        global _pause_until  # noqa: PLW0603 - for the whole process
+        if time.monotonic() < _pause_until:
+            return
+        try:
+            with single() as connection:
+                if lookups.known(connection, self.task_ids).issuperset(self.task_ids):
+                    return
+            with transaction() as connection:
+                first = workers.note_unknown(connection, self.worker, plain(self.queue))
+        except StoreUnavailable:
+            return  # the next such message is as good
+        except Exception:
+            logger.exception("dropped messages could not be looked up; the worker goes on")
+            first = False
+        _pause_until = time.monotonic() + PAUSE_SECONDS
+        if first:
+            logger.warning(workers.UNKNOWN_TASKS, plain(self.queue))

@@ -1,0 +1,48 @@
+"""What the worker's parent process does with a message that it drops, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+from uuid import uuid4
+
+import pytest
+from celery.exceptions import NotRegistered
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
+    """Return what the lease's thread is given when a message of an unknown name is dropped."""
+    from backend.worker import lease
+    from backend.worker.consumer import LedgerConsumer
+
+    reported: list[object] = []
+    monkeypatch.setattr(lease, "report", reported.append)
+    consumer: Any = LedgerConsumer.__new__(LedgerConsumer)
+    consumer.hostname = "a worker"
+    message = Mock(headers=headers, delivery_info={"routing_key": "tasks"})
+    consumer.on_decode_error(message, NotRegistered("newer"))
+    message.ack.assert_called_once_with()
+    return reported
+
+
+def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from backend.worker.unknown_tasks import Dropped
+
+    task_id = str(uuid4())
+    reported = dropped(monkeypatch, {"id": task_id, "ledger_attempt": 1})
+    assert reported == [Dropped("a worker", "tasks", [task_id])]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"id": str(uuid4())}, {"id": "none of ours", "ledger_attempt": 1}, {"ledger_attempt": 1}],
+    ids=["of another program", "malformed id", "no id"],
+)
+def test_a_message_that_no_relay_has_sent_is_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]
+) -> None:
+    assert dropped(monkeypatch, headers) == []

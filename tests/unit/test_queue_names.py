@@ -1,0 +1,28 @@
+"""Names on the broker that other programs, and versions that still run, know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+def test_without_a_prefix_every_name_is_that_of_earlier_versions() -> None:
+    from backend.celery_app import _REDIS_OPTIONS, QUEUES, app
+
+    assert [(queue.name, queue.routing_key) for queue in QUEUES] == [
+        ("tasks", "tasks"),
+        ("short_tasks", "short_tasks"),
+    ]
+    assert {queue.exchange.name for queue in QUEUES} == {"tasks"}
+    mailbox: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in the stubs
+    assert (mailbox.exchange.name, mailbox.reply_exchange.name) == (
+        "celery.pidbox",
+        "reply.celery.pidbox",
+    )
+    assert (app.conf.event_exchange, app.conf.event_queue_prefix) == ("celeryev", "celeryev")
+    assert _REDIS_OPTIONS["unacked_key"] == "unacked"
+    assert _REDIS_OPTIONS["unacked_index_key"] == "unacked_index"
+    assert _REDIS_OPTIONS["unacked_mutex_key"] == "unacked_mutex"
