@@ -180,7 +180,7 @@ class Worker(Base):
     unknown_at: Mapped[datetime | None] = mapped_column(
         comment="When it last got a message of a task that is not in the table of tasks"
     )
-    unknown_queue: Mapped[str | None] = mapped_column(comment="The queue which that came from")
+    unknown_queue: Mapped[str | None] = mapped_column(comment="The queue that it came from")
 
 
 def _only_row() -> Mapped[bool]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
+from celery.exceptions import Ignore
 
 from backend.db import lookups, workers
-from tests.integration.test_ledger import put
+from backend.tasks.registry import registered
+from tests.integration.test_ledger import put, submit
 from tests.integration.test_session import readiness
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import sqlalchemy as sa
 
     Drop: TypeAlias = Callable[[str, Sequence[str]], None]
 
@@ -24,19 +27,21 @@ TROUBLE = "messages of tasks that this database does not have"
 
 
 @pytest.fixture
-def worker(service: sa.Engine) -> str:
-    """Give a worker with a lease."""
+def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a worker with a lease, whose process has looked up nothing yet."""
+    from backend.worker import unknown_tasks
+
+    monkeypatch.setattr(unknown_tasks, "_pause_until", 0.0)
     with service.begin() as connection:
         workers.renew(connection, "w", list)
     return "w"
 
 
 @pytest.fixture
-def drop(worker: str, monkeypatch: pytest.MonkeyPatch) -> Drop:
-    """Give what the worker's processes call; this one has looked up nothing yet."""
+def drop(worker: str) -> Drop:
+    """Give what the worker's processes call."""
     from backend.worker import unknown_tasks
 
-    monkeypatch.setattr(unknown_tasks, "_pause_until", 0.0)
     return lambda queue, ids: unknown_tasks.Dropped(worker, queue, ids).record()
 
 
@@ -75,18 +80,21 @@ def test_while_trouble_lasts_a_process_looks_up_no_further_messages(
 def test_of_two_processes_that_notice_at_the_same_time_one_warns(
     service: sa.Engine, worker: str
 ) -> None:
-    first: list[bool] = []
+    second: list[bool] = []
 
     def note() -> None:
         with service.begin() as connection:
-            first.append(workers.note_unknown(connection, worker, "tasks"))
+            second.append(workers.note_unknown(connection, worker, "tasks"))
 
-    threads = [threading.Thread(target=note) for _ in range(5)]
-    for thread in threads:
+    thread = threading.Thread(target=note)
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with service.connect() as connection, service.connect() as observer:
+        assert workers.note_unknown(connection, worker, "tasks")
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(first) == [False] * 4 + [True]
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        connection.commit()
+    thread.join()
+    assert second == [False]
 
 
 def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_logged(
@@ -112,3 +120,49 @@ def test_with_postgresql_away_a_dropped_message_stays_dropped(
     monkeypatch.setattr(lookups, "known", away)
     drop("tasks", [str(uuid4())])
     assert caplog.messages == []
+
+
+def test_a_batch_looks_up_what_it_drops(
+    service: sa.Engine, worker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from backend.worker.batch import Member, run_batch
+
+    caplog.set_level("INFO")
+    again = put(service, "SUCCESS")
+    (mine,) = submit(service)
+    theirs = str(uuid4())
+    args = ['{"content": "Hello"}']
+    members = [Member(i, 1, "insert_message", args, None) for i in (mine, again)]
+    assert run_batch(worker, members).dropped == [again]
+    assert readiness()[0].faults == []
+    caplog.clear()
+    members = [Member(theirs, 1, "insert_message", args, None)]
+    assert run_batch(worker, members).dropped == [theirs]
+    (fault,) = readiness()[0].faults
+    assert "the queue short_tasks" in fault
+    assert caplog.messages == ["short tasks dropped, as they do not count: 1", fault]
+
+
+def test_an_attempt_that_runs_alone_is_looked_up_if_it_is_dropped(
+    service: sa.Engine, worker: str
+) -> None:
+    from backend.worker import claim
+
+    def run(task_id: str) -> None:
+        request = SimpleNamespace(
+            id=task_id,
+            hostname=worker,
+            reply_to=None,
+            ledger_attempt=1,
+            delivery_info={"routing_key": "tasks"},
+        )
+        attributes = {"name": "slow", "spec": registered()["slow"], "request": request}
+        task: Any = type("Task", (claim.LedgerTask,), attributes)()
+        with pytest.raises(Ignore):
+            task('{"duration": 0}')
+
+    run(put(service, "SUCCESS"))
+    assert readiness()[0].faults == []
+    run(str(uuid4()))
+    (fault,) = readiness()[0].faults
+    assert "the queue tasks " in fault

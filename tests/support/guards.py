@@ -669,6 +669,65 @@ GUARDS = [
         "tests/unit/test_lease.py",
     ),
     Guard(
+        "installations: with a prefix installations share no queue",
+        "backend/celery_app.py",
+        "    return settings().queue_prefix + name\n",
+        "    return name\n",
+        "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
+        "_share_nothing",
+    ),
+    Guard(
+        "installations: with a prefix installations share no commands",
+        "backend/celery_app.py",
+        '    "control_exchange": prefixed("celery"),\n',
+        "",
+        "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
+        "_share_nothing",
+    ),
+    Guard(
+        "installations: with a prefix installations share no events",
+        "backend/celery_app.py",
+        '    "event_exchange": prefixed("celeryev"),\n',
+        "",
+        "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
+        "_share_nothing",
+    ),
+    Guard(
+        "installations: a message that runs alone is looked up if it is dropped",
+        "backend/worker/claim.py",
+        "                Dropped(attempt.worker, queue, [attempt.id]).record()\n",
+        "                del queue\n",
+        "tests/integration/test_unknown_tasks.py",
+    ),
+    Guard(
+        "installations: a batch's messages are looked up if they are dropped",
+        "backend/worker/batch.py",
+        "                Dropped(worker, SHORT_QUEUE.name, report.dropped).record()\n",
+        "",
+        "tests/integration/test_unknown_tasks.py",
+    ),
+    Guard(
+        "installations: dropped messages of known tasks are no trouble",
+        "backend/worker/unknown_tasks.py",
+        "                    return\n            with transaction",
+        "                    pass\n            with transaction",
+        "tests/integration/test_unknown_tasks.py",
+    ),
+    Guard(
+        "installations: while trouble lasts no further messages are looked up",
+        "backend/worker/unknown_tasks.py",
+        "        if time.monotonic() < _pause_until:\n            return\n",
+        "",
+        "tests/integration/test_unknown_tasks.py",
+    ),
+    Guard(
+        "installations: of several processes that notice trouble one warns",
+        "backend/db/workers.py",
+        "    WHERE name = :name FOR UPDATE\n",
+        "    WHERE name = :name\n",
+        "tests/integration/test_unknown_tasks.py",
+    ),
+    Guard(
         "10: statements about some tasks look them up",
         "backend/db/ledger.py",
         "\"state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')\"",

@@ -21,7 +21,7 @@ def upgrade() -> None:
     )
     op.add_column(
         "workers",
-        sa.Column("unknown_queue", sa.Text(), comment="The queue which that came from"),
+        sa.Column("unknown_queue", sa.Text(), comment="The queue that it came from"),
     )
 
 
