@@ -167,13 +167,13 @@ def test_a_broadcast_that_is_no_message_does_not_stop_a_worker(
 def enter(stack: Stack) -> str:
     """Write a task that no relay will publish for an hour; return its id."""
     task_id = str(uuid4())
+    # One statement: the reconciler repairs a task that it sees without a row in the outbox.
     stack.query(
-        "INSERT INTO tasks (id, name, args, max_attempts)"
-        " VALUES (%s, 'insert_message', '{\"content\": \"mine\"}', 5) RETURNING 1",
-        task_id,
-    )
-    stack.query(
-        "INSERT INTO outbox (task_id, due_at) VALUES (%s, now() + interval '1 h') RETURNING 1",
+        "WITH task AS ("
+        " INSERT INTO tasks (id, name, args, max_attempts)"
+        " VALUES (%s, 'insert_message', '{\"content\": \"mine\"}', 5) RETURNING id)"
+        " INSERT INTO outbox (task_id, due_at) SELECT id, now() + interval '1 h' FROM task"
+        " RETURNING 1",
         task_id,
     )
     return task_id

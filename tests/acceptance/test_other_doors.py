@@ -82,15 +82,15 @@ def body_of(*, ours: bool = True, **arguments: object) -> bytes:
 def enter(stack: Stack, *, state: str = "PENDING", attempt: int = 1) -> str:
     """Write a task that no relay will publish for an hour; return its id."""
     task_id = str(uuid4())
+    # One statement: the reconciler repairs a task that it sees without a row in the outbox.
     stack.query(
-        "INSERT INTO tasks (id, name, args, state, attempt, max_attempts)"
-        " VALUES (%s, 'insert_message', '{\"content\": \"mine\"}', %s, %s, 5) RETURNING 1",
+        "WITH task AS ("
+        " INSERT INTO tasks (id, name, args, state, attempt, max_attempts)"
+        " VALUES (%s, 'insert_message', '{\"content\": \"mine\"}', %s, %s, 5)"
+        " RETURNING id, attempt)"
+        " INSERT INTO outbox (task_id, attempt, due_at)"
+        " SELECT id, attempt, now() + interval '1 h' FROM task RETURNING 1",
         task_id, state, attempt,
-    )  # fmt: skip
-    stack.query(
-        "INSERT INTO outbox (task_id, attempt, due_at)"
-        " VALUES (%s, %s, now() + interval '1 h') RETURNING 1",
-        task_id, attempt,
     )  # fmt: skip
     return task_id
 
@@ -253,14 +253,12 @@ def test_a_waiting_task_is_revoked_at_once_and_what_runs_on_another_worker_is_no
 def give_attempt(stack: Stack, task_id: str, attempt: int) -> None:
     """Give a task another attempt, as the ledger would; no relay publishes it for an hour."""
     stack.query(
-        "UPDATE tasks SET state = 'RETRY', attempt = %s, error = NULL, finished_at = NULL"
-        " WHERE id = %s RETURNING 1",
+        "WITH task AS ("
+        " UPDATE tasks SET state = 'RETRY', attempt = %s, error = NULL, finished_at = NULL"
+        " WHERE id = %s RETURNING id, attempt)"
+        " INSERT INTO outbox (task_id, attempt, due_at)"
+        " SELECT id, attempt, now() + interval '1 h' FROM task RETURNING 1",
         attempt, task_id,
-    )  # fmt: skip
-    stack.query(
-        "INSERT INTO outbox (task_id, attempt, due_at)"
-        " VALUES (%s, %s, now() + interval '1 h') RETURNING 1",
-        task_id, attempt,
     )  # fmt: skip
 
 
