@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import secrets
 import signal
@@ -21,11 +22,14 @@ from backend.embedded.programs import CannotRun
 from backend.errors import RegistrationError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import print_any_text, set_up_logging
+from backend.terminal import Output
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+
+logger = logging.getLogger("system")
 
 # How long `migrate` waits for a PostgreSQL that is still starting.
 MIGRATE_PATIENCE = 60.0
@@ -42,6 +46,7 @@ def main() -> None:
 
 
 @click.group(name="tasks-api", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tasks-api", message="%(prog)s %(version)s")
 def commands() -> None:
     """Tasks API: an HTTP task service whose 202 is final.
 
@@ -63,6 +68,8 @@ def up() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     found = read()
+    output = Output()
+    set_up_logging(found.log_level, output)
     registered()  # a task that is declared wrongly is said before anything starts
     with lifetime.alone(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
@@ -71,7 +78,7 @@ def up() -> None:
         _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
         with lifetime.servers(found):
             _migrate()
-            code = run()
+            code = run(output)
     sys.exit(code)
 
 
@@ -220,7 +227,7 @@ def _migrate() -> None:
             if not said:
                 said = True
                 what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
-                click.echo(f"Waiting for {what} at the address in DATABASE_URL ...")
+                logger.info("waiting for %s at the address in DATABASE_URL", what)
             time.sleep(1)
         else:
             return

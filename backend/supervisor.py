@@ -1,4 +1,4 @@
-"""The whole stack in one terminal: starts every process, labels its output, restarts what ends.
+"""The whole stack in one terminal: starts every process, passes on its lines, restarts what ends.
 
 A process that ends before everything was ready for the first time stops all: its configuration is
 wrong, and the reason is above. Later ends are accidents: it is started again, with growing pauses.
@@ -6,6 +6,7 @@ wrong, and the reason is above. Later ends are accidents: it is started again, w
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -17,11 +18,13 @@ import urllib.request
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final
 
+from backend import terminal
 from backend.settings import settings
-from backend.telemetry import on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from backend.terminal import Output
 
 # The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
 KILL_SECONDS = 6.0
@@ -33,32 +36,10 @@ POLL_SECONDS = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 STEADY_SECONDS = 60.0
 
-# With the colours of their labels.
-PROCESSES: Final = {"api": 36, "worker": 33, "flower": 32}
-SYSTEM: Final = "system"
+READY = "Tasks API is ready"
+PROCESSES: Final = ("api", "worker", "flower")
 
-
-class Output:
-    """Prints labelled lines from several threads, each line whole."""
-
-    def __init__(self, colours: Mapping[str, int], closed: threading.Event) -> None:
-        """Print for the given names; set `closed` when nobody reads the lines any more."""
-        self._colours = colours if sys.stdout.isatty() else {}
-        self._width = max(map(len, [SYSTEM, *colours]))
-        self._closed = closed
-        self._lock = threading.Lock()
-
-    def write(self, name: str, text: str) -> None:
-        """Print each line of the text with the time and the name before it."""
-        label = f"{time.strftime('%H:%M:%S')} {name.ljust(self._width)} | "
-        if name in self._colours:
-            label = f"\x1b[0m\x1b[{self._colours[name]}m{label}\x1b[0m"
-        try:
-            with self._lock:
-                sys.stdout.writelines(f"{label}{line}\n" for line in text.splitlines())
-                sys.stdout.flush()
-        except OSError:
-            self._closed.set()
+logger = logging.getLogger("system")
 
 
 class Service:
@@ -93,7 +74,7 @@ class Service:
         if now - self._started_at >= STEADY_SECONDS:
             self._pause = FIRST_PAUSE
         elif not restart:
-            self._output.write(SYSTEM, end)
+            logger.error("%s", end)
             return False
         self._start_later(end)
         return True
@@ -113,11 +94,10 @@ class Service:
         if self._reader is not None:
             self._reader.join(max(0.0, deadline - time.monotonic()))
         if self._process is not None:
-            how = _how(self._process.returncode)
-            self._output.write(SYSTEM, f"{self.name} stopped ({how})")
+            logger.info("%s stopped (%s)", self.name, _how(self._process.returncode))
 
     def _start_later(self, why: str) -> None:
-        self._output.write(SYSTEM, f"{why}; starting it again in {self._pause:g} s")
+        logger.warning("%s; starting it again in %g s", why, self._pause)
         self._start_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
@@ -139,24 +119,25 @@ class Service:
             target=self._pass_on, args=[self._process.stdout], name="output", daemon=True
         )
         self._reader.start()
-        self._output.write(SYSTEM, f"{self.name} started (pid={self._process.pid})")
+        logger.info("%s started (pid %d)", self.name, self._process.pid)
 
     def _pass_on(self, lines: IO[bytes]) -> None:
         with lines:
             for line in lines:
-                self._output.write(self.name, line.decode(errors="replace"))
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._output.show(terminal.parse(text, self.name))
 
 
 class Supervisor:
     """Runs services until it is told to stop."""
 
-    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, commands: Mapping[str, Sequence[str]], output: Output) -> None:
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
         self._told = False
-        self._closed = threading.Event()
-        self._output = Output(PROCESSES, self._closed)
-        self._services = [Service(name, line, self._output) for name, line in commands.items()]
+        self._closed = output.closed
+        self._services = [Service(name, line, output) for name, line in commands.items()]
 
     def stop(self) -> None:
         """Make `run` stop everything and return; may be called from a signal handler."""
@@ -184,7 +165,7 @@ class Supervisor:
                 service.send(number)
             if running:
                 names = ", ".join(service.name for service in running)
-                self._output.write(SYSTEM, f"sending {number.name} to {names}")
+                logger.info("sending %s to %s", number.name, names)
             deadline = time.monotonic() + seconds
             while not all(service.ended() for service in running) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
@@ -200,20 +181,21 @@ def _how(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def run() -> int:
+def run(output: Output) -> int:
     """Run until a signal, or until a process ends before all are ready; return the exit code."""
     os.environ["PYTHONUNBUFFERED"] = "1"
     # Whatever the terminal's is: their lines are read and printed here.
     os.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
-    if on_terminal():
-        os.environ["FORCE_COLOR"] = "1"
-    supervisor = Supervisor({name: [sys.executable, "-m", "backend", name] for name in PROCESSES})
+    commands = {name: [sys.executable, "-m", "backend", name] for name in PROCESSES}
+    supervisor = Supervisor(commands, output)
     # A terminal that is closed stops all as Ctrl+C does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.stop())
-    threading.Thread(target=_announce, args=[supervisor], name="announce", daemon=True).start()
+    threading.Thread(
+        target=_announce, args=[supervisor, output], name="announce", daemon=True
+    ).start()
     if supervisor.run():
-        sys.stdout.write("Everything has stopped. What was accepted is kept.\n")
+        logger.info("everything has stopped; what was accepted is kept")
         return 0
     sys.stderr.write(
         "tasks-api: a process ended before everything was ready, so everything was stopped;"
@@ -222,30 +204,26 @@ def run() -> int:
     return 1
 
 
-def _announce(supervisor: Supervisor) -> None:
+def _announce(supervisor: Supervisor, output: Output) -> None:
     """Print addresses and a first command once everything answers."""
     api = f"http://{settings().own_host}:{settings().api_port}"
     flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
     while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
         time.sleep(0.2)
     supervisor.ready.set()
-    bold, plain = (
-        ("\x1b[1m", "\x1b[0m") if on_terminal() and "NO_COLOR" not in os.environ else ("", "")
+    pages = {"API": api, "Swagger": f"{api}/docs", "ReDoc": f"{api}/redoc", "Flower": flower}
+    first = (
+        f"curl -X POST {api}/tasks/ "
+        """-H "Content-Type: application/json" -d '{"content": "Hello World"}'"""
     )
-    sys.stdout.write(
-        f"""
-{bold}Tasks API is ready{plain}
-  API       {api}
-  Swagger   {api}/docs
-  ReDoc     {api}/redoc
-  Flower    {flower}
-Try it:
-  curl -X POST {api}/tasks/ -H "Content-Type: application/json" -d '{{"content": "Hello World"}}'
-Stop with Ctrl+C.
-
-"""
-    )
-    sys.stdout.flush()
+    if not sys.stdout.isatty():
+        keys = {name.lower(): address for name, address in pages.items()}
+        output.show(terminal.event("system", READY, **keys, first=first))
+        return
+    bold, plain = ("\x1b[1m", "\x1b[0m") if terminal.coloured() else ("", "")
+    lines = [f"  {name:<9} {address}" for name, address in pages.items()]
+    lines = ["", f"{bold}{READY}{plain}", *lines, "Try it:", f"  {first}", "Stop with Ctrl+C.", ""]
+    output.write("\n".join([*lines, ""]))
 
 
 # Not through a proxy that the environment names for other addresses.

@@ -1,15 +1,14 @@
 """Logs: one line an event, the same shape in every process.
 
-Text on a terminal, JSON elsewhere. Code logs with the standard `logging`; what belongs to a task
-passes `extra=about(task_id, attempt)`. A traceback has no values: neither local variables nor SQL
-with its parameters nor rejected arguments.
+Text on a terminal (terminal.py), JSON elsewhere. Code logs with the standard `logging`; what
+belongs to a task passes `extra=about(task_id, attempt)`. A traceback has no values: neither local
+variables nor SQL with its parameters nor rejected arguments.
 """
 
 from __future__ import annotations
 
 import io
 import logging.config
-import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,14 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
+from backend import terminal
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
     from typing import TextIO
+
+    from backend.terminal import Output
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -37,12 +40,18 @@ def about(task_id: str, attempt: int) -> Mapping[str, object]:
     return {"task_id": task_id, "attempt": attempt}
 
 
-def on_terminal() -> bool:
-    """Return whether a person reads this process's output.
+# Names of libraries that are a part of ours to who reads the logs.
+_PARTS = {"uvicorn": "api", "celery": "worker"}
 
-    FORCE_COLOR stands for a terminal behind a pipe: `tasks-api up` sets it for its children.
+
+def short_name(logger: str) -> str:
+    """Return what a logger is called in a line: the part of ours, or the library.
+
+    For example `relay` for backend.relay.publisher, `api` for uvicorn.error.
     """
-    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
+    first, _, rest = logger.partition(".")
+    name = rest.partition(".")[0] if first == "backend" and rest else first
+    return _PARTS.get(name, name)
 
 
 # Levels of loggers that say less than our own lines, or the same again.
@@ -76,22 +85,25 @@ def print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def set_up_logging(level: str) -> None:
-    """Send every logger of the process, those of libraries included, to standard output."""
+def set_up_logging(level: str, stream: Output | None = None) -> None:
+    """Send every logger of the process, those of libraries included, to standard output.
+
+    `stream` stands for standard output where more than the loggers writes to it.
+    """
     print_any_text()
     line = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": [
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
+            _add_short_name,
             structlog.stdlib.ExtraAdder(allow=["task_id", "attempt"]),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.stdlib.PositionalArgumentsFormatter(),
         ],
         "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_render()],
     }
-    out = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}
+    out = {"class": "logging.StreamHandler", "formatter": "line", "stream": stream or sys.stdout}
     logging.config.dictConfig(
         {
             "version": 1,
@@ -110,11 +122,14 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def _add_short_name(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    event["logger"] = short_name(event["_record"].name)
+    return event
+
+
 def _render() -> list[Any]:
-    if on_terminal():
-        colors = "NO_COLOR" not in os.environ
-        # Its own choice would be rich, where that is installed, with every local variable.
-        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback)]
+    if sys.stdout.isatty():
+        return [terminal.renderer(_write_traceback)]
     return [
         structlog.processors.ExceptionRenderer(lambda exc_info: plain_traceback(exc_info[1])),
         structlog.processors.JSONRenderer(),
@@ -122,7 +137,7 @@ def _render() -> list[Any]:
 
 
 def _write_traceback(output: TextIO, exc_info: ExcInfo) -> None:
-    output.write(plain_traceback(exc_info[1]))
+    output.write("\n" + plain_traceback(exc_info[1]))
 
 
 def plain_traceback(error: BaseException) -> str:

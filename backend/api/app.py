@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi_offline import FastAPIOffline
@@ -54,7 +55,7 @@ def create_app() -> FastAPI:
     set_up_logging(settings().log_level)
     app = FastAPIOffline(
         title="Tasks API",
-        version="0.1.0",
+        version=version("tasks-api"),
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=_lifespan,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.settings import Settings
+
+logger = logging.getLogger("system")
 
 # A PostgreSQL that was killed may have a gigabyte of log to go through.
 START_SECONDS = 120.0
@@ -66,7 +68,7 @@ class Server:
 
     def start(self) -> None:
         """Return when it serves. Raises CannotRun."""
-        self.say(f"Starting {self.name} ...")
+        logger.info("starting %s", self.name)
         self.log.write_bytes(b"")
         command = self.prepare()
         self.clean_up()
@@ -78,11 +80,6 @@ class Server:
             time.sleep(0.02)
         keep = threading.Thread(target=self._keep, args=[command], name=self.name, daemon=True)
         keep.start()
-
-    def say(self, line: str) -> None:
-        """Tell who watches `up`."""
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
 
     def run(self, command: Sequence[str]) -> None:
         """Run a program to its end. Raises CannotRun where it fails."""
@@ -137,7 +134,7 @@ class Server:
             code = self._process.wait()
             if self._stopping.wait(1.0):
                 return
-            self.say(f"{self.name} ended by itself ({code}); starting it again")
+            logger.warning("%s ended by itself (%s); starting it again", self.name, code)
             with self._changing:
                 if not self._stopping.is_set():
                     self.clean_up()

@@ -130,6 +130,5 @@ def _call(member: Member, session: TaskSession) -> str:
 
 
 def _tell(ended: Sequence[Ended]) -> None:
-    logger.info("short tasks succeeded: %d", len(ended))
     outcomes: Any = app.backend
     outcomes.tell_together(ended)

@@ -87,7 +87,7 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
             logger.exception("%s raised", attempt.what, extra=attempt.log)
             raise outcome.with_traceback(error.__traceback__) from None
         self.request.recorded = True
-        logger.info("%s succeeded", attempt.what, extra=attempt.log)
+        logger.debug("%s succeeded", attempt.what, extra=attempt.log)
         return value
 
     def _failed(self, attempt: Attempt, error: BaseException, *, retry: bool) -> Exception:

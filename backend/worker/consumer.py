@@ -16,7 +16,7 @@ from celery.worker.state import maybe_shutdown
 from backend.broker_errors import broker, explain
 from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, is_task_id
 from backend.telemetry import about
-from backend.worker import lease, malformed
+from backend.worker import lease, load, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
 from backend.worker.unknown_tasks import Dropped
 
@@ -47,6 +47,7 @@ class LedgerConsumer(Consumer):
         worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
         # Looked up for each task that gets a free child (WorkController._process_task_sem).
         worker._process_task = partial(_start, worker)  # noqa: SLF001 - as said
+        self._load = load.Load()
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
         """Return a connection whose channels drop what is no message of kombu's."""
@@ -108,6 +109,7 @@ class LedgerConsumer(Consumer):
         """Start Celery's parts, and the tick that shows that the event loop runs."""
         super().register_with_event_loop(hub)
         hub.call_repeatedly(TICK_SECONDS, self._watch.tick)
+        hub.call_repeatedly(load.SECONDS, self._load.report)
 
     def connection_for_write(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - kombu's
         """Return the consumer's own connection.

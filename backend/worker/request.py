@@ -7,13 +7,14 @@ import signal
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import InvalidTaskError, Terminated
+from celery.exceptions import Ignore, InvalidTaskError, Terminated
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 
 from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.errors import ReportedError
 from backend.telemetry import about
+from backend.worker import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +97,15 @@ class LedgerRequest(Request):
             exc_info.exception = ReportedError("MemoryError")
         if self._of_the_ledger and not stopped and isinstance(error, Terminated):
             exc_info = self._worker_lost_info(error)
+        if not (stopped or isinstance(error, Ignore)):
+            load.count_failure()
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
+        """Record that the attempt overran its time limit, as Celery does."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            load.count_failure()
 
     def leave_batch(self) -> None:
         """Forget the child that ran it in a batch: it is to run alone, in any child."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -222,6 +223,23 @@ def test_other_commands_find_its_servers(shared: tuple[Folder, Process, Stack]) 
     assert folder.run("backend", "migrate").returncode == 0
     inspected = folder.run("celery", "-A", "backend", "inspect", "active", "--json")
     assert len(json.loads(inspected.stdout)) == 1
+
+
+def test_each_line_is_json_with_a_short_name_and_work_is_reported_together(
+    shared: tuple[Folder, Process, Stack],
+) -> None:
+    _, up, stack = shared
+    before = len(up.log)
+    tasks = [stack.post("/tasks/", {"content": "logged"}) for _ in range(5)]
+    tasks += [stack.post("/tasks/slow?duration=0") for _ in range(5)]
+    assert {stack.state(task, wait=10)["status"] for task in tasks} == {"SUCCESS"}
+    eventually(lambda: re.search(r"tasks: \d+ ended, 0 failed", up.log[before:]), 15, "its line")
+    lines = [json.loads(line) for line in up.log.splitlines()]
+    assert all(line.keys() >= {"event", "level", "logger", "timestamp"} for line in lines)
+    assert {line["logger"] for line in lines} <= {"system", "db", "api", "relay", "worker"}
+    (ready,) = (line for line in lines if line["event"] == "Tasks API is ready")
+    assert ready["api"] == f"http://localhost:{stack.port}"
+    assert len([line for line in up.log[before:].splitlines() if "worker" in line]) <= 2
 
 
 def kill_worker_child(up: Process) -> None:

@@ -196,7 +196,8 @@ def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
         Stack(postgres.create_database(), broker.url, tmp_path) as stack,
     ):
         stack.start("api")
-        worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+        settings = {"WORKER_CONCURRENCY": "1", "LOG_LEVEL": "DEBUG"}
+        worker = stack.start("worker", environment=settings)
         ids = [stack.post(f"/tasks/slow?duration={duration}") for _ in range(4)]
         eventually(lambda: stack.unfinished() == 0, 4 * duration + 60, "all tasks have ended")
         assert dict(stack.query("SELECT state, count(*) FROM tasks GROUP BY state")) == {

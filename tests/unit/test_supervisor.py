@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,10 +15,11 @@ import pytest
 
 from backend import supervisor
 from backend.supervisor import Supervisor
+from backend.terminal import Output
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(30)
@@ -30,6 +33,20 @@ def _handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Give what `up` has logged and passed on so far."""
+    caplog.set_level(logging.INFO)
+    printed = ""
+
+    def all_of_it() -> str:
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return printed + "\n".join(caplog.messages)
+
+    return all_of_it
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +68,9 @@ def python(code: str, *arguments: object) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_processes_start_stops_them_all(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, said: Callable[[], str]
 ) -> None:
-    stack = Supervisor({"one": SLEEP, "two": SLEEP})
+    stack = Supervisor({"one": SLEEP, "two": SLEEP}, Output())
     signal.signal(number, lambda *_: stack.stop())
     started = stack._services[0]._start
 
@@ -63,105 +80,94 @@ def test_a_signal_while_the_processes_start_stops_them_all(
 
     stack._services[0]._start = start  # type: ignore[method-assign]  # to be told between the two
     assert stack.run()
-    assert capsys.readouterr().out.count("stopped (killed by signal 15)") == 2
+    assert said().count("stopped (killed by signal 15)") == 2
 
 
 def test_what_ends_after_all_was_ready_is_started_again_with_growing_pauses(
-    capsys: pytest.CaptureFixture[str],
+    said: Callable[[], str],
 ) -> None:
-    stack = Supervisor({"one": python("import sys; print('started'); sys.exit(3)"), "two": SLEEP})
+    stack = Supervisor(
+        {"one": python("import sys; print('started'); sys.exit(3)"), "two": SLEEP}, Output()
+    )
     stack.ready.set()
     thread, well = running(stack)
-    out = ""
-
-    def restarts() -> int:
-        nonlocal out
-        out += capsys.readouterr().out
-        return out.count("one    | started") >= 4
-
-    eventually(restarts, 20, "it was started three more times")
+    eventually(
+        lambda: said().count('"event": "started"') >= 4, 20, "it was started three more times"
+    )
     stack.stop()
     thread.join(10)
-    out += capsys.readouterr().out
     assert well == [True]
-    assert [
-        line.split("| ")[1] for line in out.splitlines() if "system" in line and "ended" in line
-    ][:3] == [
+    assert re.findall("one ended.*", said())[:3] == [
         "one ended (exit code 3); starting it again in 0.1 s",
         "one ended (exit code 3); starting it again in 0.2 s",
         "one ended (exit code 3); starting it again in 0.4 s",
     ]
-    assert out.count("two started") == 1
+    assert said().count("two started") == 1
 
 
 def test_the_pauses_are_short_again_after_a_minute(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0.0)
-    stack = Supervisor({"one": ["false"]})
+    stack = Supervisor({"one": ["false"]}, Output())
     stack.ready.set()
     thread, _ = running(stack)
-    out = ""
-
-    def ends() -> int:
-        nonlocal out
-        out += capsys.readouterr().out
-        return out.count("starting it again") >= 3
-
-    eventually(ends, 20, "it has ended three times")
+    eventually(lambda: said().count("starting it again") >= 3, 20, "it has ended three times")
     stack.stop()
     thread.join(10)
-    assert out.count("starting it again in 0.1 s") == out.count("starting it again")
+    assert said().count("starting it again in 0.1 s") == said().count("starting it again")
 
 
 def test_what_ends_before_all_was_ready_stops_everything(
-    capsys: pytest.CaptureFixture[str],
+    said: Callable[[], str],
 ) -> None:
-    stack = Supervisor({"one": python("print('the reason'); raise SystemExit(1)"), "two": SLEEP})
+    stack = Supervisor(
+        {"one": python("print('the reason'); raise SystemExit(1)"), "two": SLEEP}, Output()
+    )
     assert not stack.run()
-    out = capsys.readouterr().out
-    assert "one    | the reason\n" in out
-    assert "one ended (exit code 1)\n" in out
-    assert "two stopped (killed by signal 15)\n" in out
+    assert '"event": "the reason"' in said()
+    assert "one ended (exit code 1)\n" in said()
+    assert "two stopped (killed by signal 15)" in said()
 
 
 def test_it_stops_while_a_process_is_in_its_pause(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 60.0)
-    stack = Supervisor({"one": ["true"], "two": SLEEP})
+    stack = Supervisor({"one": ["true"], "two": SLEEP}, Output())
     stack.ready.set()
     thread, well = running(stack)
-    eventually(lambda: "again in 60 s" in capsys.readouterr().out, 10, "one is in its pause")
+    eventually(lambda: "again in 60 s" in said(), 10, "one is in its pause")
     stack.stop()
     thread.join(2)
     assert well == [True]
 
 
 def test_one_that_does_not_stop_is_killed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.5)
     ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True)"
-    stack = Supervisor({"one": python(f"{ignore}; time.sleep(60)")})
+    stack = Supervisor({"one": python(f"{ignore}; time.sleep(60)")}, Output())
     thread, _ = running(stack)
-    eventually(lambda: "| deaf" in capsys.readouterr().out, 10, "it ignores SIGTERM")
+    eventually(lambda: "deaf" in said(), 10, "it ignores SIGTERM")
     stack.stop()
     thread.join(5)
-    assert "one stopped (killed by signal 9)" in capsys.readouterr().out
+    assert "one stopped (killed by signal 9)" in said()
 
 
 def test_a_process_that_keeps_the_output_open_holds_nothing_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, said: Callable[[], str]
 ) -> None:
     pid = tmp_path / "pid"
     leave = "import subprocess, sys; child = subprocess.Popen(['sleep', '60'], process_group=0)"
     stack = Supervisor(
-        {"one": python(f"{leave}; open(sys.argv[1], 'w').write(str(child.pid))", pid)}
+        {"one": python(f"{leave}; open(sys.argv[1], 'w').write(str(child.pid))", pid)},
+        Output(),
     )
     stack.ready.set()
     thread, _ = running(stack)
-    eventually(lambda: "starting it again" in capsys.readouterr().out, 10, "it is restarted")
+    eventually(lambda: "starting it again" in said(), 10, "it is restarted")
     begin = time.monotonic()
     stack.stop()
     thread.join(5)
@@ -170,18 +176,18 @@ def test_a_process_that_keeps_the_output_open_holds_nothing_up(
 
 
 def test_children_of_a_process_that_was_killed_are_gone_before_the_next_one_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, said: Callable[[], str]
 ) -> None:
     pids = tmp_path / "pids"
     fork = "import os, sys, time; pid = os.fork()"
     note = "pid and open(sys.argv[1], 'a').write(f'{os.getpid()} {pid}\\n')"
-    stack = Supervisor({"one": python(f"{fork}; {note}; time.sleep(60)", pids)})
+    stack = Supervisor({"one": python(f"{fork}; {note}; time.sleep(60)", pids)}, Output())
     stack.ready.set()
     thread, _ = running(stack)
     eventually(lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "it has forked")
     parent, child = map(int, pids.read_text().split())
     os.kill(parent, signal.SIGKILL)
-    eventually(lambda: "starting it again" in capsys.readouterr().out, 10, "its end is noticed")
+    eventually(lambda: "starting it again" in said(), 10, "its end is noticed")
     eventually(lambda: not os.path.exists(f"/proc/{child}/exe"), 5, "its child is gone")  # noqa: PTH110 - a zombie has none to point to
     stack.stop()
     thread.join(10)

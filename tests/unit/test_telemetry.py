@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.telemetry import short_name
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def test_an_event_is_one_json_line_with_task_and_attempt() -> None:
     assert event == {
         "event": "1 of\n2",
         "level": "warning",
-        "logger": "a.b",
+        "logger": "a",
         "task_id": "the-id",
         "attempt": 3,
     }
@@ -85,15 +86,21 @@ def test_what_is_below_the_level_is_left_out() -> None:
     assert [json.loads(line)["event"] for line in logged] == ["yes", "uvicorn"]
 
 
-def test_a_person_reads_text() -> None:
-    (line,) = lines(
-        "set_up_logging('INFO')\nlogging.getLogger('a').info('hello', extra=about('the-id', 3))",
-        FORCE_COLOR="1",
-        NO_COLOR="1",
-    )
-    assert "hello" in line
-    assert "task_id=the-id" in line
-    assert "\x1b" not in line
+@pytest.mark.parametrize(
+    ("logger", "name"),
+    [
+        ("backend.relay.relay", "relay"),
+        ("backend.tasks.word_count", "tasks"),
+        ("backend.batching", "batching"),
+        ("backend", "backend"),
+        ("uvicorn.error", "api"),
+        ("celery.worker.consumer.connection", "worker"),
+        ("urllib3.connectionpool", "urllib3"),
+        ("root", "root"),
+    ],
+)
+def test_a_logger_has_a_short_name(logger: str, name: str) -> None:
+    assert short_name(logger) == name
 
 
 SECRET = "hunter2-secret"
@@ -143,9 +150,9 @@ def test_a_traceback_has_no_values(tmp_path: Path, *, terminal: bool) -> None:
         "class Traceback:\n"
         "    from_exception = classmethod(lambda *args, **kwargs: exit('rich was used'))\n"
     )
-    colors = {"FORCE_COLOR": "1", "NO_COLOR": "1"} if terminal else {}
+    code = f"import sys\nsys.stdout.isatty = lambda: {terminal}\n{FAILURES}"
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    logged = "\n".join(lines(FAILURES, PYTHONPATH=path, **colors)).replace("\\n", "\n")
+    logged = "\n".join(lines(code, PYTHONPATH=path, NO_COLOR="1")).replace("\\n", "\n")
     assert SECRET.upper() not in logged
     assert "rich was used" not in logged
     assert "it failed" in logged

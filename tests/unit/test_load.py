@@ -1,0 +1,58 @@
+"""A worker's line about its work: what has ended since the last one, nothing when idle."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from celery.worker import state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Request:
+    """As much of Celery's request as its counts need."""
+
+    def __init__(self, number: int) -> None:
+        self.id = str(number)
+        self.name = "a task"
+
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+@pytest.fixture(autouse=True)
+def _no_requests() -> Iterator[None]:
+    state.reset_state()
+    yield
+    state.reset_state()
+
+
+def test_it_counts_what_ended_since_the_last_line_and_says_nothing_when_idle(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from backend.worker import load
+
+    caplog.set_level(logging.INFO)
+    counted = load.Load()
+    requests = [Request(number) for number in range(5)]
+    for request in requests:
+        state.task_reserved(request)
+    counted.report()
+    for request in requests[:3]:
+        state.task_accepted(request)
+    state.task_ready(requests[0])
+    load.count_failure()
+    counted.report()
+    counted.report()
+    for request in requests[1:]:
+        state.task_ready(request)
+    counted.report()
+    counted.report()
+    assert caplog.messages == [
+        "tasks: 1 ended, 1 failed, 2 running, 2 waiting in this worker",
+        "tasks: 0 ended, 0 failed, 2 running, 2 waiting in this worker",
+        "tasks: 2 ended, 0 failed, 0 running, 0 waiting in this worker",
+    ]
