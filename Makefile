@@ -19,13 +19,14 @@ help: ## list the targets
 	@echo 'make TARGET [PYTHON=python3.13] [ARGS="more arguments"]'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' Makefile
 
+# If make itself is killed, `up` sees that its parent has changed, and stops.
 run: environment-run ## set everything up and run the whole stack in the foreground
-	@exec .venv/bin/tasks-api up $(ARGS)
+	@TASKS_API_PARENT=$$PPID exec .venv/bin/tasks-api up $(ARGS)
 
 demo: environment-run ## see 10,000 tasks survive killed servers, in a minute, on servers of its own
 	@exec .venv/bin/python examples/demo.py $(ARGS)
 
-reset: environment-run ## throw away the data of the embedded servers: every task and message
+reset: environment-run ## throw away the data of the embedded servers, after a question (ARGS=--yes: without)
 	@exec .venv/bin/tasks-api reset $(ARGS)
 
 test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
@@ -44,9 +45,10 @@ bench: environment-bench ## measure the budget beside the peers, in ten minutes 
 compare: environment-bench ## compare the speed of a commit with the code as it is (BASE=31cce39 ARGS="--rows post,done")
 	@exec .venv/bin/python -m benchmarks.compare '$(BASE)' $(ARGS)
 
-lint: environment-dev ## check format, lint, types, import layers, migrations in step with models
+lint: environment-dev ## check lock files, format, lint, types, import layers, migrations in step with models
 	@failed=; \
 	check() { echo "-- $$1"; shift; "$$@" || failed=1; }; \
+	check locks .venv/bin/python deploy/check_locks.py; \
 	check format .venv/bin/ruff format --check .; \
 	check lint .venv/bin/ruff check .; \
 	check types .venv/bin/python -m mypy; \
@@ -96,9 +98,17 @@ endef
 # one was interrupted. The packages of bench contain those of dev, which contain those of run.
 define environment
 set -u; \
-fail() { echo "$$*" >&2; exit 1; }; \
+fail() { [ ! -t 2 ] || printf '\r\033[K' >&2; echo "$$*" >&2; exit 1; }; \
 wanted() { echo "$$(pwd -P) $$(cat pyproject.toml "$$1" | cksum)"; }; \
 origin() { "$$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null; }; \
+installed() { ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l; }; \
+progress() { \
+	while kill -0 $$$$ 2>/dev/null; do \
+		printf '\r  %s of %s fetched, %s installed ' "$$(grep -c '(from -r' .venv/install.log)" \
+			"$$((packages - $$(grep -c '^Ignoring' .venv/install.log)))" "$$(($$(installed) - before))" >&2; \
+		sleep 0.3; \
+	done; \
+}; \
 run=requirements-embedded.txt; dev=requirements-dev.txt; bench=requirements-bench.txt; \
 \
 case $$(.venv/bin/python -c '$(probe)' 2>/dev/null) in *whole) usable=yes ;; *) usable= ;; esac; \
@@ -121,18 +131,22 @@ if [ -z "$$usable" ]; then \
 		[ -z '$(PYTHON)' ] || fail 'PYTHON=$(PYTHON) is no CPython from 3.11 to 3.14.'; \
 		fail 'No Python from 3.11 to 3.14 found: install one (Debian 12 and later: apt-get install python3 python3-venv), or name one: PYTHON=/path/to/python3.'; \
 	fi; \
-	echo "Making .venv with $$("$$python" --version) ..."; \
+	echo "Making .venv with $$("$$python" --version) ..." >&2; \
 	rm -rf .venv; \
 	said=$$("$$python" -m venv .venv 2>&1) || fail "Could not make .venv: $$(echo "$$said" | tail -n 1)"; \
 fi; \
 \
+said=$$(.venv/bin/python deploy/check_locks.py 2>&1) || fail "$$said"; \
 rm -f .venv/stamp-*; \
-echo 'Installing the packages ...'; \
+packages=$$(grep -c '==' "$$$(1)"); before=$$(installed); \
+echo "Installing $$packages packages, which may take a minute (.venv/install.log) ..." >&2; \
+:>.venv/install.log; \
+if [ -t 2 ]; then progress & trap 'kill $$! 2>/dev/null; printf "\r\033[K" >&2' EXIT; fi; \
 export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1; \
 { \
 	.venv/bin/python -m pip install --require-hashes -r "$$$(1)" && \
 	.venv/bin/python -m pip install --no-index --no-deps --no-build-isolation --editable .; \
-} >.venv/install.log 2>&1 || \
+} >>.venv/install.log 2>&1 || \
 	fail "Could not install the packages (is a package index in reach?): $$(grep -i error .venv/install.log | tail -n 1) (.venv/install.log has the rest)"; \
 for each in run $(subst bench,dev bench,$(1)); do eval "wanted \$$$$each" >.venv/stamp-$$each; done
 endef

@@ -1,4 +1,7 @@
-"""Every setting of every process, read once: environment, else `.env`, else `backend/.env`."""
+"""Every setting of every process, read once: environment, else `.env`, else `backend/.env`.
+
+The two files are put into the environment first, so a task finds its own settings there too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import load_dotenv
 from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +29,8 @@ class SettingsError(ValueError):
 
 
 ROOT = Path(__file__).resolve().parent.parent
+# The first that sets a variable wins, and the environment wins over both.
+ENV_FILES = (ROOT / ".env", ROOT / "backend" / ".env")
 
 # In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are; see
 # embedded/lifetime.py.
@@ -97,14 +103,7 @@ PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
 class Settings(BaseSettings):
     """The settings of DESIGN: names are the environment variables' in lower case."""
 
-    # Later files win, and the environment wins over both.
-    model_config = SettingsConfigDict(
-        env_file=(ROOT / "backend" / ".env", ROOT / ".env"),
-        env_file_encoding="utf-8-sig",
-        extra="ignore",
-        env_ignore_empty=True,
-        frozen=True,
-    )
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, frozen=True)
 
     # Empty where embedded servers are wanted, until `up` has started them.
     database_url: Annotated[str, AfterValidator(addresses.database)] = ""
@@ -173,8 +172,8 @@ def read() -> Settings:
     Raises SettingsError, one line a setting, for a value that makes no sense, and for a `.env` that
     cannot be read. The value itself is not repeated: it may hold a password.
     """
-    for file in Settings.model_config["env_file"]:  # type: ignore[union-attr]  # a tuple of ours
-        _check_file(file)  # type: ignore[arg-type]  # of paths
+    for file in ENV_FILES:
+        _load_env_file(file)
     try:
         return Settings()
     except ValidationError as error:
@@ -190,8 +189,11 @@ def _reason(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     return f"; {reason}" if isinstance(reason, Unsuitable) else ""
 
 
-def _check_file(file: Path) -> None:
-    """Raise SettingsError for a `.env` with something that would be ignored or misread."""
+def _load_env_file(file: Path) -> None:
+    """Set the variables of a `.env` that the environment does not have, as compose does.
+
+    Raises SettingsError for a file with something that would be ignored or misread.
+    """
     try:
         text = file.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -205,6 +207,7 @@ def _check_file(file: Path) -> None:
     for found in parse_stream(io.StringIO(text)):
         if found.error or (found.key and found.value is None):
             raise SettingsError(f"line {found.original.line} of {file} is not NAME=value")
+    load_dotenv(stream=io.StringIO(text))
 
 
 @cache

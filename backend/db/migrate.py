@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alembic.config import Config
+    from alembic.runtime.migration import MigrationInfo
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def config() -> Config:
 
 
 def upgrade() -> None:
-    """Apply the migrations that are missing.
+    """Apply the migrations that are missing; log each, or that there was none.
 
     Raises StoreLocked when a migration could not lock a table within 5 s, or when another process
     has been migrating for LOCK_SECONDS. Raises StoreUnavailable when PostgreSQL is away, and
@@ -91,7 +92,17 @@ def _upgrade() -> None:
             sqlalchemy.event.listen(connection, "begin", _limit)
             made = config()
             made.attributes["connection"] = connection
+            applied: list[str] = []
+
+            def log_applied(*, step: MigrationInfo, **_: object) -> None:
+                applied.append(str(step.up_revision_id))
+                title = getattr(step.up_revision, "doc", "").rstrip(".")
+                logger.info("applied revision %s: %s", step.up_revision_id, title)
+
+            made.attributes["on_version_apply"] = log_applied
             command.upgrade(made, "head")
+            if not applied:
+                logger.info("the schema is up to date: revision %s", _known()[-1])
 
 
 @contextmanager
@@ -127,12 +138,16 @@ def _limit(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '5s'")
 
 
+def _known() -> list[str]:
+    return sorted(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
+
+
 def current() -> bool:
     """Return whether the database has every migration that this version knows.
 
     A revision that it does not know is a newer version's, which has all of ours.
     """
-    known = sorted(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
+    known = _known()
     with single() as connection:
         there = sqlalchemy.text("SELECT to_regclass('alembic_version') IS NOT NULL")
         if not connection.execute(there).scalar():

@@ -69,6 +69,11 @@ def example_migration() -> Block:
     return found
 
 
+def example_models() -> Block:
+    (found,) = (block for block in documents.blocks("python") if "(Base)" in block.text)
+    return found
+
+
 def example_index() -> Block:
     """Return the recipe for a large index, which tests/integration/test_migrate_index.py runs."""
     (found,) = (block for block in documents.blocks("python") if "autocommit_block" in block.text)
@@ -226,7 +231,7 @@ def test_each_command_does_what_the_document_shows(reader: Reader, document: Doc
 
 
 def test_each_client_in_python_runs(reader: Reader) -> None:
-    special = (example_task(), example_migration(), example_index())
+    special = (example_task(), example_models(), example_migration(), example_index())
     clients = [block for block in documents.blocks("python") if block not in special]
     assert clients
     for block in clients:

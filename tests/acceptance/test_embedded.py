@@ -18,6 +18,7 @@ import httpx
 import psycopg2
 import pytest
 import redis
+from dotenv import dotenv_values
 
 from backend import settings
 from tests.support.ports import free_port
@@ -33,7 +34,12 @@ STOP_SECONDS = 10.0
 RECOVERY_SECONDS = 60.0
 MINUTE = 60.0
 
-NAMED = [name for name in ("database_url", "celery_broker_url") if getattr(settings.read(), name)]
+NAMED = [
+    name
+    for name in ("database_url", "celery_broker_url")
+    if os.environ.get(name.upper())
+    or any(dotenv_values(file).get(name.upper()) for file in settings.ENV_FILES)
+]
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
 from tests.integration.conftest import migrate
+from tests.support.stack import ROOT
+
+VERSIONS = ROOT / "backend" / "db" / "migrations" / "versions"
 
 if TYPE_CHECKING:
     from tests.support.servers import Postgres
@@ -24,6 +28,24 @@ def test_ten_processes_that_migrate_at_once_migrate_once(postgres: Postgres) -> 
         assert len(versions.all()) == 1
         tables = {"tasks", "outbox", "messages", "workers", "alembic_version"}
         assert tables <= set(sa.inspect(connection).get_table_names())
+
+
+def test_each_revision_that_is_applied_has_a_line_and_so_has_nothing_to_do(
+    postgres: Postgres,
+) -> None:
+    url = postgres.create_database()
+
+    def lines() -> list[str]:
+        output, _ = migrate(url).communicate(timeout=60)
+        return [json.loads(line)["event"] for line in output.splitlines()]
+
+    applied = lines()
+    names = sorted(path.name for path in VERSIONS.glob("[0-9]*.py"))
+    assert [line.partition(": ")[0] for line in applied] == [
+        f"applied revision {name[:4]}" for name in names
+    ]
+    assert applied[0] == "applied revision 0001: The first schema"
+    assert lines() == [f"the schema is up to date: revision {names[-1][:4]}"]
 
 
 def test_every_column_has_a_comment(database: sa.Engine) -> None:

@@ -52,7 +52,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setitem(Settings.model_config, "env_file", ())
+    monkeypatch.setattr("backend.settings.ENV_FILES", ())
     settings.cache_clear()
     yield
     settings.cache_clear()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+import backend.settings
 from backend.settings import ROOT, Settings, SettingsError, settings
 
 if TYPE_CHECKING:
@@ -28,11 +30,14 @@ def only_our_environment(
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
-    files = (tmp_path / "backend.env", tmp_path / "root.env")
-    monkeypatch.setitem(Settings.model_config, "env_file", files)
+    files = (tmp_path / "root.env", tmp_path / "backend.env")
+    monkeypatch.setattr("backend.settings.ENV_FILES", files)
     settings.cache_clear()
+    before = dict(os.environ)
     yield files
     settings.cache_clear()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
@@ -227,7 +232,7 @@ def test_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_environment_beats_env_which_beats_backend_env(
     monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
 ) -> None:
-    of_backend, of_root = only_our_environment
+    of_root, of_backend = only_our_environment
     of_backend.write_text("API_PORT=1001\nFLOWER_PORT=1002\nAPI_WORKERS=3\nUNKNOWN=4\n")
     of_root.write_text("API_PORT=2001\nFLOWER_PORT=2002\n")
     monkeypatch.setenv("API_PORT", "3001")
@@ -295,9 +300,41 @@ def test_a_file_that_cannot_be_read_is_named(
     assert refused() == f"cannot read {of_backend}: Permission denied"
 
 
+def test_a_task_finds_what_the_files_set_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
+) -> None:
+    of_root, of_backend = only_our_environment
+    of_root.write_text(
+        "# a comment\nOURS_A=root\nexport OURS_B='two words'\nOURS_C=\"a\\nb\" # more\n"
+        "OURS_D=\nOURS_E=${OURS_A}/${OURS_G}\nOURS_G=root\nAPI_PORT=${OURS_PORT}\n"
+    )
+    of_backend.write_text("OURS_A=backend\nOURS_D=backend\nOURS_F=${OURS_A}\nOURS_PORT=1\n")
+    monkeypatch.setenv("OURS_G", "environment")
+    monkeypatch.setenv("OURS_PORT", "4000")
+    assert settings().api_port == 4000
+    assert {name[5:]: os.environ[name] for name in os.environ if name.startswith("OURS_")} == {
+        "A": "root",
+        "B": "two words",
+        "C": "a\nb",
+        "D": "",
+        "E": "root/environment",
+        "F": "root",
+        "G": "environment",
+        "PORT": "4000",
+    }
+
+
+def test_an_empty_value_in_the_environment_wins_too(
+    monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
+) -> None:
+    only_our_environment[0].write_text("API_PORT=2001\n")
+    monkeypatch.setenv("API_PORT", "")
+    assert (settings().api_port, os.environ["API_PORT"]) == (8060, "")
+
+
 def test_the_files_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert Settings.model_config["env_file"] == (ROOT / "backend" / ".env", ROOT / ".env")
+    assert backend.settings.ENV_FILES == (ROOT / ".env", ROOT / "backend" / ".env")
 
 
 def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

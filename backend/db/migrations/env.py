@@ -8,6 +8,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
     compare_server_default=True,
+    on_version_apply=context.config.attributes.get("on_version_apply"),
     # So that one which ends its transaction, for CREATE INDEX CONCURRENTLY, ends only its own.
     transaction_per_migration=True,
 )

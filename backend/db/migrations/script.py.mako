@@ -2,18 +2,16 @@
 
 import sqlalchemy as sa
 from alembic import op
-${imports if imports else ""}
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+
+revision = "${up_revision}"
+down_revision = "${down_revision}"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     """Must be safe while the version before still runs."""
-    ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
     """Undo."""
-    ${downgrades if downgrades else "pass"}
