@@ -62,10 +62,10 @@ def up() -> None:
     PostgreSQL and Valkey too, where DATABASE_URL or CELERY_BROKER_URL is not set; the other
     commands find them then. They keep their data in DATA_DIR.
     """
-    from backend.supervisor import run
+    from backend.supervisor import run, stop_signals
     from backend.tasks.registry import registered
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     found = read()
     output = Output()
@@ -76,17 +76,25 @@ def up() -> None:
         patience = 10.0 if killed else 0.0
         _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
-        with lifetime.servers(found):
+        with lifetime.servers(found) as held:
             _migrate()
-            code = run(output)
+            code = run(output, held)
     sys.exit(code)
 
 
 @commands.command()
-def reset() -> None:
-    """Throw away what the embedded servers keep in DATA_DIR: every task and message."""
-    lifetime.reset(read().data_dir)
-    click.echo(f"Removed what the embedded servers kept in {read().data_dir}.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(*, yes: bool) -> None:
+    """Delete what the embedded servers keep in DATA_DIR: every task and message."""
+    folder = read().data_dir
+    if not (yes or sys.stdin.isatty()):
+        raise CannotRun("reset deletes every task and message: add --yes (make reset ARGS=--yes)")
+    with lifetime.alone(folder):
+        if not yes:
+            what = f"Delete every task and message that the embedded servers keep in {folder}?"
+            click.confirm(what, abort=True)
+        lifetime.remove_data(folder)
+    click.echo(f"Removed what the embedded servers kept in {folder}.")
 
 
 @commands.command()

@@ -45,8 +45,11 @@ logger = logging.getLogger("system")
 class Service:
     """One process of the stack, and the next one in its place when it has ended."""
 
-    def __init__(self, name: str, command: Sequence[str], output: Output) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], output: Output, held: Sequence[int] = ()
+    ) -> None:
         self.name = name
+        self._held = held
         self._command = command
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,6 +114,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 # A terminal sends Ctrl+C to all processes of its session: only `up` is to get it.
                 start_new_session=True,
+                pass_fds=self._held,
             )
         except OSError as error:  # too many processes, or no memory for another
             self._start_later(f"{self.name} cannot be started ({error.strerror})")
@@ -132,12 +136,21 @@ class Service:
 class Supervisor:
     """Runs services until it is told to stop."""
 
-    def __init__(self, commands: Mapping[str, Sequence[str]], output: Output) -> None:
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        output: Output,
+        *,
+        held: Sequence[int] = (),
+        parent: int | None = None,
+    ) -> None:
+        """Run each command with the file descriptors `held` open, while `parent` is our parent."""
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
         self._told = False
         self._closed = output.closed
-        self._services = [Service(name, line, output) for name, line in commands.items()]
+        self._parent = parent
+        self._services = [Service(name, line, output, held) for name, line in commands.items()]
 
     def stop(self) -> None:
         """Make `run` stop everything and return; may be called from a signal handler."""
@@ -150,13 +163,17 @@ class Supervisor:
         """
         well = True
         try:
-            while well and not (self._told or self._closed.is_set()):
+            while well and not self._must_stop():
                 time.sleep(POLL_SECONDS)
                 restart = self.ready.is_set()
                 well = all(each.look_after(restart=restart) for each in self._services)
         finally:
             self._stop_all()
         return well
+
+    def _must_stop(self) -> bool:
+        orphaned = self._parent is not None and os.getppid() != self._parent
+        return self._told or self._closed.is_set() or orphaned
 
     def _stop_all(self) -> None:
         for number, seconds in ((signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, 1.0)):
@@ -181,15 +198,28 @@ def _how(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def run(output: Output) -> int:
-    """Run until a signal, or until a process ends before all are ready; return the exit code."""
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop all: Ctrl+C, `kill`, and a terminal that closes.
+
+    Not the last where it is ignored, as under nohup.
+    """
+    hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
+def run(output: Output, held: Sequence[int]) -> int:
+    """Run until a signal, or until a process ends before all are ready; return the exit code.
+
+    The processes have the file descriptors `held` open.
+    """
     os.environ["PYTHONUNBUFFERED"] = "1"
     # Whatever the terminal's is: their lines are read and printed here.
     os.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     commands = {name: [sys.executable, "-m", "backend", name] for name in PROCESSES}
-    supervisor = Supervisor(commands, output)
-    # A terminal that is closed stops all as Ctrl+C does.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # The Makefile names make's process, which may be killed.
+    parent = os.environ.pop("TASKS_API_PARENT", None)
+    supervisor = Supervisor(commands, output, held=held, parent=int(parent) if parent else None)
+    for number in stop_signals():
         signal.signal(number, lambda *_: supervisor.stop())
     threading.Thread(
         target=_announce, args=[supervisor, output], name="announce", daemon=True

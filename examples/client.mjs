@@ -4,15 +4,32 @@
 
 const BASE_URL = process.env.TASKS_API_URL ?? 'http://localhost:8060';
 
-// Returns the API's answer; throws its `detail`, which says what to do, for an error.
-async function call(method, path, body) {
-  const answer = await fetch(BASE_URL + path, {
-    method,
-    headers: { 'Content-Type': 'application/json' },
-    body: body && JSON.stringify(body),
-  });
-  const value = await answer.json();
-  if (!answer.ok) throw new Error(`${answer.status}: ${value.detail}`);
+// Returns the API's answer, which may take so many seconds; throws an error of one line.
+async function call(method, path, body, seconds = 10) {
+  const url = BASE_URL + path;
+  let answer, text;
+  try {
+    answer = await fetch(url, {
+      method,
+      headers: { 'Content-Type': 'application/json' },
+      body: body && JSON.stringify(body),
+      signal: AbortSignal.timeout(seconds * 1000),
+    });
+    text = await answer.text();
+  } catch (error) {
+    const reason = error.cause?.code ?? error.cause?.message ?? error.message;
+    throw new Error(`${url} does not answer (${reason}): start the service (make run) or set TASKS_API_URL`);
+  }
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    value = null;
+  }
+  if (!answer.ok && value?.detail) throw new Error(`${url} answers ${answer.status}: ${value.detail}`);
+  if (!answer.ok || !(value?.task_id || value?.tasks)) {
+    throw new Error(`${url} (${answer.status}) is not the address of a Tasks API: set TASKS_API_URL`);
+  }
   return value;
 }
 
@@ -24,7 +41,7 @@ async function create(content) {
 // Waits for a task's end, however long; returns its value, or throws its error.
 async function outcome(taskId) {
   for (;;) {
-    const task = await call('GET', `/tasks/${taskId}?wait=60`);
+    const task = await call('GET', `/tasks/${taskId}?wait=60`, undefined, 70);
     if (task.status === 'SUCCESS') return task.result;
     if (['FAILURE', 'REVOKED'].includes(task.status)) throw new Error(task.result.error);
   }
@@ -45,8 +62,13 @@ async function idle(seconds) {
   return true;
 }
 
-const mine = await create('Hello from Node.js!');
-console.log(`Created task: ${mine}`);
-console.log(`Unfinished tasks: ${await unfinished()}`);
-console.log('Result:', await outcome(mine));
-console.log(`Idle: ${await idle(60)}`);
+try {
+  const mine = await create('Hello from Node.js!');
+  console.log(`Created task: ${mine}`);
+  console.log(`Unfinished tasks: ${await unfinished()}`);
+  console.log('Result:', await outcome(mine));
+  console.log(`Idle: ${await idle(60)}`);
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+}

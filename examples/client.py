@@ -9,27 +9,50 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 BASE_URL = os.environ.get("TASKS_API_URL", "http://localhost:8060")
-# Where http_proxy names a proxy, this machine is asked directly all the same.
-LOCAL = urlsplit(BASE_URL).hostname in {"localhost", "127.0.0.1", "::1"}
-OPENER = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * LOCAL)
 
 
-def call(method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - whatever it answers
-    """Return the API's answer; an error raises urllib.error.HTTPError, whose body says why."""
-    request = urllib.request.Request(
-        BASE_URL + path,
-        None if body is None else json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-        method=method,
-    )
-    with OPENER.open(request, timeout=70) as answer:
-        return json.load(answer)
+class Failed(Exception):
+    """There is no answer, or it is an error; the message is one line."""
+
+
+def call(method: str, path: str, body: object = None, timeout: float = 10) -> Any:  # noqa: ANN401 - whatever it answers
+    """Return the API's answer, which may take `timeout` seconds. Raises Failed."""
+    url = BASE_URL + path
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(url, data, headers, method=method)
+        # Where http_proxy names a proxy, this machine is asked directly all the same.
+        local = urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
+        opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * local)
+        with opener.open(request, timeout=timeout) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise Failed(f"{url} answers {error.code}: {_detail(error)}") from error
+    except (OSError, HTTPException) as error:
+        reason = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
+        raise Failed(
+            f"{url} does not answer ({reason}): start the service (make run) or set TASKS_API_URL"
+        ) from error
+    except ValueError as error:
+        raise Failed(f"{url} is not the address of a Tasks API: set TASKS_API_URL") from error
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """Return what the API says of an error; what HTTP says, if it is not the API's."""
+    try:
+        return str(json.load(error)["detail"])
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return f"{error.reason}; is this the Tasks API? Else set TASKS_API_URL"
 
 
 def create(content: str) -> str:
@@ -41,11 +64,11 @@ def create(content: str) -> str:
 def outcome(task_id: str) -> Any:  # noqa: ANN401 - the task's value
     """Wait for a task's end, however long; return its value, or raise its error."""
     while True:
-        task = call("GET", f"/tasks/{task_id}?wait=60")
+        task = call("GET", f"/tasks/{task_id}?wait=60", timeout=70)
         if task["status"] == "SUCCESS":
             return task["result"]
         if task["status"] in {"FAILURE", "REVOKED"}:
-            raise RuntimeError(task["result"]["error"])
+            raise Failed(task["result"]["error"])
 
 
 def unfinished() -> int:
@@ -64,9 +87,19 @@ def idle(seconds: float) -> bool:
     return True
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Create a task, and wait for its end and for that of all others."""
     mine = create("Hello from Python!")
     print(f"Created task: {mine}")
     print(f"Unfinished tasks: {unfinished()}")
     print(f"Result: {outcome(mine)}")
     print(f"Idle: {idle(60)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed as error:
+        sys.exit(str(error))
+    except (LookupError, TypeError):
+        sys.exit(f"{BASE_URL} is not the address of a Tasks API: set TASKS_API_URL")

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend import watcher
 from backend.embedded.programs import ENDINGS, CannotRun, Postgres, Server, Valkey
 from backend.settings import LOCK_FILE, RUNNING_FILE
 
@@ -109,38 +110,43 @@ def end_with_up() -> None:
     threading.Thread(target=wait, name="end with up", daemon=True).start()
 
 
-def reset(folder: Path) -> None:
-    """Throw away all that embedded servers keep in DATA_DIR, and nothing else that lies there."""
-    with alone(folder):
-        try:
-            for name in ("postgres", "postgres.new", "valkey"):
-                if (folder / name).exists():
-                    shutil.rmtree(folder / name)
-            for name in ("postgresql.log", "valkey.log", LOCK_FILE):
-                (folder / name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        except OSError as error:
-            raise CannotRun(f"cannot remove all of {folder}: {error}") from error
+def remove_data(folder: Path) -> None:
+    """Delete all that embedded servers keep in DATA_DIR, and nothing else that lies there.
+
+    To be called within `alone`. Raises CannotRun.
+    """
+    try:
+        for name in ("postgres", "postgres.new", "valkey"):
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+        for name in ("postgresql.log", "valkey.log", LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as error:
+        raise CannotRun(f"cannot remove all of {folder}: {error}") from error
 
 
 @contextmanager
-def servers(found: Settings) -> Iterator[None]:
+def servers(found: Settings) -> Iterator[list[int]]:
     """Run the servers that the settings do not name; name them to this process and its children.
 
+    Gives file descriptors that the children have to keep open: should this process be killed, the
+    servers go on until the children have ended too.
     To be called within `alone`. Raises CannotRun for a server that does not start.
     """
+    held: list[int] = []
     with ExitStack() as cleanup:
         try:
-            urls = _start(found, cleanup)
+            urls = _start(found, cleanup, held)
         except OSError as error:
             raise CannotRun(f"cannot start the embedded servers: {error}") from error
         os.environ.update({name.upper(): url for name, url in urls.items()})
         os.environ[UP_VARIABLE] = str(found.data_dir / LOCK_FILE)
-        yield
+        yield held
 
 
-def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
+def _start(found: Settings, cleanup: ExitStack, held: list[int]) -> dict[str, str]:
     """Start the servers and return their URLs by the settings' names."""
     # Written first: whenever this process is killed, the next one knows what to look for.
     note = found.data_dir / RUNNING_FILE
@@ -150,6 +156,9 @@ def _start(found: Settings, cleanup: ExitStack) -> dict[str, str]:
         note.write_text("{}")
         return {}
     sockets = _make_folder_for_sockets()
+    watching, writing = watcher.start(lambda reading: _clean_up_later(reading, sockets))
+    held.append(writing)
+    cleanup.callback(_end_watcher, watching)
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
@@ -183,6 +192,18 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _clean_up_later(reading: int, sockets: Path) -> None:
+    """Wait until `up` and its processes have ended; then end the servers."""
+    os.read(reading, 1)
+    _end_servers(sockets)
+    shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _end_watcher(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _stop(running: Sequence[Server], sockets: Path) -> None:

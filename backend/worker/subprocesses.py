@@ -14,7 +14,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from backend import watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,10 +41,7 @@ def start_cleaner() -> None:
     """Fork the cleaner of this worker; to be called before there are threads."""
     global _to_cleaner
     mark_worker()
-    reading, _to_cleaner = os.pipe()
-    if os.fork() == 0:
-        _clean_after_worker(reading)
-    os.close(reading)
+    _, _to_cleaner = watcher.start(_clean_after_worker)
 
 
 def register_pool_process() -> None:
@@ -82,27 +81,16 @@ def _value_of(pid: int) -> str:
     return f"{os.environ[WORKER_VARIABLE]}.{pid}"
 
 
-def _clean_after_worker(reading: int) -> NoReturn:
+def _clean_after_worker(reading: int) -> None:
     """Wait until the worker has ended; then kill what its pool processes have started."""
-    try:
-        os.setsid()
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, signal.SIG_IGN)
-        # All but the pipe: a reader of the worker's output must see its end.
-        for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 - as numbers, not as paths
-            if number != reading:
-                with suppress(OSError):
-                    os.close(number)
-        pool_processes: set[int] = set()
-        with os.fdopen(reading) as lines:
-            for line in lines:
-                change = pool_processes.add if line[0] == "+" else pool_processes.discard
-                change(int(line[1:]))
-        for pid in pool_processes:
-            _kill_group(pid)
-        _kill_all_with(WORKER_VARIABLE, os.environ[WORKER_VARIABLE])
-    finally:
-        os._exit(0)
+    pool_processes: set[int] = set()
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            change = pool_processes.add if line[0] == "+" else pool_processes.discard
+            change(int(line[1:]))
+    for pid in pool_processes:
+        _kill_group(pid)
+    _kill_all_with(WORKER_VARIABLE, os.environ[WORKER_VARIABLE])
 
 
 def _kill_group(pid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 START_SECONDS = 60.0
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "backend", "up"])
+"""
 STOP_SECONDS = 10.0
 RECOVERY_SECONDS = 60.0
 MINUTE = 60.0
@@ -74,12 +80,15 @@ class Folder:
             "CELERY_RESULT_BACKEND": "rpc://",
         }
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.CompletedProcess[str]:
         """Run `python -m <command>` with the same settings."""
         return subprocess.run(
             [sys.executable, "-m", *command],
             cwd=ROOT,
             env=self.environment(),
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=MINUTE,
@@ -212,8 +221,8 @@ def test_the_listing_shows_what_runs(shared: tuple[Folder, Process, Stack]) -> N
 
 def test_a_second_one_and_a_reset_are_refused(shared: tuple[Folder, Process, Stack]) -> None:
     folder, _, stack = shared
-    for command in ("up", "reset"):
-        refused = folder.run("backend", command)
+    for command in (["up"], ["reset", "--yes"]):
+        refused = folder.run("backend", *command)
         assert refused.returncode == 1
         assert refused.stdout == ""
         assert refused.stderr.startswith("tasks-api: already running in ")
@@ -385,6 +394,69 @@ def test_one_that_was_killed_does_not_hinder_the_next(folder: Folder) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@contextmanager
+def no_trace(up: Process, folder: Folder) -> Iterator[None]:
+    """See to it that nothing of an `up` is left when its end was not an orderly one."""
+    family = list(_tree(up.popen.pid))
+    sockets = folder.urls()["sockets"]
+    try:
+        yield
+        up.popen.wait(STOP_SECONDS)
+        eventually(lambda: not any(map(alive, family)), 15, "all that it has started has ended")
+        eventually(lambda: not Path(sockets).exists(), 5, "the folder of the sockets is gone")
+    finally:
+        for pid in filter(alive, family):
+            os.kill(pid, signal.SIGKILL)
+        up.sink.close()
+
+
+def test_one_that_is_killed_leaves_nothing(folder: Folder) -> None:
+    up = folder.start()
+    with no_trace(up, folder):
+        up.popen.kill()
+
+
+def test_a_terminal_that_is_closed_leaves_nothing(folder: Folder) -> None:
+    ours, theirs = pty.openpty()
+    popen = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL],
+        cwd=ROOT,
+        env=folder.environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = ""
+    with (folder.path / "up.log").open("wb") as sink:
+        try:
+            while "Tasks API is ready" not in shown:
+                shown += os.read(ours, 10_000).decode()
+        except OSError:
+            pytest.fail(f"it has ended: {shown}")
+        with no_trace(Process(popen, folder.path / "up.log", sink), folder):
+            os.close(ours)
+
+
+def test_reset_asks_and_does_nothing_without_an_answer(folder: Folder) -> None:
+    folder.data.mkdir()
+    kept = folder.data / "valkey"
+    kept.mkdir()
+    refused = folder.run("backend", "reset")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("tasks-api: reset deletes every task and message: add --yes")
+    assert refused.stderr.count("\n") == 1
+    for answer, left in ((b"n\n", True), (b"y\n", False)):
+        ours, theirs = pty.openpty()
+        os.write(ours, answer)
+        asked = folder.run("backend", "reset", stdin=theirs)
+        os.close(theirs)
+        os.close(ours)
+        assert "Delete every task and message" in asked.stdout
+        assert (asked.returncode == 0, kept.exists()) == (not left, left)
+
+
 def test_reset_throws_away_its_own_data_only(folder: Folder) -> None:
     with folder.running() as (_, stack):
         stack.post("/tasks/", {"content": "gone"})
@@ -393,8 +465,8 @@ def test_reset_throws_away_its_own_data_only(folder: Folder) -> None:
     assert not Path(sockets).exists()
     with pytest.raises(psycopg2.OperationalError):
         stack.query("SELECT 1")
-    assert folder.run("backend", "reset").returncode == 0
+    assert folder.run("backend", "reset", "--yes").returncode == 0
     assert [path.name for path in folder.data.iterdir()] == ["mine"]
     (folder.data / "mine").unlink()
-    assert folder.run("backend", "reset").returncode == 0
+    assert folder.run("backend", "reset", "--yes").returncode == 0
     assert not folder.data.exists()

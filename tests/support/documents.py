@@ -119,7 +119,7 @@ def blocks(language: str) -> list[Block]:
 
 def _make(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for word in words:
+    for word in words[: words.index("|")] if "|" in words else words:
         name, _, value = word.partition("=")
         if not value:
             assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"make {name}"

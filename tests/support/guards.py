@@ -29,6 +29,34 @@ class Guard:
 
 GUARDS = [
     Guard(
+        "the environment wins over .env",
+        "backend/settings.py",
+        "load_dotenv(file)",
+        "load_dotenv(file, override=True)",
+        "tests/unit/test_settings.py",
+    ),
+    Guard(
+        "the servers of an up that was killed end with its processes",
+        "backend/embedded/lifetime.py",
+        "    os.read(reading, 1)\n    _end_servers_at(str(sockets))\n",
+        "    os.read(reading, 1)\n",
+        "tests/acceptance/test_embedded.py::test_one_that_is_killed_leaves_nothing",
+    ),
+    Guard(
+        "all stops when make is killed",
+        "backend/supervisor.py",
+        " or self._closed.is_set() or orphaned",
+        " or self._closed.is_set()",
+        "tests/unit/test_supervisor.py::test_all_stops_when_its_parent_is_gone",
+    ),
+    Guard(
+        "reset deletes nothing without an answer",
+        "backend/cli.py",
+        "        if not yes:\n",
+        "        if False:\n",
+        "tests/acceptance/test_embedded.py::test_reset_asks_and_does_nothing_without_an_answer",
+    ),
+    Guard(
         "a read-only PostgreSQL's connections are given up",
         "backend/db/session.py",
         "        context.is_disconnect = True\n        for made in _engines():\n"

@@ -63,6 +63,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def reset(data: Path) -> None:
+    with lifetime.alone(data):
+        lifetime.remove_data(data)
+
+
 def run(code: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a program and wait for its first line."""
     process = subprocess.Popen(
@@ -89,7 +94,7 @@ def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Pa
     with pytest.raises(programs.CannotRun, match="already running"), lifetime.alone(data):
         pass
     with pytest.raises(programs.CannotRun, match="already running"):
-        lifetime.reset(data)
+        reset(data)
     holder.kill()
     holder.wait()
     with lifetime.alone(data) as killed:
@@ -157,12 +162,12 @@ def test_reset_takes_what_is_its_own(data: Path) -> None:
         (data / name).mkdir(parents=True)
     for name in ("postgresql.log", "valkey.log", "other.log"):
         (data / name).touch()
-    lifetime.reset(data)
+    reset(data)
     assert sorted(path.name for path in data.iterdir()) == ["other", "other.log"]
 
 
 def test_reset_of_nothing_leaves_nothing(data: Path) -> None:
-    lifetime.reset(data)
+    reset(data)
     assert not data.exists()
 
 

@@ -143,6 +143,36 @@ def test_it_stops_while_a_process_is_in_its_pause(
     assert well == [True]
 
 
+def test_all_stops_when_its_parent_is_gone(said: Callable[[], str]) -> None:
+    stack = Supervisor({"one": SLEEP}, Output(), parent=os.getppid())
+    thread, well = running(stack)
+    eventually(lambda: "one started" in said(), 10, "it runs")
+    stack._parent = 1 if os.getppid() != 1 else 2
+    thread.join(10)
+    assert well == [True]
+
+
+def test_a_process_has_the_held_files_open() -> None:
+    reading, writing = os.pipe()
+    stack = Supervisor(
+        {"one": python(f"import os; os.write({writing}, b'open')")}, Output(), held=[writing]
+    )
+    thread, _ = running(stack)
+    assert os.read(reading, 10) == b"open"
+    thread.join(10)
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_terminal_that_closes_stops_all_unless_that_is_ignored(*, ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        assert (signal.SIGHUP in supervisor.stop_signals()) is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_one_that_does_not_stop_is_killed(
     said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
