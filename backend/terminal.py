@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter
 
 if TYPE_CHECKING:
-    from structlog.typing import ExceptionRenderer
+    from collections.abc import MutableMapping
+
+    from structlog.typing import ExceptionRenderer, Processor
 
 # Colours of the 256 that differ about as much from black as from white.
 GREY: Final = 243
@@ -25,7 +27,7 @@ NAMES: Final = (63, 28, 30, 132, 98, 64)
 NAME_WIDTH = 7
 
 # What every event of ours has (telemetry.py).
-_KEYS: Final = {"event", "level", "logger", "timestamp"}
+_KEYS: Final = ("event", "level", "logger", "timestamp")
 
 
 def coloured() -> bool:
@@ -37,11 +39,11 @@ def _paint(text: str, colour: int) -> str:
     return f"\x1b[38;5;{colour}m{text}\x1b[0m" if coloured() else text
 
 
-def renderer(write_traceback: ExceptionRenderer) -> ConsoleRenderer:
+def renderer(write_traceback: ExceptionRenderer) -> Processor:
     """Return what makes a line of an event: time, name, level if it matters, text, the rest."""
     grey = f"\x1b[38;5;{GREY}m" if coloured() else ""
     rest = KeyValueColumnFormatter(grey, grey, "\x1b[0m" if coloured() else "", str)
-    return ConsoleRenderer(
+    line = ConsoleRenderer(
         columns=[
             Column("", rest),
             Column("timestamp", _show_time),
@@ -53,6 +55,13 @@ def renderer(write_traceback: ExceptionRenderer) -> ConsoleRenderer:
         exception_formatter=write_traceback,
     )
 
+    def render(log: object, method: str, shown: MutableMapping[str, Any]) -> str:
+        if str(shown.get("task_id")) in str(shown["event"]):
+            del shown["task_id"]
+        return line(log, method, shown)
+
+    return render
+
 
 def _show_time(key: str, value: object) -> str:  # noqa: ARG001 - structlog's signature
     return _paint(datetime.fromisoformat(str(value)).astimezone().strftime("%H:%M:%S"), GREY)
@@ -60,7 +69,8 @@ def _show_time(key: str, value: object) -> str:  # noqa: ARG001 - structlog's si
 
 def _show_name(key: str, value: object) -> str:  # noqa: ARG001 - as above
     text = str(value)
-    return _paint(text.ljust(NAME_WIDTH), NAMES[sum(text.encode()) % len(NAMES)])
+    colour = NAMES[sum(f"{text[:1]}{text[-1:]}".encode()) % len(NAMES)]  # differs for our names
+    return _paint(text.ljust(NAME_WIDTH), colour)
 
 
 def _show_level(key: str, value: object) -> str:  # noqa: ARG001 - as above
@@ -82,11 +92,12 @@ def parse(line: str, process: str) -> dict[str, Any]:
     """Return the event that a process has printed; for any other text, one with that text."""
     try:
         found = json.loads(line)
+        ours = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in _KEYS)
+        if ours:
+            datetime.fromisoformat(found["timestamp"])
     except (ValueError, RecursionError):
-        found = None
-    if not (isinstance(found, dict) and found.keys() >= _KEYS):
-        found = event(process, line)
-    return {**found, "process": process}
+        ours = False
+    return {**(found if ours else event(process, line)), "process": process}
 
 
 class Output:

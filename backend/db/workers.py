@@ -154,6 +154,22 @@ def unknown_queues(connection: Executor) -> list[str]:
     return list(connection.execute(_UNKNOWN_QUEUES, {"seconds": UNKNOWN_SECONDS}).scalars())
 
 
+_NOT_BEGUN = text(
+    """
+    SELECT count(held.key) FILTER (WHERE o.task_id IS NOT NULL), count(DISTINCT w.name)
+    FROM workers w CROSS JOIN unnest(w.holds) AS held(key)
+    LEFT JOIN outbox o ON o.task_id = CAST(split_part(held.key, '/', 1) AS uuid)
+        AND o.attempt = CAST(split_part(held.key, '/', 2) AS int)
+    """
+)
+
+
+def not_begun(connection: Executor) -> tuple[int, int]:
+    """Return how many attempts workers hold without having begun them, and how many are busy."""
+    waiting, busy = connection.execute(_NOT_BEGUN).one()
+    return waiting, busy
+
+
 def alive(connection: Executor) -> list[str]:
     """Return the names of the workers that have a lease."""
     return list(leases(connection))

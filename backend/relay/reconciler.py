@@ -50,6 +50,8 @@ LOST = "The worker running the task was lost"
 # How many messages of a queue are published again in one pass at most: more than workers handle in
 # that time, and few enough for the relay to publish newer tasks within a second.
 REPUBLISH = 5000
+# How many short tasks a busy worker may have gathered: 16 bundles (worker/batches.py).
+GATHERED = 1600
 # How long the row of an abandoned task is waited for: the others must not wait for one.
 ROW_SECONDS = 0.5
 # What relay and reconciler are called in an outage of the broker. One name for both: the reconciler
@@ -157,19 +159,22 @@ class Reconciler:
         # What a relay has sent and the broker has not read yet is missing too: the first pass after
         # an alarm may find it so, the second does not.
         lost = before & self._missing
+        again = {False: 0, True: 0}
         with transaction() as connection:
-            count = outbox.republish_overtaken(connection, REPUBLISH)
+            again[False] = outbox.republish_overtaken(connection, REPUBLISH)
             for queue, missing in lost.items():
                 most = min(missing, REPUBLISH)
                 bundled = queue == SHORT_QUEUE.name
-                count += outbox.republish(connection, most, bundled=bundled)
-            if count:
-                outbox.ring(connection)
+                again[bundled] += outbox.republish(connection, most, bundled=bundled)
+            if not any(again.values()):
+                return
+            outbox.ring(connection)
+            waiting, busy = workers.not_begun(connection)
+        # The others are with busy workers; an idle one may begin them now.
+        count = max(0, again[False] - waiting) + max(0, again[True] - busy * GATHERED)
         if count:
-            logger.info(
-                "published again, since no worker has begun them: %d (the broker lost them,"
-                " or busy workers have them; nothing runs twice)",
-                count,
+            logger.warning(
+                "tasks that the broker has lost are published again: %d (nothing runs twice)", count
             )
 
     def _compare(self, expected: Counter[str]) -> Counter[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger
+from backend.db import ledger, outbox, workers
 from backend.errors import StoreLocked, StoreNotWritable
 from tests.integration.test_ledger import put, submit, task
+from tests.integration.test_outbox import age
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("service")
@@ -79,6 +81,38 @@ def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
     assert "was set back by 59" in caplog.records[-1].message
 
 
+@pytest.mark.parametrize(("held", "lost"), [(3, 0), (2, 1), (0, 3)])
+def test_only_what_no_worker_holds_is_called_lost(
+    service: sa.Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    held: int,
+    lost: int,
+) -> None:
+    from backend.celery_app import TASKS_QUEUE
+    from backend.relay import reconciler
+
+    ids = submit(service, 4)
+    with service.begin() as connection:
+        outbox.take(connection, 10)
+        assert ledger.claim(connection, ids[3], 1, "w")
+        holds = [f"{task_id}/1" for task_id in (*ids[:held], ids[3])]
+        workers.renew(connection, "w", lambda: holds)
+    for age_seconds, task_id in enumerate(ids[:3], start=20):
+        age(service, task_id, age_seconds)
+    missing = Counter({TASKS_QUEUE.name: 3})
+    monkeypatch.setattr(reconciler.Reconciler, "_compare", lambda *_: missing)
+    made = reconciler.Reconciler(threading.Event())
+    made._republish_lost()
+    assert caplog.messages == []
+    made._republish_lost()
+    assert caplog.messages == [
+        f"tasks that the broker has lost are published again: {lost} (nothing runs twice)"
+    ] * (lost > 0)
+    with service.begin() as connection:
+        assert len(outbox.take(connection, 10)) == 3, "an idle worker may begin the others now"
+
+
 def test_a_lock_that_stops_every_pass_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,7 +137,7 @@ def test_a_lock_that_stops_every_pass_is_logged_once(
 def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     service: sa.Engine,
 ) -> None:
-    from backend.db import session, workers
+    from backend.db import session
     from backend.tasks.registry import registered
     from backend.worker.claim import Attempt
 

@@ -44,6 +44,8 @@ def test_a_person_reads_one_time_a_name_and_text(
     monkeypatch.setenv("NO_COLOR", "1")
     line = shown(json.dumps(LOGGED))
     assert re.fullmatch(r"\d\d:\d\d:01 relay   warning: cannot publish task_id=the-id\n", line)
+    line = shown(json.dumps({**LOGGED, "event": "x[the-id] raised"}))
+    assert line.endswith("relay   warning: x[the-id] raised\n")
     line = shown(json.dumps({**LOGGED, "level": "info", "exception": "Traceback\nKeyError"}))
     assert line.endswith("relay   cannot publish task_id=the-id\nTraceback\nKeyError\n")
     assert re.fullmatch(r"\d\d:\d\d:\d\d api     printed by a task\n", shown("printed by a task"))
@@ -58,8 +60,19 @@ def test_colours_are_there_unless_they_are_not_wanted(
 
 @pytest.mark.parametrize(
     "line",
-    ["text", "", '{"event": "not ours"}', "[" * 100_000, "NaN", "3", '"text"', "\x1b[1m\udcff"],
-    ids=range(8),
+    [
+        "text",
+        "",
+        '{"event": "not ours"}',
+        "[" * 100_000,
+        "NaN",
+        "3",
+        '"text"',
+        "\x1b[1m\udcff",
+        json.dumps({**LOGGED, "timestamp": "yesterday"}),
+        json.dumps({**LOGGED, "logger": 3}),
+    ],
+    ids=range(10),
 )
 def test_what_is_no_line_of_ours_becomes_one(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     Output().show(parse(line, "worker"))
