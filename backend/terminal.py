@@ -56,7 +56,7 @@ def renderer(write_traceback: ExceptionRenderer) -> Processor:
     )
 
     def render(log: object, method: str, shown: MutableMapping[str, Any]) -> str:
-        if str(shown.get("task_id")) in str(shown["event"]):
+        if "task_id" in shown and str(shown["task_id"]) in str(shown["event"]):
             del shown["task_id"]
         return line(log, method, shown)
 

@@ -88,7 +88,7 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
             if ended:
                 _tell(ended)
             if report.dropped:
-                logger.info("short tasks dropped, as they do not count: %d", len(report.dropped))
+                logger.debug("short tasks dropped, as they do not count: %d", len(report.dropped))
                 Dropped(worker, SHORT_QUEUE.name, report.dropped).record()
         break
     report.seconds = time.monotonic() - start

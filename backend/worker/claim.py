@@ -69,7 +69,7 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
         try:
             value = attempt.run()
         except Duplicate as reason:
-            logger.debug("%s dropped: this delivery does not count", attempt.what, extra=attempt.log)
+            logger.debug("%s dropped: does not count", attempt.what, extra=attempt.log)
             if not attempt.foreign:
                 queue = self.request.delivery_info["routing_key"]
                 Dropped(attempt.worker, queue, [attempt.id]).record()

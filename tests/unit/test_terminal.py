@@ -46,6 +46,9 @@ def test_a_person_reads_one_time_a_name_and_text(
     assert re.fullmatch(r"\d\d:\d\d:01 relay   warning: cannot publish task_id=the-id\n", line)
     line = shown(json.dumps({**LOGGED, "event": "x[the-id] raised"}))
     assert line.endswith("relay   warning: x[the-id] raised\n")
+    without_task = {name: value for name, value in LOGGED.items() if name != "task_id"}
+    line = shown(json.dumps({**without_task, "event": "x: None"}))
+    assert line.endswith("relay   warning: x: None\n")
     line = shown(json.dumps({**LOGGED, "level": "info", "exception": "Traceback\nKeyError"}))
     assert line.endswith("relay   cannot publish task_id=the-id\nTraceback\nKeyError\n")
     assert re.fullmatch(r"\d\d:\d\d:\d\d api     printed by a task\n", shown("printed by a task"))
