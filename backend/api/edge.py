@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -13,10 +12,14 @@ from backend.api.problems import problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from backend.api.protocol import HttpConnection
+
 MAX_BODY = 1024 * 1024
-# How long the rest of a body is discarded after the answer that refuses it: in all, and in silence.
-DISCARD_SECONDS, SILENCE_SECONDS = 10.0, 1.0
 TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
+_STOPPING = (
+    "The API is stopping. A task may have been stored: send the request again with the same"
+    " Idempotency-Key."
+)
 ENCODED = "The body is compressed. Send it as it is, without Content-Encoding."
 # The two collections are documented with their last slash, everything else without.
 _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
@@ -34,9 +37,10 @@ class Edge:
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 413 or 415."""
+        """Pass a request on, or answer 413 or 415; 503 if it has to end because the API stops."""
+        app = self._app
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
@@ -49,26 +53,31 @@ class Edge:
         if self._root_path:
             scope["root_path"] = self._root_path
         length, encoded = _body_headers(scope)
+        # The server discards a body that is not read, so that a client or a proxy that still sends
+        # reads the answer instead of seeing a reset.
         if encoded:
-            await _refuse(415, ENCODED, scope, receive, send)
+            app = problem(415, ENCODED)
         elif path == "/tasks/batch" and _is_ndjson(scope):
-            # Read line by line, with a limit on each line.
-            await self._app(scope, receive, send)
-        elif length is None and scope["method"] != "GET":  # whose body nobody reads
-            body = _Body(receive, send)
-            await self._app(scope, body.receive, body.send)
-        elif length is not None and length > MAX_BODY:
-            await _refuse(413, TOO_LARGE, scope, receive, send)
-        else:
-            # The server holds a body to the length that it declares.
-            await self._app(scope, receive, send)
+            pass  # it is read line by line, with a limit on each line
+        elif length is None:
+            if scope["method"] != "GET":  # whose body nobody reads
+                receive = _limited(receive)
+        elif length > MAX_BODY:  # the server holds a body to the length that it declares
+            app = problem(413, TOO_LARGE)
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:  # by uvicorn, some seconds after it was told to stop
+            await _end(scope, receive, send)
 
 
-async def _refuse(status: int, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer without the application; the connection is closed afterwards."""
-    body = _Body(receive, send, refused=True)
-    answer = problem(status, detail, headers={"Connection": "close"})
-    await answer(scope, body.receive, body.send)
+async def _end(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 503; if the client reads an answer slowly, break it off."""
+    connection: HttpConnection = scope["extensions"]["tasks_api"]
+    if not connection.break_off():
+        await problem(503, _STOPPING, {"Retry-After": "2"})(scope, receive, send)
+        return
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _is_ndjson(scope: Scope) -> bool:
@@ -89,38 +98,16 @@ def _body_headers(scope: Scope) -> tuple[int | None, bool]:
     return length, encoded
 
 
-class _Body:
-    """A body without a declared length, with a limit, or one that is refused.
+def _limited(receive: Receive) -> Receive:
+    """Count what a body without a declared length brings, and stop at the limit."""
+    size = 0
 
-    The rest of a refused body is discarded after the answer. If the connection was closed at once,
-    a client or a proxy that still sends would see a reset instead of the answer.
-    """
-
-    def __init__(self, receive: Receive, send: Send, *, refused: bool = False) -> None:
-        self._receive = receive
-        self._send = send
-        self._refused = refused
-        self._size = 0
-        self._more = True
-
-    async def receive(self) -> Message:
-        """Return the next part. Raises HTTPException over the limit."""
-        message = await self._receive()
-        self._more = message.get("more_body", False)
-        self._size += len(message.get("body", b""))
-        if self._size > MAX_BODY and not self._refused:
-            self._refused = True
-            raise HTTPException(413, TOO_LARGE, headers={"Connection": "close"})
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
+            raise HTTPException(413, TOO_LARGE)
         return message
 
-    async def send(self, message: Message) -> None:
-        """Send a part of the answer; after the last part of a refusal, discard the body first."""
-        last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if self._refused and last:
-            await self._send({**message, "more_body": True})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DISCARD_SECONDS):
-                    while self._more:
-                        await asyncio.wait_for(self.receive(), SILENCE_SECONDS)
-            message = {"type": "http.response.body"}
-        await self._send(message)
+    return counted

@@ -47,7 +47,12 @@ class Inbox:
         self._thread.start()
 
     def stop_waiting(self) -> None:
-        """Stop reading, and answer everybody who waits with the state as it is."""
+        """Stop reading, and answer everybody who waits with the state as it is.
+
+        Called for each connection; only the first call does anything.
+        """
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         for waiting in self._waiting.values():
             for news in waiting:

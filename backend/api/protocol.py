@@ -1,18 +1,31 @@
-"""uvicorn's HTTP protocol, with fixes for upgrade requests, silent clients and shutdown."""
+"""uvicorn's HTTP protocol, with fixes for what clients of many kinds send and how they leave."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from backend.api.problems import problem
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
     from collections.abc import Callable
 
-# Close a connection after this many seconds without a byte while a request is incomplete.
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+# Close a connection after this many seconds without a byte while a request is incomplete, and
+# after twice as many in which the client reads nothing of an answer.
 READ_SECONDS = 30.0
+# Bytes of a request's head, or between two pieces of its body. A read may bring more at once.
+MAX_HEAD = 64 * 1024
+_TOO_LONG = "The URL and the headers are over 64 KiB. Send less."
+_NOT_HTTP = (
+    "This is no valid HTTP/1.1 request. Check the client, and that the URL begins with http:."
+)
+_NO_PROXY = "This is no proxy. Send the request without CONNECT."
 # Tokens of the Connection header, and headers, that ask for another protocol. A server may ignore
 # them (RFC 9110, 7.8).
 _UPGRADE_TOKENS = {b"upgrade", b"http2-settings"}
@@ -25,10 +38,31 @@ class HttpConnection(HttpToolsProtocol):
     _check: TimerHandle
     # A request that asks for another protocol is being read.
     _upgrading = False
+    # The client wants the connection closed after its last request.
+    _closes = False
+    # Bytes since the parser delivered a head or a piece of a body.
+    _undelivered = 0
+    # The request that is being answered; `cycle` is the last one that was read.
+    _answering: RequestResponseCycle | None = None
+    # The client has ended its side, and waits for an answer or has left.
+    _half_closed = False
+    # Bytes that waited for the client at the last look, if it was silent since.
+    _unsent = 0
 
     def has_gone(self) -> bool:
-        """Return whether the client has left."""
-        return self.transport.is_closing()
+        """Return whether the client has left, or may have left."""
+        return self._half_closed or self.transport.is_closing()
+
+    def break_off(self) -> bool:
+        """Close the connection if no answer can be sent now; return whether it was closed.
+
+        That is when one has begun, or the client does not read those before it.
+        """
+        cycle = self._answering
+        close = cycle is None or cycle.response_started or self.flow.write_paused
+        if close:
+            self.transport.abort()
+        return close
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Serve a connection, and watch over it."""
@@ -37,34 +71,53 @@ class HttpConnection(HttpToolsProtocol):
         self._check = self.loop.call_later(READ_SECONDS, self._check_silence)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection and its last request."""
+        """Forget the connection and its requests."""
         super().connection_lost(exc)
         self._check.cancel()
-        self.cycle = self.scope = None  # type: ignore[assignment]  # as uvicorn does with the parser
+        # uvicorn tells the last request only. Of those sent together, an earlier one would write.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.cycle = self.scope = self._answering = None  # type: ignore[assignment]  # as uvicorn does with the parser
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes
+        """Return whether to stay open, for the answer to a client that ended its side (`nc -N`).
+
+        A client that has left ends its side too, so `wait=` is answered now.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        self._half_closed = True
+        cycle.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes; answer a request that asks for an upgrade in HTTP/1.1.
+        """Parse bytes; answer a request that asks for an upgrade in its own version of HTTP.
 
         Java's HttpClient and `curl --http2` send such requests. httptools drops their bodies, so a
         new parser gets the head without the upgrade headers, then the rest.
         """
         self._last_read = self.loop.time()
         self._unset_keepalive_if_required()
+        self._undelivered += len(data)
         while data:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers are
-                    self.send_400_response("This is no proxy.")
+                    self._refuse(400, _NO_PROXY)
                     return
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
             except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+                self._refuse(400, _NOT_HTTP)
                 return
             else:
-                return
+                break
+        if self._undelivered > MAX_HEAD:
+            self._refuse(431, _TOO_LONG)
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless its head will be parsed again without the upgrade headers."""
@@ -74,11 +127,34 @@ class HttpConnection(HttpToolsProtocol):
         extensions: Any = {"tasks_api": self}  # ours, no extension of ASGI's
         self.scope["extensions"] = extensions
         super().on_headers_complete()
+        self._undelivered = 0
+        self.headers = []  # for trailers: they are no headers of the request
+        # Until its body has come: what follows an answer that comes before.
+        if self.expect_100_continue:
+            # Close: the client may leave out the body and send another request instead.
+            self.cycle.keep_alive = False
+        elif not self.cycle.keep_alive:
+            # Stay open: closing while a body arrives resets the connection, and the answer is lost.
+            self.cycle.keep_alive = self._closes = True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._undelivered = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request, unless its head will be parsed again without the upgrade headers."""
-        if not self._upgrading:
-            super().on_message_complete()
+        if self._upgrading:
+            return
+        cycle = self.cycle
+        if self.expect_100_continue:
+            if not cycle.response_started:
+                cycle.keep_alive = self.parser.should_keep_alive()
+        elif self._closes:
+            cycle.keep_alive = False
+            if cycle.response_complete:
+                self.transport.close()
+        super().on_message_complete()
 
     def shutdown(self) -> None:
         """Begin to stop: requests that wait for the end of a task are answered now."""
@@ -87,8 +163,32 @@ class HttpConnection(HttpToolsProtocol):
             stop_waiting()
         super().shutdown()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer bytes that are no request, and close.
+
+        Complete requests before them are answered, the last one instead of these bytes.
+        """
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            if cycle.response_started or self.pipeline:  # no answer can be sent in its turn
+                self.transport.close()
+                return
+        answer = problem(status, detail, headers={"Connection": "close"})
+        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", answer.body]))
+        self.transport.close()
+
     def _head_without_upgrade(self) -> bytes:
-        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
             kept = value
             if name == b"connection":
@@ -99,17 +199,29 @@ class HttpConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _check_silence(self) -> None:
-        """Close the connection if it was silent within a request for too long; else look again.
+        """Close the connection if it was silent for too long; else look again.
 
-        Not while reading is paused, nor between requests, when uvicorn's keep-alive timer runs.
+        That is within a request, or with an answer that is not read. Not while reading is paused,
+        nor between requests, when uvicorn's keep-alive timer runs.
         """
         now = self.loop.time()
         silent = now - self._last_read >= READ_SECONDS
-        cycle = self.cycle
-        # uvicorn makes a scope when a request begins, and a cycle of it when its head is complete.
-        incomplete = cycle is None or cycle.scope is not self.scope or cycle.more_body
-        if silent and incomplete and not self.flow.read_paused:
+        if silent and self._is_incomplete() and not self.flow.read_paused:
             self.transport.close()
+        unsent = self.transport.get_write_buffer_size() if silent else 0
+        if unsent and unsent == self._unsent:
+            self.transport.abort()
             return
+        self._unsent = unsent
         again = READ_SECONDS if silent else self._last_read + READ_SECONDS - now
         self._check = self.loop.call_later(again, self._check_silence)
+
+    def _is_incomplete(self) -> bool:
+        """Return whether the client owes a request or the rest of one.
+
+        After an answer, whatever it has sent since has stopped uvicorn's keep-alive timer.
+        """
+        cycle = self.cycle
+        if cycle is None:
+            return True
+        return self.timeout_keep_alive_task is None if cycle.response_complete else cycle.more_body

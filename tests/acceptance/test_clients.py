@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import psycopg2
 import pytest
 
 from tests.support.stack import Stack, serving
@@ -194,6 +195,62 @@ def test_waiting_requests_are_answered_when_the_api_stops(
     assert time.monotonic() - began < 8
     expected = (200, {"task_id": task_id, "status": "PENDING", "result": None})
     assert [(answer.status_code, answer.json()) for answer in answers] == [expected] * 5
+    assert "Traceback" not in api.log
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """Return all that comes until the server closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("path", ["/tasks/", "/tasks/?limit=1", "/nothing"])
+def test_a_client_that_ends_its_side_after_its_requests_is_answered(
+    service: Stack, path: str
+) -> None:
+    get = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(head("/tasks/batch", len(LINE), "application/x-ndjson") + LINE + get)
+        connection.shutdown(socket.SHUT_WR)
+        answer = rest_of(connection)
+    first, second = answer.split(b"HTTP/1.1 ")[1:]
+    assert (first[:3], second[:3]) == (b"202", b"404" if path == "/nothing" else b"200")
+
+
+def test_a_client_that_ends_its_side_is_told_the_state_without_waiting(service: Stack) -> None:
+    task_id = service.post("/tasks/", {"content": "waits"})
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(f"GET /tasks/{task_id}?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = rest_of(connection)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == "PENDING"
+
+
+def test_what_cannot_end_when_the_api_stops_is_answered_503_without_a_traceback(
+    stack: Stack,
+) -> None:
+    stack.start("api", "--no-relay")
+    sent = {
+        "upload": head("/tasks/", len(BODY)) + BODY[:-1],
+        "lines": head("/tasks/batch", None, "application/x-ndjson") + b"%x\r\n" % len(LINE) + LINE,
+        "store hangs": head("/tasks/", len(BODY)) + BODY,
+        "answers not read": 300 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n",
+    }
+    answers = {}
+    lock = psycopg2.connect(stack.database_url.replace("+psycopg2", ""))
+    lock.cursor().execute("LOCK TABLE tasks")
+    connections = {name: socket.create_connection(("127.0.0.1", stack.port)) for name in sent}
+    for name, connection in connections.items():
+        connection.settimeout(20)
+        connection.sendall(sent[name])
+    connections["answers not read"].recv(1)
+    api = stack["api"]
+    assert stack.stop("api") == 0
+    lock.close()
+    for name, connection in connections.items():
+        answers[name] = rest_of(connection)
+        connection.close()
+    del answers["answers not read"]
+    assert {answer[:12] for answer in answers.values()} == {b"HTTP/1.1 503"}, answers
     assert "Traceback" not in api.log
 
 

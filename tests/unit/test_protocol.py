@@ -1,9 +1,11 @@
-"""Connections whose client is silent."""
+"""Connections whose client is silent, leaves early, or sends what few clients send."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -17,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("configured")
 SILENCE = 0.3
 
 
-async def application(_scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
-    """Answer with the length of the body, after a moment."""
+async def application(_scope: Any, receive: Any, send: Any, pause: float = 2 * SILENCE) -> None:  # noqa: ANN401 - ASGI
+    """Answer with the length of the body, after a pause."""
     size, more = 0, True
     while more:
         message = await receive()
@@ -26,19 +28,19 @@ async def application(_scope: Any, receive: Any, send: Any) -> None:  # noqa: AN
             return
         size += len(message["body"])
         more = message["more_body"]
-    await asyncio.sleep(2 * SILENCE)
+    await asyncio.sleep(pause)
     body = json.dumps(size).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, talk: Any) -> Any:  # noqa: ANN401 - what it returns
+def serve(monkeypatch: pytest.MonkeyPatch, talk: Any, app: Any = application) -> Any:  # noqa: ANN401 - what it returns
     """Serve with our protocol while a client talks; return what that returns."""
     monkeypatch.setattr(protocol, "READ_SECONDS", SILENCE)
     port = free_port()
     config = uvicorn.Config(
-        application, port=port, http=protocol.HttpConnection, lifespan="off", log_config=None
+        app, port=port, http=protocol.HttpConnection, lifespan="off", log_config=None
     )
 
     async def run() -> object:
@@ -53,7 +55,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, talk: Any) -> Any:  # noqa: ANN401 - 
             server.should_exit = True
             await serving
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(run())
 
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
@@ -73,21 +76,6 @@ def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(
     assert serve(monkeypatch, talk) == b""
 
 
-def test_a_connection_that_is_silent_within_its_second_request_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def talk(port: int) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(POST + b"abcd")
-        await reader.readuntil(b"\r\n\r\n4")
-        writer.write(b"POST / HT")
-        answer = await reader.read()
-        writer.close()
-        return answer
-
-    assert serve(monkeypatch, talk) == b""
-
-
 def test_a_request_that_comes_slowly_but_comes_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -99,3 +87,220 @@ def test_a_request_that_comes_slowly_but_comes_is_answered(monkeypatch: pytest.M
         return answer
 
     assert serve(monkeypatch, talk).startswith(b"HTTP/1.1 200")
+
+
+async def quick(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+    """Answer as `application` does, sooner."""
+    await application(scope, receive, send, 0.01)
+
+
+async def early(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+    """Answer without reading the body."""
+    headers = [(b"content-length", b"5")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"early"})
+
+
+async def exchange(port: int, *pieces: bytes, end: bool = False) -> bytes:
+    """Send pieces, end the client's side if `end`; return all until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for piece in pieces:
+        writer.write(piece)
+        await asyncio.sleep(0.01)
+    if end:
+        writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (POST + b"abcd", 1),
+        (2 * (POST + b"abcd"), 2),
+        (POST.replace(b"1.1", b"1.0") + b"abcd", 1),
+        (POST + b"abc", 0),
+        (POST + b"abcd" + b"POST / HT", 1),
+    ],
+    ids=["one", "two", "http 1.0", "incomplete", "one and a half"],
+)
+def test_a_client_that_ends_its_side_gets_the_answers_to_what_it_has_sent(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, answers: int
+) -> None:
+    answer = serve(monkeypatch, lambda port: exchange(port, sent, end=True))
+    assert answer.count(b"HTTP/1.1 200 OK") == answers
+    assert answer.count(b"connection: close") == bool(answers)
+
+
+def test_a_request_is_answered_before_bytes_after_it_that_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = serve(monkeypatch, lambda port: exchange(port, POST + b"abcd\0\r\n"), quick)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        POST.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        POST.replace(b"Host: x", b"X: a\0b"),
+        POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked") + b"zz\r\n",
+    ],
+    ids=["TLS", "HTTP/2", "two lengths", "NUL", "size of a chunk"],
+)
+def test_bytes_that_are_no_request_are_refused_with_a_problem(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    head, _, body = serve(monkeypatch, lambda port: exchange(port, sent)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["status"] == 400
+
+
+def test_a_client_that_leaves_before_several_answers_causes_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def talk(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(3 * (POST + b"abcd"))
+        await asyncio.sleep(SILENCE)
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    serve(monkeypatch, talk)  # which waits for what runs
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_answer_that_comes_before_the_body_reaches_a_client_that_sends_all_first(
+    monkeypatch: pytest.MonkeyPatch, version: bytes, more: bytes
+) -> None:
+    size = 16_000_000
+    sent = POST.replace(b"1.1", version).replace(b"Length: 4", b"Length: %d" % size)
+
+    def send_all(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(sent.replace(b"Host", more + b"Host") + bytes(size))
+            answer = connection.recv(1000)
+            if not more and version == b"1.1":  # it can be used again
+                connection.sendall(POST.replace(b"Host", b"Connection: close\r\nHost") + b"abcd")
+            while part := connection.recv(1000):
+                answer += part
+            return answer
+
+    answer = serve(monkeypatch, lambda port: asyncio.to_thread(send_all, port), early)
+    assert answer.count(b"early") == 1 + (not more and version == b"1.1")
+
+
+EXPECT = POST.replace(b"Host", b"Expect: 100-continue\r\nHost")
+
+
+def test_an_answer_before_a_body_that_the_client_may_leave_out_closes_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = serve(monkeypatch, lambda port: exchange(port, EXPECT), early)
+    assert b"connection: close" in answer
+    assert answer.endswith(b"early")
+
+
+def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def talk(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(EXPECT)
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"abcd")
+            answer = await reader.readuntil(b"\r\n\r\n4")
+        writer.close()
+        return answer
+
+    assert b"connection: close" not in serve(monkeypatch, talk, quick)
+
+
+CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
+
+
+def test_trailers_and_extensions_of_chunks_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+        await quick(scope, receive, send)
+        seen.extend(name for name, _ in scope["headers"])
+
+    sent = CHUNKED + b'4;a=b;c="d"\r\nabcd\r\n0\r\nIdempotency-Key: x\r\n\r\n'
+    answer = serve(monkeypatch, lambda port: exchange(port, sent, end=True), app)
+    assert answer.endswith(b"4")
+    assert seen == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"GET /", POST[:-2] + b"X: ", CHUNKED + b"4\r\nabcd\r\n0\r\nX: ", CHUNKED + b"4;"],
+    ids=["url", "header", "trailer", "extension"],
+)
+def test_a_head_is_refused_when_it_grows_too_long(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    async def talk(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begin)
+        for _ in range(33):
+            await asyncio.sleep(0.002)  # so that each is read by itself
+            writer.write(b"a" * 2048)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    assert serve(monkeypatch, talk).startswith(b"HTTP/1.1 431 Request Header Fields Too Large")
+
+
+def test_an_answer_that_the_client_does_not_read_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    async def talk(port: int) -> None:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(POST + b"abcd")
+        await ended.wait()
+        connection.close()
+
+    serve(monkeypatch, talk, app)
+
+
+@pytest.mark.parametrize("after", [b"\r\n", b"POST / HT"])
+def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(
+    monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    async def talk(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"abcd")
+        await reader.readuntil(b"\r\n\r\n4")
+        writer.write(after)
+        rest = await reader.read()
+        writer.close()
+        return rest
+
+    assert serve(monkeypatch, talk, quick) == b""
+
+
+def test_an_upgrade_in_http_1_0_is_answered_in_http_1_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
+    sent = POST.replace(b"1.1", b"1.0").replace(b"Host", upgrade) + b"abcd"
+    answer = serve(monkeypatch, lambda port: exchange(port, sent), quick)  # until it is closed
+    assert answer.endswith(b"4")
