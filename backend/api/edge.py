@@ -59,10 +59,9 @@ class Edge:
             app = problem(415, ENCODED)
         elif path == "/tasks/batch" and _is_ndjson(scope):
             pass  # it is read line by line, with a limit on each line
-        elif length is None:
-            if scope["method"] != "GET":  # whose body nobody reads
-                receive = _limited(receive)
-        elif length > MAX_BODY:  # the server holds a body to the length that it declares
+        elif length is None and scope["method"] != "GET":  # whose body nobody reads
+            receive = _limited(receive)
+        elif length and length > MAX_BODY:  # the server holds a body to the length that it declares
             app = problem(413, TOO_LARGE)
         try:
             await app(scope, receive, send)
