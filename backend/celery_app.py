@@ -131,6 +131,8 @@ _CONF: dict[str, Any] = {
     "task_store_errors_even_if_ignored": True,
     "worker_prefetch_multiplier": 1,
     "worker_concurrency": settings().worker_concurrency,
+    "worker_max_tasks_per_child": settings().max_tasks_per_child,
+    "worker_max_memory_per_child": (settings().max_memory_per_child or 0) * 1024 or None,  # KiB
     "worker_disable_rate_limits": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,

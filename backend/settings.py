@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     flower_basic_auth: str | None = Field(None, pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$")
     flower_url_prefix: PathPrefix = ""
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    max_tasks_per_child: int | None = Field(None, ge=1, le=1_000_000_000)
+    # MiB; Celery's own setting of this name is in KiB.
+    max_memory_per_child: int | None = Field(None, ge=1, le=1_000_000)
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
@@ -159,6 +162,8 @@ _MEANINGS = {
     "flower_basic_auth": "user:password, in ASCII letters, digits, spaces and signs but the comma",
     "flower_url_prefix": "a path such as /flower, of letters, digits and . _ ~ -",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
+    "max_tasks_per_child": "a whole number of tasks from 1, or empty for no limit",
+    "max_memory_per_child": "a whole number of MiB from 1 to 1000000, or empty for no limit",
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",
     "idempotency_hours": "how long an Idempotency-Key is remembered, from 1 to 8760 hours",

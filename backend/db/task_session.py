@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import sqlalchemy
     from sqlalchemy.orm import SessionTransaction
 
-# Raise both timeouts to the task's time limit, for this transaction only.
+# Raise the three timeouts to the task's time limit, for this transaction only.
 _ALLOW = text(
     """
     SELECT set_config('idle_in_transaction_session_timeout', :limit, true),
-        set_config('statement_timeout', :limit, true), now()
+        set_config('statement_timeout', :limit, true),
+        set_config('lock_timeout', :limit, true), now()
     """
 )
 
@@ -106,4 +107,4 @@ class TaskSession(Session):
             self._policy.refuse_while_active("AUTOCOMMIT")
         if self._time_limit is not None:
             limit = str(int(self._time_limit * 1000))
-            self.began = connection.execute(_ALLOW, {"limit": limit}).one()[2]
+            self.began = connection.execute(_ALLOW, {"limit": limit}).one()[3]

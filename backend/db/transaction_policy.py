@@ -6,8 +6,9 @@ It remembers what it has refused, so a task that catches the error does not succ
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -17,6 +18,10 @@ from psycopg2.sql import Composable
 from backend.errors import StatementFailed, TaskError
 
 ENDED = "The task ended the transaction that its outcome is part of"
+FORKED = (
+    "run.session cannot be used in another process;"
+    " use `with transaction() as connection:` from backend.db.session there"
+)
 ADVICE = "put what may fail into `with run.session.begin_nested():`"
 # A longer text of SQL is scanned each time: the cache must not hold megabytes.
 CACHED_LENGTH = 10_000
@@ -36,6 +41,12 @@ class TransactionPolicy:
     discard_connection: bool = False
     rolled_back: bool = False
     refused: TaskError | None = None
+    _pid: int = field(default_factory=os.getpid)
+
+    @property
+    def in_fork(self) -> bool:
+        """Whether this process was forked by the one whose transaction it is."""
+        return os.getpid() != self._pid
 
     def refuse_while_active(self, what: str) -> None:
         """Raise TaskError while the task's function runs.
@@ -48,7 +59,12 @@ class TransactionPolicy:
             )
 
     def check_sql(self, sql: str) -> None:
-        """Raise TaskError for SQL that would end the transaction, or changes settings."""
+        """Raise TaskError for SQL that would end the transaction, or changes settings.
+
+        In a forked process for any: two processes cannot share a connection.
+        """
+        if self.in_fork:
+            self._refuse(FORKED)
         found = _scan(sql) if len(sql) <= CACHED_LENGTH else _scan.__wrapped__(sql)
         if found.ends:
             self.refuse_while_active(found.ends)
@@ -124,13 +140,20 @@ class TaskSafeConnection(extensions.connection):
         super().commit()
 
     def rollback(self) -> None:
-        """Roll back and record it.
+        """Roll back and record it; do nothing in a forked process.
 
         It is not refused, because SQLAlchemy itself rolls back when a flush fails.
         """
         if self.policy is not None and self.policy.active:
+            if self.policy.in_fork:
+                return
             self.policy.rolled_back = True
         super().rollback()
+
+    def close(self) -> None:
+        """Close the connection, unless it belongs to the process that has forked this one."""
+        if self.policy is None or not self.policy.in_fork:
+            super().close()
 
     # The three below roll back, inside psycopg2.
 

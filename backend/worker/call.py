@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
@@ -28,12 +30,27 @@ def call(spec: Task, arguments: str, run: Run) -> BaseModel:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
         raise TaskError(f"The arguments do not fit: {faults}") from error
-    # The task's own log lines belong to it too.
-    with bound_contextvars(**about(run.task_id, run.attempt)):
-        value: object = spec.function(validated, run)
+    pid = os.getpid()
+    try:
+        # The task's own log lines belong to it too.
+        with bound_contextvars(**about(run.task_id, run.attempt)):
+            value: object = spec.function(validated, run)
+    finally:
+        if os.getpid() != pid:
+            _end_fork()
     if not isinstance(value, BaseModel):
         raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
     return value
+
+
+def _end_fork() -> NoReturn:
+    """End a process that the task's function has forked: only its parent reports the outcome.
+
+    The exit code is that of a script with the same end.
+    """
+    error = sys.exception()
+    code = getattr(error, "code", 1) if error else 0
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def as_json(value: BaseModel) -> str:

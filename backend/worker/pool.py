@@ -71,6 +71,20 @@ class Processes(AsynPool):
     ResultHandler = Results
     _result_handler: Results
     _fileno_to_outq: dict[int, Any]
+    _fileno_to_inq: dict[int, Any]
+    _maxtasksperchild: int | None
+
+    def on_job_ready(self, job: int, i: int, obj: object, inqW_fd: int) -> None:  # noqa: N803 - billiard's
+        """Let a child take its next job, unless this was the last of MAX_TASKS_PER_CHILD.
+
+        Celery would write the next job to the leaving child, where it waits until that has ended.
+        """
+        child = self._fileno_to_inq.get(inqW_fd)
+        if child is not None and self._maxtasksperchild is not None:
+            child.jobs_done = getattr(child, "jobs_done", 0) + 1
+            if child.jobs_done >= self._maxtasksperchild:
+                return
+        super().on_job_ready(job, i, obj, inqW_fd)  # type: ignore[misc]  # missing in the stubs
 
     def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
         """End what a child that has ended had started, and take what it sent before.

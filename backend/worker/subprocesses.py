@@ -13,10 +13,14 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import partial
+from multiprocessing import process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend import watcher
+
+from billiard.common import _shutdown_cleanup  # type: ignore[attr-defined]  # not in the stubs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +31,11 @@ POOL_PROCESS_VARIABLE = "TASKS_API_POOL_PROCESS"
 # How many times to look for processes with a variable: one that was killed stays visible for a
 # moment, and may have started another.
 LOOKS = 10
+
+# Signals that end a process, unless it handles them.
+_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# What multiprocessing has for the worker's parent process.
+_MAIN_PROCESS = process.current_process()
 
 # The end of the pipe to the cleaner that is written to; None in a process without a cleaner.
 _to_cleaner: int | None = None
@@ -57,6 +66,25 @@ def register_pool_process() -> None:
         # The cleaner waits until all have closed it; the parent is to be the last one.
         os.close(_to_cleaner)
         _to_cleaner = None
+    # billiard makes it daemonic, and multiprocessing lets no daemonic process start others. Those
+    # that a task starts are in its group.
+    process._current_process = _MAIN_PROCESS  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _END),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _END),
+        after_in_child=_restore_signals,
+    )
+
+
+def _restore_signals() -> None:
+    """Let signals end a process that a task has forked: the handlers are the pool process's.
+
+    They were blocked, because Python loses a signal whose handler changes before it is called.
+    """
+    for number in _END:
+        if signal.getsignal(number) is _shutdown_cleanup:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
 
 
 def kill_with_subprocesses(pid: int) -> None:

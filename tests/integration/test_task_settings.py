@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
+from backend.db import connection
 from backend.errors import TaskError
+from backend.worker import retry
 from tests.integration.test_task_session import run_alone, sql
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from collections.abc import Mapping
 
+    from tests.integration.test_task_session import Action
+
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 SETTINGS = ["SET search_path TO nowhere", "SET LOCAL search_path TO nowhere", "RESET ALL"]
 
 
@@ -90,16 +98,66 @@ def test_what_outlasts_a_transaction_goes_with_its_connection(
         assert held.scalar_one() == 0
 
 
-def test_a_tasks_own_statement_may_take_as_long_as_the_task(service: sa.Engine) -> None:
+def limits(session: Session) -> list[str]:
+    """Return the limits of a transaction as PostgreSQL shows them."""
+    return [session.execute(sa.text(f"SHOW {name}")).scalar_one() for name in LIMITS]
+
+
+def test_the_limits_of_a_tasks_transaction_are_its_time_limit_and_end_with_it(
+    service: sa.Engine,
+) -> None:
     from backend.db import session
 
-    limits: list[object] = []
+    shown: list[list[str]] = []
+    assert run_alone(service, lambda own: shown.append(limits(own)), one_commit=False)[1] is None
+    with Session(session.engine()) as next_one:
+        shown.append(limits(next_one))
+    assert shown == [["1min"] * 3, ["10s", "5s", "10s"]]
 
-    def note(own: Session) -> None:
-        names = ("statement_timeout", "idle_in_transaction_session_timeout")
-        limits.extend(own.execute(sa.text(f"SHOW {name}")).scalar_one() for name in names)
 
-    assert run_alone(service, note, one_commit=False)[1] is None
-    with session.transaction() as connection:
-        limits.append(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
-    assert limits == ["1min", "1min", "10s"]
+@pytest.fixture
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the limits of connections as short as a test may take."""
+    for name in LIMITS:
+        monkeypatch.setitem(connection._SETTINGS, name, "200ms")
+
+
+def compute(session: Session) -> None:
+    """Do something else between two statements."""
+    session.execute(sa.text("SELECT 1"))
+    time.sleep(0.5)
+    session.execute(sa.text("SELECT 1"))
+
+
+def wait_for_a_lock(session: Session) -> None:
+    """Wait until another session gives up its lock."""
+    bind = session.get_bind()
+    with sa.create_engine(bind.engine.url).connect() as other:
+        other.execute(sa.text("SELECT pg_advisory_lock(7)"))
+        timer = threading.Timer(0.5, other.invalidate)
+        timer.start()
+        session.execute(sa.text("SELECT pg_advisory_xact_lock(7)"))
+        timer.join()
+
+
+SLOW: Mapping[str, Action] = {
+    "a statement": sql("SELECT pg_sleep(0.5)"),
+    "a pause between statements": compute,
+    "a lock": wait_for_a_lock,
+}
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("action", SLOW.values(), ids=SLOW)
+def test_a_task_may_take_its_time_in_its_transaction(service: sa.Engine, action: Action) -> None:
+    assert run_alone(service, action, one_commit=False)[1] is None
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("action", SLOW.values(), ids=SLOW)
+def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    """It holds up the others of its batch, which runs without it."""
+    monkeypatch.setattr(retry, "STORE_TIMEOUT", 1)
+    assert run_alone(service, action, one_commit=True)[1] is not None

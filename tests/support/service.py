@@ -10,7 +10,8 @@ from typing import Any
 
 from celery.signals import worker_ready
 
-import tests.support.tasks  # noqa: F401 - registers them
+import tests.support.process_tasks
+import tests.support.tasks  # noqa: F401 - each registers its tasks
 from backend.cli import main
 
 

@@ -1,0 +1,43 @@
+"""Processes that a task starts with multiprocessing or os.fork."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tests.support.process_tasks import FORKS, WAYS
+
+if TYPE_CHECKING:
+    from tests.support.stack import Stack
+
+MINUTE = 60.0
+
+
+def test_a_task_uses_multiprocessing_as_any_program_does(odd_stack: Stack) -> None:
+    stack = odd_stack
+    stack.start("api")
+    stack.start("worker")
+    methods = ["fork", "spawn", "forkserver"]
+    ways = [f"{way}, {method}" for way in WAYS for method in methods]
+    ids = {way: stack.post("/tasks/use_multiprocessing", {"way": way}) for way in ways}
+    results = {way: stack.state(task_id, wait=MINUTE)["result"] for way, task_id in ids.items()}
+    assert results == {
+        way: {"squares": [-15 if way.startswith("terminate") else 9]} for way in ways
+    }
+
+
+def test_a_fork_of_a_tasks_process_reports_nothing_and_leaves_its_connection_alone(
+    odd_stack: Stack,
+) -> None:
+    stack = odd_stack
+    stack.start("api")
+    worker = stack.start("worker")
+    ids = {way: stack.post("/tasks/fork", {"way": way}) for way in FORKS}
+    states = {way: stack.state(task_id, wait=MINUTE)["status"] for way, task_id in ids.items()}
+    assert states == dict.fromkeys(FORKS, "SUCCESS")
+    assert {stack.attempt(task_id) for task_id in ids.values()} == {1}
+    texts = [content for (content,) in stack.query("SELECT content FROM messages")]
+    assert texts == ["written by the task"] * len(FORKS)
+    succeeded = [line for line in worker.log.splitlines() if " succeeded" in line]
+    assert len(succeeded) == len(FORKS), "once each"
+    assert sys.platform != "linux" or len(worker.children()) == 2, "no process went on"
