@@ -6,13 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from backend.db import connection
 from backend.errors import TaskError
-from backend.worker import retry
 from tests.integration.test_task_session import run_alone, sql
 
 if TYPE_CHECKING:
@@ -131,12 +131,14 @@ def compute(session: Session) -> None:
 
 def wait_for_a_lock(session: Session) -> None:
     """Wait until another session gives up its lock."""
-    bind = session.get_bind()
-    with sa.create_engine(bind.engine.url).connect() as other:
-        other.execute(sa.text("SELECT pg_advisory_lock(7)"))
-        timer = threading.Timer(0.5, other.invalidate)
-        timer.start()
+    url = session.get_bind().engine.url.set(drivername="postgresql")
+    other = psycopg2.connect(url.render_as_string(hide_password=False))
+    other.cursor().execute("SELECT pg_advisory_lock(7)")
+    timer = threading.Timer(0.5, other.close)
+    timer.start()
+    try:
         session.execute(sa.text("SELECT pg_advisory_xact_lock(7)"))
+    finally:
         timer.join()
 
 
@@ -159,5 +161,7 @@ def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
 ) -> None:
     """It holds up the others of its batch, which runs without it."""
+    from backend.worker import retry
+
     monkeypatch.setattr(retry, "STORE_TIMEOUT", 1)
     assert run_alone(service, action, one_commit=True)[1] is not None
