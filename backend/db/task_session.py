@@ -38,7 +38,8 @@ class TaskSession(Session):
     _raw: TaskSafeConnection | None = None
 
     def __init__(self, time_limit: float | None = None) -> None:
-        super().__init__(engine(), expire_on_commit=False)
+        # Closed for good after its one transaction: a task may have kept it.
+        super().__init__(engine(), expire_on_commit=False, close_resets_only=False)
         self._policy = TransactionPolicy(settings=time_limit is not None)
         self._time_limit = time_limit
         # now() of the transaction. It identifies the transaction.

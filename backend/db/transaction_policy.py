@@ -116,6 +116,11 @@ class TaskSafeCursor(extensions.cursor):
         self._check(sql)
         super().copy_expert(sql, file, size)
 
+    def callproc(self, name: Any, parameters: Any = ()) -> Any:  # noqa: ANN401 - psycopg2's
+        """Call a function of PostgreSQL's. Raises TaskError."""
+        self._check(f"SELECT {name}()")
+        return super().callproc(name, parameters)
+
     def _check(self, sql: Any) -> None:  # noqa: ANN401 - str, bytes or Composable
         policy = self.connection.policy
         if policy is None or not policy.active:
@@ -133,6 +138,13 @@ class TaskSafeConnection(extensions.connection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.cursor_factory = TaskSafeCursor
+
+    def cursor(self, name: Any = None, cursor_factory: Any = None, **options: Any) -> Any:  # noqa: ANN401 - psycopg2's
+        """Return a cursor that asks the policy, of a class that a task may have chosen."""
+        if cursor_factory is None:
+            return super().cursor(name, **options)
+        safe = type(cursor_factory.__name__, (TaskSafeCursor, cursor_factory), {})
+        return super().cursor(name, safe, **options)
 
     def commit(self) -> None:
         """Commit. Raises TaskError."""
@@ -206,10 +218,12 @@ _OUTLASTS_TRANSACTION = re.compile(
     r"|pg_(?:try_)?advisory_lock(?:_shared)?\s*\()",
     re.IGNORECASE | re.DOTALL,
 )
-# Comments, and quoted text: a semicolon in them does not end a statement.
+# Comments, and quoted text: a semicolon in them does not end a statement. A comment may hold others;
+# what is left of it then ends with the last of these.
+_END_OF_STATEMENT = re.compile(r";|\*/")
 _COMMENTS_AND_QUOTED = re.compile(
     r"""(?P<comment>--[^\n]*+ | /\*.*?(?:\*/|\Z)) | \bE'(?:[^'\\]++|\\.|'')*+(?:'|\Z)
-    | '(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | \$(\w*+)\$.*?(?:\$\2\$|\Z)""",
+    | '(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | (?<![\w$])\$(\w*+)\$.*?(?:\$\2\$|\Z)""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 
@@ -219,7 +233,7 @@ def _scan(sql: str) -> _Found:
     """Return what a text of SQL does; it may hold several statements."""
     bare = _COMMENTS_AND_QUOTED.sub(lambda found: " " if found["comment"] else "''", sql)
     ends = sets = outlasts = None
-    for statement in bare.split(";"):
+    for statement in _END_OF_STATEMENT.split(bare):
         ends = ends or _ENDS.match(statement)
         sets = sets or _SETS.match(statement) or _SETS_BY_FUNCTION.search(statement)
         outlasts = outlasts or _OUTLASTS_TRANSACTION.match(statement)

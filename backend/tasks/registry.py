@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.types import PathType
 
 import backend.tasks
 from backend.db import ledger
@@ -88,6 +89,14 @@ MAX_ATTEMPTS = 1000
 # Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
 MAX_TIME_LIMIT = 2_000_000
 
+# Of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
+_FILE_CHECKS = (
+    PathType.validate_file,
+    PathType.validate_directory,
+    PathType.validate_new,
+    PathType.validate_socket,
+)
+
 _registered: dict[str, Task] = {}
 
 
@@ -150,12 +159,22 @@ def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
 
 
 def _check_model(name: str, model: type[BaseModel]) -> None:
-    """Raise RegistrationError if validation of the model depends on when it runs."""
+    """Raise RegistrationError if validation of the model depends on when or where it runs."""
     for schema in _schemas(model.__pydantic_core_schema__):
         if schema.get("now_op") == "future":
             raise RegistrationError(
                 f"task {name!r}: a time that must be in the future may be past when the task runs;"
                 " check it in the task"
+            )
+        if schema.get("type") == "generator":
+            raise RegistrationError(
+                f"task {name!r}: the items of an Iterable are validated only when they are read in"
+                " the task; declare a list"
+            )
+        if schema.get("function") in _FILE_CHECKS:
+            raise RegistrationError(
+                f"task {name!r}: the files of the API's machine may not be those of the worker's;"
+                " take a Path, and look for it in the task"
             )
         factory = schema.get("default_factory")
         if factory and not schema.get("default_factory_takes_data") and factory() != factory():

@@ -16,13 +16,13 @@ from backend.db import ledger
 from backend.db.task_session import TaskSession
 from backend.errors import StoreUnavailable, Superseded
 from backend.tasks.registry import Run, registered
-from backend.worker.call import as_json, call
+from backend.worker.call import Losses, as_json, call
 from backend.worker.outcomes import Ended
 from backend.worker.retry import retry_while_unavailable
 from backend.worker.unknown_tasks import Dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,10 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
     start = time.monotonic()
     report = Report()
     left = list(members)
+    losses = {member.task_id: Losses() for member in members}
     while left:
         try:
-            ended = retry_while_unavailable(lambda: _in_one_commit(worker, left))
+            ended = retry_while_unavailable(lambda: _in_one_commit(worker, left, losses))
         except _Culprit as culprit:
             left.remove(culprit.member)
             report.alone.append(culprit.member.task_id)
@@ -95,7 +96,9 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
     return report
 
 
-def _in_one_commit(worker: str, members: Sequence[Member]) -> list[Ended]:
+def _in_one_commit(
+    worker: str, members: Sequence[Member], losses: Mapping[str, Losses]
+) -> list[Ended]:
     attempts = {member.task_id: member.attempt for member in members}
     ended: list[Ended] = []
     results: dict[str, str] = {}
@@ -104,7 +107,7 @@ def _in_one_commit(worker: str, members: Sequence[Member]) -> list[Ended]:
         for member in members:
             if member.task_id not in claimed:
                 continue
-            text = _call(member, session)
+            text = _call(member, session, losses[member.task_id])
             results[member.task_id] = text
             ended.append(Ended(member.task_id, from_json(text), member.reply_to))
         if not ledger.succeed_together(session, attempts, results, worker, began):
@@ -113,13 +116,13 @@ def _in_one_commit(worker: str, members: Sequence[Member]) -> list[Ended]:
     return ended
 
 
-def _call(member: Member, session: TaskSession) -> str:
+def _call(member: Member, session: TaskSession, losses: Losses) -> str:
     """Return the member's value as JSON text. Raises _Culprit, StoreUnavailable."""
     spec = registered()[member.name]
     try:
         (arguments,) = member.args
         run = Run(member.task_id, member.attempt, session, one_commit=True)
-        with session.lent():
+        with session.lent(), losses:
             return as_json(call(spec, arguments, run))
     except StoreUnavailable:
         raise

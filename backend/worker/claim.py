@@ -28,7 +28,7 @@ from backend.errors import (
 )
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
-from backend.worker.call import as_json, call
+from backend.worker.call import Losses, as_json, call
 from backend.worker.outcomes import backoff, plain
 from backend.worker.retry import retry_while_unavailable
 from backend.worker.unknown_tasks import Dropped
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 # From this attempt on, losing PostgreSQL in the middle of a task costs an attempt: the task's own
 # statement may be what takes PostgreSQL down.
 FREE_ATTEMPTS = 100
+OWN_ROW = "The task changed its own row in the ledger"
 
 
 class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs only
@@ -74,9 +75,12 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
                 queue = self.request.delivery_info["routing_key"]
                 Dropped(attempt.worker, queue, [attempt.id]).record()
             raise Ignore from reason
-        except (StoreUnavailable, Superseded) as reason:
+        except StoreUnavailable as reason:
             logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
             raise Ignore from reason
+        except Superseded:
+            # Its writes were rolled back. If it counts all the same, it has changed its own row.
+            raise self._failed(attempt, TaskError(OWN_ROW), retry=False) from None
         except TaskError as error:
             raise self._failed(attempt, error, retry=False) from None
         except BaseException as error:
@@ -128,6 +132,7 @@ class Attempt:
         self.what = f"{spec.name}[{self.id}]"
         self.log = about(self.id, self.number)
         self._args, self._kwargs = args, kwargs
+        self._losses = Losses()
         self._claimed_by: str | None = None
 
     def run(self) -> Any:  # noqa: ANN401 - JSON
@@ -160,7 +165,12 @@ class Attempt:
                 )
 
         state = retry_while_unavailable(write)
-        logger.warning("%s: %s after an error: %s", self.what, state, plain(error), extra=self.log)
+        if state is None:
+            logger.warning("%s gave up: the ledger has moved on", self.what, extra=self.log)
+        else:
+            logger.warning(
+                "%s: %s after an error: %s", self.what, state, plain(error), extra=self.log
+            )
         return state
 
     def _claim(self) -> None:
@@ -212,7 +222,7 @@ class Attempt:
             began = self._claim_in(session)
             run = Run(self.id, self.number, session, one_commit=True)
             try:
-                with session.lent():
+                with session.lent(), self._losses:
                     result = call(self.spec, self._arguments(), run)
             except OperationalError as error:
                 raise StatementFailed(plain(error)) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2.sql
 import pytest
 import sqlalchemy as sa
+from psycopg2.extras import RealDictCursor
 from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -96,6 +97,16 @@ def with_connection(connection: Any) -> None:  # noqa: ANN401 - psycopg2's
         connection.cursor().execute("SELECT 1")
 
 
+def read_rows_as_dicts(connection: Any) -> None:  # noqa: ANN401 - psycopg2's
+    """Use psycopg2's other cursors."""
+    with connection.cursor(cursor_factory=RealDictCursor) as cursor:
+        cursor.execute("SELECT 1 AS a")
+        assert cursor.fetchall() == [{"a": 1}]
+    with connection.cursor("named") as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchall() == [(1,)]
+
+
 def own_transaction(session: Session) -> None:
     with Session(session.get_bind()) as own, own.begin():
         own.execute(sa.text("SELECT 1"))
@@ -145,6 +156,11 @@ ENDINGS: Mapping[str, Action] = {
     "behind a quote in a comment": sql("SELECT 1 /* it's */; COMMIT; SELECT 'a'"),
     "as bytes": execute(b"COMMIT"),
     "as psycopg2.sql": execute(psycopg2.sql.SQL("COMMIT")),
+    "behind a comment in a comment": sql("/* a /* b */ ; c */ COMMIT"),
+    "behind names with dollars": sql("SELECT 1 AS a$b$; COMMIT; SELECT 2 AS c$b$"),
+    "in a cursor of another class": raw(
+        lambda c: c.cursor(cursor_factory=RealDictCursor).execute("COMMIT")
+    ),
     "in executemany": raw(lambda c: c.cursor().executemany("COMMIT", [(), ()])),
     "a failed statement, swallowed": swallow(sql(str(DUPLICATE))),
     "a failed flush, swallowed": swallow(add_twice),
@@ -162,6 +178,7 @@ HARMLESS: Mapping[str, Action] = {
     "a word that begins alike": sql('SELECT 1 AS "commit"; WITH ending AS (SELECT 1) SELECT 1'),
     "CASE ... END": sql("SELECT CASE WHEN true THEN 1 END"),
     "a transaction of its own": own_transaction,
+    "other cursors": raw(read_rows_as_dicts),
 }
 
 
@@ -328,3 +345,12 @@ def test_objects_of_one_task_are_written_before_the_next_begins(
     ids, report = run_in_batch(service, monkeypatch, add)
     assert report.alone == [ids[CULPRIT]]
     assert len(report.succeeded) == SIZE - 1
+
+
+def test_a_session_that_a_task_has_kept_is_of_no_use_after_its_end(service: sa.Engine) -> None:
+    kept: list[Session] = []
+    for one_commit in (False, True):
+        assert run_alone(service, kept.append, one_commit=one_commit)[1] is None
+    for session in kept:
+        with pytest.raises(sa.exc.InvalidRequestError, match="closed"):
+            session.execute(sa.text("SELECT 1"))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db import connection
 from backend.errors import TaskError
-from tests.integration.test_task_session import run_alone, sql
+from tests.integration.test_task_session import raw, run_alone, sql
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,11 @@ def test_a_task_of_one_commit_cannot_change_what_the_next_one_would_meet(
 ) -> None:
     _, error = run_alone(service, sql(statement), one_commit=True)
     assert error is TaskError
+
+
+def test_a_task_of_one_commit_cannot_change_it_by_callproc(service: sa.Engine) -> None:
+    action = raw(lambda c: c.cursor().callproc("set_config", ["a.b", "", False]))
+    assert run_alone(service, action, one_commit=True)[1] is TaskError
 
 
 @pytest.mark.parametrize(

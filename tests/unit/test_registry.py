@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, Field, FutureDate, FutureDatetime, PastDate, create_model
+from pydantic import (
+    BaseModel,
+    DirectoryPath,
+    Field,
+    FilePath,
+    FutureDate,
+    FutureDatetime,
+    NewPath,
+    PastDate,
+    create_model,
+)
 from sqlalchemy.orm import Session
 
 import backend.tasks
@@ -16,8 +28,6 @@ from backend.tasks import registry
 from backend.tasks.registry import Run, task
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backend.tasks.registry import Function
 
 
@@ -171,10 +181,16 @@ CHANGING: dict[str, Any] = {
     "a random default": (UUID, Field(default_factory=uuid4)),
     "the time as default": (datetime, Field(default_factory=lambda: datetime.now(UTC))),
     "a default without equals": (Any, Field(default_factory=object)),
+    "a file that must exist": (FilePath, ...),
+    "a folder that must exist": (list[DirectoryPath], ...),
+    "a path that must not exist": (NewPath | None, None),
+    "items that are read later": (Iterable[int], ...),
 }
 STEADY: dict[str, Any] = {
     "a date in the past": (PastDate, ...),
     "an empty list": (list[int], Field(default_factory=list)),
+    "a path": (Path, ...),
+    "a sequence": (Sequence[int], ...),
     "a model": (Nothing, Field(default_factory=Nothing)),
     "a default of other fields": (int, Field(default_factory=len)),
 }

@@ -1,0 +1,98 @@
+"""Tasks that end their own attempt: by their row in the ledger, or by the loss of PostgreSQL."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from celery.exceptions import Ignore, Retry
+
+from backend.db import workers
+from backend.errors import ReportedError
+from tests.integration.test_ledger import submit, task
+from tests.integration.test_task_session import declare, run_in_batch, sql, waiting, written
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from tests.integration.test_task_session import Action
+
+both_kinds = pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
+
+
+def run_by_celery(
+    service: sa.Engine, action: Action, *, one_commit: bool
+) -> tuple[str, type[BaseException]]:
+    """Run an attempt of a task as Celery does; return its id and what Celery was told."""
+    from backend.worker.claim import LedgerTask
+
+    (task_id,) = submit(service)
+    with service.begin() as connection:
+        workers.renew(connection, "w", list)
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
+    spec = declare(action, task_id, one_commit=one_commit)
+    made: Any = type("Task", (LedgerTask,), {"name": "a", "spec": spec, "request": request})()
+    with pytest.raises((ReportedError, Retry, Ignore)) as ended:
+        made("{}")
+    return task_id, ended.type
+
+
+@both_kinds
+def test_a_task_that_changes_its_own_row_fails_and_changes_nothing(
+    service: sa.Engine, *, one_commit: bool
+) -> None:
+    task_id, ended = run_by_celery(service, sql("DELETE FROM tasks"), one_commit=one_commit)
+    assert ended is ReportedError
+    row = task(service, task_id)
+    assert (row["state"], written(service), waiting(service)) == ("FAILURE", [], [])
+    assert "its own row" in row["error"]
+
+
+def test_an_attempt_that_was_superseded_while_it_ran_is_dropped(service: sa.Engine) -> None:
+    def supersede(_session: Session) -> None:
+        with service.begin() as connection:
+            connection.exec_driver_sql("UPDATE tasks SET attempt = 2")
+
+    task_id, ended = run_by_celery(service, supersede, one_commit=False)
+    assert ended is Ignore
+    row = task(service, task_id)
+    assert (row["state"], row["attempt"], row["error"]) == ("STARTED", 2, None)
+    assert written(service) == []
+
+
+TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+def test_a_task_of_one_commit_that_breaks_each_of_its_connections_fails(
+    service: sa.Engine,
+) -> None:
+    """It would be tried again without end: PostgreSQL is there each time."""
+    task_id, ended = run_by_celery(service, TERMINATE, one_commit=True)
+    assert ended is Retry
+    row = task(service, task_id)
+    assert (row["state"], row["attempt"]) == ("RETRY", 2)
+
+
+def test_a_task_that_breaks_the_connection_of_its_batch_runs_alone(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, report = run_in_batch(service, monkeypatch, TERMINATE)
+    assert report.dropped == []
+    assert len(report.alone) == 1
+    assert sorted(report.succeeded) == written(service) == sorted(set(ids) - set(report.alone))
+
+
+def test_a_connection_that_is_lost_once_costs_nothing(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[int] = []
+
+    def lose(session: Session) -> None:
+        lost.append(1)
+        if len(lost) == 1:
+            session.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    ids, report = run_in_batch(service, monkeypatch, lose)
+    assert sorted(report.succeeded) == sorted(ids) == written(service)
