@@ -65,10 +65,15 @@ class Results(CeleryResults):
         return reading if owner is child and reading.gi_frame is not None else None
 
 
+# Seconds after a child's end was noticed, unless it was gone at once.
+LOOKS_AGAIN = (0.02, 0.1, 0.5)
+
+
 class Processes(AsynPool):
     """billiard's processes."""
 
     ResultHandler = Results
+    _pool: list[Any]
     _result_handler: Results
     _fileno_to_outq: dict[int, Any]
     _fileno_to_inq: dict[int, Any]
@@ -85,6 +90,16 @@ class Processes(AsynPool):
             if child.jobs_done >= self._maxtasksperchild:
                 return
         super().on_job_ready(job, i, obj, inqW_fd)  # type: ignore[misc]  # missing in the stubs
+
+    def _event_process_exit(self, hub: Any, proc: Any) -> None:  # noqa: ANN401 - kombu's, billiard's
+        """Look at a child whose pipe was closed, and again soon while it has not ended.
+
+        A process closes its files before it is gone. Celery would look next after up to 5 s.
+        """
+        super()._event_process_exit(hub, proc)  # type: ignore[misc]  # missing in the stubs
+        if proc in self._pool:
+            for seconds in LOOKS_AGAIN:
+                hub.call_later(seconds, self.maintain_pool)
 
     def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
         """End what a child that has ended had started, and take what it sent before.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.asynchronous import Hub
 
+from tests.support.waiting import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -179,3 +181,45 @@ def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatc
     assert pool.destroy_queues((), ended) == 1
     assert pool.destroy_queues((), child(6)) == 1
     assert pool._fileno_to_outq == {6: other}
+
+
+def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel closes the files of a process before its end can be asked for."""
+    from celery.concurrency.asynpool import AsynPool
+
+    from backend.worker.pool import LOOKS_AGAIN, Processes
+
+    looks: list[str] = []
+    pool = Processes.__new__(Processes)
+    ending, ended = SimpleNamespace(), SimpleNamespace()
+    pool._pool = [ending]
+    monkeypatch.setattr(AsynPool, "_event_process_exit", lambda *_: None)
+    monkeypatch.setattr(Processes, "maintain_pool", lambda _: looks.append("looked"))
+    for child in (ended, ending):
+        pool._event_process_exit(scene.hub, child)
+
+    def looked() -> bool:
+        scene.hub.fire_timers()
+        return len(looks) == len(LOOKS_AGAIN)
+
+    eventually(looked, 5, "it looks")
+
+
+def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.concurrency.asynpool import AsynPool
+
+    from backend.worker.pool import Processes
+
+    free: list[int] = []
+    monkeypatch.setattr(AsynPool, "on_job_ready", lambda *parts: free.append(parts[-1]))
+    pool = Processes.__new__(Processes)
+    pool._fileno_to_inq = {5: SimpleNamespace(), 6: SimpleNamespace()}
+    pool._maxtasksperchild = 2
+    for pipe in (5, 6, 5):
+        pool.on_job_ready(0, 0, None, pipe)
+    assert free == [5, 6]
+    pool._maxtasksperchild = None
+    pool.on_job_ready(0, 0, None, 5)
+    assert free == [5, 6, 5], "there is no limit"
