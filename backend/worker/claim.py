@@ -199,23 +199,34 @@ class Attempt:
         return began
 
     def _enter(self, connection: Executor) -> datetime | None:
+        try:
+            arguments = self._arguments()
+        except TaskError:
+            arguments = "null"  # a row for the error, which the call will raise
         new = ledger.Submission(
-            self.id, self.spec.name, self._arguments(), self.spec.max_attempts, self.reply_to
+            self.id, self.spec.name, arguments, self.spec.max_attempts, self.reply_to
         )
         return ledger.enter(connection, new, self.worker)
 
     def _arguments(self) -> str:
         """Return the message's arguments as JSON text: the only argument of a message of ours.
 
-        Other programs send them by name, or by position in the model's order.
+        Other programs send them by name, or by position in the model's order. Raises TaskError for
+        a number of theirs that JSON lacks.
         """
         if not self.foreign:
             (text,) = self._args
             return str(text)
+        arguments: object
         if issubclass(self.spec.arguments, RootModel):
-            return json.dumps(self._args[0])
-        by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
-        return json.dumps({**dict(by_name), **self._kwargs})
+            arguments = self._args[0] if self._args else self._kwargs
+        else:
+            by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
+            arguments = {**dict(by_name), **self._kwargs}
+        try:
+            return json.dumps(arguments, allow_nan=False)
+        except ValueError as error:
+            raise TaskError("The arguments do not fit: JSON has no NaN and no infinity") from error
 
     def _in_one_commit(self) -> Any:  # noqa: ANN401 - JSON
         with TaskSession() as session:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from celery.exceptions import Ignore, Retry
+from pydantic import RootModel
 
 from backend.db import workers
 from backend.errors import ReportedError
+from backend.tasks.registry import Task
 from tests.integration.test_ledger import submit, task
 from tests.integration.test_task_session import declare, run_in_batch, sql, waiting, written
 
@@ -60,6 +63,25 @@ def test_an_attempt_that_was_superseded_while_it_ran_is_dropped(service: sa.Engi
     row = task(service, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("STARTED", 2, None)
     assert written(service) == []
+
+
+@both_kinds
+@pytest.mark.parametrize("arguments", [(float("nan"),), ([1, float("inf")],), ()])
+def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
+    service: sa.Engine, arguments: tuple[object, ...], *, one_commit: bool
+) -> None:
+    """`celery call` and Flower send what they are given; no message of ours gets there."""
+    from backend.worker.claim import LedgerTask
+
+    with service.begin() as connection:
+        workers.renew(connection, "w", list)
+    task_id = str(uuid4())
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None)
+    spec = Task("a_task", lambda args, _run: args, RootModel[list[float]], 5, 60, one_commit)
+    made: Any = type("Task", (LedgerTask,), {"name": "a", "spec": spec, "request": request})()
+    with pytest.raises(ReportedError, match="The arguments do not fit"):
+        made(*arguments)
+    assert task(service, task_id)["state"] == "FAILURE"
 
 
 TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -193,7 +193,7 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
 
     looks: list[str] = []
     pool = Processes.__new__(Processes)
-    ending, ended = SimpleNamespace(), SimpleNamespace()
+    ending, ended = SimpleNamespace(pid=1), SimpleNamespace(pid=2)
     pool._pool = [ending]
     monkeypatch.setattr(AsynPool, "_event_process_exit", lambda *_: None)
     monkeypatch.setattr(Processes, "maintain_pool", lambda _: looks.append("looked"))
