@@ -139,7 +139,12 @@ class TaskSafeConnection(extensions.connection):
         super().__init__(*args, **options)
         self.cursor_factory = TaskSafeCursor
 
-    def cursor(self, name: Any = None, cursor_factory: Any = None, **options: Any) -> Any:  # noqa: ANN401 - psycopg2's
+    def cursor(  # type: ignore[override]  # overloaded in the stubs
+        self,
+        name: Any = None,  # noqa: ANN401 - psycopg2's
+        cursor_factory: Any = None,  # noqa: ANN401 - the same
+        **options: Any,
+    ) -> Any:  # noqa: ANN401 - the same
         """Return a cursor that asks the policy, of a class that a task may have chosen."""
         if cursor_factory is None:
             return super().cursor(name, **options)
@@ -218,9 +223,9 @@ _OUTLASTS_TRANSACTION = re.compile(
     r"|pg_(?:try_)?advisory_lock(?:_shared)?\s*\()",
     re.IGNORECASE | re.DOTALL,
 )
-# Comments, and quoted text: a semicolon in them does not end a statement. A comment may hold others;
-# what is left of it then ends with the last of these.
+# A comment may hold others. What is left of it then ends with the last of these.
 _END_OF_STATEMENT = re.compile(r";|\*/")
+# Comments, and quoted text: a semicolon in them does not end a statement.
 _COMMENTS_AND_QUOTED = re.compile(
     r"""(?P<comment>--[^\n]*+ | /\*.*?(?:\*/|\Z)) | \bE'(?:[^'\\]++|\\.|'')*+(?:'|\Z)
     | '(?:[^']++|'')*+(?:'|\Z) | "(?:[^"]++|"")*+(?:"|\Z) | (?<![\w$])\$(\w*+)\$.*?(?:\$\2\$|\Z)""",

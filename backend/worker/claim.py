@@ -211,18 +211,15 @@ class Attempt:
     def _arguments(self) -> str:
         """Return the message's arguments as JSON text: the only argument of a message of ours.
 
-        Other programs send them by name, or by position in the model's order. Raises TaskError for
-        a number of theirs that JSON lacks.
+        Other programs send them by name, or by position in the model's order. Raises TaskError.
         """
         if not self.foreign:
             (text,) = self._args
             return str(text)
-        arguments: object
-        if issubclass(self.spec.arguments, RootModel):
-            arguments = self._args[0] if self._args else self._kwargs
-        else:
-            by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
-            arguments = {**dict(by_name), **self._kwargs}
+        by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
+        arguments: object = {**dict(by_name), **self._kwargs}
+        if self._args and issubclass(self.spec.arguments, RootModel):
+            arguments = self._args[0]
         try:
             return json.dumps(arguments, allow_nan=False)
         except ValueError as error:

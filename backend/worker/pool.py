@@ -89,7 +89,7 @@ class Processes(AsynPool):
             child.jobs_done = getattr(child, "jobs_done", 0) + 1
             if child.jobs_done >= self._maxtasksperchild:
                 return
-        super().on_job_ready(job, i, obj, inqW_fd)  # type: ignore[misc]  # missing in the stubs
+        super().on_job_ready(job, i, obj, inqW_fd)
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:  # noqa: ANN401 - kombu's, billiard's
         """Look at a child whose pipe was closed, and again soon while it has not ended.

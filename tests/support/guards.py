@@ -1092,6 +1092,73 @@ GUARDS = [
         "tests/acceptance/test_clients.py::test_what_cannot_end_when_the_api_stops_is_answered_503"
         "_without_a_traceback",
     ),
+    Guard(
+        "9: a fork of a task's process ends and reports nothing",
+        "backend/worker/call.py",
+        "        if os.getpid() != pid:\n            _end_fork()\n",
+        "        pass\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
+        "_and_leaves_its_connection_alone",
+    ),
+    Guard(
+        "9: a fork of a task's process leaves its connection alone",
+        "backend/db/transaction_policy.py",
+        "        return os.getpid() != self._pid\n",
+        "        return False\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
+        "_and_leaves_its_connection_alone",
+    ),
+    Guard(
+        "a task may use multiprocessing",
+        "backend/worker/subprocesses.py",
+        "    process._current_process = _MAIN_PROCESS",
+        "    process._not_current = _MAIN_PROCESS",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_task_uses_multiprocessing_as_any_program"
+        "_does",
+    ),
+    Guard(
+        "a task that breaks its connection each time is not tried without end",
+        "backend/worker/call.py",
+        "            if self._count >= LOSSES:\n",
+        "            if self._count < 0:\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a task that changes its own row is not tried without end",
+        "backend/worker/claim.py",
+        "            raise self._failed(attempt, TaskError(OWN_ROW), retry=False) from None\n",
+        "            raise Ignore from None\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a session that a task has kept is closed",
+        "backend/db/task_session.py",
+        ", close_resets_only=False",
+        "",
+        "tests/integration/test_task_session.py::test_a_session_that_a_task_has_kept_is_of_no_use"
+        "_after_its_end",
+    ),
+    Guard(
+        "the limits of a task's transaction are its time limit",
+        "backend/db/task_session.py",
+        "        if self._time_limit is not None:\n",
+        "        if self._time_limit is not None and self.began is not None:\n",
+        "tests/integration/test_task_settings.py::test_a_task_may_take_its_time_in_its_transaction",
+    ),
+    Guard(
+        "a child's end is noticed soon",
+        "backend/worker/pool.py",
+        "        if proc in self._pool:\n",
+        "        if proc is None:\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "a child that is about to leave gets no job",
+        "backend/worker/pool.py",
+        "            if child.jobs_done >= self._maxtasksperchild:\n                return\n",
+        "",
+        "tests/unit/test_pool.py",
+    ),
 ]
 
 

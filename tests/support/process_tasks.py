@@ -78,7 +78,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def _by_process(context: Any) -> list[int]:
+def _by_process(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
     queue = context.SimpleQueue()
     process = context.Process(target=_put_square, args=(queue, 3))
     process.start()
@@ -87,22 +87,22 @@ def _by_process(context: Any) -> list[int]:
     return [result]
 
 
-def _put_square(queue: Any, number: int) -> None:
+def _put_square(queue: Any, number: int) -> None:  # noqa: ANN401 - the same
     queue.put(square(number))
 
 
-def _by_pool(context: Any) -> list[int]:
+def _by_pool(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
     with context.Pool(2) as pool:
         result: list[int] = pool.map(square, [3])
     return result
 
 
-def _by_executor(context: Any) -> list[int]:
+def _by_executor(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
     with ProcessPoolExecutor(2, mp_context=context) as executor:
         return list(executor.map(square, [3]))
 
 
-def _terminated(context: Any) -> list[int]:
+def _terminated(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
     process = context.Process(target=time.sleep, args=(60,))
     process.start()
     process.terminate()

@@ -45,6 +45,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (found.api_host, found.api_port, found.api_workers) == ("127.0.0.1", 8060, 1)
     assert (found.flower_port, found.flower_basic_auth) == (5555, None)
     assert found.worker_concurrency == os.cpu_count()
+    assert (found.max_tasks_per_child, found.max_memory_per_child) == (None, None)
     assert found.log_level == "INFO"
     assert found.queue_prefix == ""
 
@@ -114,6 +115,10 @@ NONSENSE = [
     ("FORWARDED_ALLOW_IPS", "127.0.0.1:8060"),
     ("WORKER_CONCURRENCY", "0"),
     ("WORKER_CONCURRENCY", "many"),
+    ("MAX_TASKS_PER_CHILD", "0"),
+    ("MAX_TASKS_PER_CHILD", "hidden"),
+    ("MAX_MEMORY_PER_CHILD", "-1"),
+    ("MAX_MEMORY_PER_CHILD", "500M"),
     ("LOG_LEVEL", "hidden"),
     ("LOG_LEVEL", "20"),
 ]
