@@ -7,6 +7,7 @@ reading from the children. Celery handles that only when a worker stops
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from backend.worker import subprocesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 
 class Results(CeleryResults):
@@ -74,7 +77,10 @@ class Processes(AsynPool):
 
     ResultHandler = Results
     _pool: list[Any]
+    _queues: dict[Any, Any]
+    _registered_with_event_loop: bool
     _result_handler: Results
+    _fork_failed = False
     _fileno_to_outq: dict[int, Any]
     _fileno_to_inq: dict[int, Any]
     _maxtasksperchild: int | None
@@ -90,6 +96,25 @@ class Processes(AsynPool):
             if child.jobs_done >= self._maxtasksperchild:
                 return
         super().on_job_ready(job, i, obj, inqW_fd)
+
+    def _create_worker_process(self, i: int) -> Any:  # noqa: ANN401 - billiard's Process
+        """Start a child; None where the machine has no room for one at the moment.
+
+        Celery would end the worker, with all that it runs. The next look at all children tries it
+        again.
+        """
+        try:
+            made = super()._create_worker_process(i)
+        except OSError as error:
+            if not self._registered_with_event_loop:  # the worker is starting
+                raise
+            self._process_cleanup_queues(self._pool.pop())  # type: ignore[attr-defined]  # missing in the stubs
+            if not self._fork_failed:
+                logger.warning("no process can be started; tried again soon: %s", error.strerror)
+            self._fork_failed = True
+            return None
+        self._fork_failed = False
+        return made
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:  # noqa: ANN401 - kombu's, billiard's
         """Look at a child whose pipe was closed, and again soon while it has not ended.

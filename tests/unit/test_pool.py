@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import select
@@ -223,3 +224,31 @@ def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPa
     pool._maxtasksperchild = None
     pool.on_job_ready(0, 0, None, 5)
     assert free == [5, 6, 5], "there is no limit"
+
+
+def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from celery.concurrency.asynpool import AsynPool
+
+    from backend.worker.pool import Processes
+
+    pool = Processes.__new__(Processes)
+    other, queues = SimpleNamespace(pid=1, dead=False), ("its", "queues")
+    pool._pool, pool._queues = [other], {queues: None}
+
+    def fail(_pool: object, _index: int) -> None:
+        made = SimpleNamespace(pid=None, dead=False)
+        pool._pool.append(made)
+        pool._queues[queues] = made
+        raise BlockingIOError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(AsynPool, "_create_worker_process", fail)
+    with pytest.raises(OSError, match="no room"):
+        pool._create_worker_process(1)
+    pool._pool.pop()
+    pool._registered_with_event_loop = True
+    for _ in range(2):
+        assert pool._create_worker_process(1) is None
+    assert (pool._pool, pool._queues) == ([other], {queues: None})
+    assert len(caplog.messages) == 1
