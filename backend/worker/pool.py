@@ -104,7 +104,7 @@ class Processes(AsynPool):
         again.
         """
         try:
-            made = super()._create_worker_process(i)
+            made = super()._create_worker_process(i)  # type: ignore[misc]  # missing in the stubs
         except OSError as error:
             if not self._registered_with_event_loop:  # the worker is starting
                 raise
