@@ -18,9 +18,9 @@ from multiprocessing import process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend import watcher
-
 from billiard.common import _shutdown_cleanup  # type: ignore[attr-defined]  # not in the stubs
+
+from backend import watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
