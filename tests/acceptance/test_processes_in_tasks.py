@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from tests.support.process_tasks import FORKS, WAYS
@@ -38,6 +37,4 @@ def test_a_fork_of_a_tasks_process_reports_nothing_and_leaves_its_connection_alo
     assert {stack.attempt(task_id) for task_id in ids.values()} == {1}
     texts = [content for (content,) in stack.query("SELECT content FROM messages")]
     assert texts == ["written by the task"] * len(FORKS)
-    succeeded = [line for line in worker.log.splitlines() if " succeeded" in line]
-    assert len(succeeded) == len(FORKS), "once each"
-    assert sys.platform != "linux" or len(worker.children()) == 2, "no process went on"
+    assert len(worker.children()) == 2, "no process of a worker of two went on"
