@@ -48,6 +48,7 @@ _RULES: Final = (
         "delete it while no task waits in it, or name another virtual host in CELERY_BROKER_URL",
         lasting=True,
     ),
+    _Rule("NotFound", "", "has lost a queue or exchange of ours", "it is made again"),
     _Rule("AuthenticationError", "", *_LOGIN),
     _Rule("AuthenticationWrongNumberOfArgsError", "", *_LOGIN),
     _Rule("NoPermissionError", "", *_PERMISSION),

@@ -55,6 +55,9 @@ every_text_fits = True
 class OptionsDropped(psycopg2.OperationalError):
     """A pooler drops what DATABASE_URL has as options, such as a search_path."""
 
+    def __init__(self) -> None:
+        super().__init__("a connection pooler drops its options")
+
 
 def arguments(
     url: sqlalchemy.URL, name: str, changed: Mapping[str, str] = MappingProxyType({})
@@ -104,20 +107,11 @@ def connect(
         if "options" not in str(error):
             raise
         if needed:
-            raise _dropped() from error
+            raise OptionsDropped() from error
         made = dialect.connect(*positional, **without)
         _refused = True
     _check_once(made, needed=needed)
     return made
-
-
-def _dropped() -> OptionsDropped:
-    text = (
-        "a connection pooler drops the options in DATABASE_URL: remove them there, and set them for"
-        " the role (ALTER ROLE ... IN DATABASE ... SET search_path = ...)"
-    )
-    log_once(text)
-    return OptionsDropped(text)
 
 
 @cache
@@ -154,7 +148,7 @@ def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
             cursor.execute(_CHECK, [_MARK, json.dumps(_SETTINGS)])
             fsync, synchronous_commit, mark, missing = cursor.fetchone()
         if needed and not mark:
-            raise _dropped()
+            raise OptionsDropped()
         made.autocommit = False
     except psycopg2.Error:
         _checked = False

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from backend.db import workers
 from backend.db.connection import OptionsDropped
+from backend.db.outage import explain
 from backend.db.session import encoding_faults, engine, single, store_errors, unlimited
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.settings import SettingsError
@@ -59,7 +60,7 @@ def upgrade() -> None:
     except StoreUnavailable as error:
         cause = getattr(error.__cause__, "orig", error.__cause__)
         if isinstance(cause, OptionsDropped):
-            raise SettingsError(str(cause)) from error
+            raise SettingsError(explain(cause).line) from error
         raise
 
 

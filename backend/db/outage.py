@@ -92,6 +92,13 @@ _RULES: Final = (
         "look for locks and slow statements in it",
         _PARTLY_QUIET,
     ),
+    _Rule(
+        "",
+        "pooler drops its options",
+        "cannot be used with this DATABASE_URL",
+        "remove the options there, and set them for the role (ALTER ROLE ... IN DATABASE ... SET"
+        " search_path = ...)",
+    ),
     _Rule("", "SSL", "fails to agree on TLS", "check sslmode in DATABASE_URL"),
 )
 _AWAY: Final = _Rule("", "", "cannot be reached", "start it, or check DATABASE_URL")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 SEARCH_PATH = "options=-csearch_path%3Djobs"
+DROPPED = (
+    "PostgreSQL cannot be used with this DATABASE_URL (a connection pooler drops its options):"
+)
 IN_JOBS = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename IN ('tasks', 'messages')"
 
 
@@ -38,10 +41,14 @@ def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
 
 
 def migrated(url: str) -> tuple[int, str]:
-    """Run `tasks-api migrate` on a database; return its exit code and what it printed."""
+    """Run `tasks-api migrate` on a database; return its exit code and what it printed.
+
+    Without the lines of the revisions that it has applied.
+    """
     process = migrate(url)
     output, _ = process.communicate(timeout=100)
-    return process.returncode, output
+    rest = [line for line in output.splitlines(keepends=True) if "applied revision" not in line]
+    return process.returncode, "".join(rest)
 
 
 @pytest.fixture
@@ -119,15 +126,15 @@ def test_options_that_a_pooler_drops_are_an_error_even_if_the_role_has_all_limit
     through = f"{pooler.through(url)}?{SEARCH_PATH}"
     code, said = migrated(through)
     assert (code, execute(url, IN_JOBS)) == (1, [])
-    assert said.splitlines()[-1].startswith("tasks-api: a connection pooler drops the options in")
-    assert "PostgreSQL cannot be reached" not in said, "it is not waited for"
+    assert said.splitlines()[-1].startswith(f"tasks-api: {DROPPED}")
+    assert "waiting for" not in said
     with Stack(f"{url}?{SEARCH_PATH}", rabbitmq.url, tmp_path) as stack:
         stack.database_url = through
         api = stack.start("api")
         with stack.client() as client:
             for _ in range(2):
                 assert client.post("/tasks/", json={"content": "Hello"}).status_code == 503
-        assert api.log.count("a connection pooler drops the options") == 1
+        assert api.log.count(DROPPED) == 1
         assert "Traceback" not in api.log
 
 

@@ -39,7 +39,7 @@ CHURN = [
 ]
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
-    "take": (outbox._TAKE, {"limit": 500, "bundled": []}),
+    "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES, "bundled": []}),
     "published": (outbox._PUBLISHED, {}),
     "republish": (outbox._REPUBLISH, {"limit": 10, "bundled": False}),
     "republish overtaken": (outbox._REPUBLISH_OVERTAKEN, {"limit": 10}),

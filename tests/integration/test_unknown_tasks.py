@@ -127,7 +127,7 @@ def test_a_batch_looks_up_what_it_drops(
 ) -> None:
     from backend.worker.batch import Member, run_batch
 
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "backend.worker.batch")
     again = put(service, "SUCCESS")
     (mine,) = submit(service)
     theirs = str(uuid4())

@@ -25,6 +25,7 @@ def only_our_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[Path, Path]]:
     """Give the two `.env` files, not yet there, and nothing of the machine's own settings."""
+    before = dict(os.environ)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in GOOD.items():
@@ -32,7 +33,6 @@ def only_our_environment(
     files = (tmp_path / "root.env", tmp_path / "backend.env")
     monkeypatch.setattr("backend.settings.ENV_FILES", files)
     settings.cache_clear()
-    before = dict(os.environ)
     yield files
     settings.cache_clear()
     os.environ.clear()
