@@ -107,7 +107,7 @@ def connect(
         if "options" not in str(error):
             raise
         if needed:
-            raise OptionsDropped() from error
+            raise OptionsDropped from error
         made = dialect.connect(*positional, **without)
         _refused = True
     _check_once(made, needed=needed)
@@ -148,7 +148,7 @@ def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
             cursor.execute(_CHECK, [_MARK, json.dumps(_SETTINGS)])
             fsync, synchronous_commit, mark, missing = cursor.fetchone()
         if needed and not mark:
-            raise OptionsDropped()
+            raise OptionsDropped
         made.autocommit = False
     except psycopg2.Error:
         _checked = False

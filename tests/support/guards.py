@@ -1034,7 +1034,7 @@ GUARDS = [
     Guard(
         "options that a pooler drops are an error",
         "backend/db/connection.py",
-        "        if needed and not mark:\n            raise OptionsDropped()\n",
+        "        if needed and not mark:\n            raise OptionsDropped\n",
         "",
         "tests/acceptance/test_databases.py::test_options_that_a_pooler_drops_are_an_error_even_if"
         "_the_role_has_all_limits",
