@@ -6,6 +6,7 @@ wrong, and the reason is above. Later ends are accidents: it is started again, w
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -35,6 +36,9 @@ POLL_SECONDS = 0.1
 # The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a minute.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 STEADY_SECONDS = 60.0
+
+# How long what is degraded, such as a missing worker, may delay the first addresses.
+DEGRADED_SECONDS = 30.0
 
 READY = "Tasks API is ready"
 PROCESSES: Final = ("api", "worker", "flower")
@@ -235,12 +239,22 @@ def run(output: Output, held: Sequence[int]) -> int:
 
 
 def _announce(supervisor: Supervisor, output: Output) -> None:
-    """Print addresses and a first command once everything answers."""
+    """Print addresses and a first command once everything answers.
+
+    What is degraded at the start mostly ends within seconds; what does not is logged.
+    """
     api = f"http://{settings().own_host}:{settings().api_port}"
     flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
-    while not (_answers(f"{api}/health/ready", '"degraded":[]') and _answers(flower)):
+    patience = time.monotonic() + DEGRADED_SECONDS
+    while (
+        (degraded := _degraded(f"{api}/health/ready")) is None
+        or (degraded and time.monotonic() < patience)
+        or not _answers(flower)
+    ):
         time.sleep(0.2)
     supervisor.ready.set()
+    for fault in degraded:
+        logger.warning("degraded: %s", fault)
     pages = {"API": api, "Swagger": f"{api}/docs", "ReDoc": f"{api}/redoc", "Flower": flower}
     first = (
         f"curl -X POST {api}/tasks/ "
@@ -260,12 +274,22 @@ def _announce(supervisor: Supervisor, output: Output) -> None:
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _answers(url: str, text: str = "") -> bool:
-    """Return whether a page answers, with the text in it; a login page is an answer too."""
+def _degraded(url: str) -> list[str] | None:
+    """Return what the API's readiness names as degraded; None while it is not ready."""
     try:
         with _DIRECT.open(url, timeout=1) as answer:
-            return text in answer.read().decode(errors="replace")
+            degraded: list[str] = json.load(answer)["degraded"]
+            return degraded
+    except (OSError, ValueError):
+        return None
+
+
+def _answers(url: str) -> bool:
+    """Return whether a page answers; a login page does too."""
+    try:
+        with _DIRECT.open(url, timeout=1):
+            return True
     except urllib.error.HTTPError as error:
-        return error.code == 401 and not text  # noqa: PLR2004 - Flower with basic auth
+        return error.code == 401  # noqa: PLR2004 - Flower with basic auth
     except OSError:
         return False
