@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from backend.broker_errors import broker
+from backend.db.outage import postgresql
 from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack
 
@@ -38,6 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def thorough(pytestconfig: pytest.Config) -> bool:
     """Tell whether the tests may take their time."""
     return bool(pytestconfig.getoption("thorough"))
+
+
+@pytest.fixture(autouse=True)
+def _no_outage() -> None:
+    """Forget what a test before has reported of the servers."""
+    for outage in (broker, postgresql):
+        outage._forget()
 
 
 @pytest.hookimpl(tryfirst=True)

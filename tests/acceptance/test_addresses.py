@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import httpx
 
+from backend.supervisor import READY
 from tests.support.ports import free_port
 from tests.support.stack import ROOT, Stack
 from tests.support.waiting import eventually
@@ -36,13 +37,13 @@ def test_the_banner_comes_though_a_proxy_is_named_and_each_address_answers(
     }
     up = stack.launch("up", environment=settings)
 
-    def ready() -> bool:
+    def banner() -> dict[str, str] | None:
         assert up.popen.poll() is None, up.log
-        return "Stop with Ctrl+C" in up.log
+        lines = [line for line in up.log.splitlines() if READY in line]
+        return json.loads(lines[0]) if lines else None
 
-    eventually(ready, MINUTE, "the banner comes")
-    addresses = re.findall(r"^  \w+ +(http://\S+)$", up.log, re.MULTILINE)
-    assert len(addresses) == 4
+    found = eventually(banner, MINUTE, "the banner comes")
+    addresses = [found[name] for name in ("api", "swagger", "redoc", "flower")]
     for address in addresses:
         assert address.startswith("http://127.0.0.2:")
         assert httpx.get(address, auth=AUTH).status_code == 200, address

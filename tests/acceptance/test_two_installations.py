@@ -202,6 +202,7 @@ def outside(stack: Stack) -> Any:  # noqa: ANN401 - the stubs lack half of it
     prefix = stack.environment["QUEUE_PREFIX"]
     app = celery.Celery(broker=stack.broker_url)
     app.conf.update(control_exchange=f"{prefix}celery", event_exchange=f"{prefix}celeryev")
+    app.conf.broker_pool_limit = 0  # a pool may have a connection to an earlier server of this port
     return app
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.broker_errors import broker
 from backend.settings import settings
 
 if TYPE_CHECKING:
@@ -22,9 +21,3 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.cache_clear()
     yield
     settings.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _no_outage() -> None:
-    """Forget what a test before has reported of the broker."""
-    broker._forget()
