@@ -155,7 +155,7 @@ def test_a_worker_that_gets_another_installations_messages_says_so_once_and_heal
 def test_installations_with_different_prefixes_share_nothing(
     apart: Stacks, broker: RabbitMQ | Redis
 ) -> None:
-    (here,), (there,) = (outside(stack).control.inspect().ping() for stack in apart)
+    (here,), (there,) = map(pinged, apart)
     assert here != there
     with listening(apart[0]) as ours, listening(apart[1]) as theirs:
         # The last of the first's own events come after all of the second's.
@@ -190,7 +190,9 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
     )
     assert listed == expected
     assert busy in celery_command(stack, "inspect", "active", "--json")
-    outside(stack).control.revoke(busy, terminate=True)
+    app = outside(stack)
+    with app.connection_for_write() as connection:
+        app.control.revoke(busy, terminate=True, connection=connection)
     assert stack.state(busy, wait=MINUTE)["status"] == "REVOKED"
     url = f"{stack.url}/tasks/{called}"
     eventually(lambda: httpx.get(url).status_code == 200, 10, "it is entered in the ledger")
@@ -202,8 +204,16 @@ def outside(stack: Stack) -> Any:  # noqa: ANN401 - the stubs lack half of it
     prefix = stack.environment["QUEUE_PREFIX"]
     app = celery.Celery(broker=stack.broker_url)
     app.conf.update(control_exchange=f"{prefix}celery", event_exchange=f"{prefix}celeryev")
-    app.conf.broker_pool_limit = 0  # a pool may have a connection to an earlier server of this port
     return app
+
+
+def pinged(stack: Stack) -> dict[str, object]:
+    """Return the answers of the workers that another program reaches."""
+    app = outside(stack)
+    # Not one of a pool, which may be of an earlier server on this port.
+    with app.connection_for_write() as connection:
+        answers: dict[str, object] = app.control.inspect(connection=connection).ping()
+        return answers
 
 
 class Listener:
