@@ -160,7 +160,7 @@ app.backend_cls = _backend_class()
 app.conf.update(_CONF)
 
 _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker raises that is away, refuses something or does not answer; see broker_errors.py.
+# What a broker raises that is away, refuses something or does not answer; see broker_outage.py.
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.connection_errors,
     *_broker.channel_errors,
@@ -200,7 +200,7 @@ def connect(
 @setup_logging.connect
 def _keep_our_logging(**_: object) -> None:
     """Keep Celery from setting up logs of its own, in workers and in its commands."""
-    set_up_logging(settings().log_level)
+    set_up_logging(settings().log_level, "worker")
 
 
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'

@@ -69,7 +69,7 @@ def up() -> None:
         signal.signal(number, signal.default_int_handler)
     found = read()
     output = Output()
-    set_up_logging(found.log_level, output)
+    set_up_logging(found.log_level, stream=output)
     registered()  # a task that is declared wrongly is said before anything starts
     with lifetime.alone(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
@@ -154,7 +154,7 @@ def worker() -> None:
     from backend.worker import subprocesses
 
     subprocesses.start_cleaner()  # before Celery starts its threads
-    set_up_logging(settings().log_level)  # before the lease's thread has something to say
+    set_up_logging(settings().log_level, "worker")  # before the lease's thread has something to say
     from backend.celery_app import app
 
     # Eight lines against running as root, for the sake of pickle, which we do not take.
@@ -178,7 +178,7 @@ def relay() -> None:
     """Publish what the API accepts, and what was lost on the way."""
     from backend.relay.relay import Relay
 
-    set_up_logging(settings().log_level)
+    set_up_logging(settings().log_level, "relay")
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
@@ -203,7 +203,7 @@ def flower() -> None:
     for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):
         os.environ.pop(name, None)
     options = [f"--port={settings().flower_port}", f"--address={settings().api_host}"]
-    set_up_logging(settings().log_level)
+    set_up_logging(settings().log_level, "flower")
     options += ["--purge_offline_workers=300", "--natural_time=False", "--logging=none"]
     if settings().flower_basic_auth:
         options.append(f"--basic_auth={settings().flower_basic_auth}")

@@ -97,7 +97,10 @@ class TooManyWaiting(HTTPError):
 
 
 class TextNotStorable(HTTPError):
-    """A text has a character that the database's encoding lacks."""
+    """A text has a character that the database's encoding lacks.
+
+    Without Retry-After: the same request fails until there is a database with another encoding.
+    """
 
     status = 503
 

@@ -13,7 +13,7 @@ import flower.app
 from celery.events import EventReceiver
 from flower.events import Events
 
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, app, connect
 
 HEARTBEAT_SECONDS = 10
@@ -24,8 +24,8 @@ class _Receiver(EventReceiver):
 
     def on_iteration(self) -> None:
         """Note that the broker is read; called before each read."""
-        if self._reads and broker.failing:
-            broker.succeeded("events")
+        if self._reads and broker_outage.failing:
+            broker_outage.succeeded("events")
         self._reads += 1
 
 
@@ -36,7 +36,7 @@ class _Events(Events):  # type: ignore[misc]  # Flower has no types
             try:
                 self._capture()
             except BROKER_ERRORS as error:
-                time.sleep(broker.failed("events", explain(error)))
+                time.sleep(broker_outage.failed(explain(error), "events"))
 
     def _capture(self) -> None:
         connection: Any = connect(HEARTBEAT_SECONDS)
@@ -48,7 +48,7 @@ class _Events(Events):  # type: ignore[misc]  # Flower has no types
 
     async def on_enable_events(self) -> None:
         """Ask workers for their events, while the broker can be used."""
-        if not broker.failing:
+        if not broker_outage.failing:
             await super().on_enable_events()
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +27,35 @@ LONGEST_PAUSE = 30.0
 class Reason:
     """Why a server does not serve: `line` is logged, once for each `kind` in an outage.
 
-    `lasting`: it does not end before a person has changed something, so the pauses grow.
-    `quiet`: how many seconds without such a failure end the outage. With 0 the first success does;
-    more is for a server that serves only some requests.
+    `needs_operator`: it does not end before a person has changed something, so the pauses grow.
+    `recovery_seconds`: after so long without such a failure a success ends the outage. With 0 the
+    first success does; more is for a server that serves only some requests.
     """
 
     kind: str
     line: str
-    lasting: bool = False
-    quiet: float = 0.0
+    needs_operator: bool = False
+    recovery_seconds: float = 0.0
+
+
+class Rule(NamedTuple):
+    """What an error means if `cls` names its class or a base, and `pattern` is found in its text.
+
+    A name, since the library of a broker that is not used is not loaded.
+    """
+
+    pattern: str
+    kind: str
+    advice: str
+    needs_operator: bool = False
+    recovery_seconds: float = 0.0
+    cls: str = "BaseException"
+
+
+def first_rule(rules: Sequence[Rule], error: BaseException, text: str) -> Rule:
+    """Return the first rule that fits an error with this text; the last one has to fit any."""
+    classes = {cls.__name__ for cls in type(error).__mro__}
+    return next(rule for rule in rules if rule.cls in classes and re.search(rule.pattern, text))
 
 
 class Outage:
@@ -44,9 +65,9 @@ class Outage:
     success. The outage is over when every part that has failed has succeeded again.
     """
 
-    def __init__(self, back: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`back` is logged when the outage is over."""
-        self._back = back
+    def __init__(self, recovered_line: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`recovered_line` is logged when the outage is over."""
+        self._recovered_line = recovered_line
         self._clock = clock
         self._forget()
         # A child of a worker begins without its parent's outages, and without a lock in use.
@@ -64,10 +85,10 @@ class Outage:
         """Return whether a part has failed and not yet succeeded."""
         return bool(self._failures)
 
-    def failed(self, part: str, reason: Reason) -> float:
+    def failed(self, reason: Reason, part: str = "") -> float:
         """Note a failure, and log its reason if it is new; return the seconds to pause.
 
-        1 s; for a lasting reason as long as it has lasted, up to 30 s.
+        1 s; for a reason that needs an operator as long as it has lasted, up to 30 s.
         """
         with self._lock:
             now = self._clock()
@@ -76,21 +97,21 @@ class Outage:
             self._failures[part] = reason, now
         if new:
             logger.warning("%s", reason.line)
-        return (
-            min(max(now - since, RETRY_SECONDS), LONGEST_PAUSE) if reason.lasting else RETRY_SECONDS
-        )
+        if reason.needs_operator:
+            return min(max(now - since, RETRY_SECONDS), LONGEST_PAUSE)
+        return RETRY_SECONDS
 
-    def succeeded(self, part: str) -> None:
+    def succeeded(self, part: str = "") -> None:
         """Note a success, and log the end of the outage if it is the last one that was missing."""
         with self._lock:
             if part not in self._failures:
                 return
             reason, failed_at = self._failures[part]
-            if self._clock() - failed_at < reason.quiet:
+            if self._clock() - failed_at < reason.recovery_seconds:
                 return
             del self._failures[part]
             over = not self._failures
             if over:
                 self._since.clear()
         if over:
-            logger.info("%s", self._back)
+            logger.info("%s", self._recovered_line)

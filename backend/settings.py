@@ -20,8 +20,8 @@ from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend import addresses
-from backend.addresses import Unsuitable
+from backend import urls
+from backend.urls import InvalidSetting
 
 
 class SettingsError(ValueError):
@@ -39,18 +39,18 @@ RUNNING_FILE = "running.json"
 
 
 def _without_ipv6(host: str) -> str:
-    """Say localhost as an address: where there is no IPv6 it may be `::1` all the same."""
+    """Return 127.0.0.1 for localhost, which may resolve to ::1 where IPv6 is off."""
     return "127.0.0.1" if host == "localhost" else host
 
 
 def _path_prefix(path: str) -> str:
-    """Return the path as `/a/b`, "" for `/`. Raises ValueError for what URLs would have encoded."""
+    """Return the path as `/a/b`, "" for `/`. Raises ValueError for characters that URLs encode."""
     segments = path.strip("/").split("/")
     if segments == [""]:
         return ""
     # Flower puts its prefix into regular expressions.
     if not all(re.fullmatch(r"[A-Za-z0-9_~.-]+", each) and each.strip(".") for each in segments):
-        raise ValueError("must be a path")
+        raise ValueError
     return "/" + "/".join(segments)
 
 
@@ -64,7 +64,7 @@ OWN_PATHS = frozenset(
 def _unlike_own_paths(prefix: str) -> str:
     """Accept a prefix that no path of the API begins with. Raises ValueError."""
     if prefix and prefix.split("/")[1] in OWN_PATHS:
-        raise ValueError("must differ from the API's own paths")
+        raise ValueError
     return prefix
 
 
@@ -77,19 +77,23 @@ def _networks(text: str) -> str:
 
 
 def _queue_prefix(prefix: str) -> str:
-    """Accept a prefix that leads to valid names, none of which is a name without it."""
+    """Accept a prefix that leads to valid names, none of which is a name without it.
+
+    Raises ValueError for any other.
+    """
     allowed = re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", prefix)
-    # RabbitMQ keeps names with amq. for itself. With reply. Celery's exchange for commands would
-    # have the name of another's for replies, and short_ makes short_tasks of tasks.
+    # RabbitMQ reserves `amq.`. With `reply.`, our command exchange would have the name of another
+    # installation's reply exchange. With `short_`, our `tasks` queue would have the name of its
+    # `short_tasks`.
     if not allowed or prefix.startswith(("amq.", "reply.")) or prefix.endswith("short_"):
-        raise ValueError("it leads to names that are not allowed or are others'")
+        raise ValueError
     return prefix
 
 
 def _not_set_by_kubernetes(value: object) -> object:
     """Refuse what Kubernetes sets for a Service: of one named `api` the address as API_PORT."""
     if isinstance(value, str) and "://" in value:
-        raise Unsuitable(
+        raise InvalidSetting(
             "Kubernetes sets it to an address for a Service of that name: set enableServiceLinks:"
             " false for the pod, or give the Service another name"
         )
@@ -101,15 +105,15 @@ PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
 
 
 class Settings(BaseSettings):
-    """The settings of DESIGN: names are the environment variables' in lower case."""
+    """The settings: each is the environment variable of its name in capitals."""
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, frozen=True)
 
     # Empty where embedded servers are wanted, until `up` has started them.
-    database_url: Annotated[str, AfterValidator(addresses.database)] = ""
-    celery_broker_url: Annotated[str, AfterValidator(addresses.broker)] = ""
+    database_url: Annotated[str, AfterValidator(urls.database)] = ""
+    celery_broker_url: Annotated[str, AfterValidator(urls.broker)] = ""
     queue_prefix: Annotated[str, AfterValidator(_queue_prefix)] = ""
-    celery_result_backend: Annotated[str, AfterValidator(addresses.results)] = "rpc://"
+    celery_result_backend: Annotated[str, AfterValidator(urls.results)] = "rpc://"
     api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
@@ -191,7 +195,7 @@ def read() -> Settings:
 
 def _reason(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     reason = problem.get("ctx", {}).get("error")
-    return f"; {reason}" if isinstance(reason, Unsuitable) else ""
+    return f"; {reason}" if isinstance(reason, InvalidSetting) else ""
 
 
 def _load_env_file(file: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import logging.config
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -44,14 +45,17 @@ def about(task_id: str, attempt: int) -> Mapping[str, object]:
 _PARTS = {"uvicorn": "api", "celery": "worker"}
 
 
-def short_name(logger: str) -> str:
+def short_name(logger: str, process: str) -> str:
     """Return what a logger is called in a line: the part of ours, or the library.
 
-    For example `relay` for backend.relay.publisher, `api` for uvicorn.error.
+    For example `relay` for backend.relay.publisher, `api` for uvicorn.error. Several processes use
+    a module of no part, such as backend.outage: its lines have the name of the process.
     """
     first, _, rest = logger.partition(".")
-    name = rest.partition(".")[0] if first == "backend" and rest else first
-    return _PARTS.get(name, name)
+    if first == "backend":
+        part, _, module = rest.partition(".")
+        return part if module else process
+    return _PARTS.get(first, first)
 
 
 # Levels of loggers that say less than our own lines, or the same again.
@@ -61,7 +65,7 @@ _LOGGERS = {
     # Their lines about each task come without its attempt; claim.py's have it.
     "celery.worker.strategy": {"level": "WARNING"},
     "celery.app.trace": {"level": "CRITICAL"},
-    # Its lines about the broker come with each try; broker_errors.py has one for each reason.
+    # Its lines about the broker come with each try; broker_outage.py has one for each reason.
     "celery.worker.consumer.consumer": {"level": "ERROR"},
     "celery.worker.consumer.connection": {"level": "WARNING"},
     "flower": {"level": "ERROR"},
@@ -85,10 +89,11 @@ def print_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def set_up_logging(level: str, stream: Output | None = None) -> None:
+def set_up_logging(level: str, process: str = "system", stream: Output | None = None) -> None:
     """Send every logger of the process, those of libraries included, to standard output.
 
-    `stream` stands for standard output where more than the loggers writes to it.
+    `process` is the name of the process. `stream` stands for standard output where more than the
+    loggers writes to it.
     """
     print_any_text()
     line = {
@@ -96,7 +101,7 @@ def set_up_logging(level: str, stream: Output | None = None) -> None:
         "foreign_pre_chain": [
             structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
-            _add_short_name,
+            partial(_add_short_name, process),
             structlog.stdlib.ExtraAdder(allow=["task_id", "attempt"]),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.stdlib.PositionalArgumentsFormatter(),
@@ -122,8 +127,8 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _add_short_name(_: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    event["logger"] = short_name(event["_record"].name)
+def _add_short_name(process: str, _: object, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    event["logger"] = short_name(event["_record"].name, process)
     return event
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from backend.broker_errors import broker
-from backend.db.outage import postgresql
+from backend.broker_outage import broker_outage
+from backend.db.outage import postgresql_outage
 from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack
 
@@ -45,7 +45,7 @@ def thorough(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(autouse=True)
 def _no_outage() -> None:
     """Forget what a test before has reported of the servers."""
-    for outage in (broker, postgresql):
+    for outage in (broker_outage, postgresql_outage):
         outage._forget()
 
 

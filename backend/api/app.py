@@ -52,7 +52,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
 
 def create_app() -> FastAPI:
     """Return the application, for uvicorn; its threads start and stop with it."""
-    set_up_logging(settings().log_level)
+    set_up_logging(settings().log_level, "api")
     app = FastAPIOffline(
         title="Tasks API",
         version=version("tasks-api"),

@@ -17,7 +17,7 @@ from backend.batching import Batcher
 from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, repairs, workers, writable
 from backend.db.ledger import Submission
-from backend.db.session import durability_faults, encoding_faults, single, trial
+from backend.db.session import durability_faults, encoding_fault, single, trial
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ class Services:
             # Before the trial, whose row looks like a worker's.
             alive, late = workers.alive(connection), outbox.late(connection)
             writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
-            faults = durability_faults(connection) + encoding_faults(connection)
+            faults = durability_faults(connection)
+            if fault := encoding_fault(connection):
+                faults.append(fault)
             if queues := workers.unknown_queues(connection):
                 faults.append(workers.UNKNOWN_TASKS % ", ".join(queues))
             if repaired := repairs.total_if_recent(connection):

@@ -17,7 +17,7 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, connect, prefixed
 from backend.errors import StoreUnavailable
 from backend.outage import RETRY_SECONDS
@@ -113,7 +113,7 @@ class Inbox:
             try:
                 self._read()
             except BROKER_ERRORS as error:
-                pause = broker.failed("replies", explain(error))
+                pause = broker_outage.failed(explain(error), "replies")
             except Exception:
                 logger.exception("the inbox met an error; it connects again")
             self.connected = False
@@ -143,8 +143,9 @@ class Inbox:
                 arrivals = Arrivals(connection)
                 while not self._stopping.is_set():
                     arrivals.handle(timeout=1.0)
-                    if broker.failing:  # not before: a read-only Redis refuses the first read
-                        broker.succeeded("replies")
+                    # Not before: a read-only Redis refuses the first read.
+                    if broker_outage.failing:
+                        broker_outage.succeeded("replies")
         finally:
             connection.collect()
 

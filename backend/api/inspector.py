@@ -15,7 +15,7 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect, prefixed
 from backend.outage import RETRY_SECONDS
 
@@ -83,7 +83,7 @@ class Inspector:
                     self._connected.clear()
                     connection.collect()
             except BROKER_ERRORS as error:
-                pause = broker.failed("inspector", explain(error))
+                pause = broker_outage.failed(explain(error), "inspector")
             except Exception:
                 logger.exception("the inspector met an error; it connects again")
             self._stopping.wait(pause)
@@ -111,8 +111,8 @@ class Inspector:
                 asked = self._asked.wait(timeout=2.0)
                 # Late answers first: a worker that was silent is heard however often we ask.
                 arrivals.handle_all()
-                if broker.failing:
-                    broker.succeeded("inspector")
+                if broker_outage.failing:
+                    broker_outage.succeeded("inspector")
                 if asked:
                     self._asked.clear()
                     if question := self._question:

@@ -154,7 +154,7 @@ def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
         _checked = False
         made.close()
         raise
-    every_text_fits = not unfit_encoding(made.get_parameter_status("server_encoding"))
+    every_text_fits = not encoding_fault(made.get_parameter_status("server_encoding"))
     for fault in undurable(fsync, synchronous_commit):
         logger.warning("%s", fault)
     if missing:
@@ -176,13 +176,14 @@ def undurable(fsync: str, synchronous_commit: str) -> list[str]:
     return faults
 
 
-def unfit_encoding(encoding: str) -> list[str]:
-    """Say that a database of this encoding cannot hold every text, if so."""
-    fault = (
+def encoding_fault(encoding: str) -> str | None:
+    """Return what to do if a database of this encoding cannot hold every text; None if it can."""
+    if encoding == "UTF8":
+        return None
+    return (
         f"the database has the encoding {encoding}, which cannot hold every text: make one with"
         " CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
     )
-    return [] if encoding == "UTF8" else [fault]
 
 
 def behind_pooler(connection: sqlalchemy.Connection) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 from backend.db import workers
 from backend.db.connection import OptionsDropped
 from backend.db.outage import explain
-from backend.db.session import encoding_faults, engine, single, store_errors, unlimited
+from backend.db.session import encoding_fault, engine, single, store_errors, unlimited
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.settings import SettingsError
 
@@ -56,7 +56,9 @@ def upgrade() -> None:
     try:
         _upgrade()
     except ProgrammingError as error:
-        raise _told(error) or error from error
+        if advice := _advice(error):
+            raise SettingsError(advice) from error
+        raise
     except StoreUnavailable as error:
         cause = getattr(error.__cause__, "orig", error.__cause__)
         if isinstance(cause, OptionsDropped):
@@ -64,17 +66,17 @@ def upgrade() -> None:
         raise
 
 
-def _told(error: ProgrammingError) -> SettingsError | None:
+def _advice(error: ProgrammingError) -> str | None:
     """Return what to do about an error of the role or the schema; None for any other error."""
     code, diagnosis = getattr(error.orig, "pgcode", None), getattr(error.orig, "diag", None)
     said = getattr(diagnosis, "message_primary", None)
     if code == _NOT_ALLOWED:
-        return SettingsError(
+        return (
             f"the role in DATABASE_URL may not migrate ({said}); as the schema's owner, run: GRANT"
             " CREATE, USAGE ON SCHEMA public TO the_role; or migrate as the owner of the tables"
         )
     if code == _NO_SCHEMA:
-        return SettingsError(
+        return (
             f"DATABASE_URL leads to no schema ({said}); as the database's owner, run: CREATE SCHEMA"
             " jobs AUTHORIZATION the_role, with the first name of its search_path"
         )
@@ -85,7 +87,7 @@ def _upgrade() -> None:
     from alembic import command  # noqa: PLC0415 - see config()
 
     with _locked() as lock:
-        for fault in encoding_faults(lock):
+        if fault := encoding_fault(lock):
             raise SettingsError(fault)
         # Whoever else migrates was killed, and what it had begun may still hold locks.
         workers.break_connections(lock, _NAME)

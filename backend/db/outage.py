@@ -3,114 +3,85 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
-from backend.outage import Outage, Reason
+from backend.outage import Outage, Reason, Rule, first_rule
 
-postgresql: Final = Outage("PostgreSQL can be used again")
+postgresql_outage: Final = Outage("PostgreSQL can be used again")
 
-# After an error that cuts off everybody one success is enough. But not at once: a pool may still
-# have a connection that works.
-_QUIET: Final = 2.0
-# Reads succeed on a server that is read-only, and open connections on one that takes no new ones.
-_PARTLY_QUIET: Final = 60.0
-
-
-class _Rule(NamedTuple):
-    """`code` is a SQLSTATE, which an error of connecting does not have; `pattern` its text."""
-
-    code: str
-    pattern: str
-    kind: str
-    advice: str
-    quiet: float = _QUIET
-
-    def fits(self, code: str, said: str) -> bool:
-        """Return whether an error is of this kind."""
-        return code == self.code if code else re.search(self.pattern, said) is not None
-
+# Seconds without a failure before the outage counts as over: a pool may still have a working
+# connection.
+_RECOVERY_SECONDS: Final = 2.0
+# Longer, because reads on a read-only server and statements on open connections still succeed.
+_PARTIAL_RECOVERY_SECONDS: Final = 60.0
 
 # Where the server is, which the settings say too.
 _WHERE: Final = re.compile(r"^connection to server (at|on) .* failed: (FATAL: +)?")
+# The pattern is found in the SQLSTATE of an error that has one, else in its text.
 _RULES: Final = (
-    _Rule(
-        "",
+    Rule(
         "password|authentication failed|no pg_hba.conf entry",
         "refuses the login",
         "check user and password in DATABASE_URL, and the server's pg_hba.conf",
     ),
-    _Rule("", "role .* does not exist", "refuses the login", "check the user in DATABASE_URL"),
-    _Rule(
-        "",
+    Rule("role .* does not exist", "refuses the login", "check the user in DATABASE_URL"),
+    Rule(
         "database .* does not exist",
         "does not have the database",
         "create it and run `tasks-api migrate`, or name another one in DATABASE_URL",
     ),
-    _Rule(
-        "",
+    Rule(
         "could not translate host name",
         "has a host name that cannot be resolved",
         "check the host in DATABASE_URL",
     ),
-    _Rule(
-        "53300",
-        "too many clients|too many connections|remaining connection slots",
+    Rule(
+        "^53300$|too many clients|too many connections|remaining connection slots",
         "takes no more connections",
         "raise its max_connections, or end other clients",
-        _PARTLY_QUIET,
+        recovery_seconds=_PARTIAL_RECOVERY_SECONDS,
     ),
-    _Rule(
-        "25006",
-        "read-only",
+    Rule(
+        "^25006$|read-only",
         "is read-only",
         "name the primary in DATABASE_URL, or promote this one",
-        _PARTLY_QUIET,
+        recovery_seconds=_PARTIAL_RECOVERY_SECONDS,
     ),
-    _Rule(
-        "53100",
-        "No space left",
+    Rule(
+        "^53100$|No space left",
         "stores nothing, since its disk is full",
         "free disk space",
-        _PARTLY_QUIET,
+        recovery_seconds=_PARTIAL_RECOVERY_SECONDS,
     ),
-    _Rule(
-        "42P01",
-        "relation .* does not exist",
+    Rule(
+        "^42P01$|^42703$|(relation|column) .* does not exist",
         "has no tables of ours, or old ones",
         "run `tasks-api migrate`",
     ),
-    _Rule(
-        "42703",
-        "column .* does not exist",
-        "has no tables of ours, or old ones",
-        "run `tasks-api migrate`",
-    ),
-    _Rule(
-        "",
+    Rule(
         "QueuePool limit",
         "is slow: all connections of this process are in use",
         "look for locks and slow statements in it",
-        _PARTLY_QUIET,
+        recovery_seconds=_PARTIAL_RECOVERY_SECONDS,
     ),
-    _Rule(
-        "",
+    Rule(
         "pooler drops its options",
         "cannot be used with this DATABASE_URL",
         "remove the options there, and set them for the role (ALTER ROLE ... IN DATABASE ... SET"
         " search_path = ...)",
     ),
-    _Rule("", "SSL", "fails to agree on TLS", "check sslmode in DATABASE_URL"),
+    Rule("SSL", "fails to agree on TLS", "check sslmode in DATABASE_URL"),
+    Rule("", "cannot be reached", "start it, or check DATABASE_URL"),
 )
-_AWAY: Final = _Rule("", "", "cannot be reached", "start it, or check DATABASE_URL")
 
 
 def explain(error: BaseException) -> Reason:
     """Return why PostgreSQL cannot be used, in its own words without a statement."""
     cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "pgcode", None) or ""
     said = _own_words(cause)
-    rule = next((rule for rule in _RULES if rule.fits(code, said)), _AWAY)
-    return Reason(rule.kind, f"PostgreSQL {rule.kind} ({said}): {rule.advice}", quiet=rule.quiet)
+    rule = first_rule(_RULES, cause, getattr(cause, "pgcode", None) or said)
+    line = f"PostgreSQL {rule.kind} ({said}): {rule.advice}"
+    return Reason(rule.kind, line, recovery_seconds=rule.recovery_seconds or _RECOVERY_SECONDS)
 
 
 def _own_words(cause: BaseException) -> str:

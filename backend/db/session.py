@@ -18,8 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from backend.db import connection as connections
-from backend.db.connection import NO_LIMITS, arguments, connect, undurable, unfit_encoding
-from backend.db.outage import explain, postgresql
+from backend.db.connection import NO_LIMITS, arguments, connect, undurable
+from backend.db.outage import explain, postgresql_outage
 from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
 from backend.settings import settings
@@ -190,7 +190,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
         return StoreLocked(
             "The task store is locked by another session. Nothing was stored; try again shortly."
         )
-    postgresql.failed("", explain(error))
+    postgresql_outage.failed(explain(error))
     detail = _NOT_WRITABLE.get(code)
     return StoreNotWritable(detail) if detail else StoreUnavailable()
 
@@ -213,8 +213,8 @@ def store_errors() -> Iterator[None]:
         if not known:
             raise
         raise _unavailable(error) from error
-    if postgresql.failing:
-        postgresql.succeeded("")
+    if postgresql_outage.failing:
+        postgresql_outage.succeeded()
 
 
 @contextmanager
@@ -283,9 +283,10 @@ def durability_faults(connection: Executor) -> list[str]:
     return undurable(*connection.execute(sqlalchemy.text(asked)).one())
 
 
-def encoding_faults(connection: Executor) -> list[str]:
-    """Say that the database cannot hold every text, if so."""
-    return unfit_encoding(connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one())
+def encoding_fault(connection: Executor) -> str | None:
+    """Return what to do if the database cannot hold every text; None if it can."""
+    encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
+    return connections.encoding_fault(encoding)
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, SHORT_QUEUE, TASKS_QUEUE
 from backend.db import (
     bounds,
@@ -94,7 +94,7 @@ class Reconciler:
             except StoreUnavailable:
                 self._disconnect()
             except BROKER_ERRORS as error:
-                self._broker_at = time.monotonic() + broker.failed(PART, explain(error))
+                self._broker_at = time.monotonic() + broker_outage.failed(explain(error), PART)
                 self._disconnect()
             except Exception:
                 logger.exception("the reconciler met an error; it tries again")

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, bundled
 from backend.db import listen, outbox
 from backend.db.session import transaction
@@ -71,7 +71,7 @@ class Relay:
             except StoreUnavailable:
                 pause = RETRY_SECONDS
             except BROKER_ERRORS as error:
-                pause = broker.failed(PART, explain(error))
+                pause = broker_outage.failed(explain(error), PART)
             except Exception:
                 logger.exception("the relay met an error; it starts over")
                 pause = RETRY_SECONDS
@@ -91,8 +91,8 @@ class Relay:
                         publisher.attend(IDLE_SECONDS)
                         continue
                     published = self._publish_due(publisher)
-                    if broker.failing:
-                        broker.succeeded(PART)
+                    if broker_outage.failing:
+                        broker_outage.succeeded(PART)
                     if published:
                         self._stopping.wait(GATHER_SECONDS)
                     else:
@@ -125,7 +125,7 @@ class Relay:
         """
         unconfirmed = publisher.unconfirmed()
         if unconfirmed:
-            if not broker.failing:  # else at each try
+            if not broker_outage.failing:  # else at each try
                 logger.warning("%d of %d tasks go back to the outbox", len(unconfirmed), len(batch))
             with transaction() as connection:
                 outbox.put_back(connection, unconfirmed)

@@ -13,7 +13,7 @@ from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, is_task_id
 from backend.telemetry import about
 from backend.worker import lease, load, malformed
@@ -67,7 +67,7 @@ class LedgerConsumer(Consumer):
 
     def _pause(self, error: BaseException) -> None:
         """Wait until the broker may be tried again. Raises what ends a worker told to stop."""
-        until = time.monotonic() + broker.failed("consumer", explain(error))
+        until = time.monotonic() + broker_outage.failed(explain(error), "consumer")
         while time.monotonic() < until:
             maybe_shutdown()
             self._watch.tick()
@@ -84,7 +84,7 @@ class LedgerConsumer(Consumer):
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
         if self._ready:
-            broker.failed("consumer", explain(exc))
+            broker_outage.failed(explain(exc), "consumer")
         else:
             self._pause(exc)
         self._ready = False
@@ -93,7 +93,7 @@ class LedgerConsumer(Consumer):
         """Note that messages are consumed."""
         super().on_ready()
         self._ready = True
-        broker.succeeded("consumer")
+        broker_outage.succeeded("consumer")
 
     def start(self) -> None:
         """Consume until told to stop; watched from here on, when all children have been forked."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.broker_errors import broker, explain
+from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, connect
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Hints:
                 if self._takes_messages():
                     publish(producer)
                     self._lost = self._blocked
-                    if broker.failing:
-                        broker.succeeded("hints")
+                    if broker_outage.failing:
+                        broker_outage.succeeded("hints")
             except BROKER_ERRORS as error:
-                pause = broker.failed("hints", explain(error))
+                pause = broker_outage.failed(explain(error), "hints")
                 self._give_up(max(pause, SILENCE_SECONDS))
             except Exception as error:  # noqa: BLE001 - nothing depends on these messages
                 self._lose(type(error).__name__)

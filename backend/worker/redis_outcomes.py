@@ -47,9 +47,9 @@ class RedisOutcomes(LedgerFirst, RedisBackend):
             self._silent_until = time.monotonic() + SILENCE_SECONDS
             kind = type(error).__name__
             line = f"copies of results are dropped ({kind}); check CELERY_RESULT_BACKEND"
-            _redis.failed("", Reason(kind, f"{line}; the ledger has all results"))
+            _redis.failed(Reason(kind, f"{line}; the ledger has all results"))
         else:
-            _redis.succeeded("")
+            _redis.succeeded()
 
     def tell_together(self, ended: Sequence[Ended]) -> None:
         """Store the results of a batch."""

@@ -160,7 +160,7 @@ def test_a_role_that_may_not_create_tables_is_told_in_a_line(url: str) -> None:
 
 MIGRATE_ANYWAY = """
 from backend.db import migrate
-migrate.encoding_faults = lambda connection: []
+migrate.encoding_fault = lambda connection: None
 migrate.upgrade()
 """
 
@@ -194,6 +194,7 @@ def test_a_database_that_cannot_hold_every_text_is_told_and_leaks_no_text(
             answer = client.post(path, json=sent)
             assert answer.status_code == 503
             assert "does not use UTF-8" in answer.json()["detail"]
+            assert "Retry-After" not in answer.headers
         # SQL_ASCII takes any bytes for a text.
         answer = client.post("/messages/", json=body)
         assert answer.status_code == (503 if encoding == "LATIN1" else 201)

@@ -266,7 +266,7 @@ GUARDS = [
         "a worker that the broker refuses pauses",
         "backend/worker/consumer.py",
         "            self._pause(exc)\n        self._ready = False\n",
-        '            broker.failed("consumer", explain(exc))\n        self._ready = False\n',
+        '            broker_outage.failed(explain(exc), "consumer")\n        self._ready = False\n',
         "tests/acceptance/test_refusals.py::test_a_broker_that_refuses_is_one_line_in_each_process"
         "_and_is_used_when_it_no_longer_does[no_permission]",
     ),
@@ -584,8 +584,8 @@ GUARDS = [
     Guard(
         "a 202 that is not durable is reported",
         "backend/api/deps.py",
-        "durability_faults(connection) + encoding_faults(connection)",
-        "encoding_faults(connection)",
+        "            faults = durability_faults(connection)\n",
+        "            faults = []\n",
         "tests/integration/test_session.py",
     ),
     Guard(
@@ -1041,10 +1041,10 @@ GUARDS = [
     ),
     Guard(
         "a sign of a password that would lead to another host is refused",
-        "backend/addresses.py",
-        "        raise Unsuitable(_ENCODE)\n",
+        "backend/urls.py",
+        "        raise InvalidSetting(_ENCODE)\n",
         "        pass\n",
-        "tests/unit/test_addresses.py",
+        "tests/unit/test_urls.py",
     ),
     Guard(
         "TLS of amqps:// checks the host's name",
@@ -1055,7 +1055,7 @@ GUARDS = [
     ),
     Guard(
         "TLS of rediss:// verifies by default",
-        "backend/addresses.py",
+        "backend/urls.py",
         """        return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"\n""",
         "        return url\n",
         "tests/acceptance/test_broker_addresses.py::test_a_certificate_is_verified_unless_the_address"

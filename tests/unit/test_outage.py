@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 AWAY = Reason("away", "it is away")
-LOGIN = Reason("login", "it refuses the login", lasting=True)
-READ_ONLY = Reason("read-only", "it is read-only", quiet=60)
+LOGIN = Reason("login", "it refuses the login", needs_operator=True)
+READ_ONLY = Reason("read-only", "it is read-only", recovery_seconds=60)
 
 
 class Clock:
@@ -40,16 +40,16 @@ def test_each_reason_is_one_line_whoever_meets_it_and_however_often(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
     for reason in (AWAY, AWAY, LOGIN, AWAY, LOGIN):
-        outage.failed("relay", reason)
-        outage.failed("replies", reason)
+        outage.failed(reason, "relay")
+        outage.failed(reason, "replies")
     assert caplog.messages == ["it is away", "it refuses the login"]
 
 
 def test_an_outage_is_over_when_every_part_that_failed_has_succeeded(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outage.failed("relay", AWAY)
-    outage.failed("replies", AWAY)
+    outage.failed(AWAY, "relay")
+    outage.failed(AWAY, "replies")
     outage.succeeded("replies")
     outage.succeeded("inspector")  # never failed
     assert outage.failing
@@ -57,7 +57,7 @@ def test_an_outage_is_over_when_every_part_that_failed_has_succeeded(
     outage.succeeded("relay")
     outage.succeeded("relay")
     assert not outage.failing
-    outage.failed("relay", AWAY)
+    outage.failed(AWAY, "relay")
     assert caplog.messages == ["it is away", "it is back", "it is away"]
 
 
@@ -66,20 +66,20 @@ def test_the_pauses_grow_only_while_nothing_but_a_person_can_end_the_outage(
 ) -> None:
     pauses = []
     for _ in range(8):
-        pauses.append(outage.failed("relay", LOGIN))
+        pauses.append(outage.failed(LOGIN, "relay"))
         clock.now += pauses[-1]
     assert pauses == [1, 1, 2, 4, 8, 16, LONGEST_PAUSE, LONGEST_PAUSE]
-    assert outage.failed("relay", AWAY) == 1
+    assert outage.failed(AWAY, "relay") == 1
 
 
 def test_a_server_that_serves_some_requests_is_back_when_none_has_failed_for_a_while(
     outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
-        outage.failed("", READ_ONLY)
+        outage.failed(READ_ONLY)
         clock.now += 59
-        outage.succeeded("")
+        outage.succeeded()
     assert caplog.messages == ["it is read-only"]
     clock.now += 1
-    outage.succeeded("")
+    outage.succeeded()
     assert caplog.messages == ["it is read-only", "it is back"]

@@ -48,6 +48,16 @@ def test_an_event_is_one_json_line_with_task_and_attempt() -> None:
     }
 
 
+def test_a_line_about_an_outage_names_the_process_that_is_cut_off() -> None:
+    (line,) = lines(
+        "from backend.outage import Outage, Reason\n"
+        "set_up_logging('INFO', 'worker')\n"
+        "Outage('it is back').failed(Reason('away', 'it is away'))"
+    )
+    event = json.loads(line)
+    assert (event["logger"], event["event"]) == ("worker", "it is away")
+
+
 def test_an_event_without_a_task_has_no_task() -> None:
     (line,) = lines("set_up_logging('INFO')\nlogging.info('hello', extra={'password': 'x'})")
     assert {"event", "level", "logger", "timestamp"} == json.loads(line).keys()
@@ -91,8 +101,8 @@ def test_what_is_below_the_level_is_left_out() -> None:
     [
         ("backend.relay.relay", "relay"),
         ("backend.tasks.word_count", "tasks"),
-        ("backend.batching", "batching"),
-        ("backend", "backend"),
+        ("backend.outage", "flower"),
+        ("backend.batching", "flower"),
         ("uvicorn.error", "api"),
         ("celery.worker.consumer.connection", "worker"),
         ("urllib3.connectionpool", "urllib3"),
@@ -100,7 +110,7 @@ def test_what_is_below_the_level_is_left_out() -> None:
     ],
 )
 def test_a_logger_has_a_short_name(logger: str, name: str) -> None:
-    assert short_name(logger) == name
+    assert short_name(logger, "flower") == name
 
 
 SECRET = "hunter2-secret"

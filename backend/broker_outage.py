@@ -1,27 +1,12 @@
-"""What the broker's errors mean, in plain words, and the outage that they belong to.
-
-By the names of their classes: the library of the broker that is not used is not loaded.
-"""
+"""The outage of the broker: what its errors mean, and what to do, in one line of the log."""
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import Final
 
-from backend.outage import Outage, Reason
+from backend.outage import Outage, Reason, Rule, first_rule
 
-broker: Final = Outage("the broker can be used again: tasks go on")
-
-
-class _Rule(NamedTuple):
-    """`cls` names a base class of the error, `pattern` is found in its text."""
-
-    cls: str
-    pattern: str
-    kind: str
-    advice: str
-    lasting: bool = False
-
+broker_outage: Final = Outage("the broker can be used again: tasks go on")
 
 _LOGIN: Final = ("refuses the login", "check user and password in CELERY_BROKER_URL", True)
 _PERMISSION: Final = (
@@ -29,74 +14,80 @@ _PERMISSION: Final = (
     "let the user of CELERY_BROKER_URL configure, write and read everything there",
     True,
 )
-# The first that fits. RabbitMQ's errors, then those of Redis and Valkey, then what both share.
+# RabbitMQ's errors, then those of Redis and Valkey, then what both share.
 _RULES: Final = (
-    _Rule("AccessRefused", "Login was refused", *_LOGIN),
-    _Rule("AccessRefused", "", *_PERMISSION),
-    _Rule(
-        "NotAllowed",
+    Rule("Login was refused", *_LOGIN, cls="AccessRefused"),
+    Rule("", *_PERMISSION, cls="AccessRefused"),
+    Rule(
         "vhost .* not found",
         "does not know the virtual host",
         "create it, or name another one at the end of CELERY_BROKER_URL",
-        lasting=True,
+        needs_operator=True,
+        cls="NotAllowed",
     ),
-    _Rule("NotAllowed", "access to vhost", *_PERMISSION),
-    _Rule(
-        "PreconditionFailed",
+    Rule("access to vhost", *_PERMISSION, cls="NotAllowed"),
+    Rule(
         "inequivalent arg",
         "has a queue or exchange of ours with other settings",
         "delete it while no task waits in it, or name another virtual host in CELERY_BROKER_URL",
-        lasting=True,
+        needs_operator=True,
+        cls="PreconditionFailed",
     ),
-    _Rule("NotFound", "", "has lost a queue or exchange of ours", "it is made again"),
-    _Rule("AuthenticationError", "", *_LOGIN),
-    _Rule("AuthenticationWrongNumberOfArgsError", "", *_LOGIN),
-    _Rule("NoPermissionError", "", *_PERMISSION),
-    _Rule(
-        "ResponseError",
+    Rule("", "has lost a queue or exchange of ours", "it is made again", cls="NotFound"),
+    Rule("", *_LOGIN, cls="AuthenticationError"),
+    Rule("", *_LOGIN, cls="AuthenticationWrongNumberOfArgsError"),
+    Rule("", *_PERMISSION, cls="NoPermissionError"),
+    Rule(
         "DB index",
         "does not have the database",
         "name another number at the end of CELERY_BROKER_URL",
-        lasting=True,
+        needs_operator=True,
+        cls="ResponseError",
     ),
-    _Rule("OutOfMemoryError", "", "is out of memory", "raise its maxmemory or its host's memory"),
-    _Rule(
-        "ReadOnlyError",
+    Rule(
+        "",
+        "is out of memory",
+        "raise its maxmemory or its host's memory",
+        cls="OutOfMemoryError",
+    ),
+    Rule(
         "",
         "is a read-only replica",
         "name the primary in CELERY_BROKER_URL, or promote this one",
+        cls="ReadOnlyError",
     ),
-    _Rule("ResponseError", "MISCONF", "cannot save to its disk", "check its log and its disk"),
-    _Rule(
-        "Exception",
+    Rule(
+        "MISCONF",
+        "cannot save to its disk",
+        "check its log and its disk",
+        cls="ResponseError",
+    ),
+    Rule(
         "max number of clients",
         "takes no more connections",
         "raise its maxclients, or end other clients",
     ),
-    _Rule(
-        "Exception",
+    Rule(
         r"\bSSL\b|CERTIFICATE|certificate",
         "fails to agree on TLS",
         "check that CELERY_BROKER_URL names the port for TLS, and the broker's certificate",
-        lasting=True,
+        needs_operator=True,
     ),
-    _Rule(
-        "Exception",
+    Rule(
         "Name or service|Temporary failure in name|No address associated|nodename nor servname",
         "has a host name that cannot be resolved",
         "check the host in CELERY_BROKER_URL",
     ),
+    Rule("", "cannot be reached", "start it, or check CELERY_BROKER_URL"),
 )
-_AWAY: Final = _Rule("", "", "cannot be reached", "start it, or check CELERY_BROKER_URL")
 
 
 def explain(error: BaseException) -> Reason:
     """Return what an error of the broker means, with what to do; never with a message's content."""
-    classes = {cls.__name__ for cls in type(error).__mro__}
     said = _own_words(error)
-    rule = next((r for r in _RULES if r.cls in classes and re.search(r.pattern, said)), _AWAY)
+    rule = first_rule(_RULES, error, said)
     line = f"the broker {rule.kind} ({said}): {rule.advice}; tasks wait until then"
-    return Reason(rule.kind, line, rule.lasting)
+    return Reason(rule.kind, line, rule.needs_operator)
 
 
 def _own_words(error: BaseException) -> str:

@@ -49,8 +49,8 @@ _ENCODE: Final = (
 )
 
 
-class Unsuitable(ValueError):
-    """An address cannot be used; the message says why, without a part that may be a secret."""
+class InvalidSetting(ValueError):
+    """A value cannot be used; the message says why, without a part that may be a secret."""
 
 
 def database(url: str) -> str:
@@ -64,16 +64,16 @@ def database(url: str) -> str:
         raise ValueError from None
     for name, value in query.items():
         if not isinstance(value, str) and name != "host":
-            raise Unsuitable(f"it has {name} more than once")
+            raise InvalidSetting(f"it has {name} more than once")
         if name in OWN_PARAMETERS:
-            raise Unsuitable(f"leave {name} out, the service sets it")
+            raise InvalidSetting(f"leave {name} out, the service sets it")
     try:
         make_dsn(**dict.fromkeys(query, "x"))
     except psycopg2.ProgrammingError:
-        raise Unsuitable("it has a parameter that PostgreSQL's client does not know") from None
+        raise InvalidSetting("it has a parameter that PostgreSQL's client does not know") from None
     for name in _SERVER_SETTING.findall(str(query.get("options", ""))):
         if name.lower().replace("-", "_") in OWN_SETTINGS:
-            raise Unsuitable(f"leave {name} out of its options, the service sets it")
+            raise InvalidSetting(f"leave {name} out of its options, the service sets it")
     return url
 
 
@@ -91,7 +91,7 @@ def _broker(url: str) -> str:
     known = _BROKER_PARAMETERS[parts.scheme]
     if any(name not in known for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
         allowed = f"only the parameters {', '.join(sorted(known))}" if known else "no parameters"
-        raise Unsuitable(f"{parts.scheme}:// takes {allowed}")
+        raise InvalidSetting(f"{parts.scheme}:// takes {allowed}")
     return _verified(url, parts)
 
 
@@ -99,7 +99,7 @@ def results(url: str) -> str:
     """Return the address for results, with TLS as for the broker. Raises ValueError as `broker`."""
     parts = _split(url, "rpc", "redis", "rediss")
     if parts.scheme == "redis" and "ssl_" in parts.query:
-        raise Unsuitable("TLS has the scheme rediss://")
+        raise InvalidSetting("TLS has the scheme rediss://")
     return _verified(url, parts)
 
 
@@ -110,14 +110,14 @@ def _split(url: str, *schemes: str) -> SplitResult:
         raise ValueError
     # Some libraries drop these.
     if any(sign < " " for sign in url):
-        raise Unsuitable("it has a line end, a tab or another control character")
+        raise InvalidSetting("it has a line end, a tab or another control character")
     url.encode()  # raises UnicodeEncodeError, a ValueError, for bytes that are not UTF-8
     rest = url.partition("://")[2]
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if rest.count("@") > authority.count("@") or authority.count("@") > 1 or "#" in rest:
-        raise Unsuitable(_ENCODE)
+        raise InvalidSetting(_ENCODE)
     if re.search(":.*,", authority.rpartition("@")[2]):
-        raise Unsuitable("name several hosts as ?host=one:5432&host=two:5432")
+        raise InvalidSetting("name several hosts as ?host=one:5432&host=two:5432")
     parts.port  # noqa: B018 - raises ValueError
     return parts
 
@@ -128,5 +128,5 @@ def _verified(url: str, parts: SplitResult) -> str:
         # Celery demands it for results; for the broker kombu would verify nothing.
         return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
     if required not in {None, *_CERT_REQS, *(f"CERT_{each.upper()}" for each in _CERT_REQS)}:
-        raise Unsuitable(f"ssl_cert_reqs is one of {', '.join(_CERT_REQS)}")
+        raise InvalidSetting(f"ssl_cert_reqs is one of {', '.join(_CERT_REQS)}")
     return url

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy
 from kombu.utils.url import url_to_parts
 
-from backend import addresses
-from backend.addresses import Unsuitable
+from backend import urls
 from backend.db import connection
+from backend.urls import InvalidSetting
 
 PASSWORD = "a#b/c?d@e:f%g[h];i&j=k+l ü%41"
 DATABASE = "postgresql+psycopg2://user:{}@db:5432/tasks"
@@ -18,47 +18,47 @@ BROKERS = ["amqp://user:{}@broker:5672//", "amqps://user:{}@broker", "redis://:{
 
 
 def test_a_percent_encoded_password_may_have_any_sign() -> None:
-    url = addresses.database(DATABASE.format(quote(PASSWORD, safe="")))
+    url = urls.database(DATABASE.format(quote(PASSWORD, safe="")))
     found = sqlalchemy.make_url(url)
     assert (found.host, found.port, found.password) == ("db", 5432, PASSWORD)
     for broker in BROKERS:
-        parts = url_to_parts(addresses.broker(broker.format(quote(PASSWORD, safe=""))))
+        parts = url_to_parts(urls.broker(broker.format(quote(PASSWORD, safe=""))))
         assert (parts.hostname, parts.password) == ("broker", PASSWORD)
 
 
 @pytest.mark.parametrize("sign", [*"#/?@", "b@c/", "b@c?d=", "#12@", "/x@y#"])
 def test_a_sign_that_has_to_be_encoded_is_refused_with_how_to(sign: str) -> None:
     for check, address in (
-        (addresses.database, DATABASE),
-        *((addresses.broker, broker) for broker in BROKERS),
-        (addresses.results, "redis://:{}@results:6379/0"),
+        (urls.database, DATABASE),
+        *((urls.broker, broker) for broker in BROKERS),
+        (urls.results, "redis://:{}@results:6379/0"),
     ):
-        with pytest.raises(Unsuitable, match=r"write @ as %40, .* # as %23") as refused:
+        with pytest.raises(InvalidSetting, match=r"write @ as %40, .* # as %23") as refused:
             check(address.format(f"secret{sign}12"))
         assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("sign", [*":%!$&'()*+,=~^|<>{}", "%zz", " ", "ü"])
 def test_every_other_sign_may_stand_as_it_is(sign: str) -> None:
-    found = sqlalchemy.make_url(addresses.database(DATABASE.format(f"a{sign}b")))
+    found = sqlalchemy.make_url(urls.database(DATABASE.format(f"a{sign}b")))
     assert (found.host, found.password) == ("db", f"a{sign}b")
     for broker in BROKERS:
-        parts = url_to_parts(addresses.broker(broker.format(f"a{sign}b")))
+        parts = url_to_parts(urls.broker(broker.format(f"a{sign}b")))
         assert (parts.hostname, parts.password) == ("broker", f"a{sign}b")
 
 
 @pytest.mark.parametrize("sign", ["\t", "\n", "\r", "\0", "\udce4", "[", "]"])
 def test_signs_that_libraries_drop_or_cannot_send_are_refused(sign: str) -> None:
-    for check, address in ((addresses.database, DATABASE), (addresses.broker, BROKERS[0])):
+    for check, address in ((urls.database, DATABASE), (urls.broker, BROKERS[0])):
         with pytest.raises(ValueError):  # noqa: PT011 - settings.py shows only its own reasons
             check(address.format(f"a{sign}b"))
 
 
 def test_a_semicolon_joins_brokers_and_is_refused_in_a_password() -> None:
     two = "amqp://a:b@one//;amqp://a:b@two//"
-    assert addresses.broker(two) == two
+    assert urls.broker(two) == two
     with pytest.raises(ValueError):  # noqa: PT011 - as above
-        addresses.broker("amqp://user:a;b@broker//")
+        urls.broker("amqp://user:a;b@broker//")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_semicolon_joins_brokers_and_is_refused_in_a_password() -> None:
     ],
 )
 def test_parameters_that_would_be_dropped_are_refused(query: str, reason: str) -> None:
-    with pytest.raises(Unsuitable, match=reason):
-        addresses.database(f"postgresql+psycopg2://user@db/tasks?{query}")
+    with pytest.raises(InvalidSetting, match=reason):
+        urls.database(f"postgresql+psycopg2://user@db/tasks?{query}")
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_parameters_that_would_be_dropped_are_refused(query: str, reason: str) -
     ],
 )
 def test_an_address_of_postgresql_is_taken_as_it_is(url: str) -> None:
-    assert addresses.database(url) == url
+    assert urls.database(url) == url
 
 
 def test_several_ports_are_refused_with_how_to() -> None:
-    with pytest.raises(Unsuitable, match="host=one:5432&host=two:5432"):
-        addresses.database("postgresql+psycopg2://user@one:5432,two:5432/tasks")
+    with pytest.raises(InvalidSetting, match="host=one:5432&host=two:5432"):
+        urls.database("postgresql+psycopg2://user@one:5432,two:5432/tasks")
 
 
 def test_the_settings_that_are_refused_are_those_that_we_set() -> None:
     ours = {*connection._SETTINGS, *connection._UNCHECKED_SETTINGS, "client_encoding"}
-    assert ours == addresses.OWN_SETTINGS
+    assert ours == urls.OWN_SETTINGS
     url = sqlalchemy.make_url("postgresql+psycopg2://user@db/tasks?connect_timeout=7&keepalives=0")
     arguments = connection.arguments(url, "name")
-    assert arguments.keys() >= addresses.OWN_PARAMETERS
+    assert arguments.keys() >= urls.OWN_PARAMETERS
     assert "connect_timeout" not in arguments, "that of the address counts"
 
 
@@ -125,7 +125,7 @@ def test_the_settings_that_are_refused_are_those_that_we_set() -> None:
     ],
 )
 def test_tls_verifies_unless_the_address_says_something_else(url: str, taken: str) -> None:
-    assert addresses.broker(url) == addresses.results(url) == taken
+    assert urls.broker(url) == urls.results(url) == taken
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_tls_verifies_unless_the_address_says_something_else(url: str, taken: st
     ],
 )
 def test_parameters_of_a_broker_are_those_of_tls(url: str, reason: str) -> None:
-    with pytest.raises(Unsuitable, match=reason):
-        addresses.broker(url)
+    with pytest.raises(InvalidSetting, match=reason):
+        urls.broker(url)

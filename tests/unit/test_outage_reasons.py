@@ -10,12 +10,12 @@ import psycopg2
 import pytest
 import redis
 
-from backend.broker_errors import explain
+from backend.broker_outage import explain
 from backend.db.outage import explain as explain_postgresql
 
 
 @pytest.mark.parametrize(
-    ("error", "line", "lasting"),
+    ("error", "line", "needs_operator"),
     [
         (
             amqp.NotAllowed("NOT_ALLOWED - access to vhost 'v' refused for user 'u'", (10, 40)),
@@ -76,11 +76,11 @@ from backend.db.outage import explain as explain_postgresql
     ],
 )
 def test_a_brokers_error_is_explained_with_what_to_do(
-    error: Exception, line: str, *, lasting: bool
+    error: Exception, line: str, *, needs_operator: bool
 ) -> None:
     reason = explain(error)
     assert reason.line.startswith(line)
-    assert reason.lasting is lasting
+    assert reason.needs_operator is needs_operator
 
 
 def test_what_was_sent_is_not_in_the_line() -> None:
@@ -124,3 +124,19 @@ def test_an_error_of_postgresql_is_explained_without_the_statement(text: str, li
     assert explained.startswith(line)
     assert "secret" not in explained
     assert "\n" not in explained
+
+
+class Coded(Exception):
+    """An error of a server that has a SQLSTATE, and speaks another language."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.pgcode = code
+
+
+def test_an_error_of_postgresql_with_a_code_is_explained_by_it_and_not_by_its_text() -> None:
+    read_only = explain_postgresql(Coded("25006", "nur lesend"))
+    assert read_only.line.startswith("PostgreSQL is read-only (nur lesend): name the primary")
+    away = explain_postgresql(Coded("57P01", "the password of too many clients"))
+    assert away.line.startswith("PostgreSQL cannot be reached (the password of too many clients)")
+    assert (read_only.recovery_seconds, away.recovery_seconds) == (60, 2)
