@@ -6,6 +6,7 @@ pauses without a limit.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, NoReturn
 
@@ -15,6 +16,9 @@ from flower.events import Events
 
 from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, app, connect
+from backend.outage import RETRY_SECONDS
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10
 
@@ -37,6 +41,10 @@ class _Events(Events):  # type: ignore[misc]  # Flower has no types
                 self._capture()
             except BROKER_ERRORS as error:
                 time.sleep(broker_outage.failed(explain(error), "events"))
+            except Exception:
+                # Such as an event of another program that is no event.
+                logger.exception("the events of Flower met an error; they are read again")
+                time.sleep(RETRY_SECONDS)
 
     def _capture(self) -> None:
         connection: Any = connect(HEARTBEAT_SECONDS)

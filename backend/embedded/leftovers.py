@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 
-from backend.embedded.programs import ENDINGS
+from backend.embedded.programs import ENDINGS, CannotRun
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
 # How long the kernel may take to end processes after SIGKILL.
@@ -27,18 +27,31 @@ def end_servers(sockets: Path, programs: Collection[str] = PROGRAMS) -> None:
     """End all processes of the servers whose sockets are in this folder, of a random name.
 
     PostgreSQL's other processes outlive its first one until they notice its end. The next server
-    does not start while they have the shared memory.
+    does not start while they have the shared memory. Raises CannotRun if a process does not end.
     """
+
+    def ours(words: Sequence[str]) -> bool:
+        return any(sockets.name in word for word in words)
+
     # The first process of a server ends the others; only its command has the folder's whole path.
-    first = _processes_with(str(sockets), programs)
+    first = _processes(lambda words: any(str(sockets) in word for word in words), programs)
     for number, seconds in ENDINGS:
         first = _signal(first, number, seconds)
-    kill(sockets.name, programs)
+    _kill(_processes(ours, programs))
 
 
-def kill(text: str, programs: Collection[str] = PROGRAMS) -> None:
-    """Kill the processes of these programs that have the text in their command lines."""
-    _signal(_processes_with(text, programs), signal.SIGKILL, KILL_SECONDS)
+def kill_with_argument(argument: str) -> None:
+    """Kill the servers' processes that have this argument. Raises CannotRun if one does not end."""
+    _kill(_processes(lambda words: argument in words, PROGRAMS))
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    if left := _signal(processes, signal.SIGKILL, KILL_SECONDS):
+        # A second server would write to the same files.
+        raise CannotRun(
+            f"a process of the last start does not end ({left[0].name()}, pid {left[0].pid}):"
+            " check the disk, or restart the machine"
+        )
 
 
 def forget_ended_postgres(data: Path) -> None:
@@ -65,30 +78,39 @@ def _serves(process: psutil.Process, data: Path) -> bool:
         if process.name() != "postgres":
             return False
         # Of another user's process the folder is not shown.
-        return str(data) in _command(process) or process.cwd() == str(data)
+        return str(data) in " ".join(process.cmdline()) or process.cwd() == str(data)
     except (psutil.Error, OSError):  # zombies too
         return False
 
 
-def _processes_with(text: str, programs: Collection[str]) -> list[psutil.Process]:
-    """Return those with the text in their command lines, and those that are just ending."""
+def _processes(
+    ours: Callable[[Sequence[str]], bool], programs: Collection[str]
+) -> list[psutil.Process]:
+    """Return the processes of these programs whose words on the command line are ours."""
     return [
         process
         for process in psutil.process_iter(["name"])
-        if process.info["name"] in programs
-        # Without a command line it is a zombie, or ends and may still have the shared memory.
-        and ((command := _command(process)) == "" or text in command)
-        and _runs(process)
+        if process.info["name"] in programs and ours(_words(process))
     ]
 
 
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.AccessDenied:
-        return "another user's"
-    except (psutil.Error, OSError):
-        return ""
+def _words(process: psutil.Process) -> list[str]:
+    """Return the words of a process's command line; none of one that has ended.
+
+    A process has none for a moment when it starts or ends. It may still have the shared memory, so
+    it is waited for: at most a second.
+    """
+    deadline = time.monotonic() + 1.0
+    while _runs(process) and time.monotonic() < deadline:
+        try:
+            if words := process.cmdline():
+                return list(words)
+        except psutil.AccessDenied:
+            return []  # another user's
+        except (psutil.Error, OSError):
+            pass  # it has just ended
+        time.sleep(0.02)
+    return []
 
 
 def _signal(

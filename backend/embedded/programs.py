@@ -31,6 +31,10 @@ START_SECONDS = 120.0
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
 
 
+# The pause before a server is tried again that cannot start.
+RESTART_SECONDS = 5.0
+
+
 class CannotRun(Exception):
     """`up` or `reset` cannot do its work; the message is one line that says what to do."""
 
@@ -60,7 +64,10 @@ class Server:
         raise NotImplementedError
 
     def clean_up(self) -> None:
-        """Remove what keeps the next process from starting after the last one was killed."""
+        """Remove what keeps the next process from starting after the last one was killed.
+
+        Raises CannotRun, OSError.
+        """
 
     def answers(self) -> bool:
         """Return whether it serves."""
@@ -135,10 +142,24 @@ class Server:
             if self._stopping.wait(1.0):
                 return
             logger.warning("%s ended by itself (%s); starting it again", self.name, code)
-            with self._changing:
-                if not self._stopping.is_set():
-                    self.clean_up()
-                    self._process = self._spawn(command)
+            self._restart(command)
+
+    def _restart(self, command: Sequence[str]) -> None:
+        """Start it, however often that fails, unless it was told to stop."""
+        said = False
+        while not self._stopping.is_set():
+            try:
+                self.clean_up()
+                with self._changing:
+                    if not self._stopping.is_set():
+                        self._process = self._spawn(command)
+            except (OSError, CannotRun) as error:
+                if not said:
+                    logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
+                said = True
+                self._stopping.wait(RESTART_SECONDS)
+            else:
+                return
 
 
 class Postgres(Server):
@@ -176,7 +197,7 @@ class Postgres(Server):
             new = self.folder / "postgres.new"
             from backend.embedded import leftovers  # noqa: PLC0415 - see there
 
-            leftovers.kill(str(new))
+            leftovers.kill_with_argument(str(new))
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(mode=0o700)
             if run_by:
