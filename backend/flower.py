@@ -1,7 +1,7 @@
-"""Flower's thread of events, which follows the broker as our own threads do.
+"""Flower's event thread: one log line per outage, pauses of 30 s at most.
 
-Flower's own logs each failure, a traceback every 5 s for a login that is refused, and doubles its
-pauses without a limit.
+Flower's own thread logs each failure, a traceback every 5 s for a login that is refused, and
+doubles its pauses without a limit.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class MessageList(Answer):
     total: int = Field(description="How many messages there are in all", examples=[1])
 
 
-TaskId = Annotated[str, Field(examples=["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"])]
+EXAMPLE_ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
+TaskId = Annotated[str, Field(examples=[EXAMPLE_ID])]
 
 
 class TaskAccepted(Answer):
@@ -134,7 +135,7 @@ class TaskList(Answer):
     total: int = Field(description="How many such tasks there are in all", examples=[1])
 
 
-class TaskError(Answer):
+class ErrorResult(Answer):
     """Why a task did not succeed."""
 
     error: str = Field(examples=["Database connection failed"])
@@ -146,7 +147,7 @@ class TaskUnfinished(Answer):
     task_id: TaskId
     status: Literal["PENDING", "STARTED", "RETRY"]
     # Always null. A type that is only null confuses clients: openapi-fetch leaves the field out.
-    result: TaskError | None = Field(description="null until the task has ended", examples=[None])
+    result: ErrorResult | None = Field(description="null until the task has ended", examples=[None])
 
 
 class TaskFailed(Answer):
@@ -154,7 +155,7 @@ class TaskFailed(Answer):
 
     task_id: TaskId
     status: Literal["FAILURE", "REVOKED"]
-    result: TaskError
+    result: ErrorResult
 
 
 class Health(Answer):

@@ -50,10 +50,10 @@ class Service:
     """One process of the stack, and the next one in its place when it has ended."""
 
     def __init__(
-        self, name: str, command: Sequence[str], output: Output, held: Sequence[int] = ()
+        self, name: str, command: Sequence[str], output: Output, inherited_fds: Sequence[int] = ()
     ) -> None:
         self.name = name
-        self._held = held
+        self._inherited_fds = inherited_fds
         self._command = command
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +62,7 @@ class Service:
         self._start_at = 0.0
         self._started_at = 0.0
 
-    def look_after(self, *, restart: bool) -> bool:
+    def check(self, *, restart: bool) -> bool:
         """Start it if it is time to. Return False when it has ended and is not to be restarted.
 
         It is restarted too when it ran for a minute: then its configuration is not wrong.
@@ -118,7 +118,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 # A terminal sends Ctrl+C to all processes of its session: only `up` is to get it.
                 start_new_session=True,
-                pass_fds=self._held,
+                pass_fds=self._inherited_fds,
             )
         except OSError as error:  # too many processes, or no memory for another
             self._start_later(f"{self.name} cannot be started ({error.strerror})")
@@ -145,20 +145,22 @@ class Supervisor:
         commands: Mapping[str, Sequence[str]],
         output: Output,
         *,
-        held: Sequence[int] = (),
+        inherited_fds: Sequence[int] = (),
         parent: int | None = None,
     ) -> None:
-        """Run each command with the file descriptors `held` open, while `parent` is our parent."""
+        """Run each command with `inherited_fds` open, while `parent` is our parent."""
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
-        self._told = False
+        self._stop_requested = False
         self._closed = output.closed
         self._parent = parent
-        self._services = [Service(name, line, output, held) for name, line in commands.items()]
+        self._services = [
+            Service(name, line, output, inherited_fds) for name, line in commands.items()
+        ]
 
     def stop(self) -> None:
         """Make `run` stop everything and return; may be called from a signal handler."""
-        self._told = True
+        self._stop_requested = True
 
     def run(self) -> bool:
         """Run until `stop`; return False where one ended before `ready` was set.
@@ -170,14 +172,14 @@ class Supervisor:
             while well and not self._must_stop():
                 time.sleep(POLL_SECONDS)
                 restart = self.ready.is_set()
-                well = all(each.look_after(restart=restart) for each in self._services)
+                well = all(each.check(restart=restart) for each in self._services)
         finally:
             self._stop_all()
         return well
 
     def _must_stop(self) -> bool:
         orphaned = self._parent is not None and os.getppid() != self._parent
-        return self._told or self._closed.is_set() or orphaned
+        return self._stop_requested or self._closed.is_set() or orphaned
 
     def _stop_all(self) -> None:
         for number, seconds in ((signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, 1.0)):
@@ -211,10 +213,10 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
 
-def run(output: Output, held: Sequence[int]) -> int:
+def run(output: Output, inherited_fds: Sequence[int]) -> int:
     """Run until a signal, or until a process ends before all are ready; return the exit code.
 
-    The processes have the file descriptors `held` open.
+    The processes have `inherited_fds` open.
     """
     os.environ["PYTHONUNBUFFERED"] = "1"
     # Whatever the terminal's is: their lines are read and printed here.
@@ -222,7 +224,9 @@ def run(output: Output, held: Sequence[int]) -> int:
     commands = {name: [sys.executable, "-m", "backend", name] for name in PROCESSES}
     # The Makefile names make's process, which may be killed.
     parent = os.environ.pop("TASKS_API_PARENT", None)
-    supervisor = Supervisor(commands, output, held=held, parent=int(parent) if parent else None)
+    supervisor = Supervisor(
+        commands, output, inherited_fds=inherited_fds, parent=int(parent) if parent else None
+    )
     for number in stop_signals():
         signal.signal(number, lambda *_: supervisor.stop())
     threading.Thread(

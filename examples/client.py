@@ -18,33 +18,45 @@ from typing import Any
 from urllib.parse import urlsplit
 
 BASE_URL = os.environ.get("TASKS_API_URL", "http://localhost:8060")
+NOT_OURS = "is not the address of a Tasks API: set TASKS_API_URL"
 
 
 class Failed(Exception):
     """There is no answer, or it is an error; the message is one line."""
 
 
-def call(method: str, path: str, body: object = None, timeout: float = 10) -> Any:  # noqa: ANN401 - whatever it answers
-    """Return the API's answer, which may take `timeout` seconds. Raises Failed."""
+def call(method: str, path: str, body: object = None, timeout: float = 10) -> dict[str, Any]:
+    """Return the API's answer about tasks, which may take `timeout` seconds. Raises Failed."""
     url = BASE_URL + path
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     try:
         request = urllib.request.Request(url, data, headers, method=method)
-        # Where http_proxy names a proxy, this machine is asked directly all the same.
-        local = urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
-        opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * local)
-        with opener.open(request, timeout=timeout) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        raise Failed(f"{url} answers {error.code}: {_detail(error)}") from error
-    except (OSError, HTTPException) as error:
+        with _opener(url).open(request, timeout=timeout) as response:
+            answer = json.load(response)
+    except (OSError, HTTPException, ValueError) as error:
+        raise Failed(f"{url} {_explain(error)}") from error
+    if not isinstance(answer, dict) or not ("task_id" in answer or "tasks" in answer):
+        raise Failed(f"{url} {NOT_OURS}")
+    return answer
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what sends requests: directly to this machine, else as http_proxy says."""
+    if urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}:
+        no_proxy = urllib.request.ProxyHandler({})
+        return urllib.request.build_opener(no_proxy)
+    return urllib.request.build_opener()
+
+
+def _explain(error: Exception) -> str:
+    """Return in words why there is no answer, or what the API says of its error."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"answers {error.code}: {_detail(error)}"
+    if isinstance(error, (OSError, HTTPException)):
         reason = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
-        raise Failed(
-            f"{url} does not answer ({reason}): start the service (make run) or set TASKS_API_URL"
-        ) from error
-    except ValueError as error:
-        raise Failed(f"{url} is not the address of a Tasks API: set TASKS_API_URL") from error
+        return f"does not answer ({reason}): start the service (make run) or set TASKS_API_URL"
+    return NOT_OURS  # no URL, or no JSON
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
@@ -101,5 +113,3 @@ if __name__ == "__main__":
         main()
     except Failed as error:
         sys.exit(str(error))
-    except (LookupError, TypeError):
-        sys.exit(f"{BASE_URL} is not the address of a Tasks API: set TASKS_API_URL")

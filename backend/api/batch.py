@@ -17,7 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from backend.api.deps import Services, services_of
-from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, TASK_ID, router_of
+from backend.api.edge import NDJSON, is_ndjson
+from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
 from backend.api.problems import OUR_FAULT, faults
 from backend.api.quick import (
     ABSENT,
@@ -31,7 +32,7 @@ from backend.api.quick import (
 from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
-from backend.schemas import BatchAccepted, BatchItem, BatchLine
+from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
 from backend.tasks.registry import names, registered
 
 if TYPE_CHECKING:
@@ -40,13 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def _is_ndjson(request: Request) -> bool:
-    return request.headers.get("content-type", "").lower().startswith(NDJSON)
-
-
 async def _read_body(request: Request, adapter: TypeAdapter[Any]) -> tuple[Any, str]:
     """Read JSON; the endpoint reads NDJSON, line by line. Raises RequestValidationError."""
-    return (None, "") if _is_ndjson(request) else await read_json(request, adapter)
+    return (None, "") if is_ndjson(request.scope) else await read_json(request, adapter)
 
 
 class BatchRoute(QuickRoute):
@@ -59,7 +56,6 @@ router = router_of("Tasks", {**STORE_AWAY, **SUBMISSION_REFUSED}, BatchRoute)
 
 MAX_ITEMS = 1000
 MAX_LINE = 1024 * 1024
-NDJSON = "application/x-ndjson"
 # Lines that are committed together: as many as an array may hold, and about so many bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
@@ -77,7 +73,7 @@ _item = TypeAdapter(BatchItem)
 
 
 _ANSWERS = (
-    {"line": 1, "task_id": TASK_ID, "status": "PENDING"},
+    {"line": 1, "task_id": EXAMPLE_ID, "status": "PENDING"},
     {"line": 2, "errors": [{"detail": "must not be blank", "pointer": "#/arguments/content"}]},
 )
 
@@ -116,7 +112,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
     ```
     """
     services = services_of(request)
-    if _is_ndjson(request):
+    if is_ndjson(request.scope):
         return await _stream(request, services, key)
     text = request.scope["json_text"]
     problems: list[Any] = []

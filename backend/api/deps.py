@@ -131,8 +131,8 @@ class Services:
             faults = durability_faults(connection)
             if fault := encoding_fault(connection):
                 faults.append(fault)
-            if queues := workers.unknown_queues(connection):
-                faults.append(workers.UNKNOWN_TASKS % ", ".join(queues))
+            if queues := workers.stray_queues(connection):
+                faults.append(workers.STRAY_MESSAGES % ", ".join(queues))
             if repaired := repairs.total_if_recent(connection):
                 faults.append(
                     f"waiting tasks without an outbox row: {repaired} repaired in total, the last"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from backend.api.problems import problem
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from backend.api.protocol import HttpConnection
 
+NDJSON = "application/x-ndjson"
 MAX_BODY = 1024 * 1024
 TOO_LARGE = "The body is over 1 MiB. Send less, or several tasks."
 _STOPPING = (
@@ -48,7 +50,7 @@ class Edge:
         if self._root_path and f"{bare}/".startswith(f"{self._root_path}/"):
             bare = bare.removeprefix(self._root_path)
         path = _WITH_SLASH.get(bare, bare or "/")
-        # ASGI has the prefix in both.
+        # ASGI: `path` includes `root_path`.
         scope["path"] = self._root_path + path
         if self._root_path:
             scope["root_path"] = self._root_path
@@ -57,7 +59,7 @@ class Edge:
         # reads the answer instead of seeing a reset.
         if encoded:
             app = problem(415, ENCODED)
-        elif path == "/tasks/batch" and _is_ndjson(scope):
+        elif path == "/tasks/batch" and is_ndjson(scope):
             pass  # it is read line by line, with a limit on each line
         elif length is None and scope["method"] != "GET":  # whose body nobody reads
             receive = _limited(receive)
@@ -79,11 +81,9 @@ async def _end(scope: Scope, receive: Receive, send: Send) -> None:
         pass
 
 
-def _is_ndjson(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"content-type":  # the first, as for the route
-            return bool(value.lower().startswith(b"application/x-ndjson"))
-    return False
+def is_ndjson(scope: Scope) -> bool:
+    """Return whether a request's body is NDJSON, by its Content-Type."""
+    return Headers(scope=scope).get("content-type", "").lower().startswith(NDJSON)
 
 
 def _body_headers(scope: Scope) -> tuple[int | None, bool]:

@@ -21,6 +21,7 @@ from backend.api.problems import DETAILS, OUR_FAULT, PROBLEM, document, summary
 from backend.api.quick import QuickRoute, unknown_parameter
 from backend.errors import StoreUnavailable, TooManyWaiting
 from backend.schemas import (
+    EXAMPLE_ID,
     Answer,
     InvalidProblem,
     Problem,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 Responses = dict[int | str, dict[str, Any]]
 
-TASK_ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 JSON = "application/json"
 
 
@@ -58,7 +58,7 @@ def _error(status: int, description: str, detail: str) -> Responses:
     }
 
 
-def _later(description: str, error: HTTPError) -> Responses:
+def _retry_later_error(description: str, error: HTTPError) -> Responses:
     """Return the description of an error that says when to try again."""
     documented = _error(error.status, description, error.detail)
     seconds = int(error.headers["Retry-After"])
@@ -87,9 +87,9 @@ BODY_REFUSED = {
 SUBMISSION_REFUSED = {
     **BODY_REFUSED,
     **_invalid("The request is not valid, or its Idempotency-Key came with another one"),
-    **_later("More tasks wait than MAX_WAITING allows", TooManyWaiting(100_000, 30)),
+    **_retry_later_error("More tasks wait than MAX_WAITING allows", TooManyWaiting(100_000, 30)),
 }
-STORE_AWAY = _later("PostgreSQL is away or stores nothing", StoreUnavailable())
+STORE_AWAY = _retry_later_error("PostgreSQL is away or stores nothing", StoreUnavailable())
 
 
 def router_of(
@@ -207,7 +207,7 @@ def _state_examples() -> Mapping[str, Any]:
 
 
 def _state(summary: str, status: str, result: object) -> dict[str, Any]:
-    value = {"task_id": TASK_ID, "status": status, "result": result}
+    value = {"task_id": EXAMPLE_ID, "status": status, "result": result}
     return {"summary": summary, "value": value}
 
 

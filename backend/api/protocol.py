@@ -74,7 +74,8 @@ class HttpConnection(HttpToolsProtocol):
         """Forget the connection and its requests."""
         super().connection_lost(exc)
         self._check.cancel()
-        # uvicorn tells the last request only. Of those sent together, an earlier one would write.
+        # uvicorn tells only the last request that the client left. Tell the pipelined request that
+        # is being answered, too.
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -129,7 +130,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_headers_complete()
         self._undelivered = 0
         self.headers = []  # for trailers: they are no headers of the request
-        # Until its body has come: what follows an answer that comes before.
+        # How to treat the connection if the answer ends before the body has arrived.
         if self.expect_100_continue:
             # Close: the client may leave out the body and send another request instead.
             self.cycle.keep_alive = False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 T = TypeVar("T")
-# What a body may be where none is taken: it says nothing, so nothing is ignored.
+# Bodies that are accepted where none is expected: they carry no data.
 _EMPTY_BODIES = {b"", b"{}", b"null"}
 
 # The default of a parameter without one. Its annotation does not allow None, and so the OpenAPI

@@ -12,7 +12,6 @@ from backend.api.openapi import (
     NOT_FOUND,
     STORE_AWAY,
     SUBMISSION_REFUSED,
-    TASK_ID,
     TaskState,
     describe,
     header,
@@ -21,7 +20,7 @@ from backend.api.openapi import (
 from backend.api.quick import ABSENT, IdempotencyKey, compact
 from backend.api.submissions import Order
 from backend.errors import NotFound
-from backend.schemas import MessageIn, TaskAccepted, TaskList
+from backend.schemas import EXAMPLE_ID, MessageIn, TaskAccepted, TaskList
 from backend.settings import settings
 from backend.tasks.registry import Task, names, registered
 
@@ -41,7 +40,7 @@ _ACCEPTED: dict[int | str, Any] = {
     202: {
         "model": TaskAccepted,
         "description": "On disk, and it will run",
-        "headers": {"Location": header("Where to ask for it", "string", f"/tasks/{TASK_ID}")},
+        "headers": {"Location": header("Where to ask for it", "string", f"/tasks/{EXAMPLE_ID}")},
         "links": {
             "state": {
                 "operationId": "get_task",

@@ -177,10 +177,10 @@ class Worker(Base):
     holds: Mapped[list[str]] = mapped_column(
         ARRAY(Text()), comment="The attempts it holds, each as id/attempt"
     )
-    unknown_at: Mapped[datetime | None] = mapped_column(
+    stray_at: Mapped[datetime | None] = mapped_column(
         comment="When it last got a message of a task that is not in the table of tasks"
     )
-    unknown_queue: Mapped[str | None] = mapped_column(comment="The queue that it came from")
+    stray_queue: Mapped[str | None] = mapped_column(comment="The queue that it came from")
 
 
 def _only_row() -> Mapped[bool]:

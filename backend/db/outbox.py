@@ -89,8 +89,7 @@ _TAKE = text(
 def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[Due]:
     """Take up to `limit` due rows for publishing, oldest first; no other relay gets them.
 
-    Fewer if their arguments are large: of those with bundles and of those without, none after
-    TAKE_BYTES of arguments.
+    Takes fewer if their arguments are large: bundled and unbundled rows each stop after TAKE_BYTES.
 
     First attempts of the tasks named in `bundled` are put into bundles. All count as published from
     the commit on. If this relay dies before it has published them, `republish` finds them missing

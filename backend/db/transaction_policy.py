@@ -223,7 +223,7 @@ _OUTLASTS_TRANSACTION = re.compile(
     r"|pg_(?:try_)?advisory_lock(?:_shared)?\s*\()",
     re.IGNORECASE | re.DOTALL,
 )
-# A comment may hold others. What is left of it then ends with the last of these.
+# Comments nest. The pattern removes the inner part; the rest ends with `*/`.
 _END_OF_STATEMENT = re.compile(r";|\*/")
 # Comments, and quoted text: a semicolon in them does not end a statement.
 _COMMENTS_AND_QUOTED = re.compile(

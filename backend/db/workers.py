@@ -111,47 +111,45 @@ def leases(connection: Executor) -> dict[str, datetime]:
     return {row[0]: row[1] for row in rows}
 
 
-# What a log and health say of note_unknown's queue.
-UNKNOWN_TASKS = (
-    "messages of tasks that this database does not have come from the queue %s and are dropped. If"
-    " another installation uses this broker too, set QUEUE_PREFIX in one of them, or give it a"
-    " virtual host of its own (a database of Redis); if this database was restored or reset, they"
-    " are from before"
+# What a log and health say of note_stray's queue.
+STRAY_MESSAGES = (
+    "queue %s has messages of tasks that this database does not have; they are dropped. If another"
+    " installation uses this broker, set QUEUE_PREFIX in one of them, or give it a virtual host (a"
+    " database of Redis) of its own. After a restore or a reset, old messages cause this: wait"
+    " until they are gone"
 )
 # How long after the last such message it is still reported.
-UNKNOWN_SECONDS = 600.0
+STRAY_SECONDS = 600.0
 
 # In two statements, so that of two children the second sees what the first has written.
-_LOCK_UNKNOWN = text(
+_LOCK_STRAY = text(
     """
-    SELECT coalesce(unknown_at > now() - make_interval(secs => :seconds), false) FROM workers
+    SELECT coalesce(stray_at > now() - make_interval(secs => :seconds), false) FROM workers
     WHERE name = :name FOR UPDATE
     """
 )
-_NOTE_UNKNOWN = text(
-    "UPDATE workers SET unknown_at = now(), unknown_queue = :queue WHERE name = :name"
-)
-_UNKNOWN_QUEUES = text(
+_NOTE_STRAY = text("UPDATE workers SET stray_at = now(), stray_queue = :queue WHERE name = :name")
+_STRAY_QUEUES = text(
     """
-    SELECT DISTINCT unknown_queue FROM workers
-    WHERE unknown_at > now() - make_interval(secs => :seconds) ORDER BY unknown_queue
+    SELECT DISTINCT stray_queue FROM workers
+    WHERE stray_at > now() - make_interval(secs => :seconds) ORDER BY stray_queue
     """
 )
 
 
-def note_unknown(connection: Executor, name: str, queue: str) -> bool:
+def note_stray(connection: Executor, name: str, queue: str) -> bool:
     """Note that a worker got messages of tasks that the ledger does not have.
 
-    Returns whether there were none in the last UNKNOWN_SECONDS.
+    Returns whether there were none in the last STRAY_SECONDS.
     """
-    before = connection.execute(_LOCK_UNKNOWN, {"name": name, "seconds": UNKNOWN_SECONDS}).scalar()
-    connection.execute(_NOTE_UNKNOWN, {"name": name, "queue": queue})
+    before = connection.execute(_LOCK_STRAY, {"name": name, "seconds": STRAY_SECONDS}).scalar()
+    connection.execute(_NOTE_STRAY, {"name": name, "queue": queue})
     return before is False  # None: the lease is gone, and with it the place for a note
 
 
-def unknown_queues(connection: Executor) -> list[str]:
-    """Return the queues of such messages in the last UNKNOWN_SECONDS."""
-    return list(connection.execute(_UNKNOWN_QUEUES, {"seconds": UNKNOWN_SECONDS}).scalars())
+def stray_queues(connection: Executor) -> list[str]:
+    """Return the queues of such messages in the last STRAY_SECONDS."""
+    return list(connection.execute(_STRAY_QUEUES, {"seconds": STRAY_SECONDS}).scalars())
 
 
 _NOT_BEGUN = text(

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend import watcher
+from backend import cleaner
 from backend.embedded.programs import ENDINGS, CannotRun, Postgres, Server, Valkey
 from backend.settings import LOCK_FILE, RUNNING_FILE
 
@@ -74,7 +74,10 @@ def _lock(folder: Path) -> Any:  # noqa: ANN401 - an open file
 
 
 def _clean_up_after_killed(folder: Path) -> bool:
-    """End servers whose `up` is gone; they are told by their sockets' folder, of a random name."""
+    """End the servers of a killed `up`. The random name of the socket folder identifies them.
+
+    Return whether there was one.
+    """
     note = folder / RUNNING_FILE
     if not note.exists():
         return False
@@ -135,18 +138,18 @@ def servers(found: Settings) -> Iterator[list[int]]:
     servers go on until the children have ended too.
     To be called within `alone`. Raises CannotRun for a server that does not start.
     """
-    held: list[int] = []
+    inherited_fds: list[int] = []
     with ExitStack() as cleanup:
         try:
-            urls = _start(found, cleanup, held)
+            urls = _start(found, cleanup, inherited_fds)
         except OSError as error:
             raise CannotRun(f"cannot start the embedded servers: {error}") from error
         os.environ.update({name.upper(): url for name, url in urls.items()})
         os.environ[UP_VARIABLE] = str(found.data_dir / LOCK_FILE)
-        yield held
+        yield inherited_fds
 
 
-def _start(found: Settings, cleanup: ExitStack, held: list[int]) -> dict[str, str]:
+def _start(found: Settings, cleanup: ExitStack, inherited_fds: list[int]) -> dict[str, str]:
     """Start the servers and return their URLs by the settings' names."""
     # Written first: whenever this process is killed, the next one knows what to look for.
     note = found.data_dir / RUNNING_FILE
@@ -156,9 +159,9 @@ def _start(found: Settings, cleanup: ExitStack, held: list[int]) -> dict[str, st
         note.write_text("{}")
         return {}
     sockets = _make_folder_for_sockets()
-    watching, writing = watcher.start(lambda reading: _clean_up_later(reading, sockets))
-    held.append(writing)
-    cleanup.callback(_end_watcher, watching)
+    cleaner_pid, writing = cleaner.start(lambda reading: _clean_up_later(reading, sockets))
+    inherited_fds.append(writing)
+    cleanup.callback(_end_cleaner, cleaner_pid)
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
@@ -201,7 +204,7 @@ def _clean_up_later(reading: int, sockets: Path) -> None:
     shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _end_watcher(pid: int) -> None:
+def _end_cleaner(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

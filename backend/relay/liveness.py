@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from backend.db.lookups import Started
 
-# After a longer pause between two looks (PostgreSQL was away, or everything was frozen) a worker
+# After a longer gap between two looks (PostgreSQL was away, or everything was frozen) a worker
 # may have had no chance to renew its lease within LEASE_SECONDS.
-LONGEST_PAUSE = LEASE_SECONDS - RENEW_SECONDS
+LONGEST_GAP = LEASE_SECONDS - RENEW_SECONDS
 # The first renewal after a look may have listed what the worker holds before that attempt was
 # claimed. The second has not: it began after the first was committed.
 RENEWALS = 2
@@ -44,7 +44,7 @@ class Liveness:
         `leases` was read between `began` and `ended`, in seconds of a clock that nobody sets: each
         worker's last renewal, None where the lease is gone, which is no renewal.
         """
-        if ended - self._looked > LONGEST_PAUSE:
+        if ended - self._looked > LONGEST_GAP:
             self._renewals.clear()
         self._looked = ended
         self._renewals = {
@@ -95,4 +95,4 @@ class Calm:
 
 
 def _even(passed: float, shown: timedelta) -> bool:
-    return passed < LONGEST_PAUSE and abs(shown.total_seconds() - passed) < JUMP_SECONDS
+    return passed < LONGEST_GAP and abs(shown.total_seconds() - passed) < JUMP_SECONDS

@@ -56,7 +56,7 @@ GATHERED = 1600
 ROW_SECONDS = 0.5
 # What relay and reconciler are called in an outage of the broker. One name for both: the reconciler
 # mostly has nothing to ask the broker, so the relay finds out that it is back.
-PART = "relay"
+RELAY_PART = "relay"
 # How many unfinished tasks one pass checks for a missing outbox row.
 REPAIR_LIMIT = 1000
 
@@ -94,7 +94,7 @@ class Reconciler:
             except StoreUnavailable:
                 self._disconnect()
             except BROKER_ERRORS as error:
-                self._broker_at = time.monotonic() + broker_outage.failed(explain(error), PART)
+                self._broker_at = time.monotonic() + broker_outage.failed(explain(error), RELAY_PART)
                 self._disconnect()
             except Exception:
                 logger.exception("the reconciler met an error; it tries again")
@@ -159,19 +159,19 @@ class Reconciler:
         # What a relay has sent and the broker has not read yet is missing too: the first pass after
         # an alarm may find it so, the second does not.
         lost = before & self._missing
-        again = {False: 0, True: 0}
+        bundled = 0
         with transaction() as connection:
-            again[False] = outbox.republish_overtaken(connection, REPUBLISH)
-            for queue, missing in lost.items():
-                most = min(missing, REPUBLISH)
-                bundled = queue == SHORT_QUEUE.name
-                again[bundled] += outbox.republish(connection, most, bundled=bundled)
-            if not any(again.values()):
+            unbundled = outbox.republish_overtaken(connection, REPUBLISH)
+            if missing := min(lost[TASKS_QUEUE.name], REPUBLISH):
+                unbundled += outbox.republish(connection, missing, bundled=False)
+            if missing := min(lost[SHORT_QUEUE.name], REPUBLISH):
+                bundled = outbox.republish(connection, missing, bundled=True)
+            if not (unbundled or bundled):
                 return
             outbox.ring(connection)
             waiting, busy = workers.not_begun(connection)
         # The others are with busy workers; an idle one may begin them now.
-        count = max(0, again[False] - waiting) + max(0, again[True] - busy * GATHERED)
+        count = max(0, unbundled - waiting) + max(0, bundled - busy * GATHERED)
         if count:
             logger.warning(
                 "tasks that the broker has lost are published again: %d (nothing runs twice)", count

@@ -18,7 +18,7 @@ from backend.db.session import transaction
 from backend.errors import StoreUnavailable
 from backend.outage import RETRY_SECONDS
 from backend.relay.publisher import Publisher
-from backend.relay.reconciler import PART, Reconciler
+from backend.relay.reconciler import RELAY_PART, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class Relay:
             except StoreUnavailable:
                 pause = RETRY_SECONDS
             except BROKER_ERRORS as error:
-                pause = broker_outage.failed(explain(error), PART)
+                pause = broker_outage.failed(explain(error), RELAY_PART)
             except Exception:
                 logger.exception("the relay met an error; it starts over")
                 pause = RETRY_SECONDS
@@ -92,7 +92,7 @@ class Relay:
                         continue
                     published = self._publish_due(publisher)
                     if broker_outage.failing:
-                        broker_outage.succeeded(PART)
+                        broker_outage.succeeded(RELAY_PART)
                     if published:
                         self._stopping.wait(GATHER_SECONDS)
                     else:

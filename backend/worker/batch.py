@@ -19,7 +19,7 @@ from backend.tasks.registry import Run, registered
 from backend.worker.call import Losses, as_json, call
 from backend.worker.outcomes import Ended
 from backend.worker.retry import retry_while_unavailable
-from backend.worker.unknown_tasks import Dropped
+from backend.worker.stray_messages import DroppedMessages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,8 +89,11 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
             if ended:
                 _tell(ended)
             if report.dropped:
-                logger.debug("short tasks dropped, as they do not count: %d", len(report.dropped))
-                Dropped(worker, SHORT_QUEUE.name, report.dropped).record()
+                logger.debug(
+                    "short tasks dropped, as they do not wait for these attempts: %d",
+                    len(report.dropped),
+                )
+                DroppedMessages(worker, SHORT_QUEUE.name, report.dropped).record()
         break
     report.seconds = time.monotonic() - start
     return report

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 import celery
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 from celery.exceptions import Ignore, Retry
-from pydantic import RootModel
 from pydantic_core import from_json
 from sqlalchemy.exc import DataError, OperationalError
 
@@ -28,10 +26,10 @@ from backend.errors import (
 )
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
-from backend.worker.call import Losses, as_json, call
+from backend.worker.call import Losses, as_json, call, foreign_arguments
 from backend.worker.outcomes import backoff, plain
 from backend.worker.retry import retry_while_unavailable
-from backend.worker.unknown_tasks import Dropped
+from backend.worker.stray_messages import DroppedMessages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# From this attempt on, losing PostgreSQL in the middle of a task costs an attempt: the task's own
-# statement may be what takes PostgreSQL down.
+# Is the task itself what breaks PostgreSQL? If it does not run in one commit, losing PostgreSQL
+# leads to a new attempt: from this one on it may be to blame, so it costs an attempt as an error
+# does. LOSSES (call.py) answers this for tasks in one commit.
 FREE_ATTEMPTS = 100
 OWN_ROW = "The task changed its own row in the ledger"
 
@@ -70,10 +69,14 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
         try:
             value = attempt.run()
         except Duplicate as reason:
-            logger.debug("%s dropped: does not count", attempt.what, extra=attempt.log)
+            logger.debug(
+                "%s dropped: the task does not wait for this attempt",
+                attempt.what,
+                extra=attempt.log,
+            )
             if not attempt.foreign:
                 queue = self.request.delivery_info["routing_key"]
-                Dropped(attempt.worker, queue, [attempt.id]).record()
+                DroppedMessages(attempt.worker, queue, [attempt.id]).record()
             raise Ignore from reason
         except StoreUnavailable as reason:
             logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
@@ -166,7 +169,11 @@ class Attempt:
 
         state = retry_while_unavailable(write)
         if state is None:
-            logger.warning("%s gave up: the ledger has moved on", self.what, extra=self.log)
+            logger.warning(
+                "%s: outcome dropped: the task has ended or has a newer attempt",
+                self.what,
+                extra=self.log,
+            )
         else:
             logger.warning(
                 "%s: %s after an error: %s", self.what, state, plain(error), extra=self.log
@@ -209,21 +216,11 @@ class Attempt:
         return ledger.enter(connection, new, self.worker)
 
     def _arguments(self) -> str:
-        """Return the message's arguments as JSON text: the only argument of a message of ours.
-
-        Other programs send them by name, or by position in the model's order. Raises TaskError.
-        """
-        if not self.foreign:
-            (text,) = self._args
-            return str(text)
-        by_name = zip(self.spec.arguments.model_fields, self._args, strict=False)
-        arguments: object = {**dict(by_name), **self._kwargs}
-        if self._args and issubclass(self.spec.arguments, RootModel):
-            arguments = self._args[0]
-        try:
-            return json.dumps(arguments, allow_nan=False)
-        except ValueError as error:
-            raise TaskError("The arguments do not fit: JSON has no NaN and no infinity") from error
+        """Return the message's arguments as JSON text. Raises TaskError."""
+        if self.foreign:
+            return foreign_arguments(self.spec, self._args, self._kwargs)
+        (text,) = self._args  # a message of ours has this one argument
+        return str(text)
 
     def _in_one_commit(self) -> Any:  # noqa: ANN401 - JSON
         with TaskSession() as session:

@@ -16,9 +16,9 @@ from celery.worker.state import maybe_shutdown
 from backend.broker_outage import broker_outage, explain
 from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, is_task_id
 from backend.telemetry import about
-from backend.worker import lease, load, malformed
+from backend.worker import activity, lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
-from backend.worker.unknown_tasks import Dropped
+from backend.worker.stray_messages import DroppedMessages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class LedgerConsumer(Consumer):
         worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
         # Looked up for each task that gets a free child (WorkController._process_task_sem).
         worker._process_task = partial(_start, worker)  # noqa: SLF001 - as said
-        self._load = load.Load()
+        self._activity = activity.ActivityLog()
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
         """Return a connection whose channels drop what is no message of kombu's."""
@@ -109,7 +109,7 @@ class LedgerConsumer(Consumer):
         """Start Celery's parts, and the tick that shows that the event loop runs."""
         super().register_with_event_loop(hub)
         hub.call_repeatedly(TICK_SECONDS, self._watch.tick)
-        hub.call_repeatedly(load.SECONDS, self._load.report)
+        hub.call_repeatedly(activity.SECONDS, self._activity.report)
 
     def connection_for_write(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - kombu's
         """Return the consumer's own connection.
@@ -156,7 +156,7 @@ class LedgerConsumer(Consumer):
             )
             if ATTEMPT_HEADER in headers and is_task_id(headers.get("id")):
                 queue = str(message.delivery_info.get("routing_key"))
-                lease.report(Dropped(self.hostname, queue, [headers["id"]]))
+                lease.report(DroppedMessages(self.hostname, queue, [headers["id"]]))
         else:
             logger.error(
                 "a message in queue %s cannot be read and is dropped (%s: %s); content type %s",

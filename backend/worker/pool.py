@@ -68,7 +68,7 @@ class Results(CeleryResults):
         return reading if owner is child and reading.gi_frame is not None else None
 
 
-# Seconds after a child's end was noticed, unless it was gone at once.
+# When to look again for a child that has closed its pipe, in seconds.
 LOOKS_AGAIN = (0.02, 0.1, 0.5)
 
 

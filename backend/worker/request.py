@@ -14,7 +14,7 @@ from celery.worker.request import Request
 from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.errors import ReportedError
 from backend.telemetry import about
-from backend.worker import load
+from backend.worker import activity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,14 +98,14 @@ class LedgerRequest(Request):
         if self._of_the_ledger and not stopped and isinstance(error, Terminated):
             exc_info = self._worker_lost_info(error)
         if not (stopped or isinstance(error, Ignore)):
-            load.count_failure()
+            activity.count_failure()
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
         """Record that the attempt overran its time limit, as Celery does."""
         super().on_timeout(soft, timeout)
         if not soft:
-            load.count_failure()
+            activity.count_failure()
 
     def leave_batch(self) -> None:
         """Forget the child that ran it in a batch: it is to run alone, in any child."""

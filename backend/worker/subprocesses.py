@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from billiard.common import _shutdown_cleanup  # type: ignore[attr-defined]  # not in the stubs
 
-from backend import watcher
+from backend import cleaner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ def start_cleaner() -> None:
     """Fork the cleaner of this worker; to be called before there are threads."""
     global _to_cleaner
     mark_worker()
-    _, _to_cleaner = watcher.start(_clean_after_worker)
+    _, _to_cleaner = cleaner.start(_clean_after_worker)
 
 
 def register_pool_process() -> None:

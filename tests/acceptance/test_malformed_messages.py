@@ -78,7 +78,7 @@ def left(broker: RabbitMQ | Valkey, queue: str) -> int:
 
 
 def faults(log: str) -> list[str]:
-    """Return the lines about malformed messages: not that of unknown tasks, which comes once."""
+    """Return the lines about malformed messages: not that of stray messages, which comes once."""
     lines = [line for line in log.splitlines() if any(level in line for level in LEVELS)]
     return [line for line in lines if "tasks that this database does not have" not in line]
 

@@ -143,7 +143,7 @@ def test_a_worker_that_gets_another_installations_messages_says_so_once_and_heal
         assert said in fault
     lost += post_both(there)
     # Two of each queue, and before them a duplicate of this installation's.
-    for line in ("dropped: does not count", "as they do not count"):
+    for line in ("the task does not wait for this attempt", "they do not wait for these attempts"):
         eventually(lambda: worker.log.count(line) >= 3, 10, "all are dropped")  # noqa: B023
     assert worker.log.count(TROUBLE) == 1
     assert len(degraded(here)) == 1

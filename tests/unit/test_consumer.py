@@ -30,11 +30,11 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
 def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.unknown_tasks import Dropped
+    from backend.worker.stray_messages import DroppedMessages
 
     task_id = str(uuid4())
     reported = dropped(monkeypatch, {"id": task_id, "ledger_attempt": 1})
-    assert reported == [Dropped("a worker", "tasks", [task_id])]
+    assert reported == [DroppedMessages("a worker", "tasks", [task_id])]
 
 
 @pytest.mark.parametrize(

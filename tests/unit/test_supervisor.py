@@ -155,10 +155,12 @@ def test_all_stops_when_its_parent_is_gone(said: Callable[[], str]) -> None:
     assert well == [True]
 
 
-def test_a_process_has_the_held_files_open() -> None:
+def test_a_process_inherits_the_open_files_that_it_is_given() -> None:
     reading, writing = os.pipe()
     stack = Supervisor(
-        {"one": python(f"import os; os.write({writing}, b'open')")}, Output(), held=[writing]
+        {"one": python(f"import os; os.write({writing}, b'open')")},
+        Output(),
+        inherited_fds=[writing],
     )
     thread, _ = running(stack)
     assert os.read(reading, 10) == b"open"

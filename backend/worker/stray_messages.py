@@ -1,4 +1,4 @@
-"""Notices messages of tasks that the ledger does not have.
+"""Notices stray messages: those of tasks that the ledger does not have.
 
 Usually another installation uses the same queue. Only messages that were dropped are looked up, so
 the others cost nothing.
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# After a message of an unknown task, this process looks up no other for so long.
+# After a stray message, this process looks up no other for so long.
 PAUSE_SECONDS = 60.0
 
 _pause_until = 0.0
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedMessages:
     """Messages of ours, from one queue, that a worker has dropped."""
 
     worker: str
@@ -48,7 +48,7 @@ class Dropped:
                 if lookups.known(connection, self.task_ids).issuperset(self.task_ids):
                     return
             with transaction() as connection:
-                first = workers.note_unknown(connection, self.worker, plain(self.queue))
+                first = workers.note_stray(connection, self.worker, plain(self.queue))
         except StoreUnavailable:
             return  # the next such message is as good
         except Exception:
@@ -56,4 +56,4 @@ class Dropped:
             first = False
         _pause_until = time.monotonic() + PAUSE_SECONDS
         if first:
-            logger.warning(workers.UNKNOWN_TASKS, plain(self.queue))
+            logger.warning(workers.STRAY_MESSAGES, plain(self.queue))

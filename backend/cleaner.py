@@ -1,4 +1,4 @@
-"""A small process that acts when others have ended, however they ended, `kill -9` included."""
+"""The cleaner: a small process that cleans up when others have ended, by `kill -9` too."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def start(act: Callable[[int], None]) -> tuple[int, int]:
-    """Fork it; to be called before there are threads. Return its id and the end of a pipe.
+def start(clean_up: Callable[[int], None]) -> tuple[int, int]:
+    """Fork the process before threads exist. Return its pid and the write end of a pipe.
 
-    It calls `act` with the other end, whose reader sees the end of the file when all processes that
-    have this one open have ended. It then ends itself.
+    It runs `clean_up` with the read end, then exits. `clean_up` first has to read to end-of-file,
+    which comes when every process has closed the write end.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -29,7 +29,7 @@ def start(act: Callable[[int], None]) -> tuple[int, int]:
                 if number != reading:
                     with suppress(OSError):
                         os.close(number)
-            act(reading)
+            clean_up(reading)
         finally:
             os._exit(0)
     os.close(reading)

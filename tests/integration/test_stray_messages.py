@@ -29,9 +29,9 @@ TROUBLE = "messages of tasks that this database does not have"
 @pytest.fixture
 def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give a worker with a lease, whose process has looked up nothing yet."""
-    from backend.worker import unknown_tasks
+    from backend.worker import stray_messages
 
-    monkeypatch.setattr(unknown_tasks, "_pause_until", 0.0)
+    monkeypatch.setattr(stray_messages, "_pause_until", 0.0)
     with service.begin() as connection:
         workers.renew(connection, "w", list)
     return "w"
@@ -40,9 +40,9 @@ def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def drop(worker: str) -> Drop:
     """Give what the worker's processes call."""
-    from backend.worker import unknown_tasks
+    from backend.worker import stray_messages
 
-    return lambda queue, ids: unknown_tasks.Dropped(worker, queue, ids).record()
+    return lambda queue, ids: stray_messages.DroppedMessages(worker, queue, ids).record()
 
 
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
@@ -54,7 +54,7 @@ def test_a_dropped_message_of_a_task_that_the_ledger_has_is_no_trouble(
     assert caplog.messages == []
 
 
-def test_an_unknown_task_is_logged_once_and_named_by_health_after_each_renewal_too(
+def test_a_stray_message_is_logged_once_and_named_by_health_after_each_renewal_too(
     service: sa.Engine, worker: str, drop: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
     drop("short_tasks", [put(service, "SUCCESS"), str(uuid4())])
@@ -64,7 +64,7 @@ def test_an_unknown_task_is_logged_once_and_named_by_health_after_each_renewal_t
     (line,) = caplog.messages
     assert line == fault
     assert TROUBLE in line
-    assert "the queue short_tasks" in line
+    assert "queue short_tasks has" in line
 
 
 def test_while_trouble_lasts_a_process_looks_up_no_further_messages(
@@ -84,12 +84,12 @@ def test_of_two_processes_that_notice_at_the_same_time_one_warns(
 
     def note() -> None:
         with service.begin() as connection:
-            second.append(workers.note_unknown(connection, worker, "tasks"))
+            second.append(workers.note_stray(connection, worker, "tasks"))
 
     thread = threading.Thread(target=note)
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with service.connect() as connection, service.connect() as observer:
-        assert workers.note_unknown(connection, worker, "tasks")
+        assert workers.note_stray(connection, worker, "tasks")
         thread.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
         connection.commit()
@@ -101,12 +101,12 @@ def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_lo
     service: sa.Engine, worker: str
 ) -> None:
     with service.begin() as connection:
-        assert workers.note_unknown(connection, worker, "tasks")
-        assert not workers.note_unknown(connection, worker, "tasks")
-        connection.exec_driver_sql("UPDATE workers SET unknown_at = now() - interval '10 min'")
-        assert workers.unknown_queues(connection) == []
-        assert workers.note_unknown(connection, worker, "tasks")
-        assert workers.unknown_queues(connection) == ["tasks"]
+        assert workers.note_stray(connection, worker, "tasks")
+        assert not workers.note_stray(connection, worker, "tasks")
+        connection.exec_driver_sql("UPDATE workers SET stray_at = now() - interval '10 min'")
+        assert workers.stray_queues(connection) == []
+        assert workers.note_stray(connection, worker, "tasks")
+        assert workers.stray_queues(connection) == ["tasks"]
 
 
 def test_with_postgresql_away_a_dropped_message_stays_dropped(
@@ -139,8 +139,11 @@ def test_a_batch_looks_up_what_it_drops(
     members = [Member(theirs, 1, "insert_message", args, None)]
     assert run_batch(worker, members).dropped == [theirs]
     (fault,) = readiness()[0].faults
-    assert "the queue short_tasks" in fault
-    assert caplog.messages == ["short tasks dropped, as they do not count: 1", fault]
+    assert "queue short_tasks has" in fault
+    assert caplog.messages == [
+        "short tasks dropped, as they do not wait for these attempts: 1",
+        fault,
+    ]
 
 
 def test_an_attempt_that_runs_alone_is_looked_up_if_it_is_dropped(
@@ -165,4 +168,4 @@ def test_an_attempt_that_runs_alone_is_looked_up_if_it_is_dropped(
     assert readiness()[0].faults == []
     run(str(uuid4()))
     (fault,) = readiness()[0].faults
-    assert "the queue tasks " in fault
+    assert "queue tasks has" in fault

@@ -14,18 +14,18 @@ def upgrade() -> None:
     op.add_column(
         "workers",
         sa.Column(
-            "unknown_at",
+            "stray_at",
             sa.DateTime(timezone=True),
             comment="When it last got a message of a task that is not in the table of tasks",
         ),
     )
     op.add_column(
         "workers",
-        sa.Column("unknown_queue", sa.Text(), comment="The queue that it came from"),
+        sa.Column("stray_queue", sa.Text(), comment="The queue that it came from"),
     )
 
 
 def downgrade() -> None:
     """Undo."""
-    op.drop_column("workers", "unknown_queue")
-    op.drop_column("workers", "unknown_at")
+    op.drop_column("workers", "stray_queue")
+    op.drop_column("workers", "stray_at")

@@ -15,7 +15,7 @@ SECONDS: Final = 10.0
 _failed = 0
 
 
-class Load:
+class ActivityLog:
     """What has changed since the last line. Counts what Celery counts anyway."""
 
     def __init__(self) -> None:

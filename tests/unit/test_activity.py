@@ -33,24 +33,24 @@ def _no_requests() -> Iterator[None]:
 def test_it_counts_what_ended_since_the_last_line_and_says_nothing_when_idle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from backend.worker import load
+    from backend.worker import activity
 
     caplog.set_level(logging.INFO)
-    counted = load.Load()
+    log = activity.ActivityLog()
     requests = [Request(number) for number in range(5)]
     for request in requests:
         state.task_reserved(request)
-    counted.report()
+    log.report()
     for request in requests[:3]:
         state.task_accepted(request)
     state.task_ready(requests[0])
-    load.count_failure()
-    counted.report()
-    counted.report()
+    activity.count_failure()
+    log.report()
+    log.report()
     for request in requests[1:]:
         state.task_ready(request)
-    counted.report()
-    counted.report()
+    log.report()
+    log.report()
     assert caplog.messages == [
         "tasks: 1 ended, 1 failed, 2 running, 2 waiting in this worker",
         "tasks: 0 ended, 0 failed, 2 running, 2 waiting in this worker",
