@@ -94,7 +94,8 @@ class Reconciler:
             except StoreUnavailable:
                 self._disconnect()
             except BROKER_ERRORS as error:
-                self._broker_at = time.monotonic() + broker_outage.failed(explain(error), RELAY_PART)
+                pause = broker_outage.failed(explain(error), RELAY_PART)
+                self._broker_at = time.monotonic() + pause
                 self._disconnect()
             except Exception:
                 logger.exception("the reconciler met an error; it tries again")
