@@ -103,7 +103,7 @@ _CONF: dict[str, Any] = {
     # settings.py checked it.
     **dict.fromkeys(
         ["broker_read_url", "broker_write_url"],
-        re.sub(r"\?[^;]*", "", _BROKER_URL) if _AMQPS else _BROKER_URL,
+        _BROKER_URL.partition("?")[0] if _AMQPS else _BROKER_URL,
     ),
     "broker_use_ssl": _amqp_tls(_BROKER_URL) if _AMQPS else False,
     "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},

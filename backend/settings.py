@@ -205,7 +205,7 @@ def _load_env_file(file: Path) -> None:
     """
     try:
         text = file.read_text("utf-8-sig")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # some call an environment of Python .env
         return
     except UnicodeDecodeError:
         text = "\0"

@@ -78,15 +78,15 @@ def database(url: str) -> str:
 
 
 def broker(url: str) -> str:
-    """Return the address of the broker, or several joined by semicolons.
+    """Return the address of the broker.
 
     TLS of Redis verifies the server's certificate unless the address says something else. Raises
     ValueError for an address that cannot be used as it is.
     """
-    return ";".join(map(_broker, url.split(";"))) if url else url
-
-
-def _broker(url: str) -> str:
+    if not url:
+        return url
+    if ";" in url:  # Celery would take it for the addresses of several brokers
+        raise InvalidSetting(f"name one broker; {_ENCODE}")
     parts = _split(url, *_BROKER_PARAMETERS)
     known = _BROKER_PARAMETERS[parts.scheme]
     if any(name not in known for name, _ in parse_qsl(parts.query, keep_blank_values=True)):

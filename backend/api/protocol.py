@@ -46,6 +46,7 @@ class HttpConnection(HttpToolsProtocol):
     _answering: RequestResponseCycle | None = None
     # The client has ended its side, and waits for an answer or has left.
     _half_closed = False
+    _stopping = False
     # Bytes that waited for the client at the last look, if it was silent since.
     _unsent = 0
 
@@ -150,7 +151,7 @@ class HttpConnection(HttpToolsProtocol):
         cycle = self.cycle
         if self.expect_100_continue:
             if not cycle.response_started:
-                cycle.keep_alive = self.parser.should_keep_alive()
+                cycle.keep_alive = self.parser.should_keep_alive() and not self._stopping
         elif self._closes:
             cycle.keep_alive = False
             if cycle.response_complete:
@@ -159,6 +160,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Begin to stop: requests that wait for the end of a task are answered now."""
+        self._stopping = True
         stop_waiting: Callable[[], None] | None = self.app_state.get("stop_waiting")
         if stop_waiting is not None:
             stop_waiting()

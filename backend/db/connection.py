@@ -110,7 +110,7 @@ def connect(
             raise OptionsDropped from error
         made = dialect.connect(*positional, **without)
         _refused = True
-    _check_once(made, needed=needed)
+    _check(made, needed=needed)
     return made
 
 
@@ -133,13 +133,14 @@ _CHECK = """
 """
 
 
-def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
+def _check(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
     """Log what the settings of a process's first connection lack.
 
-    Raises OptionsDropped where it lacks those of DATABASE_URL and they are `needed`.
+    Raises OptionsDropped where any connection lacks those of DATABASE_URL and they are `needed`.
     """
     global _checked, every_text_fits  # noqa: PLW0603 - one look a process
-    if _checked:
+    first = not _checked
+    if not (first or needed):
         return
     _checked = True
     try:
@@ -151,9 +152,11 @@ def _check_once(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
             raise OptionsDropped
         made.autocommit = False
     except psycopg2.Error:
-        _checked = False
+        _checked = not first
         made.close()
         raise
+    if not first:
+        return
     every_text_fits = not encoding_fault(made.get_parameter_status("server_encoding"))
     for fault in undurable(fsync, synchronous_commit):
         logger.warning("%s", fault)

@@ -260,7 +260,7 @@ _FAIL = text(
             finished_at = CASE WHEN :retry AND attempt < max_attempts THEN NULL ELSE now() END,
             error = :error
         WHERE id = :id AND attempt = :attempt AND {_UNFINISHED}
-            AND (state <> 'STARTED' OR worker = :worker)
+            AND CASE WHEN state = 'STARTED' THEN worker = :worker ELSE NOT :claimed END
         RETURNING id, state, attempt
     ), next AS (
         INSERT INTO outbox (task_id, attempt, due_at)
@@ -283,10 +283,14 @@ def fail(
     error: str,
     worker: str,
     *,
+    claimed: bool = False,
     retry: bool = True,
     delay: float = 0,
 ) -> str | None:
     """End an attempt of a worker with an error; one that another worker has started is left alone.
+
+    `claimed`: the worker has committed a claim of it. If the task waits all the same, PostgreSQL
+    has lost the claim in a failover, and the task is left to its next delivery.
 
     The task goes to RETRY, due again in `delay` seconds, while it has attempts left and `retry`
     allows; else to FAILURE. Returns the new state, None where the attempt no longer counts.
@@ -298,6 +302,7 @@ def fail(
             "attempt": attempt,
             "error": error,
             "worker": worker,
+            "claimed": claimed,
             "retry": retry,
             "delay": delay,
         },

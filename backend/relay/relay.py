@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 # How long tasks gather after a batch was published: each has its price, whatever its size.
 GATHER_SECONDS = 0.025
+# Not after one of more bytes of arguments: its size may have ended it, and more is due.
+GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
 # How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
 IDLE_SECONDS = 0.5
 # A queue that refused nothing for so long has recovered: longer than the longest pause before a
@@ -90,32 +92,32 @@ class Relay:
                     if self.blocked:
                         publisher.attend(IDLE_SECONDS)
                         continue
-                    published = self._publish_due(publisher)
+                    batch = self._publish_due(publisher)
                     if broker_outage.failing:
                         broker_outage.succeeded(RELAY_PART)
-                    if published:
-                        self._stopping.wait(GATHER_SECONDS)
-                    else:
+                    if not batch:
                         publisher.attend()
                         bell.wait(IDLE_SECONDS)
+                    elif sum(len(due.args) for due in batch) <= GATHER_BYTES:
+                        self._stopping.wait(GATHER_SECONDS)
             finally:
                 self.blocked = False
                 publisher.close()
         finally:
             bell.close()
 
-    def _publish_due(self, publisher: Publisher) -> bool:
-        """Publish one batch; False when nothing was due."""
+    def _publish_due(self, publisher: Publisher) -> Sequence[Due]:
+        """Publish one batch and return it; empty when nothing was due."""
         with transaction() as connection:
             batch = outbox.take(connection, BATCH, self._bundled)
         if not batch:
-            return False
+            return []
         try:
             publisher.publish(batch)
         finally:
             self._put_back(publisher, batch)
         self._report_refused(publisher)
-        return True
+        return batch
 
     def _put_back(self, publisher: Publisher, batch: Sequence[Due]) -> None:
         """Return to the outbox what the broker may not have.

@@ -163,6 +163,7 @@ class Attempt:
                     self.number,
                     plain(error),
                     self.worker,
+                    claimed=self._claimed_by is not None,
                     retry=retry,
                     delay=delay,
                 )

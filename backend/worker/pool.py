@@ -8,6 +8,7 @@ reading from the children. Celery handles that only when a worker stops
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,14 @@ class Results(CeleryResults):
 LOOKS_AGAIN = (0.02, 0.1, 0.5)
 
 
+def _try_fork() -> None:
+    """Fork a process that ends at once. Raises OSError where that is not possible."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 class Processes(AsynPool):
     """billiard's processes."""
 
@@ -103,12 +112,19 @@ class Processes(AsynPool):
         Celery would end the worker, with all that it runs. The next look at all children tries it
         again.
         """
+        before = list(self._pool)
         try:
+            if self._fork_failed:
+                _try_fork()  # billiard leaves a pipe open each time that its own fork fails
             made = super()._create_worker_process(i)  # type: ignore[misc]  # missing in the stubs
         except OSError as error:
-            if not self._registered_with_event_loop:  # the worker is starting
+            unstarted = [each for each in self._pool if each not in before]
+            # Not while the worker is starting, nor after the fork.
+            if not self._registered_with_event_loop or any(each.pid for each in unstarted):
                 raise
-            self._process_cleanup_queues(self._pool.pop())  # type: ignore[attr-defined]  # missing in the stubs
+            for each in unstarted:
+                self._pool.remove(each)
+                self._process_cleanup_queues(each)  # type: ignore[attr-defined]  # missing in the stubs
             if not self._fork_failed:
                 logger.warning("no process can be started; tried again soon: %s", error.strerror)
             self._fork_failed = True

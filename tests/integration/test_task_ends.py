@@ -65,6 +65,22 @@ def test_an_attempt_that_was_superseded_while_it_ran_is_dropped(service: sa.Engi
     assert written(service) == []
 
 
+def test_a_claim_that_a_failover_has_lost_leaves_the_task_to_its_next_delivery(
+    service: sa.Engine,
+) -> None:
+    def lose_claim(_session: Session) -> None:
+        with service.begin() as connection:
+            connection.exec_driver_sql("UPDATE tasks SET state = 'PENDING', worker = NULL")
+            connection.exec_driver_sql(
+                "INSERT INTO outbox (task_id, due_at) SELECT id, now() FROM tasks"
+            )
+
+    task_id, ended = run_by_celery(service, lose_claim, one_commit=False)
+    assert ended is Ignore
+    assert (task(service, task_id)["state"], waiting(service)) == ("PENDING", [task_id])
+    assert written(service) == []
+
+
 @both_kinds
 @pytest.mark.parametrize("arguments", [(float("nan"),), ([1, float("inf")],), ()])
 def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(

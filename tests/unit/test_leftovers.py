@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.embedded import leftovers
+from backend.embedded.programs import CannotRun
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -118,3 +119,25 @@ def test_all_processes_of_a_killed_up_are_ended_and_no_others(
     leftovers.end_servers(sockets)
     assert [is_zombie(each.pid) for each in (server, frozen, child)] == [True] * 3
     assert other.poll() is None
+
+
+def test_only_a_process_with_the_whole_argument_is_killed(
+    tmp_path: Path, run_as_postgres: Run
+) -> None:
+    data = str(tmp_path / "new")
+    ours, longer = run_as_postgres("-D", data), run_as_postgres("-D", f"{data}er")
+    within = run_as_postgres("-D", f"/srv{data}")
+    leftovers.kill_with_argument(data)
+    eventually(lambda: is_zombie(ours.pid), 5, "it has ended")
+    assert (longer.poll(), within.poll()) == (None, None)
+
+
+def test_a_process_that_does_not_end_keeps_the_next_server_from_starting(
+    tmp_path: Path, run_as_postgres: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = run_as_postgres("-D", str(tmp_path))
+    # As one that waits for a disk.
+    monkeypatch.setattr("psutil.Process.send_signal", lambda *_: None)
+    monkeypatch.setattr(leftovers, "KILL_SECONDS", 0.1)
+    with pytest.raises(CannotRun, match=f"pid {stuck.pid}"):
+        leftovers.kill_with_argument(str(tmp_path))

@@ -252,3 +252,15 @@ def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
         assert pool._create_worker_process(1) is None
     assert (pool._pool, pool._queues) == ([other], {queues: None})
     assert len(caplog.messages) == 1
+
+    def fail_before(_pool: object, _index: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(AsynPool, "_create_worker_process", fail_before)
+    assert pool._create_worker_process(1) is None
+    assert pool._pool == [other], "it is still there"
+
+    monkeypatch.setattr(AsynPool, "_create_worker_process", fail)
+    monkeypatch.setattr("backend.worker.pool._try_fork", lambda: fail_before(None, 0))
+    assert pool._create_worker_process(1) is None
+    assert pool._queues == {queues: None}, "billiard's own fork is not tried"

@@ -286,13 +286,17 @@ def test_a_line_that_sets_nothing_is_refused_by_its_number(
     assert refused() == f"line 2 of {only_our_environment[1]} is not NAME=value"
 
 
+def test_an_environment_of_python_may_be_called_env(
+    only_our_environment: tuple[Path, Path],
+) -> None:
+    only_our_environment[0].mkdir()
+    assert settings().api_port == 8060
+
+
 def test_a_file_that_cannot_be_read_is_named(
     only_our_environment: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_backend, of_root = only_our_environment
-    of_root.mkdir()
-    assert refused() == f"cannot read {of_root}: Is a directory"
-    of_root.rmdir()
     of_root.symlink_to(of_root)
     assert refused() == f"cannot read {of_root}: Too many levels of symbolic links"
     of_root.unlink()
