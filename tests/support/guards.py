@@ -1027,7 +1027,7 @@ GUARDS = [
     Guard(
         "after kill -9 of PostgreSQL its other processes end",
         "backend/embedded/leftovers.py",
-        "    kill(sockets.name, programs)\n",
+        "    _kill(_processes(ours, programs))\n",
         "",
         "tests/acceptance/test_killed_stack.py",
     ),
@@ -1158,6 +1158,27 @@ GUARDS = [
         "            if child.jobs_done >= self._maxtasksperchild:\n                return\n",
         "",
         "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "a claim that a failover has lost is no failure",
+        "backend/worker/claim.py",
+        "claimed=self._claimed_by is not None",
+        "claimed=False",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a fork that fails costs no other pool process",
+        "backend/worker/pool.py",
+        "[each for each in self._pool if each not in before]",
+        "self._pool[-1:]",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "a process that does not end keeps the next server from starting",
+        "backend/embedded/leftovers.py",
+        "    if left := _signal(processes, signal.SIGKILL, KILL_SECONDS):\n",
+        "    if (left := _signal(processes, signal.SIGKILL, KILL_SECONDS)) and not left:\n",
+        "tests/unit/test_leftovers.py",
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,17 +27,17 @@ class Nothing:
     def run(self) -> None: ...
 
 
-def passes(*script: bool) -> Callable[..., bool]:
+def passes(*script: bool) -> Callable[..., list[object]]:
     """Publish as the script has it, False an outage; nothing is due after its end."""
     steps: Iterator[bool] = iter(script)
 
-    def publish_due(*_: object) -> bool:
+    def publish_due(*_: object) -> list[object]:
         step = next(steps, None)
         if step is None:
             time.sleep(0.01)
         if step is False:
             raise TimeoutError
-        return bool(step)
+        return [SimpleNamespace(args="{}")] if step else []
 
     return publish_due
 
