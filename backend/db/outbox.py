@@ -37,7 +37,7 @@ class Due:
 
 # How many bytes of arguments are taken at once, and one task more: a relay holds them in memory,
 # several times over.
-TAKE_BYTES = 4 * 1024 * 1024
+TAKE_BYTES = 2 * 1024 * 1024
 # Only reading a compressed value tells its size. JSON rarely shrinks to a smaller part than this.
 COMPRESSION = 32
 

@@ -308,7 +308,7 @@ def test_large_tasks_are_taken_a_few_at_a_time_until_all_are_taken(
         while taken := outbox.take(connection, 500, bundled):
             takes.append([due.task_id for due in taken])
     assert sorted(task_id for take in takes for task_id in take) == sorted(ids)
-    assert 3 <= max(len(take) for take in takes) <= 11
+    assert 2 <= max(len(take) for take in takes) <= 6
 
 
 def test_a_task_larger_than_the_limit_is_taken_alone_and_small_ones_all_at_once(

@@ -45,7 +45,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
             ledger._SUCCEED_TOGETHER,
             {**few, "results": ["{}"] * len(ids), "began": None},
         ),
-        "fail": (ledger._FAIL, {**one, "retry": True, "delay": 0}),
+        "fail": (ledger._FAIL, {**one, "claimed": False, "retry": True, "delay": 0}),
         "revoke": (ledger._REVOKE, one),
         "revoke waiting": (ledger._REVOKE_WAITING, one),
         "run alone": (ledger._RUN_ALONE, few),
