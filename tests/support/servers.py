@@ -548,12 +548,14 @@ class Redis(_Server):
     nothing but TLS.
     """
 
+    _kind = "redis"
+
     def __init__(
         self, settings: Mapping[str, str] | None = None, certificate: Certificate | None = None
     ) -> None:
         self.password = (settings or {}).get("requirepass", "")
-        self._server = _find("redis-server", "redis-server")
-        super().__init__("redis")
+        self._server = self._program()
+        super().__init__(self._kind)
         self._scheme, self._settings = "redis", {"port": str(self.port), **(settings or {})}
         if certificate is not None:
             self._scheme = "rediss"
@@ -583,6 +585,9 @@ class Redis(_Server):
         """Ask for a password from now on; "" for none. Connections that are open stay."""
         self.command("CONFIG", "SET", "requirepass", password)
         self.password = password
+
+    def _program(self) -> Path:
+        return _find("redis-server", "redis-server")
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         settings = {"bind": "127.0.0.1", "save": "", "appendonly": "no", **self._settings}
