@@ -29,8 +29,6 @@ logger = logging.getLogger("system")
 START_SECONDS = 120.0
 # How to end a server: a signal, and the seconds until the next, harder one.
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
-
-
 # The pause before a server is tried again that cannot start.
 RESTART_SECONDS = 5.0
 
@@ -222,7 +220,11 @@ class Postgres(Server):
         """See Server."""
         try:
             psycopg2.connect(
-                host=str(self.sockets), port=5432, user="postgres", dbname="postgres"
+                host=str(self.sockets),
+                port=5432,
+                user="postgres",
+                dbname="postgres",
+                connect_timeout=3,
             ).close()
         except psycopg2.OperationalError:
             return False
@@ -230,7 +232,7 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey, with all that it was told in a file: the ledger would send it anew, but later."""
+    """Valkey with an append-only file; without it the outbox would republish later."""
 
     name = "Valkey"
     setting = "celery_broker_url"

@@ -13,6 +13,7 @@ import httpx
 import kombu
 import pytest
 
+from tests.support.celery_command import celery_command
 from tests.support.stack import ROOT, Stack, serving
 from tests.support.waiting import eventually
 
@@ -39,17 +40,7 @@ def service(
 
 def call(stack: Stack, *arguments: str) -> str:
     """Run `celery -A backend call …` and return the id that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "backend", "call", *arguments],
-        cwd=ROOT,
-        env=stack.settings(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.split()[-1]
+    return celery_command(stack, "call", *arguments).split()[-1]
 
 
 def send(

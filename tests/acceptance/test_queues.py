@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import httpx
 import kombu
 import pytest
 
+from tests.support.celery_command import celery_command
 from tests.support.ports import free_port
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -113,14 +112,4 @@ def _answers(flower: httpx.Client) -> bool:
 
 def _inspect(stack: Stack) -> str:
     """Return what `celery inspect active` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "backend", "inspect", "active", "--json"],
-        cwd=ROOT,
-        env=stack.settings(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.dumps(json.loads(done.stdout))
+    return json.dumps(json.loads(celery_command(stack, "inspect", "active", "--json")))

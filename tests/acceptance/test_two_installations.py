@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ import httpx
 import kombu
 import pytest
 
+from tests.support.celery_command import celery_command
 from tests.support.servers import RabbitMQ
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -248,18 +247,3 @@ def listening(stack: Stack) -> Iterator[Listener]:
         with consumers[0]:
             eventually(lambda: listener.count("worker-heartbeat"), 20, "its worker is heard")
             yield listener
-
-
-def celery_command(stack: Stack, *arguments: str) -> str:
-    """Return what `celery -A backend …` prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "backend", *arguments],
-        cwd=ROOT,
-        env=stack.settings(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
