@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
-from celery.utils.saferepr import saferepr
 from pydantic_core import from_json
 
 from backend.celery_app import SHORT_QUEUE, app
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # So many members may raise before the rest runs alone too: each costs the batch another start.
 CULPRITS = 3
+# What an event has of a task's value.
+TEXT_LENGTH = 200
 
 
 class Member(NamedTuple):
@@ -84,7 +85,7 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
             report.alone += [member.task_id for member in left]
             logger.exception("a batch failed; its short tasks run alone: %d", len(left))
         else:
-            report.succeeded = {end.task_id: saferepr(end.value, 200) for end in ended}
+            report.succeeded = {end.task_id: _short_text(end.value) for end in ended}
             report.dropped += [m.task_id for m in left if m.task_id not in report.succeeded]
             if ended:
                 _tell(ended)
@@ -97,6 +98,12 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
         break
     report.seconds = time.monotonic() - start
     return report
+
+
+def _short_text(value: object) -> str:
+    """Return a task's value as Flower shows it, in TEXT_LENGTH characters at most."""
+    whole = repr(value)
+    return whole if len(whole) <= TEXT_LENGTH else f"{whole[: TEXT_LENGTH - 3]}..."
 
 
 def _in_one_commit(

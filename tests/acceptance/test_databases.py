@@ -138,6 +138,36 @@ def test_options_that_a_pooler_drops_are_an_error_even_if_the_role_has_all_limit
         assert "Traceback" not in api.log
 
 
+CONNECT_TO_EACH = """
+import sys
+import sqlalchemy as sa
+from backend.db.connection import arguments, connect
+
+for address in sys.argv[1:]:
+    url = sa.make_url(address)
+    engine = sa.create_engine(url, connect_args=arguments(url, "test"))
+    sa.event.listen(engine, "do_connect", connect)
+    engine.connect().close()
+    print("connected")
+"""
+
+
+def test_options_that_a_pooler_drops_are_an_error_for_later_connections_too(
+    pooler: PgBouncer, url: str
+) -> None:
+    addresses = [f"{url}?{SEARCH_PATH}", f"{pooler.through(url)}?{SEARCH_PATH}"]
+    process = subprocess.run(
+        [sys.executable, "-c", CONNECT_TO_EACH, *addresses],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=MINUTE,
+        check=False,
+    )
+    assert (process.returncode, process.stdout) == (1, "connected\n"), process.stderr
+    assert "OptionsDropped" in process.stderr
+
+
 def test_a_role_that_may_not_create_tables_is_told_in_a_line(url: str) -> None:
     role = f"role_{url.rpartition('/')[2]}"
     execute(url, f"CREATE ROLE {role} LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")

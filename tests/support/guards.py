@@ -1040,6 +1040,14 @@ GUARDS = [
         "_the_role_has_all_limits",
     ),
     Guard(
+        "options that a pooler drops are an error for later connections too",
+        "backend/db/connection.py",
+        "    if not (first or needed):\n",
+        "    if not first:\n",
+        "tests/acceptance/test_databases.py::test_options_that_a_pooler_drops_are_an_error_for"
+        "_later_connections_too",
+    ),
+    Guard(
         "a sign of a password that would lead to another host is refused",
         "backend/urls.py",
         "        raise InvalidSetting(_ENCODE)\n",
