@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LEAST_PAIRS, MOST_PAIRS = 30, 100
 # The processes are restarted after so many pairs: two processes of the same code can differ in
 # speed for as long as they live, and more pairs of the same two would not average that out.
-BLOCK = 10
+BLOCK = 3
 WIDTH = 0.06  # of the interval
 CONFIDENCE = 0.95
 
