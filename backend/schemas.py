@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
+from backend.states import Listed, State
+
 
 def _storable(text: str) -> str:
     """Refuse what PostgreSQL cannot store or nobody could read."""
@@ -68,7 +70,7 @@ class TaskAccepted(Answer):
     """A task is on disk and will run."""
 
     task_id: TaskId
-    status: Literal["PENDING"]
+    status: Literal[State.PENDING]
     message: str = Field(examples=["Task enqueued successfully"])
 
 
@@ -87,7 +89,7 @@ class BatchEntry(Answer):
     """An accepted task of a batch."""
 
     task_id: TaskId
-    status: Literal["PENDING"]
+    status: Literal[State.PENDING]
 
 
 class BatchAccepted(Answer):
@@ -111,7 +113,7 @@ class BatchLine(Answer):
     task_id: TaskId | SkipJsonSchema[None] = Field(
         None, description="Where the task is on disk, or may be (UNKNOWN)"
     )
-    status: Literal["PENDING", "REFUSED", "UNKNOWN"] | SkipJsonSchema[None] = Field(
+    status: Literal[State.PENDING, "REFUSED", "UNKNOWN"] | SkipJsonSchema[None] = Field(
         None,
         description="PENDING: on disk. REFUSED: a good line that was not stored. UNKNOWN: the store"
         " went away, the task may have been stored. Absent where the line is not valid",
@@ -125,7 +127,7 @@ class TaskSummary(Answer):
     """A task that has not ended."""
 
     task_id: TaskId
-    status: Literal["ACTIVE", "SCHEDULED", "RESERVED"]
+    status: Literal[Listed.ACTIVE, Listed.SCHEDULED, Listed.RESERVED]
 
 
 class TaskList(Answer):
@@ -145,7 +147,7 @@ class TaskUnfinished(Answer):
     """A task that has not ended."""
 
     task_id: TaskId
-    status: Literal["PENDING", "STARTED", "RETRY"]
+    status: Literal[State.PENDING, State.STARTED, State.RETRY]
     # Always null. A type that is only null confuses clients: openapi-fetch leaves the field out.
     result: ErrorResult | None = Field(description="null until the task has ended", examples=[None])
 
@@ -154,7 +156,7 @@ class TaskFailed(Answer):
     """A task that ended without a value."""
 
     task_id: TaskId
-    status: Literal["FAILURE", "REVOKED"]
+    status: Literal[State.FAILURE, State.REVOKED]
     result: ErrorResult
 
 

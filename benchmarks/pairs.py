@@ -31,12 +31,11 @@ def missing(result: Result, exactly: int | None = None) -> int:
     pairs = len(result.judged)
     if exactly is not None:
         return min(BLOCK, exactly - pairs)
-    if pairs >= MOST_PAIRS:
-        return 0
-    if pairs < LEAST_PAIRS:
-        return BLOCK
-    low, high = result.interval
-    return BLOCK if high - low > WIDTH else 0
+    if pairs >= LEAST_PAIRS:
+        low, high = result.interval
+        if high - low <= WIDTH:
+            return 0
+    return min(BLOCK, MOST_PAIRS - pairs)
 
 
 def take_turns(

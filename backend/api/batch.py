@@ -33,6 +33,7 @@ from backend.api.submissions import Order
 from backend.db.ledger import Submission
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
+from backend.states import PENDING
 from backend.tasks.registry import names, registered
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ _item = TypeAdapter(BatchItem)
 
 
 _ANSWERS = (
-    {"line": 1, "task_id": EXAMPLE_ID, "status": "PENDING"},
+    {"line": 1, "task_id": EXAMPLE_ID, "status": PENDING},
     {"line": 2, "errors": [{"detail": "must not be blank", "pointer": "#/arguments/content"}]},
 )
 
@@ -124,7 +125,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
             problems += error.errors()
     if problems:
         raise RequestValidationError(problems)
-    rows = [{"task_id": task.id, "status": "PENDING"} for task in tasks]
+    rows = [{"task_id": task.id, "status": PENDING} for task in tasks]
     answer = compact({"tasks": rows, "total": len(rows)})
     answer = await services.submissions.accept(Order(tasks, answer, "batch", key))
     return Response(answer, 202, media_type="application/json")
@@ -248,7 +249,7 @@ async def _accept_lines(
         answers.append(answer)
         try:
             tasks.append(_line_task(line, services))
-            answer |= {"task_id": tasks[-1].id, "status": "PENDING"}
+            answer |= {"task_id": tasks[-1].id, "status": PENDING}
         except RequestValidationError as error:
             answer["errors"] = faults(error)
         except Exception:

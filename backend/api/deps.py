@@ -18,12 +18,13 @@ from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, repairs, workers, writable
 from backend.db.ledger import Submission
 from backend.db.session import durability_faults, encoding_fault, single, trial
+from backend.states import ACTIVE
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.db.lookups import State
+    from backend.db.lookups import TaskRecord
     from backend.db.messages import Message
 
 
@@ -51,7 +52,7 @@ class Services:
         # Whether the relay in this process, if there is one, is blocked by the broker.
         self.relay_blocked: Callable[[], bool] = lambda: False
 
-    async def state(self, task_id: str) -> State | None:
+    async def state(self, task_id: str) -> TaskRecord | None:
         """Return what the ledger knows of a task, None for an id that was never issued."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
@@ -111,7 +112,7 @@ class Services:
                 tasks, total = lookups.unfinished(connection, most, many=many)
         for task_id, status in held.items():
             if task_id in tasks:
-                if status == "ACTIVE":
+                if status == ACTIVE:
                     tasks[task_id] = status
             elif task_id in external:
                 # Unknown to the ledger: another program sent it, and it has not started.
@@ -144,7 +145,7 @@ class Services:
         return [condition] * len(asked)
 
 
-def _states(ids: Sequence[str]) -> list[State | None]:
+def _states(ids: Sequence[str]) -> list[TaskRecord | None]:
     with single() as connection:
         return lookups.states(connection, ids)
 

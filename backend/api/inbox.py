@@ -25,7 +25,7 @@ from backend.outage import RETRY_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from backend.db.lookups import State
+    from backend.db.lookups import TaskRecord
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ POLL_SECONDS = 0.25
 class Inbox:
     """This process's reply queue; `connected` tells whether the broker can be reached."""
 
-    def __init__(self, look: Callable[[str], Awaitable[State | None]]) -> None:
+    def __init__(self, look: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
         """Start reading; `look` asks the ledger for a task's state."""
         self.connected = False
         self.queue_name = prefixed(f"replies.{uuid4()}")
@@ -60,7 +60,7 @@ class Inbox:
 
     async def wait(
         self, task_id: str, seconds: float, gone: Callable[[], bool] | None = None
-    ) -> State | None:
+    ) -> TaskRecord | None:
         """Return the task's state once it has ended, `seconds` have passed or the process stops.
 
         Also when the client has left: then `gone` returns true. None for an id that was never

@@ -29,6 +29,7 @@ from backend.schemas import (
     TaskId,
     TaskUnfinished,
 )
+from backend.states import FAILURE, STARTED, SUCCESS, State
 from backend.tasks.registry import Task, registered
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def task_state() -> Any:  # noqa: ANN401 - a type
     examples = [found for found in map(example, registered().values()) if found is not None]
     fields: Any = {
         "task_id": (TaskId, ...),
-        "status": (Literal["SUCCESS"], ...),
+        "status": (Literal[State.SUCCESS], ...),
         "result": (
             Union[tuple(map(_documented, ordered))],  # noqa: UP007 - of as many as there are
             Field(description="The task's value; each task has its own model", examples=examples),
@@ -194,15 +195,15 @@ def task_state() -> Any:  # noqa: ANN401 - a type
 def _state_examples() -> Mapping[str, Any]:
     """Return examples of what GET /tasks/{id} answers."""
     examples = {
-        task.name: _state(f"{task.name} succeeded", "SUCCESS", example(task))
+        task.name: _state(f"{task.name} succeeded", SUCCESS, example(task))
         for task in registered().values()
         if example(task) is not None
     }
     failed = {"error": "Database connection failed"}
     return {
         **examples,
-        "unfinished": _state("not ended", "STARTED", None),
-        "failed": _state("failed", "FAILURE", failed),
+        "unfinished": _state("not ended", STARTED, None),
+        "failed": _state("failed", FAILURE, failed),
     }
 
 

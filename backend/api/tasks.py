@@ -22,6 +22,7 @@ from backend.api.submissions import Order
 from backend.errors import NotFound
 from backend.schemas import EXAMPLE_ID, MessageIn, TaskAccepted, TaskList
 from backend.settings import settings
+from backend.states import PENDING, SUCCESS
 from backend.tasks.registry import Task, names, registered
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ async def _accept(
     """Accept a task with arguments as JSON text: the answer is sent after the commit."""
     services = services_of(request)
     new = services.new_task(task, arguments)
-    answer = f'{{"task_id":"{new.id}","status":"PENDING","message":"{message}"}}'
+    answer = f'{{"task_id":"{new.id}","status":"{PENDING}","message":"{message}"}}'
     answer = await services.submissions.accept(Order([new], answer, "task", key))
     task_id = new.id if key is None else json.loads(answer)["task_id"]
     headers = {"Location": f"{settings().root_path}/tasks/{task_id}"}
@@ -115,7 +116,7 @@ async def get_task(
         state = await services.state(task_id)
     if state is None:
         raise NotFound("There is no task with this id.")
-    failed = state.ended and state.state != "SUCCESS"
+    failed = state.ended and state.state != SUCCESS
     result = compact({"error": state.error or "No reason was given"}) if failed else state.result
     # The result is JSON already; writing it out as it is spares decoding it.
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'

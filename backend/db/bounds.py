@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from backend.db.models import UNFINISHED
+from backend.db.models import IS_STARTED, IS_UNFINISHED
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # A bound; the column of whose values none is older, its table and the rows of its partial index.
 _SCANS = {
-    "unfinished_from": ("created_at", "tasks", UNFINISHED),
-    "started_from": ("started_at", "tasks", "state = 'STARTED'"),
+    "unfinished_from": ("created_at", "tasks", IS_UNFINISHED),
+    "started_from": ("started_at", "tasks", IS_STARTED),
     "due_from": ("due_at", "outbox", "published_at IS NULL"),
     "published_from": ("published_at", "outbox", "published_at IS NOT NULL"),
 }
@@ -52,7 +52,7 @@ def rows_from(bound: str) -> str:
     set back are seen before the bounds are reset. Without a row in scan_bounds it starts at the
     beginning.
     """
-    found = f"coalesce((SELECT {bound} FROM scan_bounds), '-infinity')"  # noqa: S608 - a constant
+    found = f"coalesce((SELECT {bound} FROM scan_bounds), '-infinity')"
     return _rows(bound, f"least({found}, now() - interval '1 min')")
 
 
@@ -65,11 +65,11 @@ def _rows(bound: str, start: str) -> str:
 
 def _oldest(bound: str, start: str) -> str:
     column, table, _ = _SCANS[bound]
-    return f"(SELECT min({column}) FROM {table} WHERE {_rows(bound, start)})"  # noqa: S608 - constants
+    return f"(SELECT min({column}) FROM {table} WHERE {_rows(bound, start)})"
 
 
 def _raised(bound: str) -> str:
-    start = f"least((SELECT {bound} FROM scan_bounds), now() - interval '1 min')"  # noqa: S608 - same
+    start = f"least((SELECT {bound} FROM scan_bounds), now() - interval '1 min')"
     # Of two times, so that a jump of the clock between the caller's reading and now raises nothing.
     latest = "least(:now, now()) - interval '1 min'"
     return f"least({_oldest(bound, start)}, {latest}) AS {bound}"
@@ -87,7 +87,7 @@ _ADVANCE = text(
     FROM (SELECT {", ".join(map(_raised, _SCANS))}) oldest
     WHERE {_for_each("oldest.{bound} >= scan_bounds.{bound} + interval '1 min'", " OR ")}
         OR {_for_each("oldest.{bound} < scan_bounds.{bound}", " OR ")}
-    """  # noqa: S608 - constants of this module
+    """
 )
 
 
@@ -110,7 +110,7 @@ _LOWER = text(
         SELECT {", ".join(_oldest(bound, "'-infinity'") + f" AS {bound}" for bound in _SCANS)}
     ) oldest
     WHERE {_for_each("oldest.{bound} < scan_bounds.{bound}", " OR ")}
-    """  # noqa: S608 - constants of this module
+    """
 )
 
 
@@ -119,7 +119,7 @@ def lower(connection: Executor) -> None:
     connection.execute(_LOWER)
 
 
-_RESET = text(f"UPDATE scan_bounds SET {_for_each('{bound} = DEFAULT', ', ')}")  # noqa: S608 - same
+_RESET = text(f"UPDATE scan_bounds SET {_for_each('{bound} = DEFAULT', ', ')}")
 
 
 def reset(connection: Executor) -> None:

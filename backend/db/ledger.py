@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.session import changed_rows, connection_name
+from backend.states import ENDED, FAILURE, RETRY, REVOKED, STARTED, SUCCESS, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,24 +59,24 @@ def submit(connection: Executor, submissions: Sequence[Submission]) -> None:
     connection.execute(_SUBMIT, {"rows": rows})
 
 
-# The same as models.UNFINISHED, written so that only the index of the keys fits. With `state IN`
+# The same as models.IS_UNFINISHED, written so that only the index of the keys fits. With `state IN`
 # the index of unfinished tasks fits too, and with statistics from before a burst PostgreSQL reads
 # all of it to find one task.
-_UNFINISHED = "state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')"
+_UNFINISHED = f"state NOT IN {one_of(ENDED)}"
 # PENDING or RETRY.
-_WAITING = f"{_UNFINISHED} AND state <> 'STARTED'"
+_WAITING = f"{_UNFINISHED} AND state <> '{STARTED}'"
 
 _CLAIM = text(
     f"""
     WITH claimed AS (
-        UPDATE tasks SET state = 'STARTED', worker = :worker, started_at = now(), progress = NULL
+        UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL
         WHERE id = :id AND attempt = :attempt AND {_WAITING}
         RETURNING id
     ), gone AS (
         DELETE FROM outbox USING claimed WHERE task_id = claimed.id
     )
     SELECT now() FROM claimed
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -87,9 +88,11 @@ def claim(connection: Executor, task_id: str, attempt: int, worker: str) -> date
 
 
 _ENTER = text(
-    """
-    INSERT INTO tasks (id, name, args, state, max_attempts, reply_to, worker, started_at)
-    VALUES (:id, :name, CAST(:args AS json), 'STARTED', :max_attempts, :reply_to, :worker, now())
+    f"""
+    INSERT INTO tasks (id, name, args, max_attempts, reply_to, state, worker, started_at)
+    VALUES (
+        :id, :name, CAST(:args AS json), :max_attempts, :reply_to, '{STARTED}', :worker, now()
+    )
     ON CONFLICT (id) DO NOTHING
     RETURNING now()
     """
@@ -118,7 +121,7 @@ _LOCK_WAITING = f"""
         WHERE id = wanted.id AND attempt = wanted.attempt AND {_WAITING}
         FOR UPDATE
     ) locked
-"""  # noqa: S608 - a constant of this module
+"""
 
 # Locks without changing: the state before stays visible until the one commit of the whole batch.
 _CLAIM_TOGETHER = text(
@@ -129,7 +132,7 @@ _CLAIM_TOGETHER = text(
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
     )
     SELECT array_agg(CAST(id AS text)), now() FROM claimed
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -169,7 +172,7 @@ def same_transaction(connection: Executor, began: datetime | None) -> bool:
 _SUCCEED_TOGETHER = text(
     f"""
     UPDATE tasks
-    SET state = 'SUCCESS', worker = :worker, result = CAST(ended.result AS json), error = NULL,
+    SET state = '{SUCCESS}', worker = :worker, result = CAST(ended.result AS json), error = NULL,
         started_at = now(), finished_at = clock_timestamp()
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]), CAST(:results AS text[]))
         AS ended (id, attempt, result)
@@ -180,7 +183,7 @@ _SUCCEED_TOGETHER = text(
     ) claimed
     WHERE tasks.ctid = claimed.place AND tasks.attempt = ended.attempt AND {_WAITING}
         AND {_SAME_TRANSACTION}
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -209,8 +212,10 @@ def succeed_together(
 
 
 _PROGRESS = text(
-    "UPDATE tasks SET progress = :progress"
-    " WHERE id = :id AND attempt = :attempt AND state = 'STARTED'"
+    f"""
+    UPDATE tasks SET progress = :progress
+    WHERE id = :id AND attempt = :attempt AND state = '{STARTED}'
+    """
 )
 
 
@@ -229,9 +234,9 @@ _SUCCEED = text(
     RESET ROLE; RESET ALL;
     SELECT set_config('application_name', :name, false), set_config('datestyle', 'ISO', false);
     UPDATE tasks
-    SET state = 'SUCCESS', result = CAST(:result AS json), error = NULL, finished_at = now()
-    WHERE id = :id AND attempt = :attempt AND state = 'STARTED' AND {_SAME_TRANSACTION}
-    """  # noqa: S608 - a constant of this module
+    SET state = '{SUCCESS}', result = CAST(:result AS json), error = NULL, finished_at = now()
+    WHERE id = :id AND attempt = :attempt AND state = '{STARTED}' AND {_SAME_TRANSACTION}
+    """
 )
 
 
@@ -254,25 +259,26 @@ _FAIL = text(
     f"""
     WITH failed AS (
         UPDATE tasks
-        SET state = CASE WHEN :retry AND attempt < max_attempts THEN 'RETRY' ELSE 'FAILURE' END,
+        SET state = CASE WHEN :retry AND attempt < max_attempts THEN '{RETRY}' ELSE '{FAILURE}' END,
             attempt = CASE WHEN :retry AND attempt < max_attempts
                       THEN attempt + 1 ELSE attempt END,
             finished_at = CASE WHEN :retry AND attempt < max_attempts THEN NULL ELSE now() END,
             error = :error
         WHERE id = :id AND attempt = :attempt AND {_UNFINISHED}
-            AND CASE WHEN state = 'STARTED' THEN worker = :worker ELSE NOT :claimed END
+            AND CASE WHEN state = '{STARTED}' THEN worker = :worker ELSE NOT :claimed END
         RETURNING id, state, attempt
     ), next AS (
         INSERT INTO outbox (task_id, attempt, due_at)
-        SELECT id, attempt, now() + make_interval(secs => :delay) FROM failed WHERE state = 'RETRY'
+        SELECT id, attempt, now() + make_interval(secs => :delay) FROM failed
+        WHERE state = '{RETRY}'
         ON CONFLICT (task_id) DO UPDATE
         SET attempt = excluded.attempt, due_at = excluded.due_at, published_at = NULL,
             publishes = 0
     ), gone AS (
-        DELETE FROM outbox USING failed WHERE task_id = failed.id AND failed.state = 'FAILURE'
+        DELETE FROM outbox USING failed WHERE task_id = failed.id AND failed.state = '{FAILURE}'
     )
     SELECT state FROM failed
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -313,14 +319,14 @@ def fail(
 _REVOKE = text(
     f"""
     WITH revoked AS (
-        UPDATE tasks SET state = 'REVOKED', error = :error, finished_at = now()
+        UPDATE tasks SET state = '{REVOKED}', error = :error, finished_at = now()
         WHERE id = :id AND attempt = :attempt AND {_UNFINISHED}
         RETURNING id
     ), gone AS (
         DELETE FROM outbox USING revoked WHERE task_id = revoked.id
     )
     SELECT 1 FROM revoked
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -333,14 +339,14 @@ def revoke(connection: Executor, task_id: str, attempt: int, error: str) -> bool
 _REVOKE_WAITING = text(
     f"""
     WITH revoked AS (
-        UPDATE tasks SET state = 'REVOKED', error = :error, finished_at = now()
+        UPDATE tasks SET state = '{REVOKED}', error = :error, finished_at = now()
         WHERE id = :id AND {_WAITING}
         RETURNING id, attempt
     ), gone AS (
         DELETE FROM outbox USING revoked WHERE task_id = revoked.id
     )
     SELECT attempt FROM revoked
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 
@@ -358,7 +364,7 @@ _HAND_BACK = text(
     f"""
     WITH handed AS (
         UPDATE tasks
-        SET state = 'RETRY', attempt = attempt + 1,
+        SET state = '{RETRY}', attempt = attempt + 1,
             max_attempts = least(max_attempts, {LAST_ATTEMPT - 1}) + 1
         WHERE id IN (
             SELECT id FROM tasks
@@ -369,7 +375,7 @@ _HAND_BACK = text(
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -379,11 +385,12 @@ def hand_back(connection: Executor, worker: str) -> int:
 
 
 _GIVE_BACK = text(
-    """
+    f"""
     WITH given AS (
         UPDATE tasks
-        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1, error = :error
-        WHERE id = :id AND attempt = :attempt AND state = 'STARTED' AND worker = :worker
+        SET state = '{RETRY}', attempt = attempt + 1, max_attempts = max_attempts + 1,
+            error = :error
+        WHERE id = :id AND attempt = :attempt AND state = '{STARTED}' AND worker = :worker
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt, due_at)
@@ -412,14 +419,14 @@ _RUN_ALONE = text(
         {_LOCK_WAITING}
     ), handed AS (
         UPDATE tasks
-        SET state = 'RETRY', attempt = attempt + 1, max_attempts = max_attempts + 1
+        SET state = '{RETRY}', attempt = attempt + 1, max_attempts = max_attempts + 1
         WHERE id IN (SELECT id FROM lost)
         RETURNING id, attempt
     )
     INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM handed ORDER BY id
     ON CONFLICT (task_id) DO UPDATE
     SET attempt = excluded.attempt, due_at = now(), published_at = NULL, publishes = 0
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.session import IN_INDEX_ORDER
+from backend.states import ACTIVE, ENDED, RESERVED, SCHEDULED, STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,8 @@ FEW = 100
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the ledger knows of a task; `result` is JSON text, null unless SUCCESS."""
+class TaskRecord:
+    """What the ledger knows of a task; `result` is JSON text, None unless SUCCESS."""
 
     id: str
     state: str
@@ -36,7 +37,7 @@ class State:
     @property
     def ended(self) -> bool:
         """Return whether the task has come to its end."""
-        return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
+        return self.state in ENDED
 
 
 _STATES = text(
@@ -47,10 +48,10 @@ _STATES = text(
 )
 
 
-def states(connection: Executor, ids: Sequence[str]) -> list[State | None]:
+def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
     """Return what is known of each task, None for an id that was never issued."""
     rows = connection.execute(_STATES, {"ids": list(set(ids))})
-    found = {row[0]: State(*row) for row in rows}
+    found = {row[0]: TaskRecord(*row) for row in rows}
     return [found.get(task_id) for task_id in ids]
 
 
@@ -64,18 +65,18 @@ _LIST = text(
         WHERE published_at IS NULL AND due_at > now() AND due_at < 'infinity' LIMIT :few
     )
     SELECT CAST(id AS text), CASE
-        WHEN state = 'STARTED' THEN 'ACTIVE'
+        WHEN state = '{STARTED}' THEN '{ACTIVE}'
         WHEN CASE
             WHEN (SELECT count(*) FROM listed) < :few THEN id IN (SELECT task_id FROM listed)
             ELSE (
                 SELECT published_at IS NULL AND due_at > now() FROM outbox WHERE task_id = tasks.id
             )
-        END THEN 'SCHEDULED'
-        ELSE 'RESERVED'
+        END THEN '{SCHEDULED}'
+        ELSE '{RESERVED}'
     END
     FROM tasks WHERE {rows_from("unfinished_from")}
     ORDER BY tasks.created_at, tasks.id LIMIT :limit
-    """  # noqa: S608 - constants of this package
+    """
 )
 # Page by page (bitmap scan), which takes half as long as the order of the index. The settings last
 # as long as the transaction.
@@ -85,7 +86,7 @@ _COUNT = text(
     SELECT count(*) FROM (
         SELECT FROM tasks WHERE {rows_from("unfinished_from")} LIMIT :limit
     ) unfinished
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -139,7 +140,7 @@ _STARTED = text(
     FROM tasks t LEFT JOIN workers w ON w.name = t.worker
     WHERE {rows_from("started_from")}
     ORDER BY t.id
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 

@@ -1,11 +1,6 @@
 """The tables, for Alembic and for readers; statements are written in SQL beside their purpose.
 
-```
-            ┌──────────────── RETRY <──────┐           PENDING ─┐
-            v                              │ error,    STARTED ─┼─> REVOKED
-PENDING ─> STARTED ─> SUCCESS | FAILURE    │ attempts  RETRY ───┘
-              └───────────────────────────>┘ left
-```
+The state machine of a task is drawn in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -29,7 +24,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-UNFINISHED = "state IN ('PENDING', 'STARTED', 'RETRY')"
+from backend.states import PENDING, STARTED, UNFINISHED, State, one_of
+
+# The conditions of the partial indexes of tasks.
+IS_UNFINISHED = f"state IN {one_of(UNFINISHED)}"
+IS_STARTED = f"state = '{STARTED}'"
 
 
 class Base(DeclarativeBase):
@@ -51,11 +50,11 @@ class Task(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint(
-            "state IN ('PENDING', 'STARTED', 'RETRY', 'SUCCESS', 'FAILURE', 'REVOKED')",
+            f"state IN {one_of(list(State))}",
             name="tasks_state_check",
         ),
-        Index("tasks_unfinished", "created_at", "id", postgresql_where=text(UNFINISHED)),
-        Index("tasks_started_at", "started_at", postgresql_where=text("state = 'STARTED'")),
+        Index("tasks_unfinished", "created_at", "id", postgresql_where=text(IS_UNFINISHED)),
+        Index("tasks_started_at", "started_at", postgresql_where=text(IS_STARTED)),
     )
 
     id: Mapped[UUID] = mapped_column(
@@ -64,7 +63,7 @@ class Task(Base):
     name: Mapped[str] = mapped_column(comment="The registered name of the task")
     args: Mapped[dict[str, Any]] = mapped_column(comment="The arguments, as validated")
     state: Mapped[str] = mapped_column(
-        server_default="PENDING", comment="Where the task is; see the state machine in models.py"
+        server_default=PENDING, comment="Where the task is; see the state machine in models.py"
     )
     attempt: Mapped[int] = mapped_column(
         server_default="1", comment="The attempt that counts; a message for another is dropped"

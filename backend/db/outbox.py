@@ -82,7 +82,7 @@ _TAKE = text(
     SELECT CAST(task_id AS text), attempt, name, args, reply_to,
         CASE WHEN bundled THEN number END
     FROM numbered WHERE name IS NOT NULL ORDER BY due_at, task_id
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -111,7 +111,7 @@ def _make_due(chosen: str) -> str:
         UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
         WHERE task_id = ANY(ARRAY({chosen} FOR UPDATE SKIP LOCKED))
         RETURNING due_at
-    """  # noqa: S608 - constants of this module
+    """
 
 
 _PUT_BACK = text(
@@ -121,7 +121,7 @@ _PUT_BACK = text(
         {_make_due("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")}
     )
     {LOWER_DUE_FROM}
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -143,7 +143,7 @@ _PUBLISHED = text(
             SELECT FROM outbox WHERE {rows_from("published_from")} AND bundled
             GROUP BY published_at, xmin
         ) bundles)
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -165,7 +165,7 @@ _WAITING = text(
         WHERE {rows_from("due_from")} AND due_at <= now()
         LIMIT :limit
     ) waiting
-    """  # noqa: S608 - constants of this package
+    """
 )
 _CLAIMED = text(
     "SELECT n_tup_del FROM pg_stat_user_tables WHERE relid = CAST('outbox' AS regclass)"
@@ -189,7 +189,7 @@ _SHARING = f"""
     SELECT task_id FROM outbox
     WHERE {rows_from("published_from")}
         AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
-"""  # noqa: S608 - constants of this package
+"""
 # The oldest go first: a queue is served in order, so what it no longer has is most likely what it
 # was given first.
 _REPUBLISH = text(
@@ -207,7 +207,7 @@ _REPUBLISH = text(
         {LOWER_DUE_FROM}
     )
     SELECT count(*) FROM back
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -238,7 +238,7 @@ _OVERTAKEN = f"""
         )
         AND {_LONG_PUBLISHED} AND bundled IS NOT TRUE
     ORDER BY published_at LIMIT :limit
-"""  # noqa: S608 - constants of this package
+"""
 _REPUBLISH_OVERTAKEN = text(
     f"""
     {IN_INDEX_ORDER}
@@ -249,7 +249,7 @@ _REPUBLISH_OVERTAKEN = text(
         {LOWER_DUE_FROM}
     )
     SELECT count(*) FROM back
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 
@@ -267,7 +267,7 @@ _LATE = text(
     SELECT EXISTS (
         SELECT FROM outbox WHERE {rows_from("due_from")} AND due_at < now() - interval '5 s'
     )
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from backend.db.bounds import rows_from
 from backend.db.ledger import LAST_ATTEMPT
 from backend.db.session import IN_INDEX_ORDER
+from backend.states import ENDED, STARTED, one_of
 
 if TYPE_CHECKING:
     from backend.db.session import Executor
@@ -43,7 +44,7 @@ _REPAIR = text(
         WHERE id = ANY(ARRAY(
             SELECT id FROM seen WHERE NOT EXISTS (SELECT FROM outbox WHERE task_id = seen.id)
         ))
-        AND state NOT IN ('STARTED', 'SUCCESS', 'FAILURE', 'REVOKED')
+        AND state NOT IN {one_of((STARTED, *ENDED))}
         ORDER BY id FOR UPDATE SKIP LOCKED
     ), next AS (
         UPDATE tasks SET attempt = tasks.attempt + 1, max_attempts = max_attempts + 1
@@ -60,7 +61,7 @@ _REPAIR = text(
     SELECT last.created_at, CAST(last.id AS text),
         ARRAY(SELECT CAST(task_id AS text) FROM repaired), (SELECT count(*) FROM seen)
     FROM seen last ORDER BY created_at DESC, id DESC LIMIT 1
-    """  # noqa: S608 - constants of this package
+    """
 )
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from backend.states import FAILURE, REVOKED, one_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
@@ -29,10 +31,11 @@ _RENEW = text(
     """
 )
 _LOST = text(
-    """
+    f"""
     SELECT held FROM unnest(CAST(:holds AS text[])) AS held
     JOIN tasks t ON t.id = CAST(split_part(held, '/', 1) AS uuid)
-    WHERE t.attempt > CAST(split_part(held, '/', 2) AS int) OR t.state IN ('FAILURE', 'REVOKED')
+    WHERE t.attempt > CAST(split_part(held, '/', 2) AS int)
+        OR t.state IN {one_of([FAILURE, REVOKED])}
     """
 )
 
@@ -74,7 +77,7 @@ _FENCE = text(
             SELECT FROM workers WHERE name = :name
                 AND renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)
         )
-    """  # noqa: S608 - a constant of this module
+    """
 )
 
 

@@ -24,6 +24,7 @@ from backend.errors import (
     Superseded,
     TaskError,
 )
+from backend.states import FAILURE, RETRY
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
 from backend.worker.call import Losses, as_json, call, foreign_arguments
@@ -110,9 +111,9 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
             return Ignore("not recorded")
         self.request.recorded = True
         reported = ReportedError(plain(error))
-        if state == "RETRY":
+        if state == RETRY:
             return Retry(plain(error), exc=reported, when=delay)  # type: ignore[arg-type]  # a float is no Real to mypy
-        return reported if state == "FAILURE" else Ignore("superseded")
+        return reported if state == FAILURE else Ignore("superseded")
 
 
 class Attempt:

@@ -9,6 +9,7 @@ import celery.worker.state
 from celery.worker.control import inspect_command
 
 from backend.celery_app import SHORT_QUEUE
+from backend.states import ACTIVE, RESERVED, SCHEDULED
 
 # Celery's sets of requests; its stubs know only some of them.
 celery_state: Any = celery.worker.state
@@ -27,7 +28,7 @@ def holdings(_state: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - Celery's p
 
     Stock Celery needs three commands for it, and each repeats every task's arguments.
     """
-    active = {request.id: "ACTIVE" for request in celery_state.active_requests}
-    scheduled = {request.id: "SCHEDULED" for request in celery_state.scheduled_requests}
-    reserved = {request.id: "RESERVED" for request in celery_state.reserved_requests}
+    active = {request.id: ACTIVE for request in celery_state.active_requests}
+    scheduled = {request.id: SCHEDULED for request in celery_state.scheduled_requests}
+    reserved = {request.id: RESERVED for request in celery_state.reserved_requests}
     return list({**scheduled, **reserved, **active}.items())

@@ -24,6 +24,7 @@ from backend.celery_app import ATTEMPT_HEADER, is_task_id
 from backend.db import ledger
 from backend.db.session import is_away, transaction
 from backend.errors import StoreNotWritable
+from backend.states import RETRY, REVOKED
 from backend.telemetry import about
 from backend.worker import lease
 from backend.worker.hints import Hints
@@ -199,7 +200,7 @@ class _Outcome:
             state: str | None
             if self.state == states.REVOKED:
                 revoked = ledger.revoke(connection, self.task_id, self.attempt, error)
-                state = "REVOKED" if revoked else None
+                state = REVOKED if revoked else None
             else:
                 # A lost process is no reason to wait; a task that takes too long is.
                 lost = isinstance(self.result, WorkerLostError)
@@ -210,7 +211,7 @@ class _Outcome:
         if state is None:
             return
         logger.warning("%s: %s", state, error, extra=about(self.task_id, self.attempt))
-        if state != "RETRY":
+        if state != RETRY:
             # Not in the lease's thread: the broker may take seconds.
             threading.Thread(target=self.tell, name="news", daemon=True).start()
 

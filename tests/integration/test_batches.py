@@ -112,7 +112,7 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         assert claimed == {waits}
         assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me", began)
         (state,) = lookups.states(connection, [waits])
-    assert state == lookups.State(waits, "SUCCESS", '{"a": 1}', None, None)
+    assert state == lookups.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
     assert task(database, started)["worker"] == "other"
 

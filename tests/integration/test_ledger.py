@@ -196,7 +196,7 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
         assert ledger.succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not ledger.succeed(connection, task_id, 1, '{"b": 2}')
         (state,) = lookups.states(connection, [task_id])
-    assert state == lookups.State(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+    assert state == lookups.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
     assert task(database, task_id)["finished_at"] is not None
 
 

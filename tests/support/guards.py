@@ -144,7 +144,7 @@ GUARDS = [
     Guard(
         "2: an ended task does not succeed again",
         "backend/db/ledger.py",
-        " AND state = 'STARTED' AND {_SAME_TRANSACTION}",
+        " AND state = '{STARTED}' AND {_SAME_TRANSACTION}",
         " AND {_SAME_TRANSACTION}",
         "tests/integration/test_ledger.py",
     ),
@@ -758,8 +758,8 @@ GUARDS = [
     Guard(
         "10: statements about some tasks look them up",
         "backend/db/ledger.py",
-        "\"state NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')\"",
-        "\"state IN ('PENDING', 'STARTED', 'RETRY')\"",
+        '_UNFINISHED = f"state NOT IN {one_of(ENDED)}"',
+        "_UNFINISHED = \"state IN ('PENDING', 'STARTED', 'RETRY')\"",
         "tests/integration/test_plans.py",
     ),
     Guard(

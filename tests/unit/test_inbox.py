@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.db.lookups import State
+from backend.db.lookups import TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +28,12 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     made: list[Inbox] = []
     looks = 0
 
-    async def look(task_id: str) -> State:
+    async def look(task_id: str) -> TaskRecord:
         nonlocal looks
         looks += 1
         state = "SUCCESS" if looks > 1 else "PENDING"
         made[0]._wake([task_id])
-        return State(task_id, state, None, None, None)
+        return TaskRecord(task_id, state, None, None, None)
 
     async def scene() -> None:
         made.append(inbox.Inbox(look))
@@ -56,8 +56,8 @@ def waited(monkeypatch: pytest.MonkeyPatch, end: Callable[[Inbox, list[bool]], N
     monkeypatch.setattr(inbox.Inbox, "_run", lambda _: None)
     left: list[bool] = []
 
-    async def look(task_id: str) -> State:
-        return State(task_id, "PENDING", None, None, None)
+    async def look(task_id: str) -> TaskRecord:
+        return TaskRecord(task_id, "PENDING", None, None, None)
 
     async def scene() -> None:
         made = inbox.Inbox(look)
