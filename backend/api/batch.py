@@ -30,7 +30,7 @@ from backend.api.quick import (
     refuse_constants,
 )
 from backend.api.submissions import Order
-from backend.db.ledger import Submission
+from backend.db.ledger import NewTask
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
 from backend.states import PENDING
@@ -149,7 +149,7 @@ def _arguments(items: Sequence[BatchItem], text: str) -> list[str]:
     return [_MARKED.sub(r"\1", json.dumps(item["arguments"])) for item in read]
 
 
-def _task(item: BatchItem, arguments: str, services: Services, *place: int) -> Submission:
+def _task(item: BatchItem, arguments: str, services: Services, *place: int) -> NewTask:
     """Return the task of an item; `place` is where the item stands in the body.
 
     Raises RequestValidationError.
@@ -241,7 +241,7 @@ async def _accept_lines(
     Never raises, whatever goes wrong: the ids of the chunks before would be lost with the answer.
     """
     answers: list[dict[str, Any]] = []
-    tasks: list[Submission] = []
+    tasks: list[NewTask] = []
     for number, line in enumerate(lines, first + 1):
         if not line.strip():
             continue
@@ -283,7 +283,7 @@ def _fault(status: str, detail: str) -> dict[str, Any]:
 _TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}
 
 
-def _line_task(line: bytes, services: Services) -> Submission:
+def _line_task(line: bytes, services: Services) -> NewTask:
     if len(line) > MAX_LINE:
         raise RequestValidationError([_TOO_LONG])
     try:

@@ -16,7 +16,7 @@ from backend.api.totals import Totals
 from backend.batching import Batcher
 from backend.celery_app import is_task_id
 from backend.db import lookups, messages, migrate, outbox, repairs, workers, writable
-from backend.db.ledger import Submission
+from backend.db.ledger import NewTask
 from backend.db.session import durability_faults, encoding_fault, single, trial
 from backend.states import ACTIVE
 from backend.tasks.registry import Task
@@ -64,12 +64,12 @@ class Services:
             total = await self.totals.get()
         return tasks, total
 
-    def new_task(self, task: Task, arguments: str) -> Submission:
+    def new_task(self, task: Task, arguments: str) -> NewTask:
         """Return a task with a new id, whose outcome this process wants to hear of.
 
         The arguments are JSON text that fits the task's model.
         """
-        return Submission(
+        return NewTask(
             str(uuid7()),
             task.name,
             arguments,

@@ -18,7 +18,7 @@ from backend.tasks.registry import registered
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.ledger import Submission
+    from backend.db.ledger import NewTask
 
 SAMPLE_SECONDS = 1.0
 
@@ -30,7 +30,7 @@ class Order:
     `form`: of the answer, which a repeated request can only get in the form that it had at first.
     """
 
-    tasks: Sequence[Submission]
+    tasks: Sequence[NewTask]
     answer: str
     form: Literal["task", "batch", "lines"]
     key: str | None = None

@@ -265,14 +265,8 @@ def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
         made.dispose()
 
 
-def transaction_id(connection: Executor) -> str:
-    """Return the id of the transaction under way, to ask for it should its commit be cut off."""
-    found = connection.execute(sqlalchemy.text("SELECT CAST(pg_current_xact_id() AS text)"))
-    return str(found.scalar_one())
-
-
 def committed(connection: Executor, transaction_id: str) -> bool:
-    """Return whether a transaction was committed."""
+    """Return whether a transaction was committed, by PostgreSQL's own id of it."""
     asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
     return bool(connection.execute(asked, {"id": transaction_id}).scalar())
 

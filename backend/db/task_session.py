@@ -32,7 +32,7 @@ class TaskSession(Session):
     """A session on this process's engine of transactions; a task may use it inside `lent`.
 
     `time_limit`: seconds, for a task whose transaction begins with its own first statement. Such a
-    task may change settings; `ledger.succeed` resets them.
+    task may change settings; `ledger.finish` resets them.
     """
 
     _raw: TaskSafeConnection | None = None

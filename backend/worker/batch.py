@@ -14,6 +14,7 @@ from backend.celery_app import SHORT_QUEUE, app
 from backend.db import ledger
 from backend.db.task_session import TaskSession
 from backend.errors import StoreUnavailable, Superseded
+from backend.states import SUCCESS
 from backend.tasks.registry import Run, registered
 from backend.worker.call import Losses, as_json, call
 from backend.worker.outcomes import Ended
@@ -111,16 +112,17 @@ def _in_one_commit(
 ) -> list[Ended]:
     attempts = {member.task_id: member.attempt for member in members}
     ended: list[Ended] = []
-    results: dict[str, str] = {}
+    outcomes: list[ledger.Outcome] = []
     with TaskSession() as session:
-        claimed, began = ledger.claim_together(session, attempts)
+        claim = ledger.claim(session, attempts, worker, start=False)
         for member in members:
-            if member.task_id not in claimed:
+            if member.task_id not in claim.ids:
                 continue
             text = _call(member, session, losses[member.task_id])
-            results[member.task_id] = text
+            outcomes.append(ledger.Outcome(member.task_id, member.attempt, SUCCESS, text))
             ended.append(Ended(member.task_id, from_json(text), member.reply_to))
-        if not ledger.succeed_together(session, attempts, results, worker, began):
+        done = ledger.finish(session, outcomes, worker, waiting=True, began=claim.began)
+        if len(done) < len(outcomes):
             raise Superseded("the ledger has moved on")
         session.commit()
     return ended

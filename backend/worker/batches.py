@@ -223,11 +223,12 @@ class _Lost:
     def record(self) -> None:
         """Have its tasks run again, each alone. Raises StoreUnavailable."""
         with transaction() as connection:
-            count = ledger.run_alone(connection, self._attempts)
+            ledger.lock(connection, self._attempts)
+            again = ledger.reschedule(connection, self._attempts, None, waiting=True, free=True)
         logger.warning(
             "a process was lost; of its short tasks (%d) run again, alone: %d",
             len(self._attempts),
-            count,
+            len(again),
         )
 
 

@@ -9,11 +9,11 @@ import celery
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 from celery.exceptions import Ignore, Retry
 from pydantic_core import from_json
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from backend.celery_app import ATTEMPT_HEADER, app
-from backend.db import ledger, workers
-from backend.db.session import committed, transaction, transaction_id
+from backend.db import ledger, lookups
+from backend.db.session import committed, transaction
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
 from backend.errors import (
@@ -24,7 +24,7 @@ from backend.errors import (
     Superseded,
     TaskError,
 )
-from backend.states import FAILURE, RETRY
+from backend.states import FAILURE, RETRY, SUCCESS
 from backend.tasks.registry import Run, Task, registered
 from backend.telemetry import about
 from backend.worker.call import Losses, as_json, call, foreign_arguments
@@ -157,14 +157,19 @@ class Attempt:
         def write() -> str | None:
             with transaction() as connection:
                 if self.foreign and self.spec.one_commit:
-                    self._enter(connection)
+                    try:
+                        self._adopt(connection)
+                    except Duplicate:
+                        return None
                 return ledger.fail(
                     connection,
                     self.id,
                     self.number,
                     plain(error),
                     self.worker,
-                    claimed=self._claimed_by is not None,
+                    # If it waits although its claim was committed, PostgreSQL has lost the claim in
+                    # a failover, and the task is left to its next delivery.
+                    waiting=self._claimed_by is None,
                     retry=retry,
                     delay=delay,
                 )
@@ -184,38 +189,44 @@ class Attempt:
 
     def _claim(self) -> None:
         with transaction() as connection:
-            if not workers.leased(connection, self.worker):
-                # Whatever it started would be taken from it at once; the lease will be back.
-                raise StoreUnavailable
             try:
-                self._claim_in(connection)
+                claim = self._claim_in(connection)
             except Duplicate:
                 # The try before may have been cut off in its commit. Asked last: until the row's
                 # lock is free, that commit may still be under way.
                 if self._claimed_by and committed(connection, self._claimed_by):
                     return
                 raise
-            self._claimed_by = transaction_id(connection)
+            if not claim.leased:
+                # Whatever it started would be taken from it at once; the lease will be back.
+                raise StoreUnavailable
+            self._claimed_by = claim.transaction_id
 
-    def _claim_in(self, connection: Executor) -> datetime:
-        """Claim; return when the transaction began. Raises Duplicate."""
+    def _claim_in(self, connection: Executor) -> ledger.Claim:
+        """Claim the attempt in a transaction. Raises Duplicate."""
         if self.foreign:
-            began = self._enter(connection)
-        else:
-            began = ledger.claim(connection, self.id, self.number, self.worker)
-        if began is None:
+            self._adopt(connection)
+        start = not self.spec.one_commit
+        claim = ledger.claim(connection, {self.id: self.number}, self.worker, start=start)
+        if self.id not in claim.ids:
             raise Duplicate
-        return began
+        return claim
 
-    def _enter(self, connection: Executor) -> datetime | None:
+    def _adopt(self, connection: Executor) -> None:
+        """Submit a task that another program has sent. Raises Duplicate for a known id."""
         try:
             arguments = self._arguments()
         except TaskError:
             arguments = "null"  # a row for the error, which the call will raise
-        new = ledger.Submission(
+        new = ledger.NewTask(
             self.id, self.spec.name, arguments, self.spec.max_attempts, self.reply_to
         )
-        return ledger.enter(connection, new, self.worker)
+        if lookups.known(connection, [self.id]):
+            raise Duplicate
+        try:
+            ledger.submit(connection, [new])
+        except IntegrityError as error:  # another delivery was faster
+            raise Duplicate from error
 
     def _arguments(self) -> str:
         """Return the message's arguments as JSON text. Raises TaskError."""
@@ -226,14 +237,14 @@ class Attempt:
 
     def _in_one_commit(self) -> Any:  # noqa: ANN401 - JSON
         with TaskSession() as session:
-            began = self._claim_in(session)
+            claim = self._claim_in(session)
             run = Run(self.id, self.number, session, one_commit=True)
             try:
                 with session.lent(), self._losses:
                     result = call(self.spec, self._arguments(), run)
             except OperationalError as error:
                 raise StatementFailed(plain(error)) from error
-            value = self._finish(session, result, began)
+            value = self._finish(session, result, claim.began)
             session.commit()
             return value
 
@@ -267,8 +278,14 @@ class Attempt:
         """Let the task run again at no cost of an attempt."""
         delay = backoff(self.number)
         with transaction() as connection:
-            ledger.give_back(
-                connection, self.id, self.number, self.worker, error=reason, delay=delay
+            ledger.reschedule(
+                connection,
+                {self.id: self.number},
+                self.worker,
+                waiting=False,
+                free=True,
+                error=reason,
+                delay=delay,
             )
 
     def _succeed_alone(self, result: BaseModel) -> Any:  # noqa: ANN401 - JSON
@@ -282,8 +299,10 @@ class Attempt:
         Raises Superseded, TaskError.
         """
         text = as_json(result)
+        end = ledger.Outcome(self.id, self.number, SUCCESS, text)
+        waiting = self.spec.one_commit
         try:
-            counted = ledger.succeed(connection, self.id, self.number, text, began)
+            counted = ledger.finish(connection, [end], self.worker, waiting=waiting, began=began)
         except DataError as error:
             raise TaskError("The task's value cannot be stored") from error
         if not counted:

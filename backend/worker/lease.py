@@ -154,10 +154,12 @@ class Lease:
 
     def _hand_back(self) -> None:
         with transaction() as connection:
-            count = ledger.hand_back(connection, self._name)
+            started = ledger.lock_started_by(connection, self._name)
+            # At no cost of an attempt: a stop is not their fault.
+            again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)
             workers.end(connection, self._name)
-        if count:
-            logger.info("running tasks handed back, to run again elsewhere: %d", count)
+        if again:
+            logger.info("running tasks handed back, to run again elsewhere: %d", len(again))
 
     def _hand_back_soon(self) -> None:
         """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""

@@ -197,9 +197,8 @@ class _Outcome:
         """Write the ledger; tell when that ended the task. Raises StoreUnavailable."""
         error = plain(self.result if isinstance(self.result, BaseException) else str(self.result))
         with transaction() as connection:
-            state: str | None
             if self.state == states.REVOKED:
-                revoked = ledger.revoke(connection, self.task_id, self.attempt, error)
+                revoked = ledger.revoke(connection, self.task_id, error, self.attempt)
                 state = REVOKED if revoked else None
             else:
                 # A lost process is no reason to wait; a task that takes too long is.
@@ -237,9 +236,9 @@ class _Revoke:
     def record(self) -> None:
         """Write the ledger, unless the task runs or has ended. Raises StoreUnavailable."""
         with transaction() as connection:
-            attempt = ledger.revoke_waiting(connection, self.task_id, plain(self.error))
-        if attempt is not None:
-            logger.info("REVOKED before it started", extra=about(self.task_id, attempt))
+            revoked = ledger.revoke(connection, self.task_id, plain(self.error))
+        if revoked:
+            logger.info("REVOKED before it started", extra=about(self.task_id, revoked))
 
 
 def _attempt(request: Context | None) -> int:

@@ -8,16 +8,23 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from backend import states
 from backend.db import idempotency, ledger, lookups
-from tests.integration.test_ledger import put, submit, task
+from tests.integration.test_ledger import claim, put, submit, succeed, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SIZE = 51
 # What PostgreSQL does of itself in a large ledger: row by row, in the order that it was given.
 PLAN = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+
+
+def finish(connection: sa.Connection, results: Mapping[str, str], worker: str = "w") -> bool:
+    """End first attempts that were claimed without a start; return whether all of them ended."""
+    ends = [ledger.Outcome(one, 1, states.SUCCESS, result) for one, result in results.items()]
+    return ledger.finish(connection, ends, worker, waiting=True) == results.keys()
 
 
 def at_once(
@@ -58,7 +65,7 @@ def test_two_submissions_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> str:
-        ledger.submit(connection, [ledger.Submission(i, "slow", "{}", 3, None) for i in ids])
+        ledger.submit(connection, [ledger.NewTask(i, "slow", "{}", 3, None) for i in ids])
         return "submitted"
 
     ids = sorted(str(uuid4()) for _ in range(SIZE))
@@ -71,15 +78,12 @@ def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> list[str]:
         attempts = dict.fromkeys(ids, 1)
-        claimed, began = ledger.claim_together(connection, attempts)
-        results = {task_id: "{}" for task_id in ids if task_id in claimed}
-        assert ledger.succeed_together(connection, attempts, results, "w", began)
+        claimed = ledger.claim(connection, attempts, "w", start=False).ids
+        assert finish(connection, {task_id: "{}" for task_id in ids if task_id in claimed})
         return sorted(claimed)
 
     ids = submit(database, SIZE)
-    got = at_once(
-        database, work, ids, lambda blocker, task_id: ledger.claim(blocker, task_id, 1, "other")
-    )
+    got = at_once(database, work, ids, lambda blocker, task_id: claim(blocker, task_id, 1, "other"))
     assert sorted(got, key=str) == [ids, []]
     assert {task(database, task_id)["state"] for task_id in ids} == {"SUCCESS"}
 
@@ -104,13 +108,12 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
     waits, again = put(database, "PENDING"), str(uuid4())
     started, ended = submit(database, 2)
     with database.begin() as connection:
-        ledger.claim(connection, started, 1, "other")
-        ledger.claim(connection, ended, 1, "other")
-        ledger.succeed(connection, ended, 1, "{}")
+        claim(connection, started, 1, "other")
+        claim(connection, ended, 1)
+        succeed(connection, ended, 1)
         attempts = {waits: 1, again: 1, started: 1, ended: 1}
-        claimed, began = ledger.claim_together(connection, attempts)
-        assert claimed == {waits}
-        assert ledger.succeed_together(connection, attempts, {waits: '{"a": 1}'}, "me", began)
+        assert ledger.claim(connection, attempts, "me", start=False).ids == {waits}
+        assert finish(connection, {waits: '{"a": 1}'}, "me")
         (state,) = lookups.states(connection, [waits])
     assert state == lookups.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
@@ -120,10 +123,9 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
 def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Engine) -> None:
     first, second = submit(database, 2)
     with database.begin() as connection:
-        ledger.revoke(connection, second, 1, "enough")
-        attempts, results = dict.fromkeys([first, second], 1), {first: "{}", second: "{}"}
-        _, began = ledger.claim_together(connection, attempts)
-        assert not ledger.succeed_together(connection, attempts, results, "w", began)
+        ledger.revoke(connection, second, "enough", 1)
+        ledger.claim(connection, dict.fromkeys([first, second], 1), "w", start=False)
+        assert not finish(connection, {first: "{}", second: "{}"})
 
 
 def test_what_was_lost_with_a_batch_runs_again_without_costing_an_attempt(
@@ -131,7 +133,9 @@ def test_what_was_lost_with_a_batch_runs_again_without_costing_an_attempt(
 ) -> None:
     first, second, other = submit(database, 3)
     with database.begin() as connection:
-        assert ledger.run_alone(connection, {first: 1, second: 1, other: 2}) == 2
+        attempts = {first: 1, second: 1, other: 2}
+        again = ledger.reschedule(connection, attempts, None, waiting=True, free=True)
+        assert again == {first, second}
     for task_id in (first, second):
         row = task(database, task_id)
         assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)

@@ -48,7 +48,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "unfinished": (lookups._LIST, {"limit": 1000, "few": lookups.FEW}),
     "count": (lookups._COUNT, {"limit": None}),
     "started": (lookups._STARTED, {}),
-    "hand back": (ledger._HAND_BACK, {"worker": "w"}),
+    "hand back": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
 }
 
 
@@ -150,7 +150,7 @@ def test_a_bound_is_the_oldest_row_and_a_minute_ago_at_most(database: sa.Engine)
     assert minutes(database) == bound
     ids = submit(database, 3)
     with database.begin() as connection:
-        ledger.claim(connection, ids[0], 1, "w")
+        ledger.claim(connection, {ids[0]: 1}, "w")
         outbox.take(connection, 1)
     backdate(database)
     with database.begin() as connection:
@@ -205,7 +205,7 @@ def test_rows_written_after_the_clock_was_set_back_are_seen_at_once(database: sa
         assert take(connection) == ids
         assert outbox.published(connection) == (2, 0)
         assert lookups.unfinished(connection, 10)[1] == 2
-        ledger.claim(connection, ids[0], 1, "w")
+        ledger.claim(connection, {ids[0]: 1}, "w")
         assert [attempt.task_id for attempt in lookups.started(connection)] == [ids[0]]
 
 
@@ -291,7 +291,7 @@ def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
 
 def test_a_submission_that_commits_late_is_not_missed(database: sa.Engine) -> None:
     with database.connect() as late:
-        ledger.submit(late, [ledger.Submission(NEW, "slow", "{}", 3, None)])
+        ledger.submit(late, [ledger.NewTask(NEW, "slow", "{}", 3, None)])
         advanced(database)
         advanced(database, every_row=True)
         late.commit()

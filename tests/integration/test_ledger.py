@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from backend import states
 from backend.db import ledger, lookups, outbox
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def submit(
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [ledger.Submission(one, "slow", args, max_attempts, "replies") for one in ids],
+            [ledger.NewTask(one, "slow", args, max_attempts, "replies") for one in ids],
         )
     return ids
 
@@ -44,6 +45,23 @@ def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3
         else:
             connection.execute(sa.text("DELETE FROM outbox"))
     return task_id
+
+
+def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "w") -> bool:
+    """Start an attempt; return whether it counts."""
+    return task_id in ledger.claim(connection, {task_id: attempt}, worker).ids
+
+
+def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str = "{}") -> bool:
+    """End an attempt of the worker "w" that has been started; return whether it counted."""
+    end = ledger.Outcome(task_id, attempt, states.SUCCESS, result)
+    return bool(ledger.finish(connection, [end], "w", waiting=False))
+
+
+def hand_back(connection: sa.Connection, worker: str) -> int:
+    """Do what a worker does that stops; return how many tasks it has given back."""
+    started = ledger.lock_started_by(connection, worker)
+    return len(ledger.reschedule(connection, started, worker, waiting=False, free=True))
 
 
 def task(database: sa.Engine, task_id: str) -> dict[str, Any]:
@@ -66,7 +84,7 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
     row = task(database, first)
     assert (row["state"], row["attempt"], row["args"]) == ("PENDING", 1, {"n": 1})
     assert (row["max_attempts"], row["reply_to"]) == (3, "replies")
-    twice = [ledger.Submission(one, "slow", "{}", 3, None) for one in (NEVER, first)]
+    twice = [ledger.NewTask(one, "slow", "{}", 3, None) for one in (NEVER, first)]
     with pytest.raises(sa.exc.IntegrityError), database.begin() as connection:
         ledger.submit(connection, twice)
     assert box(database) == [(first, 1), (second, 1)]
@@ -77,9 +95,9 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
 def test_a_task_is_claimed_once(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
-        assert ledger.claim(connection, task_id, 1, "first")
+        assert claim(connection, task_id, 1, "first")
     with database.begin() as connection:
-        assert not ledger.claim(connection, task_id, 1, "second")
+        assert not claim(connection, task_id, 1, "second")
     row = task(database, task_id)
     assert (row["state"], row["worker"]) == ("STARTED", "first")
     assert row["started_at"] is not None
@@ -91,13 +109,13 @@ def test_of_two_claims_at_once_one_counts(database: sa.Engine) -> None:
     ready = threading.Barrier(8)
     claimed = []
 
-    def claim(name: str) -> None:
+    def run(name: str) -> None:
         with database.begin() as connection:
             ready.wait(10)
-            claimed.append(ledger.claim(connection, task_id, 1, name) is not None)
+            claimed.append(claim(connection, task_id, 1, name))
 
     database.dispose()
-    threads = [threading.Thread(target=claim, args=(f"w{n}",)) for n in range(8)]
+    threads = [threading.Thread(target=run, args=(f"w{n}",)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,30 +140,46 @@ def test_only_the_attempt_that_waits_is_claimed(
     task_id = put(database, state, attempt)
     before, rows = task(database, task_id), box(database)
     with database.begin() as connection:
-        assert bool(ledger.claim(connection, task_id, claimed, "me")) is counts
+        assert claim(connection, task_id, claimed, "me") is counts
     if not counts:
         assert (before, rows) == (task(database, task_id), box(database))
 
 
-def succeed_together(connection: sa.Connection, task_id: str, attempt: int) -> bool:
-    began = connection.exec_driver_sql("SELECT now()").scalar_one()
-    return ledger.succeed_together(connection, {task_id: attempt}, {task_id: "{}"}, "w", began)
+def reschedule(
+    connection: sa.Connection, task_id: str, attempt: int, *, waiting: bool = False, delay: int = 0
+) -> bool:
+    """Give a task of the worker "w" its next attempt at no cost; return whether it counted."""
+    again = ledger.reschedule(
+        connection,
+        {task_id: attempt},
+        "w",
+        waiting=waiting,
+        free=True,
+        error="away",
+        delay=delay,
+    )
+    return bool(again)
+
+
+def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
+    """End a task together with another one, which never was."""
+    ends = [ledger.Outcome(one, attempt, states.SUCCESS, "{}") for one in (task_id, NEVER)]
+    return bool(ledger.finish(connection, ends, "w", waiting=True))
 
 
 STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
-    "claim": lambda c, i, n: ledger.claim(c, i, n, "w"),
-    "enter": lambda c, i, n: ledger.enter(c, ledger.Submission(i, "slow", "{}", n, None), "w"),
+    "claim": claim,
+    "claim without a start": lambda c, i, n: ledger.claim(c, {i: n}, "w", start=False).ids,
     "progress": lambda c, i, n: ledger.progress(c, i, n, 1, 2),
-    "succeed": lambda c, i, n: ledger.succeed(c, i, n, "{}"),
-    "claim together": lambda c, i, n: ledger.claim_together(c, {i: n})[0],
-    "succeed together": succeed_together,
-    "run alone": lambda c, i, n: ledger.run_alone(c, {i: n}),
+    "succeed": succeed,
+    "finish two": finish_two,
+    "reschedule": reschedule,
+    "reschedule what waits": lambda c, i, n: reschedule(c, i, n, waiting=True),
     "fail": lambda c, i, n: ledger.fail(c, i, n, "no", "w"),
     "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", "w", retry=False),
-    "revoke": lambda c, i, n: ledger.revoke(c, i, n, "no"),
-    "revoke waiting": lambda c, i, _n: ledger.revoke_waiting(c, i, "no"),
-    "hand back": lambda c, _i, _n: ledger.hand_back(c, "w"),
-    "give back": lambda c, i, n: ledger.give_back(c, i, n, "w", error="away", delay=0),
+    "revoke": lambda c, i, n: ledger.revoke(c, i, "no", n),
+    "revoke what waits": lambda c, i, _n: ledger.revoke(c, i, "no"),
+    "hand back": lambda c, _i, _n: hand_back(c, "w"),
 }
 
 
@@ -164,7 +198,7 @@ def test_no_statement_changes_a_task_that_has_ended(
 
 @pytest.mark.parametrize("state", UNFINISHED)
 @pytest.mark.parametrize(
-    "name", [name for name in STATEMENTS if name not in {"hand back", "revoke waiting"}]
+    "name", [name for name in STATEMENTS if name not in {"hand back", "revoke what waits"}]
 )
 def test_no_statement_of_another_attempt_changes_a_task(
     database: sa.Engine, name: str, state: str
@@ -177,9 +211,9 @@ def test_no_statement_of_another_attempt_changes_a_task(
     assert (before, rows) == (task(database, task_id), box(database))
 
 
-@pytest.mark.parametrize("name", ["progress", "succeed"])
+@pytest.mark.parametrize("name", ["progress", "succeed", "reschedule"])
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
-def test_only_a_started_task_makes_progress_or_succeeds(
+def test_only_a_started_task_makes_progress_or_ends(
     database: sa.Engine, name: str, state: str
 ) -> None:
     task_id = put(database, state)
@@ -193,8 +227,8 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
     task_id = put(database, "STARTED")
     with database.begin() as connection:
         assert ledger.progress(connection, task_id, 1, 3, 10)
-        assert ledger.succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
-        assert not ledger.succeed(connection, task_id, 1, '{"b": 2}')
+        assert succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
+        assert not succeed(connection, task_id, 1, '{"b": 2}')
         (state,) = lookups.states(connection, [task_id])
     assert state == lookups.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
     assert task(database, task_id)["finished_at"] is not None
@@ -205,7 +239,7 @@ def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engi
     with database.begin() as connection:
         ledger.progress(connection, task_id, 1, 9, 10)
         ledger.fail(connection, task_id, 1, "no", "w")
-        ledger.claim(connection, task_id, 2, "w")
+        claim(connection, task_id, 2)
     assert task(database, task_id)["progress"] is None
 
 
@@ -252,7 +286,7 @@ def test_a_retry_is_published_anew(database: sa.Engine) -> None:
 def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: str) -> None:
     task_id = put(database, state)
     with database.begin() as connection:
-        assert ledger.revoke(connection, task_id, 1, "enough")
+        assert ledger.revoke(connection, task_id, "enough", 1)
     row = task(database, task_id)
     assert (row["state"], row["error"]) == ("REVOKED", "enough")
     assert row["finished_at"] is not None
@@ -266,7 +300,7 @@ def test_a_revoke_that_any_worker_heard_of_ends_what_waits_and_leaves_what_runs(
     task_id = put(database, state, attempt=2)
     before = task(database, task_id)
     with database.begin() as connection:
-        attempt = ledger.revoke_waiting(connection, task_id, "enough")
+        attempt = ledger.revoke(connection, task_id, "enough")
     row = task(database, task_id)
     if state == "STARTED":
         assert (attempt, row) == (None, before)
@@ -280,10 +314,10 @@ def test_a_hand_back_costs_no_attempt_and_touches_only_that_workers_tasks(
 ) -> None:
     mine, other, waits = submit(database, 3)
     with database.begin() as connection:
-        ledger.claim(connection, mine, 1, "me")
-        ledger.claim(connection, other, 1, "other")
-        assert ledger.hand_back(connection, "me") == 1
-        assert ledger.hand_back(connection, "me") == 0
+        claim(connection, mine, 1, "me")
+        claim(connection, other, 1, "other")
+        assert hand_back(connection, "me") == 1
+        assert hand_back(connection, "me") == 0
     row = task(database, mine)
     assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
     assert task(database, other)["state"] == "STARTED"
@@ -299,21 +333,22 @@ def test_a_task_that_has_no_number_left_is_not_handed_back_and_stops_no_other(
         for task_id, attempt in ((last, 32_767), (before, 32_766)):
             connection.execute(number, {"id": task_id, "n": attempt, "m": 32_767})
         for task_id, attempt in ((last, 32_767), (before, 32_766), (other, 1)):
-            assert ledger.claim(connection, task_id, attempt, "me")
-        assert ledger.hand_back(connection, "me") == 2
+            assert claim(connection, task_id, attempt, "me")
+        assert hand_back(connection, "me") == 2
     assert [task(database, task_id)["attempt"] for task_id in (before, other)] == [32_767, 2]
     with database.begin() as connection:
         assert ledger.fail(connection, last, 32_767, "lost", "me") == "FAILURE"
 
 
-def test_what_lost_postgresql_is_given_back_at_no_cost_of_an_attempt(database: sa.Engine) -> None:
+def test_what_lost_postgresql_has_its_next_attempt_at_no_cost(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
-        ledger.claim(connection, task_id, 1, "me")
-        assert not ledger.give_back(connection, task_id, 1, "other", error="away", delay=0)
-        assert ledger.give_back(connection, task_id, 1, "me", error="away", delay=100)
+        claim(connection, task_id, 1, "other")
+        assert not reschedule(connection, task_id, 1)
+        connection.exec_driver_sql("UPDATE tasks SET worker = 'w'")
+        assert reschedule(connection, task_id, 1, delay=100)
         # A commit that was cut off may have taken place: the second try changes nothing.
-        assert not ledger.give_back(connection, task_id, 1, "me", error="away", delay=100)
+        assert not reschedule(connection, task_id, 1, delay=100)
         assert outbox.take(connection, 10) == []
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
@@ -321,14 +356,16 @@ def test_what_lost_postgresql_is_given_back_at_no_cost_of_an_attempt(database: s
     assert box(database) == [(task_id, 2)]
 
 
-def test_a_task_by_another_door_is_entered_once(database: sa.Engine) -> None:
-    new = ledger.Submission(NEVER, "slow", '{"duration": 1}', 5, None)
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: str) -> None:
+    task_id = put(database, state)
+    end = ledger.Outcome(task_id, 1, states.SUCCESS, "{}")
+    before = task(database, task_id)
     with database.begin() as connection:
-        assert ledger.enter(connection, new, "w")
-        assert not ledger.enter(connection, new, "w")
-    row = task(database, NEVER)
-    assert (row["state"], row["attempt"], row["args"]) == ("STARTED", 1, {"duration": 1})
-    assert box(database) == []
+        assert not ledger.finish(connection, [end], "other", waiting=False)
+        assert not ledger.finish(connection, [end] * 2, "other", waiting=False)
+        assert not ledger.fail(connection, task_id, 1, "no", "other", waiting=False)
+    assert before == task(database, task_id)
 
 
 @pytest.mark.parametrize("few", [1, 100])
@@ -343,15 +380,15 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
             sa.text("UPDATE outbox SET due_at = now() + interval '1 min' WHERE task_id = :id"),
             {"id": ids[1]},
         )
-        ledger.claim(connection, ids[0], 1, "w")
+        claim(connection, ids[0], 1)
         outbox.take(connection, 10)
         shown = {ids[0]: "ACTIVE", ids[1]: "SCHEDULED", ids[2]: "RESERVED"}
         assert list(lookups.unfinished(connection, 3)[0]) == ids[:3]
         assert lookups.unfinished(connection, 3) == (shown, 5)
         assert lookups.unfinished(connection, 7, many=True)[1] == 6
         assert lookups.count_unfinished(connection) == 6
-        ledger.revoke(connection, ids[5], 1, "enough")
-        ledger.revoke(connection, ids[4], 1, "enough")
+        ledger.revoke(connection, ids[5], "enough", 1)
+        ledger.revoke(connection, ids[4], "enough", 1)
         assert lookups.unfinished(connection, 3) == (shown, 4)
         assert lookups.unfinished(connection, 3, many=True) == (shown, 5)
 
@@ -360,5 +397,6 @@ def test_a_lost_batch_restores_rows_of_the_outbox(database: sa.Engine) -> None:
     ids = submit(database, 3)
     with database.begin() as connection:
         connection.exec_driver_sql("DELETE FROM outbox")
-        assert ledger.run_alone(connection, dict.fromkeys(ids, 1)) == len(ids)
+        again = ledger.reschedule(connection, dict.fromkeys(ids, 1), None, waiting=True, free=True)
+        assert again == set(ids)
         assert len(outbox.take(connection, 10)) == len(ids)

@@ -135,7 +135,7 @@ def test_bundles_and_messages_of_one_task_are_published_again_each_by_their_own_
 def start(database: sa.Engine, task_id: str, accepted: float) -> None:
     """Start a task that looks as if it had been accepted so many seconds ago."""
     with database.begin() as connection:
-        assert ledger.claim(connection, task_id, 1, "w")
+        assert ledger.claim(connection, {task_id: 1}, "w").ids
         connection.execute(
             sa.text(
                 "UPDATE tasks SET created_at = now() - make_interval(secs => :age) WHERE id = :id"
@@ -167,8 +167,9 @@ def test_a_task_of_another_program_does_not_show_that_others_were_overtaken(
     (waiting,) = submit(database)
     age(database, waiting, 7200)
     with database.begin() as connection:
-        sent = ledger.Submission(str(uuid4()), "slow", "{}", 3, None)
-        assert ledger.enter(connection, sent, "w")
+        sent = ledger.NewTask(str(uuid4()), "slow", "{}", 3, None)
+        ledger.submit(connection, [sent])
+        assert ledger.claim(connection, {sent.id: 1}, "w").ids
         assert outbox.republish_overtaken(connection, 10) == 0
 
 
@@ -176,7 +177,7 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
     task_id = put(database, "PENDING")
     age(database, task_id, 1000)
     with database.begin() as connection:
-        ledger.claim(connection, task_id, 1, "w")
+        ledger.claim(connection, {task_id: 1}, "w")
         assert outbox.republish(connection, 10, bundled=False) == 0
         assert outbox.take(connection, 10) == []
         assert outbox.published(connection) == (0, 0)
@@ -240,7 +241,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
     third = outbox.BUNDLE_BYTES // 3
     with database.begin() as connection:
         args = json.dumps({"content": "x" * third})
-        new = [ledger.Submission(str(uuid4()), "long", args, 3, None) for _ in range(7)]
+        new = [ledger.NewTask(str(uuid4()), "long", args, 3, None) for _ in range(7)]
         ledger.submit(connection, new)
         taken = outbox.take(connection, 500, bundled=["long"])
         assert max(Counter(due.bundle for due in taken).values()) <= 4
@@ -256,7 +257,7 @@ def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
         connection.execute(
             sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
         )
-        ledger.claim(connection, ids[0], 1, "w")
+        ledger.claim(connection, {ids[0]: 1}, "w")
         assert outbox.published(connection) == (0, 1)
         assert outbox.republish(connection, 1, bundled=True) == 2
         again = outbox.take(connection, 500, bundled=["slow"])
@@ -286,7 +287,7 @@ def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE outbox SET due_at = due_at - interval '1 h'"))
         connection.execute(sa.text("DELETE FROM tasks"))
-        submit_in = [ledger.Submission(str(uuid4()), "slow", "{}", 3, None)]
+        submit_in = [ledger.NewTask(str(uuid4()), "slow", "{}", 3, None)]
         ledger.submit(connection, submit_in)
         taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]

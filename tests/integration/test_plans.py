@@ -36,27 +36,26 @@ BURST = [
 
 def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, Any]]]:
     """Return statements about some of the tasks, with these as parameters."""
-    one: dict[str, Any] = {"id": ids[0], "attempt": 1, "worker": "w", "error": "e"}
-    few: dict[str, Any] = {"ids": ids, "attempts": [1] * len(ids), "worker": "w"}
+    one: dict[str, Any] = {"id": ids[0], "attempt": 1, "state": "SUCCESS", "result": "{}"}
+    few: dict[str, Any] = {"ids": ids, "attempts": [1] * len(ids)}
+    ends: dict[str, Any] = {"worker": "w", "waiting": True, "error": None, "began": None}
+    rows = {name: [value] * len(ids) for name, value in (("states", "SUCCESS"), ("results", "{}"))}
     return {
-        "claim": (ledger._CLAIM, one),
-        "claim together": (ledger._CLAIM_TOGETHER, few),
-        "succeed together": (
-            ledger._SUCCEED_TOGETHER,
-            {**few, "results": ["{}"] * len(ids), "began": None},
+        "claim": (ledger._CLAIM, {**few, "worker": "w", "start": True}),
+        "claim without a start": (ledger._CLAIM, {**few, "worker": "w", "start": False}),
+        "finish one": (ledger._FINISH_ONE, {**one, **ends, "name": "w"}),
+        "finish": (
+            ledger._FINISH,
+            {**few, **rows, **ends, "errors": [None] * len(ids), "name": "w"},
         ),
-        "fail": (ledger._FAIL, {**one, "claimed": False, "retry": True, "delay": 0}),
-        "revoke": (ledger._REVOKE, one),
-        "revoke waiting": (ledger._REVOKE_WAITING, one),
-        "run alone": (ledger._RUN_ALONE, few),
+        "reschedule": (ledger._RESCHEDULE, {**few, **ends, "free": True, "delay": 0}),
+        "lock": (ledger._LOCK, few),
+        "lock what a worker has started": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
         "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
-        "succeed": (ledger._SUCCEED, {**one, "name": "w", "result": "{}", "began": None}),
-        "give back": (ledger._GIVE_BACK, {**one, "delay": 0}),
         "states": (lookups._STATES, few),
         "known": (lookups._KNOWN, few),
         "put back": (outbox._PUT_BACK, few),
         "started": (lookups._STARTED, {}),
-        "hand back": (ledger._HAND_BACK, {"worker": "w"}),
     }
 
 

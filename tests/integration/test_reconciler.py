@@ -50,7 +50,7 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
     ids = submit(service, 3)
     with service.begin() as connection:
         for one in ids:
-            assert ledger.claim(connection, one, 1, "w")
+            assert ledger.claim(connection, {one: 1}, "w").ids
     liveness = find_all_dead(monkeypatch)
     with service.connect() as other:
         other.execute(sa.text("SELECT FROM tasks WHERE id = :id FOR UPDATE"), {"id": ids[0]})
@@ -68,7 +68,7 @@ def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
 
     (lost,) = submit(service)
     with service.begin() as connection:
-        assert ledger.claim(connection, lost, 1, "w")
+        assert ledger.claim(connection, {lost: 1}, "w").ids
         connection.execute(sa.text("UPDATE clock SET latest = now() + interval '10 min'"))
     made = reconciler.Reconciler(threading.Event())
     made._liveness = find_all_dead(monkeypatch)
@@ -95,7 +95,7 @@ def test_only_what_no_worker_holds_is_called_lost(
     ids = submit(service, 4)
     with service.begin() as connection:
         outbox.take(connection, 10)
-        assert ledger.claim(connection, ids[3], 1, "w")
+        assert ledger.claim(connection, {ids[3]: 1}, "w").ids
         holds = [f"{task_id}/1" for task_id in (*ids[:held], ids[3])]
         workers.renew(connection, "w", lambda: holds)
     for age_seconds, task_id in enumerate(ids[:3], start=20):
@@ -137,7 +137,6 @@ def test_a_lock_that_stops_every_pass_is_logged_once(
 def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     service: sa.Engine,
 ) -> None:
-    from backend.db import session
     from backend.tasks.registry import registered
     from backend.worker.claim import Attempt
 
@@ -157,8 +156,7 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     again = threading.Thread(target=claim_again)
     with service.connect() as cut_off, service.connect() as observer:
-        assert ledger.claim(cut_off, task_id, 1, "w")
-        attempt._claimed_by = session.transaction_id(cut_off)
+        attempt._claimed_by = ledger.claim(cut_off, {task_id: 1}, "w").transaction_id
         again.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
         cut_off.commit()

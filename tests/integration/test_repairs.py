@@ -48,7 +48,7 @@ def test_a_task_that_has_started_or_ended_needs_none(database: sa.Engine, state:
 def test_a_claim_under_way_is_left_alone(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
-        assert ledger.claim_together(connection, {task_id: 1})[0] == {task_id}
+        assert ledger.claim(connection, {task_id: 1}, "w", start=False).ids == {task_id}
         assert repair(database) == []
     assert repair(database) == [task_id], "it was committed without an end"
 
@@ -61,7 +61,7 @@ def test_a_claim_that_waits_for_a_repair_does_not_count(database: sa.Engine) -> 
 
     def claim() -> None:
         with database.begin() as connection:
-            claimed.append(ledger.claim(connection, task_id, 1, "w"))
+            claimed.append(ledger.claim(connection, {task_id: 1}, "w").ids)
 
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     thread = threading.Thread(target=claim)
@@ -70,7 +70,7 @@ def test_a_claim_that_waits_for_a_repair_does_not_count(database: sa.Engine) -> 
         thread.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the claim waits")
     thread.join()
-    assert (claimed, box(database)) == ([None], [(task_id, 2)])
+    assert (claimed, box(database)) == ([frozenset()], [(task_id, 2)])
 
 
 def test_looks_go_on_where_the_last_one_ended(database: sa.Engine) -> None:

@@ -50,7 +50,7 @@ def test_after_a_burst_what_the_broker_lost_is_found_without_reading_the_rest(
     numbers = "SELECT task_id AS id, row_number() OVER () * interval '1 us' AS n FROM outbox"
     with database.begin() as connection:
         connection.exec_driver_sql(f"{published} FROM ({numbers}) numbered WHERE task_id = id")
-        assert ledger.claim(connection, running, 1, "worker")
+        assert ledger.claim(connection, {running: 1}, "worker").ids
     with database.begin() as connection:
         before = rows_read(connection, "outbox")
         if overtaken:

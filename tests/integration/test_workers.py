@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, lookups, workers
-from tests.integration.test_ledger import put, submit
+from tests.integration.test_ledger import put, submit, succeed
 
 LEASES = {
     "no lease": (None, False),
@@ -40,9 +40,9 @@ def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> 
     runs, ended, revoked, superseded = submit(database, 4)
     with database.begin() as connection:
         for task_id in (runs, ended, revoked, superseded):
-            ledger.claim(connection, task_id, 1, "w")
-        ledger.succeed(connection, ended, 1, "{}")
-        ledger.revoke(connection, revoked, 1, "enough")
+            ledger.claim(connection, {task_id: 1}, "w")
+        succeed(connection, ended, 1)
+        ledger.revoke(connection, revoked, "enough", 1)
         ledger.fail(connection, superseded, 1, "lost", "w")
         holds = [f"{task_id}/1" for task_id in (runs, ended, revoked, superseded)]
         lost = workers.renew(connection, "w", lambda: holds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.db.idempotency import Key
-from backend.db.ledger import Submission
+from backend.db.ledger import NewTask
 from backend.errors import TooManyWaiting
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
         accepting = submissions.Submissions()
         answers = []
         for number, (count, key) in enumerate([(10, "ten")] * 5 + [(40, None)]):
-            tasks = [Submission(str(number), "slow", "{}", 5, None)] * count
+            tasks = [NewTask(str(number), "slow", "{}", 5, None)] * count
             order = submissions.Order(tasks, f"answer {number}", "batch", key)
             answers.append(await accepting.accept(order))
         one_more = submissions.Order(tasks[:1], "answer", "task")
@@ -58,10 +58,10 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
 
 def test_arguments_that_cannot_be_written_again_have_a_fingerprint_too() -> None:
     from backend.api.submissions import Order
-    from backend.db.ledger import Submission
+    from backend.db.ledger import NewTask
 
     def fingerprint(args: str) -> str:
-        task = Submission("an id", "insert_message", args, 5, None)
+        task = NewTask("an id", "insert_message", args, 5, None)
         return Order([task], "an answer", "task", "a key").fingerprint
 
     assert fingerprint("[1]") == fingerprint("[1]") != fingerprint("[2]")
