@@ -163,13 +163,6 @@ GUARDS = [
         "tests/integration/test_ledger.py",
     ),
     Guard(
-        "2: several ends are looked up row by row",
-        "backend/db/ledger.py",
-        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;",
-        "",
-        "tests/integration/test_plans.py",
-    ),
-    Guard(
         "3: effect and outcome commit together",
         "backend/tasks/registry.py",
         "    def progress(self",
