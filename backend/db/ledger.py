@@ -171,9 +171,10 @@ _ROW_BY_ROW = (
 )
 
 
-def _finish(source: str, row: str) -> TextClause:
+def _finish(source: str, row: str, plan: str = "") -> TextClause:
     """Return the statement that ends tasks; `row` stands before the name of each value.
 
+    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL.
     What a task has set for its session must not reach the next task on the same connection. Through
     a pooler RESET ALL also undoes the name, by which the reconciler finds a dead worker's
     connections.
@@ -182,6 +183,7 @@ def _finish(source: str, row: str) -> TextClause:
         f"""
         RESET ROLE; RESET ALL;
         SELECT set_config('application_name', :name, false), set_config('datestyle', 'ISO', false);
+        {plan}
         WITH finished AS (
             UPDATE tasks
             SET state = {row}state, result = CAST({row}result AS json), error = {row}error,
@@ -207,17 +209,15 @@ def _finish(source: str, row: str) -> TextClause:
 
 # Planned as the only row: a list of one takes twice as long.
 _FINISH_ONE = _finish("", ":")
-_FINISH = text(
-    _ROW_BY_ROW
-    + _finish(
-        """
-        FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]), CAST(:states AS text[]),
-            CAST(:results AS text[]), CAST(:errors AS text[])
-        ) AS ended (id, attempt, state, result, error)
-        """,
-        "ended.",
-    ).text
+_FINISH = _finish(
+    """
+    FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]), CAST(:states AS text[]),
+        CAST(:results AS text[]), CAST(:errors AS text[])
+    ) AS ended (id, attempt, state, result, error)
+    """,
+    "ended.",
+    _ROW_BY_ROW,
 )
 
 
@@ -233,7 +233,8 @@ def finish(
 
     `worker`: a started attempt has to be this worker's. `waiting`: whether an attempt that has not
     started may end too. `began`: when the transaction of the tasks' writes began, if they have
-    written; in another one nothing is ended. Also resets what a task has set for its session.
+    written; in another one nothing is ended. Also resets all settings of the session, those of the
+    transaction too: a task may have changed them.
     """
     common = {"worker": worker, "waiting": waiting, "began": began, "name": connection_name()}
     if len(outcomes) == 1:
@@ -316,9 +317,9 @@ class Locked:
 
 
 _LOCKED = "SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker FROM tasks"
-_LOCK = text(f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
+_LOCK = text(f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE")
 _LOCK_STARTED_BY = text(
-    f"{_LOCKED} WHERE {rows_from('started_from')} AND worker = :worker ORDER BY id FOR UPDATE"
+    f"{_LOCKED} WHERE {rows_from('started_from')} AND worker = :worker ORDER BY tasks.id FOR UPDATE"
 )
 
 

@@ -206,8 +206,7 @@ class Attempt:
         """Claim the attempt in a transaction. Raises Duplicate."""
         if self.foreign:
             self._adopt(connection)
-        start = not self.spec.one_commit
-        claim = ledger.claim(connection, {self.id: self.number}, self.worker, start=start)
+        claim = ledger.claim(connection, {self.id: self.number}, self.worker)
         if self.id not in claim.ids:
             raise Duplicate
         return claim
@@ -224,8 +223,10 @@ class Attempt:
         if lookups.known(connection, [self.id]):
             raise Duplicate
         try:
-            ledger.submit(connection, [new])
-        except IntegrityError as error:  # another delivery was faster
+            # On a savepoint, so that the transaction can go on when another delivery was faster.
+            with connection.begin_nested():
+                ledger.submit(connection, [new])
+        except IntegrityError as error:
             raise Duplicate from error
 
     def _arguments(self) -> str:
@@ -300,9 +301,8 @@ class Attempt:
         """
         text = as_json(result)
         end = ledger.Outcome(self.id, self.number, SUCCESS, text)
-        waiting = self.spec.one_commit
         try:
-            counted = ledger.finish(connection, [end], self.worker, waiting=waiting, began=began)
+            counted = ledger.finish(connection, [end], self.worker, waiting=False, began=began)
         except DataError as error:
             raise TaskError("The task's value cannot be stored") from error
         if not counted:

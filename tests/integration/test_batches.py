@@ -88,6 +88,19 @@ def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
     assert {task(database, task_id)["state"] for task_id in ids} == {"SUCCESS"}
 
 
+def test_two_lost_batches_of_the_same_tasks_in_opposite_order_do_not_deadlock(
+    database: sa.Engine,
+) -> None:
+    def work(connection: sa.Connection, ids: Sequence[str]) -> int:
+        ledger.lock(connection, ids)
+        attempts = dict.fromkeys(ids, 1)
+        return len(ledger.reschedule(connection, attempts, None, waiting=True, free=True))
+
+    ids = submit(database, SIZE)
+    got = at_once(database, work, ids, lambda blocker, task_id: ledger.lock(blocker, [task_id]))
+    assert sorted(got, key=str) == [0, SIZE]
+
+
 def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
     database: sa.Engine,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,22 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
 }
 
 
-def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
-    """Return how many blocks a statement reads, and undo it."""
+def plan(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> str:
+    """Return what PostgreSQL has done for a statement, as JSON text, and undo it."""
     *settings, last = statement.text.split(";")
     for setting in map(sa.text, settings):
         needed = setting.compile().params.keys()
         connection.execute(setting, {name: parameters[name] for name in needed})
     explain = sa.text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {last}")
-    (plan,) = connection.execute(explain, parameters).scalar_one()
+    done = connection.execute(explain, parameters).scalar_one()
     connection.rollback()
-    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+    return json.dumps(done)
+
+
+def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
+    """Return how many blocks a statement reads, and undo it."""
+    (done,) = json.loads(plan(connection, statement, parameters))
+    return int(done["Plan"]["Shared Hit Blocks"] + done["Plan"]["Shared Read Blocks"])
 
 
 def advance(connection: sa.Connection) -> None:

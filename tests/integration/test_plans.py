@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, lookups, outbox
-from tests.integration.test_bounds import KEEP_STATISTICS, blocks
+from tests.integration.test_bounds import KEEP_STATISTICS, blocks, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +77,24 @@ def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.E
         }
     assert len(ids) == FEW
     assert max(read.values()) < BLOCKS, read
+
+
+@pytest.mark.parametrize("name", ["finish", "reschedule"])
+def test_several_tasks_are_looked_up_one_by_one_in_a_small_table_too(
+    database: sa.Engine, name: str
+) -> None:
+    """A join would read the whole table."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO tasks (id, name, args, max_attempts)"
+            " SELECT gen_random_uuid(), 'slow', '{}', 3 FROM generate_series(1, 3000)"
+        )
+    with database.begin() as connection:
+        connection.exec_driver_sql("ANALYZE tasks")
+        few = sa.text("SELECT CAST(id AS text) FROM tasks LIMIT 100")
+        ids = list(connection.execute(few).scalars())
+        statement, parameters = statements(ids)[name]
+        assert "Seq Scan" not in plan(connection, statement, parameters)
 
 
 def test_the_list_looks_up_what_is_due_later_only_for_the_tasks_shown(database: sa.Engine) -> None:

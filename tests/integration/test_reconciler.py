@@ -6,12 +6,13 @@ import threading
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, outbox, workers
-from backend.errors import StoreLocked, StoreNotWritable
+from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
 from tests.integration.test_ledger import put, submit, task
 from tests.integration.test_outbox import age
 from tests.support.waiting import eventually
@@ -134,17 +135,23 @@ def test_a_lock_that_stops_every_pass_is_logged_once(
     assert ["end that session" in record.message for record in caplog.records] == [True, True]
 
 
-def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
-    service: sa.Engine,
-) -> None:
+def attempt_of(task_id: str, number: int | None = 1) -> Any:  # noqa: ANN401 - an Attempt
+    """Return an attempt of the worker "w"; without a number another program has sent it."""
     from backend.tasks.registry import registered
     from backend.worker.claim import Attempt
 
-    task_id = put(service, "PENDING")
+    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=number)
+    return Attempt(registered()["slow"], request, (), {"duration": 1})
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
+    service: sa.Engine, *, foreign: bool
+) -> None:
+    task_id = str(uuid4()) if foreign else put(service, "PENDING")
     with service.begin() as connection:
         workers.renew(connection, "w", list)
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
-    attempt = Attempt(registered()["slow"], request, (), {})
+    attempt = attempt_of(task_id, None if foreign else 1)
     errors: list[BaseException] = []
 
     def claim_again() -> None:
@@ -156,10 +163,18 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     again = threading.Thread(target=claim_again)
     with service.connect() as cut_off, service.connect() as observer:
-        attempt._claimed_by = ledger.claim(cut_off, {task_id: 1}, "w").transaction_id
+        attempt._claimed_by = attempt._claim_in(cut_off).transaction_id
         again.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
         cut_off.commit()
         again.join()
     assert errors == []
-    assert task(service, task_id)["state"] == "STARTED"
+    row = task(service, task_id)
+    assert (row["state"], row["attempt"]) == ("STARTED", 1)
+
+
+def test_a_worker_without_a_lease_starts_nothing(service: sa.Engine) -> None:
+    task_id = put(service, "PENDING")
+    with pytest.raises(StoreUnavailable):
+        attempt_of(task_id)._claim()
+    assert task(service, task_id)["state"] == "PENDING"

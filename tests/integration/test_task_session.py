@@ -331,7 +331,7 @@ def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa
     for commit, one_commit in product((once, again), (False, True)):
         task_id, error = run_alone(service, commit, one_commit=one_commit)
         assert error is TaskError
-        assert task(service, task_id)["state"] == ("PENDING" if one_commit else "STARTED")
+        assert task(service, task_id)["state"] == "STARTED"
 
 
 def test_objects_of_one_task_are_written_before_the_next_begins(
