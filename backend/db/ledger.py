@@ -165,10 +165,7 @@ class Outcome(NamedTuple):
 
 # Makes an UPDATE of several tasks look each of them up, until the transaction ends. A join would
 # read the whole table while that is small.
-_ROW_BY_ROW = (
-    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
-    " SET LOCAL enable_seqscan = off; "
-)
+_ROW_BY_ROW = "SET LOCAL enable_seqscan = off;"
 
 
 def _finish(source: str, row: str, plan: str = "") -> TextClause:

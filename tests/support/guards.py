@@ -175,16 +175,9 @@ GUARDS = [
     Guard(
         "2: several tasks are looked up one by one",
         "backend/db/ledger.py",
-        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;",
+        "SET LOCAL enable_seqscan = off;",
         "",
         "tests/integration/test_plans.py",
-    ),
-    Guard(
-        "2: rows are locked in order of id",
-        "backend/db/ledger.py",
-        "(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE",
-        "(CAST(:ids AS uuid[])) FOR UPDATE",
-        "tests/integration/test_batches.py",
     ),
     Guard(
         "2: a worker without a lease starts nothing",
