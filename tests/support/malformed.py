@@ -72,7 +72,8 @@ def nested(depth: int) -> list[Any]:
     return made
 
 
-PICKLE = pickle.dumps([[], {"content": "pickled"}, {}])
+# What it holds would be a message of ours.
+PICKLE = pickle.dumps([ARGUMENTS, {}, {}])
 PICKLED = "application/x-python-serialize"
 MALFORMED = {
     # The two of the report.
