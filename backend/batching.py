@@ -24,13 +24,13 @@ R = TypeVar("R")
 
 # How long a request waits for the store before it is told 503: below the 5 s that clients are
 # promised, above what a commit takes on a busy disk.
-PATIENCE = 4.0
+STORE_TIMEOUT = 4.0
 # How many batches may wait. What would wait longer is told 503 at once, and holds no memory.
 BATCHES = 10
 # So many bytes are handled together, and one item more: the rest need not wait for all of them, and
 # `work` holds them in memory several times over.
 BATCH_BYTES = 4 * 1024 * 1024
-# Large items come a few to a batch, yet this many are served within PATIENCE.
+# Large items come a few to a batch, yet this many are served within STORE_TIMEOUT.
 LEAST_ROOM = 100
 
 
@@ -68,8 +68,8 @@ class Batcher(Generic[T, R]):
     async def submit(self, item: T) -> R:
         """Return `work`'s result for the item.
 
-        Raises StoreUnavailable after PATIENCE seconds; an item that still waits then is dropped
-        undone. Raises it at once when too many wait already.
+        Raises StoreUnavailable after STORE_TIMEOUT seconds; an item that still waits then is
+        dropped. Raises it at once when too many wait already.
         """
         if self._closed or len(self._waiting) + len(self._arriving) >= self._room:
             raise StoreUnavailable
@@ -81,11 +81,11 @@ class Batcher(Generic[T, R]):
         return await future
 
     def close(self) -> None:
-        """Do what waits, then end the thread; returns within PATIENCE seconds."""
+        """Do what waits, then end the thread; returns within STORE_TIMEOUT seconds."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join(PATIENCE)
+        self._thread.join(STORE_TIMEOUT)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._wake:
@@ -93,7 +93,7 @@ class Batcher(Generic[T, R]):
             self._wake.notify()
         while self._deadlines and all(future.done() for future in self._deadlines[0][1]):
             self._deadlines.popleft()
-        deadline = loop.time() + PATIENCE
+        deadline = loop.time() + STORE_TIMEOUT
         self._deadlines.append((deadline, [future for _, future in self._arriving]))
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._give_up, loop)

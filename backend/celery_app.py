@@ -27,7 +27,7 @@ from backend.telemetry import set_up_logging
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.outbox import Due
+    from backend.db.outbox import OutboxEntry
 
 # Renamed from "attempt" when the arguments became one JSON text. Old and new workers find no
 # attempt number in each other's messages and drop them at the claim; a relay publishes them again.
@@ -211,13 +211,15 @@ def bundled() -> list[str]:
     return [name for name, task in registered().items() if task.one_commit]
 
 
-def bundle(members: Sequence[Due]) -> tuple[str, dict[str, Any]]:
+def bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of a message that holds many attempts.
 
     A message costs broker, relay and worker more than a short task does.
     """
-    # Due's first fields in order; worker/bundle.py reads them back.
-    rows = [[due.task_id, due.attempt, due.name, due.args, due.reply_to] for due in members]
+    # OutboxEntry's first fields in order; worker/bundle.py reads them back.
+    rows = [
+        [entry.task_id, entry.attempt, entry.name, entry.args, entry.reply_to] for entry in members
+    ]
     options = {
         "routing_key": SHORT_QUEUE.name,
         "content_type": "application/json",
@@ -228,7 +230,7 @@ def bundle(members: Sequence[Due]) -> tuple[str, dict[str, Any]]:
     return json.dumps(rows), options
 
 
-def message(due: Due) -> tuple[str, dict[str, Any]]:
+def message(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of an attempt's own message.
 
     Message protocol version 2: docs.celeryq.dev, "Message Protocol". Written out, since
@@ -237,27 +239,27 @@ def message(due: Due) -> tuple[str, dict[str, Any]]:
     """
     headers = {
         "lang": "py",
-        "task": due.name,
-        "id": due.task_id,
-        "root_id": due.task_id,
+        "task": entry.name,
+        "id": entry.task_id,
+        "root_id": entry.task_id,
         "parent_id": None,
         "group": None,
         "eta": None,
         "expires": None,
-        "retries": due.attempt - 1,
+        "retries": entry.attempt - 1,
         "timelimit": [None, None],
         "argsrepr": "()",
-        "kwargsrepr": due.args[:200],
+        "kwargsrepr": entry.args[:200],
         "ignore_result": False,
-        ATTEMPT_HEADER: due.attempt,
+        ATTEMPT_HEADER: entry.attempt,
     }
     options = {
         "routing_key": TASKS_QUEUE.name,
         "content_type": "application/json",
         "content_encoding": "utf-8",
         "headers": headers,
-        "correlation_id": due.task_id,
-        "reply_to": due.reply_to or "",
+        "correlation_id": entry.task_id,
+        "reply_to": entry.reply_to or "",
         "delivery_mode": 2,
     }
-    return f"[[{json.dumps(due.args)}], {{}}, {_EMBED}]", options
+    return f"[[{json.dumps(entry.args)}], {{}}, {_EMBED}]", options

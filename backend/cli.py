@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("system")
 
 # How long `migrate` waits for a PostgreSQL that is still starting.
-MIGRATE_PATIENCE = 60.0
+MIGRATE_TIMEOUT = 60.0
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def up() -> None:
     output = Output()
     set_up_logging(found.log_level, stream=output)
     registered()  # a task that is declared wrongly is said before anything starts
-    with lifetime.alone(found.data_dir) as killed:
+    with lifetime.exclusive_data_dir(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
         patience = 10.0 if killed else 0.0
         _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
@@ -89,7 +89,7 @@ def reset(*, yes: bool) -> None:
     folder = read().data_dir
     if not (yes or sys.stdin.isatty()):
         raise CannotRun("reset deletes every task and message: add --yes (make reset ARGS=--yes)")
-    with lifetime.alone(folder):
+    with lifetime.exclusive_data_dir(folder):
         if not yes:
             what = f"Delete every task and message that the embedded servers keep in {folder}?"
             click.confirm(what, abort=True)
@@ -224,7 +224,7 @@ def migrate() -> None:
 def _migrate() -> None:
     from backend.db.migrate import upgrade
 
-    deadline = time.monotonic() + MIGRATE_PATIENCE
+    deadline = time.monotonic() + MIGRATE_TIMEOUT
     said = False
     while True:
         try:

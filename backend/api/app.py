@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi_offline import FastAPIOffline
 
 from backend.api import batch, messages, openapi, problems, system, tasks
-from backend.api.deps import Services
-from backend.api.edge import Edge
 from backend.api.forwarded import ForwardedHeaders
+from backend.api.limits import RequestLimits
+from backend.api.services import Services
 from backend.settings import settings
 from backend.telemetry import set_up_logging
 
@@ -45,7 +45,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     gc.collect()
     gc.freeze()
     try:
-        yield {"stop_waiting": services.inbox.stop_waiting}
+        yield {"stop_waiting": services.replies.stop_waiting}
     finally:
         await services.close()
 
@@ -69,7 +69,7 @@ def create_app() -> FastAPI:
     # before the documentation's, since they are tried in order.
     routers = (tasks.router, batch.router, tasks.fallback, messages.router, system.router)
     app.router.routes[:0] = [route for router in routers for route in router.routes]
-    app.add_middleware(Edge, root_path=settings().root_path)
+    app.add_middleware(RequestLimits, root_path=settings().root_path)
     if settings().forwarded_allow_ips:
         app.add_middleware(ForwardedHeaders, trusted=settings().forwarded_allow_ips)
     return app

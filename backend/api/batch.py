@@ -16,8 +16,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from backend.api.deps import Services, services_of
-from backend.api.edge import NDJSON, is_ndjson
+from backend.api.limits import NDJSON, is_ndjson
 from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
 from backend.api.problems import OUR_FAULT, faults
 from backend.api.quick import (
@@ -29,7 +28,8 @@ from backend.api.quick import (
     read_json,
     refuse_constants,
 )
-from backend.api.submissions import Order
+from backend.api.services import Services, services_of
+from backend.api.submissions import SubmitRequest
 from backend.db.ledger import NewTask
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
@@ -127,7 +127,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
         raise RequestValidationError(problems)
     rows = [{"task_id": task.id, "status": PENDING} for task in tasks]
     answer = compact({"tasks": rows, "total": len(rows)})
-    answer = await services.submissions.accept(Order(tasks, answer, "batch", key))
+    answer = await services.submissions.accept(SubmitRequest(tasks, answer, "batch", key))
     return Response(answer, 202, media_type="application/json")
 
 
@@ -258,7 +258,7 @@ async def _accept_lines(
     text = "".join(compact(answer) + "\n" for answer in answers)
     if tasks:
         try:
-            text = await services.submissions.accept(Order(tasks, text, "lines", key))
+            text = await services.submissions.accept(SubmitRequest(tasks, text, "lines", key))
         except Exception as error:  # noqa: BLE001 - what is not an HTTPError was logged there
             for answer in answers:
                 if "task_id" in answer:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from kombu import Consumer, Exchange, Producer, Queue
 
-from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
+from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
 from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect, prefixed
 from backend.outage import RETRY_SECONDS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 1.0
+REPLY_TIMEOUT = 1.0
 
 Holdings = dict[str, str]
 
@@ -60,7 +60,7 @@ class Inspector:
         self._asked.set()
 
         def answers() -> Holdings:
-            question.answered.wait(PATIENCE)
+            question.answered.wait(REPLY_TIMEOUT)
             self._silent |= question.missing
             return dict(question.holdings)
 
@@ -76,7 +76,7 @@ class Inspector:
         while not self._stopping.is_set():
             pause = RETRY_SECONDS
             try:
-                connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=PATIENCE)
+                connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=REPLY_TIMEOUT)
                 try:
                     self._serve(connection)
                 finally:
@@ -103,21 +103,21 @@ class Inspector:
             durable=False,
             queue_arguments=CLASSIC,
         )
-        arrivals = Arrivals(connection)
+        events = EventDrain(connection)
         with Consumer(channel, [queue], callbacks=[self._on_answer], no_ack=True, accept=["json"]):
             self._silent.clear()
             self._connected.set()
             while not self._stopping.is_set():
                 asked = self._asked.wait(timeout=2.0)
                 # Late answers first: a worker that was silent is heard however often we ask.
-                arrivals.handle_all()
+                events.handle_all()
                 if broker_outage.failing:
                     broker_outage.succeeded("inspector")
                 if asked:
                     self._asked.clear()
                     if question := self._question:
                         self._put(question, producer, name)
-                        self._collect(question, arrivals)
+                        self._collect(question, events)
 
     def _put(self, question: _Question, producer: Producer, reply_to: str) -> None:
         """Broadcast the question, as kombu.pidbox does, but with a reply queue that stays."""
@@ -132,14 +132,14 @@ class Inspector:
                 "reply_to": {"exchange": "", "routing_key": reply_to},
             },
             declare=[_control.exchange],
-            headers={"clock": _control.clock.forward(), "expires": time.time() + PATIENCE},
+            headers={"clock": _control.clock.forward(), "expires": time.time() + REPLY_TIMEOUT},
         )
 
-    def _collect(self, question: _Question, arrivals: Arrivals) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def _collect(self, question: _Question, events: EventDrain) -> None:
+        deadline = time.monotonic() + REPLY_TIMEOUT
         while not question.answered.is_set():
             left = deadline - time.monotonic()
-            if left <= 0 or not arrivals.handle(timeout=left):
+            if left <= 0 or not events.handle(timeout=left):
                 return
 
     def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - whatever was sent

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
-from backend.api.deps import services_of
 from backend.api.openapi import BODY_REFUSED, STORE_AWAY, router_of
 from backend.api.quick import ABSENT
+from backend.api.services import services_of
 from backend.schemas import MessageIn, MessageList, MessageOut
 
 router = router_of("Messages", STORE_AWAY)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, RootModel, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_json
 
-from backend.api.edge import ENCODED, TOO_LARGE
+from backend.api.limits import ENCODED, TOO_LARGE
 from backend.api.problems import DETAILS, OUR_FAULT, PROBLEM, document, summary
 from backend.api.quick import QuickRoute, unknown_parameter
 from backend.errors import StoreUnavailable, TooManyWaiting

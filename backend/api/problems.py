@@ -89,7 +89,7 @@ def install(app: FastAPI) -> None:
 def _allowed(request: Request) -> set[str]:
     """Return the methods that the path takes: Starlette names those of the first route only.
 
-    HEAD is one wherever GET is, see edge.py. A path of its own (/tasks/slow) takes what its routes
+    HEAD is one wherever GET is, see limits.py. A literal path (/tasks/slow) takes what its routes
     say, although GET /tasks/{task_id} fits it too.
     """
     scope = {**request.scope, "method": "-"}

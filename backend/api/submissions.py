@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backend.batching import Batcher
 from backend.db import idempotency, ledger, outbox
-from backend.db.session import single, transaction
+from backend.db.session import autocommit_connection, transaction
 from backend.errors import Invalid, StoreNotWritable, TooManyWaiting
 from backend.settings import settings
 from backend.tasks.registry import registered
@@ -24,7 +24,7 @@ SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SubmitRequest:
     """What one request asks for: tasks, all or none, and the answer once they are on disk.
 
     `form`: of the answer, which a repeated request can only get in the form that it had at first.
@@ -53,44 +53,44 @@ class Order:
 
 
 class Submissions:
-    """Writes orders: many small ones in one commit, large ones apart so that they hold up none."""
+    """Writes tasks: small requests together in one commit, large ones apart so that none waits."""
 
     def __init__(self) -> None:
         self._small = Batcher("submissions", self._write, size=_size)
         self._large = Batcher("bulk submissions", self._write, limit=2)
         self._known = Batcher("known keys", _look_up)
         self._backlog = Backlog()
-        # Whether the last order that was tried found PostgreSQL read-only or its disk full.
+        # Whether the last write found PostgreSQL read-only or its disk full.
         self.refused = False
 
-    async def accept(self, order: Order) -> str:
-        """Return the answer when the order is on disk, or the first one given to its key.
+    async def accept(self, request: SubmitRequest) -> str:
+        """Return the answer when the tasks are on disk, or the first one given to the key.
 
         Raises TooManyWaiting, Invalid for a key that came with something else, StoreUnavailable.
         """
         try:
-            await self._backlog.admit(len(order.tasks))
+            await self._backlog.admit(len(request.tasks))
         except TooManyWaiting:
             # A repeated request was accepted already. Looked up here only: otherwise the write
             # finds the key without another round trip.
-            if order.key is None or (first := await self._known.submit(order.key)) is None:
+            if request.key is None or (first := await self._known.submit(request.key)) is None:
                 raise
-            return _first_answer(order, first)
-        batcher = self._small if len(order.tasks) == 1 else self._large
-        first = await batcher.submit(order)
+            return _first_answer(request, first)
+        batcher = self._small if len(request.tasks) == 1 else self._large
+        first = await batcher.submit(request)
         if first is None:
-            return order.answer
-        self._backlog.release(len(order.tasks))
-        return _first_answer(order, first)
+            return request.answer
+        self._backlog.release(len(request.tasks))
+        return _first_answer(request, first)
 
     @property
     def parts(self) -> tuple[Batcher[Any, Any] | Backlog, ...]:
         """What has a thread, to be closed; each takes as long as a Batcher."""
         return self._small, self._large, self._known, self._backlog
 
-    def _write(self, orders: Sequence[Order]) -> list[idempotency.Key | None]:
+    def _write(self, requests: Sequence[SubmitRequest]) -> list[idempotency.Key | None]:
         try:
-            written = _write(orders)
+            written = _write(requests)
         except StoreNotWritable:
             self.refused = True
             raise
@@ -98,14 +98,14 @@ class Submissions:
         return written
 
 
-def _size(order: Order) -> int:
-    """Return about how many bytes a small order's arguments have."""
-    return len(order.tasks[0].args)
+def _size(request: SubmitRequest) -> int:
+    """Return about how many bytes a small request's arguments have."""
+    return len(request.tasks[0].args)
 
 
-def _first_answer(order: Order, first: idempotency.Key) -> str:
+def _first_answer(request: SubmitRequest, first: idempotency.Key) -> str:
     """Return the answer given to the first request with a key. Raises Invalid for another one."""
-    if first.fingerprint != order.fingerprint:
+    if first.fingerprint != request.fingerprint:
         what = "this Idempotency-Key was used before, for another request: use a new one"
         fault = {"detail": what, "pointer": "Idempotency-Key"}
         raise Invalid(f"The request is not valid: {what}.", [fault])
@@ -113,40 +113,42 @@ def _first_answer(order: Order, first: idempotency.Key) -> str:
 
 
 def _look_up(keys: Sequence[str]) -> list[idempotency.Key | None]:
-    with single() as connection:
+    with autocommit_connection() as connection:
         found = idempotency.find(connection, keys)
     return [found.get(key) for key in keys]
 
 
-def _write(orders: Sequence[Order]) -> list[idempotency.Key | None]:
-    """Write what is new of the orders in one commit; return, for the others, their first use."""
-    first: dict[str, Order] = {}
-    for order in orders:
-        if order.key:
-            first.setdefault(order.key, order)
+def _write(requests: Sequence[SubmitRequest]) -> list[idempotency.Key | None]:
+    """Write what is new of the requests in one commit; return, for the others, their first use."""
+    first: dict[str, SubmitRequest] = {}
+    for request in requests:
+        if request.key:
+            first.setdefault(request.key, request)
     counts: dict[str, idempotency.Key] = {}
     # Without keys one statement is all there is to do.
-    with transaction() if first else single() as connection:
+    with transaction() if first else autocommit_connection() as connection:
         if first:
             keys = [
-                idempotency.Key(key, order.fingerprint, order.answer)
-                for key, order in first.items()
+                idempotency.Key(key, request.fingerprint, request.answer)
+                for key, request in first.items()
             ]
             counts = idempotency.remember(connection, keys)
-        uses = [_earlier_use(order, counts) for order in orders]
-        new = [order for order, earlier in zip(orders, uses, strict=True) if earlier is None]
+        uses = [_earlier_use(request, counts) for request in requests]
+        new = [request for request, earlier in zip(requests, uses, strict=True) if earlier is None]
         if new:
-            ledger.submit(connection, [task for order in new for task in order.tasks])
+            ledger.submit(connection, [task for request in new for task in request.tasks])
     return uses
 
 
-def _earlier_use(order: Order, counts: dict[str, idempotency.Key]) -> idempotency.Key | None:
-    """Return the use of an order's key by another request; None if the order is new."""
-    if order.key is None:
+def _earlier_use(
+    request: SubmitRequest, counts: dict[str, idempotency.Key]
+) -> idempotency.Key | None:
+    """Return the use of a request's key by another one; None if this request is new."""
+    if request.key is None:
         return None
-    first = counts[order.key]
+    first = counts[request.key]
     # Answers hold the ids of their tasks, so no two are the same.
-    return None if first.answer == order.answer else first
+    return None if first.answer == request.answer else first
 
 
 class Backlog:
@@ -180,7 +182,7 @@ class Backlog:
         self._samples.close()
 
     def _sample(self, asked: Sequence[None]) -> list[None]:
-        with single() as connection:
+        with autocommit_connection() as connection:
             waiting, claimed = outbox.backlog(connection, self._limit)
         now = time.monotonic()
         if self._claimed is not None and claimed > self._claimed:

@@ -7,8 +7,8 @@ from html import escape
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from backend.api.deps import services_of
 from backend.api.openapi import STORE_AWAY, router_of
+from backend.api.services import services_of
 from backend.errors import StoreUnavailable
 from backend.schemas import Health, Links, Readiness
 from backend.settings import settings
@@ -82,7 +82,7 @@ async def get_readiness(request: Request) -> Response:
             "The database's schema is older than this version: run `tasks-api migrate`."
         )
     degraded = [*condition.faults]
-    if not services.inbox.connected:
+    if not services.replies.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
     elif services.relay_blocked():
         degraded.append(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from backend.api.deps import services_of
 from backend.api.openapi import (
     NOT_FOUND,
     STORE_AWAY,
@@ -18,7 +17,8 @@ from backend.api.openapi import (
     router_of,
 )
 from backend.api.quick import ABSENT, IdempotencyKey, compact
-from backend.api.submissions import Order
+from backend.api.services import services_of
+from backend.api.submissions import SubmitRequest
 from backend.errors import NotFound
 from backend.schemas import EXAMPLE_ID, MessageIn, TaskAccepted, TaskList
 from backend.settings import settings
@@ -61,7 +61,7 @@ async def _accept(
     services = services_of(request)
     new = services.new_task(task, arguments)
     answer = f'{{"task_id":"{new.id}","status":"{PENDING}","message":"{message}"}}'
-    answer = await services.submissions.accept(Order([new], answer, "task", key))
+    answer = await services.submissions.accept(SubmitRequest([new], answer, "task", key))
     task_id = new.id if key is None else json.loads(answer)["task_id"]
     headers = {"Location": f"{settings().root_path}/tasks/{task_id}"}
     return Response(answer, 202, headers=headers, media_type="application/json")
@@ -111,7 +111,7 @@ async def get_task(
         # Missing where another server than ours serves the application.
         connection: HttpConnection | None = request.scope.get("extensions", {}).get("tasks_api")
         gone = connection.has_gone if connection else None
-        state = await services.inbox.wait(task_id, wait, gone)
+        state = await services.replies.wait(task_id, wait, gone)
     else:
         state = await services.state(task_id)
     if state is None:

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.batching import Batcher
-from backend.db import lookups
-from backend.db.session import single
+from backend.db import queries
+from backend.db.session import autocommit_connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Totals:
     @property
     def many(self) -> bool:
         """Whether the last count, however old, found more tasks than are counted each time."""
-        return self._total > lookups.COUNTED
+        return self._total > queries.COUNTED
 
     async def get(self) -> int:
         """Return a count that is at most COUNT_SECONDS old when the question comes.
@@ -44,8 +44,8 @@ class Totals:
     def _count(self, asked: Sequence[None]) -> list[int]:
         # Those who came while another count was under way have its result.
         if not self._fresh():
-            with single() as connection:
-                self._total = lookups.count_unfinished(connection)
+            with autocommit_connection() as connection:
+                self._total = queries.count_unfinished(connection)
             self._counted_at = time.monotonic()
         return [self._total] * len(asked)
 

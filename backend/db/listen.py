@@ -1,4 +1,4 @@
-"""The bell that wakes relays when tasks come into the outbox."""
+"""Wakes relays when tasks come into the outbox."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class _Notified(Protocol):
     def poll(self) -> int: ...
 
 
-class Bell:
-    """Hears `outbox.ring` from every process, on a connection of its own.
+class OutboxListener:
+    """Hears `outbox.notify_relays` from every process, on a connection of its own.
 
     Through a pooler nothing can be heard: there it is only a pause of POLL_SECONDS.
     """

@@ -14,7 +14,13 @@ from sqlalchemy.exc import ProgrammingError
 from backend.db import workers
 from backend.db.connection import OptionsDropped
 from backend.db.outage import explain
-from backend.db.session import encoding_fault, engine, single, store_errors, unlimited
+from backend.db.session import (
+    autocommit_connection,
+    encoding_fault,
+    engine,
+    store_errors,
+    unlimited,
+)
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.settings import SettingsError
 
@@ -151,7 +157,7 @@ def current() -> bool:
     A revision that it does not know is a newer version's, which has all of ours.
     """
     known = _known()
-    with single() as connection:
+    with autocommit_connection() as connection:
         there = sqlalchemy.text("SELECT to_regclass('alembic_version') IS NOT NULL")
         if not connection.execute(there).scalar():
             return False

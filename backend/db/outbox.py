@@ -21,7 +21,7 @@ BUNDLE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class OutboxEntry:
     """An attempt to be published; `args` is JSON text.
 
     Those with the same `bundle` share a message; one without has its own.
@@ -86,7 +86,7 @@ _TAKE = text(
 )
 
 
-def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[Due]:
+def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[OutboxEntry]:
     """Take up to `limit` due rows for publishing, oldest first; no other relay gets them.
 
     Takes fewer if their arguments are large: bundled and unbundled rows each stop after TAKE_BYTES.
@@ -98,7 +98,7 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
     rows = connection.execute(
         _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}
     )
-    return [Due(*row) for row in rows]
+    return [OutboxEntry(*row) for row in rows]
 
 
 def _make_due(chosen: str) -> str:
@@ -262,7 +262,7 @@ def republish_overtaken(connection: Executor, limit: int) -> int:
     return count
 
 
-_LATE = text(
+_HAS_OVERDUE = text(
     f"""
     SELECT EXISTS (
         SELECT FROM outbox WHERE {rows_from("due_from")} AND due_at < now() - interval '5 s'
@@ -271,11 +271,11 @@ _LATE = text(
 )
 
 
-def late(connection: Executor) -> bool:
+def has_overdue(connection: Executor) -> bool:
     """Return whether a task has been due for long and no relay has taken it."""
-    return bool(connection.execute(_LATE).scalar())
+    return bool(connection.execute(_HAS_OVERDUE).scalar())
 
 
-def ring(connection: Executor) -> None:
+def notify_relays(connection: Executor) -> None:
     """Wake the relays when the transaction commits."""
     connection.execute(text("SELECT pg_notify('outbox', '')"))

@@ -242,7 +242,7 @@ def trial() -> Iterator[sqlalchemy.Connection]:
 
 
 @contextmanager
-def single() -> Iterator[sqlalchemy.Connection]:
+def autocommit_connection() -> Iterator[sqlalchemy.Connection]:
     """Give a connection on which each statement is a transaction: one round trip, not three.
 
     Raises StoreUnavailable as `transaction` does.

@@ -38,7 +38,7 @@ UP_VARIABLE = "TASKS_API_UP"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def exclusive_data_dir(folder: Path) -> Iterator[bool]:
     """Work in DATA_DIR as the only `up` or `reset`; give whether the last `up` was killed.
 
     The servers that a killed one left behind have ended by then. The lock is a POSIX one: a lock of
@@ -116,7 +116,7 @@ def end_with_up() -> None:
 def remove_data(folder: Path) -> None:
     """Delete all that embedded servers keep in DATA_DIR, and nothing else that lies there.
 
-    To be called within `alone`. Raises CannotRun.
+    To be called within `exclusive_data_dir`. Raises CannotRun.
     """
     try:
         for name in ("postgres", "postgres.new", "valkey"):
@@ -136,7 +136,7 @@ def servers(found: Settings) -> Iterator[list[int]]:
 
     Gives file descriptors that the children have to keep open: should this process be killed, the
     servers go on until the children have ended too.
-    To be called within `alone`. Raises CannotRun for a server that does not start.
+    To be called within `exclusive_data_dir`. Raises CannotRun for a server that does not start.
     """
     inherited_fds: list[int] = []
     with ExitStack() as cleanup:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from backend.db.lookups import Started
+    from backend.db.queries import Started
 
 # After a longer gap between two looks (PostgreSQL was away, or everything was frozen) a worker
 # may have had no chance to renew its lease within LEASE_SECONDS.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Sequence
 
-    from backend.db.outbox import Due
+    from backend.db.outbox import OutboxEntry
 
 # How long the broker may take to confirm a batch before it counts as not published.
 CONFIRM_SECONDS = 10.0
@@ -68,7 +68,7 @@ class Publisher:
             channel.events["basic_nack"].add(self._on_nack)
         self._producer: Any = Producer(self._channel, auto_declare=False)  # the stubs lack batch()
 
-    def publish(self, batch: Sequence[Due]) -> None:
+    def publish(self, batch: Sequence[OutboxEntry]) -> None:
         """Publish a batch; return when the broker has answered for all of it.
 
         Then `refused` has the number of tasks whose messages the broker did not take, by queue.
@@ -185,13 +185,13 @@ class Publisher:
         return [tag] if tag in self._unconfirmed else []
 
 
-def _messages(batch: Sequence[Due]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
+def _messages(batch: Sequence[OutboxEntry]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
     """Give each message's tasks, its body and its options."""
-    bundles: defaultdict[int, list[Due]] = defaultdict(list)
-    for due in batch:
-        if due.bundle is None:
-            yield [due.task_id], *message(due)
+    bundles: defaultdict[int, list[OutboxEntry]] = defaultdict(list)
+    for entry in batch:
+        if entry.bundle is None:
+            yield [entry.task_id], *message(entry)
         else:
-            bundles[due.bundle].append(due)
+            bundles[entry.bundle].append(entry)
     for members in bundles.values():
-        yield [due.task_id for due in members], *bundle(members)
+        yield [entry.task_id for entry in members], *bundle(members)

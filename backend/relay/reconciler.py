@@ -18,13 +18,13 @@ from backend.db import (
     clock,
     idempotency,
     ledger,
-    lookups,
     messages,
     outbox,
+    queries,
     repairs,
     workers,
 )
-from backend.db.session import single, transaction
+from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.relay.liveness import Calm, Liveness
 from backend.relay.publisher import Publisher
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from backend.db.lookups import Started
+    from backend.db.queries import Started
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Reconciler:
         """Do every duty once. Raises StoreUnavailable or one of BROKER_ERRORS."""
         # Start with a write. On a PostgreSQL that stores nothing it fails, so workers that cannot
         # renew their leases are not taken for dead.
-        with single() as connection:
+        with autocommit_connection() as connection:
             now, set_back = clock.read(connection)
         # Before anything that may wait for another session's lock.
         retry_abandoned(self._liveness)
@@ -122,12 +122,12 @@ class Reconciler:
 
     def _repair(self) -> None:
         """Insert missing outbox rows of waiting tasks."""
-        with single() as connection:
+        with autocommit_connection() as connection:
             self._repair_from, repaired = repairs.repair(
                 connection, self._repair_from, REPAIR_LIMIT
             )
             if repaired:
-                outbox.ring(connection)
+                outbox.notify_relays(connection)
         if repaired:
             logger.warning(
                 "waiting tasks had no outbox row and run now: %d, such as %s (no statement of this"
@@ -137,7 +137,7 @@ class Reconciler:
             )
 
     def _raise_bounds(self, now: datetime) -> None:
-        with single() as connection:
+        with autocommit_connection() as connection:
             bounds.advance(connection, now)
             if time.monotonic() - self._compared > COMPARE_SECONDS:
                 self._compared = time.monotonic()
@@ -169,7 +169,7 @@ class Reconciler:
                 bundled = outbox.republish(connection, missing, bundled=True)
             if not (unbundled or bundled):
                 return
-            outbox.ring(connection)
+            outbox.notify_relays(connection)
             waiting, busy = workers.not_begun(connection)
         # The others are with busy workers; an idle one may begin them now.
         count = max(0, unbundled - waiting) + max(0, bundled - busy * GATHERED)
@@ -220,10 +220,10 @@ def _follow_clock() -> None:
 
 def retry_abandoned(liveness: Liveness) -> None:
     """Give tasks that nobody works on their next attempt or their end."""
-    with single() as connection:
+    with autocommit_connection() as connection:
         began = time.monotonic()
         leases = workers.leases(connection)
-        started = lookups.started(connection)
+        started = queries.started(connection)
         last = leases | {attempt.worker: attempt.renewed_at for attempt in started}
         dead = {
             worker
@@ -260,7 +260,7 @@ def _end_dead(connection: Connection, worker: str, renewed_at: datetime | None) 
 
 def keep_house() -> None:
     """Delete keys that are too old, and add up what counts the messages."""
-    with single() as connection:
+    with autocommit_connection() as connection:
         # By PostgreSQL's clock: one that is set forward by an hour shortens their time by an hour.
         idempotency.purge(connection, settings().idempotency_hours)
         messages.add_up(connection)

@@ -23,7 +23,7 @@ from backend.relay.reconciler import RELAY_PART, Reconciler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.outbox import Due
+    from backend.db.outbox import OutboxEntry
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ BATCH = 500
 GATHER_SECONDS = 0.025
 # Not after one of more bytes of arguments: its size may have ended it, and more is due.
 GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
-# How late a row that falls due by itself (a retry) may be published; new ones ring the bell.
+# How late a row that falls due by itself (a retry) may be published; new ones wake the relays.
 IDLE_SECONDS = 0.5
 # A queue that refused nothing for so long has recovered: longer than the longest pause before a
 # refused task is published again.
@@ -81,7 +81,7 @@ class Relay:
 
     def _serve(self) -> None:
         """Publish until something breaks or the relay is to stop."""
-        bell = listen.Bell()
+        listener = listen.OutboxListener()
         try:
             publisher = Publisher(self._stopping, self._on_blocked)
             try:
@@ -97,16 +97,16 @@ class Relay:
                         broker_outage.succeeded(RELAY_PART)
                     if not batch:
                         publisher.attend()
-                        bell.wait(IDLE_SECONDS)
-                    elif sum(len(due.args) for due in batch) <= GATHER_BYTES:
+                        listener.wait(IDLE_SECONDS)
+                    elif sum(len(entry.args) for entry in batch) <= GATHER_BYTES:
                         self._stopping.wait(GATHER_SECONDS)
             finally:
                 self.blocked = False
                 publisher.close()
         finally:
-            bell.close()
+            listener.close()
 
-    def _publish_due(self, publisher: Publisher) -> Sequence[Due]:
+    def _publish_due(self, publisher: Publisher) -> Sequence[OutboxEntry]:
         """Publish one batch and return it; empty when nothing was due."""
         with transaction() as connection:
             batch = outbox.take(connection, BATCH, self._bundled)
@@ -119,7 +119,7 @@ class Relay:
         self._report_refused(publisher)
         return batch
 
-    def _put_back(self, publisher: Publisher, batch: Sequence[Due]) -> None:
+    def _put_back(self, publisher: Publisher, batch: Sequence[OutboxEntry]) -> None:
         """Return to the outbox what the broker may not have.
 
         What it refused stays published: were it due at once, it would be taken before all that is

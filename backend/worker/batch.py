@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # So many members may raise before the rest runs alone too: each costs the batch another start.
-CULPRITS = 3
+MAX_FAILED_MEMBERS = 3
 # What an event has of a task's value.
 TEXT_LENGTH = 200
 
@@ -55,7 +55,7 @@ class Report:
     seconds: float = 0.0
 
 
-class _Culprit(Exception):
+class _MemberFailed(Exception):
     """A member raised; the batch goes on without it."""
 
     def __init__(self, member: Member) -> None:
@@ -72,10 +72,10 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
     while left:
         try:
             ended = retry_while_unavailable(lambda: _in_one_commit(worker, left, losses))
-        except _Culprit as culprit:
+        except _MemberFailed as culprit:
             left.remove(culprit.member)
             report.alone.append(culprit.member.task_id)
-            if len(report.alone) < CULPRITS:
+            if len(report.alone) < MAX_FAILED_MEMBERS:
                 continue
             report.alone += [member.task_id for member in left]
         except StoreUnavailable:
@@ -129,7 +129,7 @@ def _in_one_commit(
 
 
 def _call(member: Member, session: TaskSession, losses: Losses) -> str:
-    """Return the member's value as JSON text. Raises _Culprit, StoreUnavailable."""
+    """Return the member's value as JSON text. Raises _MemberFailed, StoreUnavailable."""
     spec = registered()[member.name]
     try:
         (arguments,) = member.args
@@ -141,7 +141,7 @@ def _call(member: Member, session: TaskSession, losses: Losses) -> str:
     except BaseException as error:
         if terminate_handler_fired():
             raise  # this process was told to end
-        raise _Culprit(member) from error
+        raise _MemberFailed(member) from error
 
 
 def _tell(ended: Sequence[Ended]) -> None:

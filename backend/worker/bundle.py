@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kombu import Message
 
 from backend.celery_app import BUNDLE_HEADER, message
-from backend.db.outbox import Due
+from backend.db.outbox import OutboxEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,9 +52,9 @@ class _Part(Message):
         options: dict[str, Any] = {}
         task_id = reply_to = None
         try:
-            due = Due(*row)
-            body, options = message(due)
-            task_id, reply_to, self._arguments = due.task_id, due.reply_to, due.args
+            entry = OutboxEntry(*row)
+            body, options = message(entry)
+            task_id, reply_to, self._arguments = entry.task_id, entry.reply_to, entry.args
         except Exception:  # noqa: BLE001 - whatever was sent
             errors.append(sys.exc_info())
         super().__init__(

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from backend.celery_app import ATTEMPT_HEADER, app
-from backend.db import ledger, lookups
+from backend.db import ledger, queries
 from backend.db.session import committed, transaction
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
@@ -54,7 +54,8 @@ class LedgerTask(celery.Task):  # type: ignore[type-arg]  # generic in the stubs
 
     Calling it ends in one of four ways: it returns (the ledger says SUCCESS), raises Retry (RETRY),
     raises ReportedError (FAILURE), or raises Ignore (this delivery does not count). Celery then
-    calls `LedgerFirst.store_result`, which finds `request.recorded` set and only sends the reply.
+    calls `LedgerResultBackend.store_result`, which finds `request.recorded` set and only sends the
+    reply.
 
     It never raises the task's own error: Celery gives some exception classes a meaning of its own,
     and after a MemoryError the worker ends.
@@ -220,7 +221,7 @@ class Attempt:
         new = ledger.NewTask(
             self.id, self.spec.name, arguments, self.spec.max_attempts, self.reply_to
         )
-        if lookups.known(connection, [self.id]):
+        if queries.known(connection, [self.id]):
             raise Duplicate
         try:
             # On a savepoint, so that the transaction can go on when another delivery was faster.

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # How long running tasks may go on after the worker was told to stop; the rest are handed back.
-STOP_PATIENCE = 5.0
+STOP_TIMEOUT = 5.0
 # How long the process may take to end after that, whatever it waits for: Docker waits 10 s in all.
-EXIT_PATIENCE = 4.0
+EXIT_TIMEOUT = 4.0
 # How long an outcome is kept for a PostgreSQL that is away; then the reconciler sees to the task.
-OUTCOME_PATIENCE = 60.0
+OUTCOME_TIMEOUT = 60.0
 
 
 # A blueprint's states once it stops; the stubs leave them out.
@@ -69,7 +69,7 @@ class Lease:
 
     def report(self, outcome: Outcome) -> None:
         """Have an outcome recorded soon, without waiting."""
-        self._outcomes.put((time.monotonic() + OUTCOME_PATIENCE, outcome))
+        self._outcomes.put((time.monotonic() + OUTCOME_TIMEOUT, outcome))
 
     def end(self) -> None:
         """Hand back what did not end and give up the lease; returns within 5 s."""
@@ -95,14 +95,14 @@ class Lease:
     def _watch_for_stop(self) -> None:
         """End the process that stops, whatever the rest waits for.
 
-        If tasks still run, STOP_PATIENCE after it was told to; else EXIT_PATIENCE after `end` was
+        If tasks still run, STOP_TIMEOUT after it was told to; else EXIT_TIMEOUT after `end` was
         called. A thread that never talks to PostgreSQL, which may hang.
         """
         while not (self._told_to_stop() or self._stopping.wait(0.2)):
             pass
-        if not self._stopping.wait(STOP_PATIENCE):
+        if not self._stopping.wait(STOP_TIMEOUT):
             self.end_now(self._worker.exitcode or 0)
-        time.sleep(EXIT_PATIENCE)
+        time.sleep(EXIT_TIMEOUT)
         os._exit(self._worker.exitcode or 0)
 
     def _told_to_stop(self) -> bool:

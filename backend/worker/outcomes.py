@@ -86,7 +86,7 @@ class Ended(NamedTuple):
     reply_to: str | None
 
 
-class LedgerFirst:
+class LedgerResultBackend:
     """What both backends have in common; mixed in before a backend of Celery's."""
 
     def store_result(
@@ -135,7 +135,7 @@ class LedgerFirst:
         raise NotImplementedError
 
 
-class RpcOutcomes(LedgerFirst, RPCBackend):
+class RpcOutcomes(LedgerResultBackend, RPCBackend):
     """Replies to the API process that took the task, or to whoever called it."""
 
     _to_result: Any  # Celery's; the stubs leave it out

@@ -10,7 +10,7 @@ from celery.backends.redis import RedisBackend
 
 from backend.outage import Outage, Reason
 from backend.worker.hints import SILENCE_SECONDS
-from backend.worker.outcomes import Ended, LedgerFirst
+from backend.worker.outcomes import Ended, LedgerResultBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _redis = Outage("results are copied again")
 
 
-class RedisOutcomes(LedgerFirst, RedisBackend):
+class RedisOutcomes(LedgerResultBackend, RedisBackend):
     """Stores a copy of each result in Redis, for other readers of Celery results."""
 
     _silent_until = 0.0

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.db import lookups, workers
-from backend.db.session import single, transaction
+from backend.db import queries, workers
+from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreUnavailable
 from backend.worker.outcomes import plain
 
@@ -44,8 +44,8 @@ class DroppedMessages:
         if time.monotonic() < _pause_until:
             return
         try:
-            with single() as connection:
-                if lookups.known(connection, self.task_ids).issuperset(self.task_ids):
+            with autocommit_connection() as connection:
+                if queries.known(connection, self.task_ids).issuperset(self.task_ids):
                     return
             with transaction() as connection:
                 first = workers.note_stray(connection, self.worker, plain(self.queue))

@@ -9,7 +9,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import idempotency, ledger, lookups
+from backend.db import idempotency, ledger, queries
 from tests.integration.test_ledger import claim, put, submit, succeed, task
 from tests.support.waiting import eventually
 
@@ -127,8 +127,8 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         attempts = {waits: 1, again: 1, started: 1, ended: 1}
         assert ledger.claim(connection, attempts, "me", start=False).ids == {waits}
         assert finish(connection, {waits: '{"a": 1}'}, "me")
-        (state,) = lookups.states(connection, [waits])
-    assert state == lookups.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
+        (state,) = queries.states(connection, [waits])
+    assert state == queries.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
     assert task(database, started)["worker"] == "other"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from backend.db import bounds, ledger, lookups, outbox
+from backend.db import bounds, ledger, outbox, queries
 from tests.integration.test_ledger import submit
 from tests.support.waiting import eventually
 
@@ -45,10 +45,10 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "republish": (outbox._REPUBLISH, {"limit": 10, "bundled": False}),
     "republish overtaken": (outbox._REPUBLISH_OVERTAKEN, {"limit": 10}),
     "backlog": (outbox._WAITING, {"limit": 100_000}),
-    "late": (outbox._LATE, {}),
-    "unfinished": (lookups._LIST, {"limit": 1000, "few": lookups.FEW}),
-    "count": (lookups._COUNT, {"limit": None}),
-    "started": (lookups._STARTED, {}),
+    "late": (outbox._HAS_OVERDUE, {}),
+    "unfinished": (queries._LIST, {"limit": 1000, "few": queries.FEW}),
+    "count": (queries._COUNT, {"limit": None}),
+    "started": (queries._STARTED, {}),
     "hand back": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
 }
 
@@ -211,9 +211,9 @@ def test_rows_written_after_the_clock_was_set_back_are_seen_at_once(database: sa
     with database.begin() as connection:
         assert take(connection) == ids
         assert outbox.published(connection) == (2, 0)
-        assert lookups.unfinished(connection, 10)[1] == 2
+        assert queries.unfinished(connection, 10)[1] == 2
         ledger.claim(connection, {ids[0]: 1}, "w")
-        assert [attempt.task_id for attempt in lookups.started(connection)] == [ids[0]]
+        assert [attempt.task_id for attempt in queries.started(connection)] == [ids[0]]
 
 
 def test_without_bounds_every_row_is_seen(database: sa.Engine) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, lookups, outbox
+from backend.db import ledger, outbox, queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
         ledger.submit(connection, twice)
     assert box(database) == [(first, 1), (second, 1)]
     with database.begin() as connection:
-        assert lookups.states(connection, [NEVER]) == [None]
+        assert queries.states(connection, [NEVER]) == [None]
 
 
 def test_a_task_is_claimed_once(database: sa.Engine) -> None:
@@ -192,7 +192,7 @@ def test_no_statement_changes_a_task_that_has_ended(
     before = task(database, task_id)
     with database.begin() as connection:
         assert not STATEMENTS[name](connection, task_id, 1)
-        assert lookups.started(connection) == []
+        assert queries.started(connection) == []
     assert (before, []) == (task(database, task_id), box(database))
 
 
@@ -229,8 +229,8 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
         assert ledger.progress(connection, task_id, 1, 3, 10)
         assert succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not succeed(connection, task_id, 1, '{"b": 2}')
-        (state,) = lookups.states(connection, [task_id])
-    assert state == lookups.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+        (state,) = queries.states(connection, [task_id])
+    assert state == queries.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
     assert task(database, task_id)["finished_at"] is not None
 
 
@@ -372,8 +372,8 @@ def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: s
 def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
     database: sa.Engine, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(lookups, "COUNTED", 4)
-    monkeypatch.setattr(lookups, "FEW", few)
+    monkeypatch.setattr(queries, "COUNTED", 4)
+    monkeypatch.setattr(queries, "FEW", few)
     ids = [submit(database)[0] for _ in range(6)]
     with database.begin() as connection:
         connection.execute(
@@ -383,14 +383,14 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         claim(connection, ids[0], 1)
         outbox.take(connection, 10)
         shown = {ids[0]: "ACTIVE", ids[1]: "SCHEDULED", ids[2]: "RESERVED"}
-        assert list(lookups.unfinished(connection, 3)[0]) == ids[:3]
-        assert lookups.unfinished(connection, 3) == (shown, 5)
-        assert lookups.unfinished(connection, 7, many=True)[1] == 6
-        assert lookups.count_unfinished(connection) == 6
+        assert list(queries.unfinished(connection, 3)[0]) == ids[:3]
+        assert queries.unfinished(connection, 3) == (shown, 5)
+        assert queries.unfinished(connection, 7, many=True)[1] == 6
+        assert queries.count_unfinished(connection) == 6
         ledger.revoke(connection, ids[5], "enough", 1)
         ledger.revoke(connection, ids[4], "enough", 1)
-        assert lookups.unfinished(connection, 3) == (shown, 4)
-        assert lookups.unfinished(connection, 3, many=True) == (shown, 5)
+        assert queries.unfinished(connection, 3) == (shown, 4)
+        assert queries.unfinished(connection, 3, many=True) == (shown, 5)
 
 
 def test_a_lost_batch_restores_rows_of_the_outbox(database: sa.Engine) -> None:

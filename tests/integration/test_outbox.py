@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, lookups, outbox
+from backend.db import ledger, outbox, queries
 from tests.integration.test_ledger import put, submit
 
 
@@ -34,7 +34,7 @@ def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) 
     (task_id,) = submit(database)
     with database.begin() as connection:
         taken = outbox.take(connection, 10)
-        assert taken == [outbox.Due(task_id, 1, "slow", '{"n": 1}', "replies")]
+        assert taken == [outbox.OutboxEntry(task_id, 1, "slow", '{"n": 1}', "replies")]
         assert outbox.take(connection, 10) == []
         assert outbox.published(connection) == (1, 0)
 
@@ -73,7 +73,7 @@ def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
         connection.execute(
             sa.text("UPDATE tasks SET state = 'RETRY' WHERE id = :id"), {"id": later}
         )
-        assert lookups.unfinished(connection, 10)[0][later] == "SCHEDULED"
+        assert queries.unfinished(connection, 10)[0][later] == "SCHEDULED"
 
 
 def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None:
@@ -214,7 +214,7 @@ def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> N
         with listener.cursor() as cursor:
             cursor.execute("LISTEN outbox")
         with database.connect() as connection:
-            outbox.ring(connection)
+            outbox.notify_relays(connection)
             assert select.select([listener], [], [], 0.1)[0] == []
             connection.commit()
         assert select.select([listener], [], [], 10)[0] == [listener]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, lookups, outbox
+from backend.db import ledger, outbox, queries
 from tests.integration.test_bounds import KEEP_STATISTICS, blocks, plan
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
         "lock": (ledger._LOCK, few),
         "lock what a worker has started": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
         "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
-        "states": (lookups._STATES, few),
-        "known": (lookups._KNOWN, few),
+        "states": (queries._STATES, few),
+        "known": (queries._KNOWN, few),
         "put back": (outbox._PUT_BACK, few),
-        "started": (lookups._STARTED, {}),
+        "started": (queries._STARTED, {}),
     }
 
 
@@ -100,9 +100,9 @@ def test_several_tasks_are_looked_up_one_by_one_in_a_small_table_too(
 def test_the_list_looks_up_what_is_due_later_only_for_the_tasks_shown(database: sa.Engine) -> None:
     burst(database, "UPDATE outbox SET due_at = now() + interval '1 h'")
     with database.connect() as connection:
-        shown, total = lookups.unfinished(connection, FEW)
+        shown, total = queries.unfinished(connection, FEW)
     with database.connect() as connection:
-        asked = {"limit": FEW, "few": lookups.FEW}
-        read = blocks(connection, lookups._LIST, asked)
+        asked = {"limit": FEW, "few": queries.FEW}
+        read = blocks(connection, queries._LIST, asked)
     assert (set(shown.values()), len(shown), total) == ({"SCHEDULED"}, FEW, WAITING)
     assert read < BLOCKS * FEW

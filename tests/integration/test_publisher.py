@@ -35,7 +35,7 @@ for _ in sys.stdin:
 PUBLISH = """
 import sys, threading
 import amqp
-from backend.db.outbox import Due
+from backend.db.outbox import OutboxEntry
 from backend.relay import publisher
 publisher.CONFIRM_SECONDS = 3
 read = amqp.Connection.drain_events
@@ -46,7 +46,7 @@ def read_late(connection, timeout=None):
 amqp.Connection.drain_events = read_late
 publishing = publisher.Publisher(threading.Event())
 for _ in sys.stdin:
-    publishing.publish([Due("an id", 1, "slow", "{}", None)] * 2)
+    publishing.publish([OutboxEntry("an id", 1, "slow", "{}", None)] * 2)
     print("confirmed", flush=True)
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCRIPT = """
 import asyncio
 from kombu import Queue
-from backend.api import inbox, inspector
+from backend.api import inspector, replies
 declare, deleted = Queue.declare, []
 
 def declare_and_delete(queue, *args, **kwargs):
@@ -41,7 +41,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("reader", "reads"),
     [
-        ("inbox.Inbox(None)", "reader.connected"),
+        ("replies.ReplyListener(None)", "reader.connected"),
         ("inspector.Inspector()", "reader._connected.is_set()"),
     ],
     ids=["replies", "answers"],

@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import connection as connections
-from backend.db import ledger, lookups, outbox, session
+from backend.db import ledger, outbox, queries, session
 from tests.integration.test_ledger import submit
 
 if TYPE_CHECKING:
-    from backend.api.deps import Condition
+    from backend.api.services import Readiness
 
 ROWS = 5_000
 
@@ -63,19 +63,19 @@ def test_after_a_burst_what_the_broker_lost_is_found_without_reading_the_rest(
 def test_after_a_burst_the_list_reads_no_more_rows_than_it_shows(database: sa.Engine) -> None:
     burst(database)
     with database.begin() as connection:
-        rows, total = lookups.unfinished(connection, 50)
+        rows, total = queries.unfinished(connection, 50)
         assert (len(rows), total) == (50, ROWS)
     with database.begin() as connection:
         before = rows_read(connection, "tasks")
-        connection.execute(lookups._LIST, {"limit": 50, "few": lookups.FEW}).all()
+        connection.execute(queries._LIST, {"limit": 50, "few": queries.FEW}).all()
         assert rows_read(connection, "tasks") - before < 1_000
 
 
 def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
     submit(service)
     show = sa.text("SHOW enable_bitmapscan")
-    with session.single() as connection:
-        assert len(lookups.unfinished(connection, 10)[0]) == 1
+    with session.autocommit_connection() as connection:
+        assert len(queries.unfinished(connection, 10)[0]) == 1
         assert connection.execute(show).scalar_one() == "on"
         raw = connection.connection.dbapi_connection
         assert raw is not None
@@ -95,9 +95,9 @@ def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -
         assert own.execute(changed, {"d": "default"}).all() == []
 
 
-def readiness() -> list[Condition]:
+def readiness() -> list[Readiness]:
     """Ask what GET /health/ready asks of PostgreSQL."""
-    from backend.api.deps import Services
+    from backend.api.services import Services
 
     services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
     return Services._readiness(services, [None])

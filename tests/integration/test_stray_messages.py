@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from celery.exceptions import Ignore
 
-from backend.db import lookups, workers
+from backend.db import queries, workers
 from backend.tasks.registry import registered
 from tests.integration.test_ledger import put, submit
 from tests.integration.test_session import readiness
@@ -70,8 +70,8 @@ def test_a_stray_message_is_logged_once_and_named_by_health_after_each_renewal_t
 def test_while_trouble_lasts_a_process_looks_up_no_further_messages(
     drop: Drop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Mock(wraps=lookups.known)
-    monkeypatch.setattr(lookups, "known", known)
+    known = Mock(wraps=queries.known)
+    monkeypatch.setattr(queries, "known", known)
     for _ in range(3):
         drop("tasks", [str(uuid4())])
     known.assert_called_once()
@@ -117,7 +117,7 @@ def test_with_postgresql_away_a_dropped_message_stays_dropped(
     def away(*_: object) -> set[str]:
         raise StoreUnavailable
 
-    monkeypatch.setattr(lookups, "known", away)
+    monkeypatch.setattr(queries, "known", away)
     drop("tasks", [str(uuid4())])
     assert caplog.messages == []
 

@@ -59,12 +59,16 @@ def meet_a_read_only_server() -> int:
 
 def test_whoever_meets_a_read_only_server_gives_up_the_connections_of_both_engines() -> None:
     # Two of each, since one of them is in use meanwhile.
-    with session.transaction() as first, session.single() as second:
+    with session.transaction() as first, session.autocommit_connection() as second:
         pids = {first.execute(PID).scalar_one(), second.execute(PID).scalar_one()}
-        with session.single() as idle:
+        with session.autocommit_connection() as idle:
             pids.add(idle.execute(PID).scalar_one())
         pids.add(meet_a_read_only_server())
-    with session.transaction() as first, session.single() as second, session.single() as third:
+    with (
+        session.transaction() as first,
+        session.autocommit_connection() as second,
+        session.autocommit_connection() as third,
+    ):
         now = {each.execute(PID).scalar_one() for each in (first, second, third)}
     assert len(pids) == 4
     assert not now & pids

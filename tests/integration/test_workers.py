@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, lookups, workers
+from backend.db import ledger, queries, workers
 from tests.integration.test_ledger import put, submit, succeed
 
 LEASES = {
@@ -26,14 +26,14 @@ def test_a_started_task_is_held_if_its_workers_lease_has_its_attempt(
         if holds is not None:
             workers.renew(connection, "w", lambda: [hold.format(id=task_id) for hold in holds])
         renewed_at = workers.leases(connection).get("w")
-        assert lookups.started(connection) == [(task_id, 2, "w", renewed_at, held)]
+        assert queries.started(connection) == [(task_id, 2, "w", renewed_at, held)]
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
 def test_a_task_that_waits_is_not_among_the_started(database: sa.Engine, state: str) -> None:
     put(database, state)
     with database.begin() as connection:
-        assert lookups.started(connection) == []
+        assert queries.started(connection) == []
 
 
 def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> None:

@@ -75,7 +75,7 @@ GUARDS = [
     ),
     Guard(
         "readiness tries a write",
-        "backend/api/deps.py",
+        "backend/api/services.py",
         "            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)"
         "\n",
         "",
@@ -108,7 +108,7 @@ GUARDS = [
     Guard(
         "a known key is answered while new requests are refused",
         "backend/api/submissions.py",
-        "            if order.key is None or (first",
+        "            if request.key is None or (first",
         "            if True or (first",
         "tests/acceptance/test_backlog.py::test_a_repeated_request_is_answered_while_new_ones_are"
         "_refused",
@@ -116,15 +116,15 @@ GUARDS = [
     Guard(
         "a repeated request does not count as waiting",
         "backend/api/submissions.py",
-        "        self._backlog.release(len(order.tasks))\n",
+        "        self._backlog.release(len(request.tasks))\n",
         "",
         "tests/unit/test_submissions.py",
     ),
     Guard(
         "1: 202 only after the commit",
         "backend/api/submissions.py",
-        "first = await batcher.submit(order)",
-        "import asyncio; asyncio.ensure_future(batcher.submit(order)); first = None",
+        "first = await batcher.submit(request)",
+        "import asyncio; asyncio.ensure_future(batcher.submit(request)); first = None",
         "tests/acceptance/test_submissions.py::test_a_task_is_accepted_after_its_commit",
     ),
     Guard(
@@ -344,14 +344,14 @@ GUARDS = [
     Guard(
         "5: no request waits for the broker",
         "backend/api/inspector.py",
-        "question.answered.wait(PATIENCE)",
-        "question.answered.wait(10 * PATIENCE)",
+        "question.answered.wait(REPLY_TIMEOUT)",
+        "question.answered.wait(10 * REPLY_TIMEOUT)",
         "tests/acceptance/test_outages.py::test_without_the_broker_tasks_are_accepted_and_listed"
         "_and_run_when_it_is_back",
     ),
     Guard(
         "6: every process reads the ledger",
-        "backend/api/deps.py",
+        "backend/api/services.py",
         "return await self.states.submit(task_id) if is_task_id(task_id) else None",
         "self.seen = getattr(self, 'seen', {})\n"
         "        if task_id not in self.seen:\n"
@@ -472,7 +472,7 @@ GUARDS = [
         "backend/db/listen.py",
         "        with store_errors():\n            self._connection.close()",
         "        self._connection.close()",
-        "tests/unit/test_bell.py",
+        "tests/unit/test_listen.py",
     ),
     Guard(
         "4: blocked by an alarm, a relay keeps its connection and waits for the confirms",
@@ -536,7 +536,7 @@ GUARDS = [
     ),
     Guard(
         "queues of replies are classic in every vhost",
-        "backend/api/inbox.py",
+        "backend/api/replies.py",
         "                queue_arguments=CLASSIC,\n",
         "",
         "tests/acceptance/test_queues.py",
@@ -611,7 +611,7 @@ GUARDS = [
     ),
     Guard(
         "a 202 that is not durable is reported",
-        "backend/api/deps.py",
+        "backend/api/services.py",
         "            faults = durability_faults(connection)\n",
         "            faults = []\n",
         "tests/integration/test_session.py",
@@ -655,9 +655,9 @@ GUARDS = [
     Guard(
         "3: where leases cannot be renewed no worker is called dead",
         "backend/relay/reconciler.py",
-        "        with single() as connection:\n            now, set_back",
+        "        with autocommit_connection() as connection:\n            now, set_back",
         "        retry_abandoned(self._liveness)\n"
-        "        with single() as connection:\n            now, set_back",
+        "        with autocommit_connection() as connection:\n            now, set_back",
         "tests/integration/test_reconciler.py",
     ),
     Guard(
@@ -720,7 +720,7 @@ GUARDS = [
     Guard(
         "chaos: a worker that was told to stop ends, whatever its end waits for",
         "backend/worker/lease.py",
-        "        time.sleep(EXIT_PATIENCE)\n        os._exit(self._worker.exitcode or 0)\n",
+        "        time.sleep(EXIT_TIMEOUT)\n        os._exit(self._worker.exitcode or 0)\n",
         "",
         "tests/unit/test_lease.py",
     ),
@@ -1122,7 +1122,7 @@ GUARDS = [
     ),
     Guard(
         "what cannot end when the API stops is answered 503",
-        "backend/api/edge.py",
+        "backend/api/limits.py",
         "            await _end(scope, receive, send)\n",
         "            raise\n",
         "tests/acceptance/test_clients.py::test_what_cannot_end_when_the_api_stops_is_answered_503"

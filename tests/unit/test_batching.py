@@ -193,7 +193,7 @@ def test_a_request_that_went_away_is_not_done() -> None:
 def test_a_request_that_waited_too_long_is_told_so_and_not_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 0.05)
+    monkeypatch.setattr(batching, "STORE_TIMEOUT", 0.05)
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -203,7 +203,7 @@ def test_a_request_that_waited_too_long_is_told_so_and_not_done(
         with pytest.raises(StoreUnavailable):
             await first
         work.go.set()
-        monkeypatch.setattr(batching, "PATIENCE", 4.0)
+        monkeypatch.setattr(batching, "STORE_TIMEOUT", 4.0)
         assert await batcher.submit(2) == 20
 
     run(work, scene)
@@ -214,7 +214,7 @@ def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batching, "LEAST_ROOM", 1)
-    monkeypatch.setattr(batching, "PATIENCE", 0.3)
+    monkeypatch.setattr(batching, "STORE_TIMEOUT", 0.3)
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -240,7 +240,7 @@ def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
 def test_what_gave_up_while_others_were_tried_alone_is_not_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 0.3)
+    monkeypatch.setattr(batching, "STORE_TIMEOUT", 0.3)
     work = Work()
 
     def pick(items: Sequence[int]) -> Sequence[int]:

@@ -12,7 +12,7 @@ from kombu import Message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.outbox import Due
+    from backend.db.outbox import OutboxEntry
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -30,13 +30,13 @@ class Channel:
         self.acknowledged.append(tag)
 
 
-def due(task_id: str, args: str = '{"content": "Hello"}') -> Due:
-    from backend.db.outbox import Due
+def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
+    from backend.db.outbox import OutboxEntry
 
-    return Due(task_id, 1, "insert_message", args, "replies", bundle=0)
+    return OutboxEntry(task_id, 1, "insert_message", args, "replies", bundle=0)
 
 
-def received(members: Sequence[Due], channel: Channel, body: str | None = None) -> Message:
+def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None = None) -> Message:
     from backend.celery_app import bundle
 
     text, options = bundle(members)

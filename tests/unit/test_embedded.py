@@ -32,8 +32,8 @@ HOLD = """
 import sys
 import tempfile
 from pathlib import Path
-from backend.embedded.lifetime import alone
-with alone(Path(sys.argv[1])):
+from backend.embedded.lifetime import exclusive_data_dir
+with exclusive_data_dir(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -64,7 +64,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def reset(data: Path) -> None:
-    with lifetime.alone(data):
+    with lifetime.exclusive_data_dir(data):
         lifetime.remove_data(data)
 
 
@@ -91,13 +91,16 @@ def holder(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Path) -> None:
-    with pytest.raises(programs.CannotRun, match="already running"), lifetime.alone(data):
+    with (
+        pytest.raises(programs.CannotRun, match="already running"),
+        lifetime.exclusive_data_dir(data),
+    ):
         pass
     with pytest.raises(programs.CannotRun, match="already running"):
         reset(data)
     holder.kill()
     holder.wait()
-    with lifetime.alone(data) as killed:
+    with lifetime.exclusive_data_dir(data) as killed:
         assert not killed
 
 
@@ -105,7 +108,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with (
         pytest.raises(programs.CannotRun, match="set DATA_DIR") as told,
-        lifetime.alone(tmp_path / "file" / "data"),
+        lifetime.exclusive_data_dir(tmp_path / "file" / "data"),
     ):
         pass
     assert "\n" not in str(told.value)
@@ -142,9 +145,9 @@ def test_a_named_server_wins_over_an_embedded_one(
 def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
     data.mkdir()
     (data / RUNNING_FILE).write_text(noted)
-    with lifetime.alone(data) as killed:
+    with lifetime.exclusive_data_dir(data) as killed:
         assert killed
-    with lifetime.alone(data) as killed:
+    with lifetime.exclusive_data_dir(data) as killed:
         assert not killed
 
 

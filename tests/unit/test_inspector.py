@@ -18,7 +18,7 @@ def test_a_late_answer_is_heard_while_questions_do_not_cease(
 
     # kombu's broker in memory: what is published is seen by each connection of this process.
     monkeypatch.setattr(inspector, "connect", lambda **_: Connection("memory://"))
-    monkeypatch.setattr(inspector, "PATIENCE", 0.2)
+    monkeypatch.setattr(inspector, "REPLY_TIMEOUT", 0.2)
     put = inspector.Inspector._put
     reply_to: list[str] = []
 

@@ -101,4 +101,4 @@ def test_a_worker_that_stops_ends_whatever_its_end_waits_for(
     ending._stopping = threading.Event()
     ending._stopping.set()  # `end` was called, and does not return
     ending._watch_for_stop()
-    assert done == [lease.EXIT_PATIENCE, "exit 3"]
+    assert done == [lease.EXIT_TIMEOUT, "exit 3"]

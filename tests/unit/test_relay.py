@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 class Nothing:
-    """A bell, a publisher, a reconciler: all that is asked of it is done."""
+    """A listener, a publisher, a reconciler: all that is asked of it is done."""
 
     def __init__(self, *_: object) -> None: ...
     def wait(self, _seconds: float) -> None: ...
@@ -49,7 +49,7 @@ def test_the_second_outage_of_a_kind_is_told_of_too(
 
     monkeypatch.setattr(relay, "Reconciler", Nothing)
     monkeypatch.setattr(relay, "Publisher", Nothing)
-    monkeypatch.setattr("backend.relay.relay.listen.Bell", Nothing)
+    monkeypatch.setattr("backend.relay.relay.listen.OutboxListener", Nothing)
     monkeypatch.setattr("backend.outage.RETRY_SECONDS", 0.01)
     script = (True, False, False, True, False, True)
     monkeypatch.setattr(relay.Relay, "_publish_due", passes(*script))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 def test_messages_are_counted_once_for_all_who_ask_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.api import deps
+    from backend.api import services
 
     counted = 0
 
@@ -24,29 +24,31 @@ def test_messages_are_counted_once_for_all_who_ask_together(
         counted += 1
         return 7
 
-    monkeypatch.setattr(deps, "single", nullcontext)
-    monkeypatch.setattr("backend.api.deps.messages.page", lambda _, limit, before: [limit, before])
-    monkeypatch.setattr("backend.api.deps.messages.count", count)
-    pages: Any = deps._message_pages([(1, 10), (2, 20)])
+    monkeypatch.setattr(services, "autocommit_connection", nullcontext)
+    monkeypatch.setattr(
+        "backend.api.services.messages.page", lambda _, limit, before: [limit, before]
+    )
+    monkeypatch.setattr("backend.api.services.messages.count", count)
+    pages: Any = services._message_pages([(1, 10), (2, 20)])
     assert pages == [([1, 10], 7), ([2, 20], 7)]
     assert counted == 1
 
 
 def test_all_parts_stop_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.api import deps, inbox, inspector
+    from backend.api import inspector, replies, services
     from backend.batching import Batcher
 
     def hang(_: object) -> None:
         time.sleep(0.4)
 
-    for kind in (inbox.Inbox, inspector.Inspector):
+    for kind in (replies.ReplyListener, inspector.Inspector):
         monkeypatch.setattr(kind, "_run", lambda _: None)
     monkeypatch.setattr(Batcher, "close", hang)
 
     async def scene() -> float:
-        services = deps.Services()
+        made = services.Services()
         begin = time.monotonic()
-        await services.close()
+        await made.close()
         return time.monotonic() - begin
 
     assert asyncio.run(scene()) < 0.75

@@ -15,7 +15,7 @@ from backend.errors import TooManyWaiting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.api.submissions import Order
+    from backend.api.submissions import SubmitRequest
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -26,14 +26,14 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
 
     used: dict[str, Key] = {}
 
-    def write(orders: Sequence[Order]) -> list[Key | None]:
+    def write(orders: Sequence[SubmitRequest]) -> list[Key | None]:
         earlier = [used.get(order.key or "") for order in orders]
         for order in orders:
             if order.key:
                 used.setdefault(order.key, Key(order.key, order.fingerprint, order.answer))
         return earlier
 
-    monkeypatch.setattr(submissions, "single", nullcontext)
+    monkeypatch.setattr(submissions, "autocommit_connection", nullcontext)
     monkeypatch.setattr("backend.api.submissions.outbox.backlog", lambda *_: (0, 0))
     monkeypatch.setattr(submissions, "_write", write)
     # Counted once: what is added since is all that is known of what waits.
@@ -44,9 +44,9 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
         answers = []
         for number, (count, key) in enumerate([(10, "ten")] * 5 + [(40, None)]):
             tasks = [NewTask(str(number), "slow", "{}", 5, None)] * count
-            order = submissions.Order(tasks, f"answer {number}", "batch", key)
+            order = submissions.SubmitRequest(tasks, f"answer {number}", "batch", key)
             answers.append(await accepting.accept(order))
-        one_more = submissions.Order(tasks[:1], "answer", "task")
+        one_more = submissions.SubmitRequest(tasks[:1], "answer", "task")
         with pytest.raises(TooManyWaiting):
             await accepting.accept(one_more)
         for part in accepting.parts:
@@ -57,12 +57,12 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
 
 
 def test_arguments_that_cannot_be_written_again_have_a_fingerprint_too() -> None:
-    from backend.api.submissions import Order
+    from backend.api.submissions import SubmitRequest
     from backend.db.ledger import NewTask
 
     def fingerprint(args: str) -> str:
         task = NewTask("an id", "insert_message", args, 5, None)
-        return Order([task], "an answer", "task", "a key").fingerprint
+        return SubmitRequest([task], "an answer", "task", "a key").fingerprint
 
     assert fingerprint("[1]") == fingerprint("[1]") != fingerprint("[2]")
     assert fingerprint('{"content":"x"}') == fingerprint('{ "more": 1, "content": "x" }')

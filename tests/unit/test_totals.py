@@ -24,8 +24,8 @@ def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPa
         go.wait(5)
         return 20_000 + counts
 
-    monkeypatch.setattr(totals, "single", nullcontext)
-    monkeypatch.setattr("backend.api.totals.lookups.count_unfinished", count)
+    monkeypatch.setattr(totals, "autocommit_connection", nullcontext)
+    monkeypatch.setattr("backend.api.totals.queries.count_unfinished", count)
 
     async def scene() -> list[int]:
         made = totals.Totals()

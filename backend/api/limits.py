@@ -27,7 +27,7 @@ ENCODED = "The body is compressed. Send it as it is, without Content-Encoding."
 _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
 
 
-class Edge:
+class RequestLimits:
     """ASGI middleware; serves each path with and without its last slash, without redirects.
 
     HEAD is served as GET: the server, which has its own copy of the scope, sends no body.

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from fastapi import Request
 from uuid_utils.compat import uuid7
 
-from backend.api.inbox import Inbox
 from backend.api.inspector import Inspector
+from backend.api.replies import ReplyListener
 from backend.api.submissions import Submissions
 from backend.api.totals import Totals
 from backend.batching import Batcher
 from backend.celery_app import is_task_id
-from backend.db import lookups, messages, migrate, outbox, repairs, workers, writable
+from backend.db import messages, migrate, outbox, queries, repairs, workers, writable
 from backend.db.ledger import NewTask
-from backend.db.session import durability_faults, encoding_fault, single, trial
+from backend.db.session import autocommit_connection, durability_faults, encoding_fault, trial
 from backend.states import ACTIVE
 from backend.tasks.registry import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.db.lookups import TaskRecord
     from backend.db.messages import Message
+    from backend.db.queries import TaskRecord
 
 
 class _Closable(Protocol):
@@ -47,7 +47,7 @@ class Services:
         self.listings = Batcher("listings", self._list)
         self.totals = Totals()
         self.readiness = Batcher("readiness", self._readiness)
-        self.inbox = Inbox(self.state)
+        self.replies = ReplyListener(self.state)
         self.inspector = Inspector()
         # Whether the relay in this process, if there is one, is blocked by the broker.
         self.relay_blocked: Callable[[], bool] = lambda: False
@@ -59,7 +59,7 @@ class Services:
     async def list_tasks(self, limit: int) -> Listing:
         """Return the oldest tasks that have not ended, `limit` at most, and how many there are."""
         tasks, total = await self.listings.submit(limit)
-        if total > lookups.COUNTED:
+        if total > queries.COUNTED:
             # A second old at most, and of another moment than the list.
             total = await self.totals.get()
         return tasks, total
@@ -74,7 +74,7 @@ class Services:
             task.name,
             arguments,
             task.max_attempts,
-            self.inbox.queue_name,
+            self.replies.queue_name,
         )
 
     async def close(self) -> None:
@@ -87,7 +87,7 @@ class Services:
             self.listings,
             self.totals,
             self.readiness,
-            self.inbox,
+            self.replies,
             self.inspector,
         ]
         # A thread for each: asyncio's own may be fewer than the parts.
@@ -99,17 +99,17 @@ class Services:
     def _list(self, limits: Sequence[int]) -> list[Listing]:
         """Join what the workers hold with what the ledger knows, once for all who ask."""
         most, many = max(limits), self.totals.many
-        with single() as connection:
+        with autocommit_connection() as connection:
             answers = self.inspector.ask(workers.alive(connection))
             # While they answer.
-            tasks, total = lookups.unfinished(connection, most, many=many)
+            tasks, total = queries.unfinished(connection, most, many=many)
         held = answers()
         external = set(filter(is_task_id, held.keys() - tasks.keys()))
         if external:
-            with single() as connection:
-                external -= lookups.known(connection, list(external))
+            with autocommit_connection() as connection:
+                external -= queries.known(connection, list(external))
                 # Again: one of them may have been entered in the ledger meanwhile.
-                tasks, total = lookups.unfinished(connection, most, many=many)
+                tasks, total = queries.unfinished(connection, most, many=many)
         for task_id, status in held.items():
             if task_id in tasks:
                 if status == ACTIVE:
@@ -121,13 +121,13 @@ class Services:
         listed = list(tasks.items())
         return [(listed[:limit], total) for limit in limits]
 
-    def _readiness(self, asked: Sequence[None]) -> list[Condition]:
+    def _readiness(self, asked: Sequence[None]) -> list[Readiness]:
         if not migrate.current():
-            return [Condition(migrated=False, workers=False, relayed=False)] * len(asked)
+            return [Readiness(migrated=False, workers=False, relayed=False)] * len(asked)
         refused = self.submissions.refused
         with trial() as connection:
             # Before the trial, whose row looks like a worker's.
-            alive, late = workers.alive(connection), outbox.late(connection)
+            alive, late = workers.alive(connection), outbox.has_overdue(connection)
             writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)
             faults = durability_faults(connection)
             if fault := encoding_fault(connection):
@@ -141,28 +141,28 @@ class Services:
                 )
         if refused:
             self.submissions.refused = False
-        condition = Condition(migrated=True, workers=bool(alive), relayed=not late, faults=faults)
+        condition = Readiness(migrated=True, workers=bool(alive), relayed=not late, faults=faults)
         return [condition] * len(asked)
 
 
 def _states(ids: Sequence[str]) -> list[TaskRecord | None]:
-    with single() as connection:
-        return lookups.states(connection, ids)
+    with autocommit_connection() as connection:
+        return queries.states(connection, ids)
 
 
 def _insert_messages(contents: Sequence[str]) -> list[Message]:
-    with single() as connection:
+    with autocommit_connection() as connection:
         return messages.insert_many(connection, contents)
 
 
 def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
-    with single() as connection:
+    with autocommit_connection() as connection:
         pages = [messages.page(connection, limit, before) for limit, before in asked]
         total = messages.count(connection)
     return [(page, total) for page in pages]
 
 
-class Condition(NamedTuple):
+class Readiness(NamedTuple):
     """What PostgreSQL tells of the service."""
 
     migrated: bool

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10
 BEAT_SECONDS = 1.0
 # What `handle_all` handles at most, however fast more comes.
-MANY = 1000
+MAX_EVENTS = 1000
 
 
-class Arrivals:
+class EventDrain:
     """Hands a connection's messages to its consumers.
 
     The heartbeat goes by the clock: waiting for a silent moment would starve it under load.
@@ -39,6 +39,6 @@ class Arrivals:
 
     def handle_all(self) -> None:
         """Handle what has arrived already."""
-        for _ in range(MANY):
+        for _ in range(MAX_EVENTS):
             if not self.handle(timeout=0.001):
                 return

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.db.lookups import TaskRecord
+from backend.db.queries import TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.api.inbox import Inbox
+    from backend.api.replies import ReplyListener
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.usefixtures("configured")
 def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.api import inbox
+    from backend.api import replies
 
-    monkeypatch.setattr(inbox.Inbox, "_run", lambda _: None)
-    monkeypatch.setattr(inbox, "POLL_SECONDS", 5.0)
-    made: list[Inbox] = []
+    monkeypatch.setattr(replies.ReplyListener, "_run", lambda _: None)
+    monkeypatch.setattr(replies, "POLL_SECONDS", 5.0)
+    made: list[ReplyListener] = []
     looks = 0
 
     async def look(task_id: str) -> TaskRecord:
@@ -36,7 +36,7 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
         return TaskRecord(task_id, state, None, None, None)
 
     async def scene() -> None:
-        made.append(inbox.Inbox(look))
+        made.append(replies.ReplyListener(look))
         state = await made[0].wait("a", 3.0)
         assert state is not None
         assert state.state == "SUCCESS"
@@ -46,21 +46,23 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     assert time.monotonic() - begin < 1
 
 
-def waited(monkeypatch: pytest.MonkeyPatch, end: Callable[[Inbox, list[bool]], None]) -> float:
+def waited(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[ReplyListener, list[bool]], None]
+) -> float:
     """Wait for a task that does not end until `end` was called; return the seconds it took.
 
-    `end` gets the inbox, and a list to add to when the client has left.
+    `end` gets the listener, and a list to add to when the client has left.
     """
-    from backend.api import inbox
+    from backend.api import replies
 
-    monkeypatch.setattr(inbox.Inbox, "_run", lambda _: None)
+    monkeypatch.setattr(replies.ReplyListener, "_run", lambda _: None)
     left: list[bool] = []
 
     async def look(task_id: str) -> TaskRecord:
         return TaskRecord(task_id, "PENDING", None, None, None)
 
     async def scene() -> None:
-        made = inbox.Inbox(look)
+        made = replies.ReplyListener(look)
         asyncio.get_running_loop().call_later(0.05, end, made, left)
         state = await made.wait("a", 30.0, lambda: bool(left))
         assert state is not None
@@ -76,4 +78,4 @@ def test_a_wait_ends_when_its_client_has_left(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_wait_ends_at_once_when_the_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert waited(monkeypatch, lambda inbox, _left: inbox.stop_waiting()) < 0.2
+    assert waited(monkeypatch, lambda listener, _left: listener.stop_waiting()) < 0.2

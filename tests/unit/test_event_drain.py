@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from backend.api.arrivals import Arrivals
+from backend.api.event_drain import EventDrain
 
 if TYPE_CHECKING:
     import pytest
@@ -28,15 +28,15 @@ class Fake:
         self.beats += 1
 
 
-def on(fake: Fake) -> Arrivals:
-    return Arrivals(cast("Connection", fake))
+def on(fake: Fake) -> EventDrain:
+    return EventDrain(cast("Connection", fake))
 
 
 def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("backend.api.arrivals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("backend.api.event_drain.time.monotonic", lambda: now[0])
     fake = Fake(1_000_000)
     handled = on(fake)
     for _ in range(100):

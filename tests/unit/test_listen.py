@@ -1,4 +1,4 @@
-"""The relay's bell: it is heard in a process with many open files."""
+"""What wakes a relay is heard in a process with many open files."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_the_bell_is_heard_at_a_file_descriptor_above_1023(
     high = fcntl.fcntl(low, fcntl.F_DUPFD, 1100)
     try:
         heard = Listening(high)
-        monkeypatch.setattr(listen.Bell, "__init__", lambda _: None)
-        bell = listen.Bell()
-        monkeypatch.setattr(bell, "_raw", heard, raising=False)
-        bell.wait(0.01)
+        monkeypatch.setattr(listen.OutboxListener, "__init__", lambda _: None)
+        listener = listen.OutboxListener()
+        monkeypatch.setattr(listener, "_raw", heard, raising=False)
+        listener.wait(0.01)
         assert heard.notifies == ["rung"], "nothing was to be heard yet"
         os.write(sound, b"x")
-        bell.wait(10)
+        listener.wait(10)
         assert heard.notifies == []
     finally:
         for fd in (low, sound, high):
@@ -64,8 +64,8 @@ class Broken:
 def test_a_bell_whose_connection_has_broken_closes_as_in_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listen.Bell, "__init__", lambda _: None)
-    bell = listen.Bell()
-    monkeypatch.setattr(bell, "_connection", Broken(), raising=False)
+    monkeypatch.setattr(listen.OutboxListener, "__init__", lambda _: None)
+    listener = listen.OutboxListener()
+    monkeypatch.setattr(listener, "_connection", Broken(), raising=False)
     with pytest.raises(StoreUnavailable):
-        bell.close()
+        listener.close()

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from kombu import Consumer, Exchange, Queue
 
-from backend.api.arrivals import HEARTBEAT_SECONDS, Arrivals
+from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
 from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS, CLASSIC, connect, prefixed
 from backend.errors import StoreUnavailable
@@ -25,14 +25,14 @@ from backend.outage import RETRY_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from backend.db.lookups import TaskRecord
+    from backend.db.queries import TaskRecord
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 
 
-class Inbox:
+class ReplyListener:
     """This process's reply queue; `connected` tells whether the broker can be reached."""
 
     def __init__(self, look: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
@@ -43,7 +43,7 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
         self._thread.start()
 
     def stop_waiting(self) -> None:
@@ -55,8 +55,8 @@ class Inbox:
             return
         self._stopping.set()
         for waiting in self._waiting.values():
-            for news in waiting:
-                news.set()
+            for changed in waiting:
+                changed.set()
 
     async def wait(
         self, task_id: str, seconds: float, gone: Callable[[], bool] | None = None
@@ -69,12 +69,12 @@ class Inbox:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        news = asyncio.Event()
-        self._waiting[task_id].add(news)
+        changed = asyncio.Event()
+        self._waiting[task_id].add(changed)
         try:
             while True:
-                # Before the look: news that come while it is under way call for another.
-                news.clear()
+                # Before the look: a reply that comes while it is under way calls for another.
+                changed.clear()
                 begin = loop.time()
                 left = deadline - begin
                 try:
@@ -90,11 +90,11 @@ class Inbox:
                         return state
                 try:
                     async with asyncio.timeout(min(left, POLL_SECONDS)):
-                        await news.wait()
+                        await changed.wait()
                 except TimeoutError:
                     pass
         finally:
-            self._waiting[task_id].discard(news)
+            self._waiting[task_id].discard(changed)
             if not self._waiting[task_id]:
                 del self._waiting[task_id]
 
@@ -115,7 +115,7 @@ class Inbox:
             except BROKER_ERRORS as error:
                 pause = broker_outage.failed(explain(error), "replies")
             except Exception:
-                logger.exception("the inbox met an error; it connects again")
+                logger.exception("the listener of replies met an error; it connects again")
             self.connected = False
             self._stopping.wait(pause)
 
@@ -140,9 +140,9 @@ class Inbox:
                 accept=["json"],
             ):
                 self.connected = True
-                arrivals = Arrivals(connection)
+                events = EventDrain(connection)
                 while not self._stopping.is_set():
-                    arrivals.handle(timeout=1.0)
+                    events.handle(timeout=1.0)
                     # Not before: a read-only Redis refuses the first read.
                     if broker_outage.failing:
                         broker_outage.succeeded("replies")
@@ -157,5 +157,5 @@ class Inbox:
 
     def _wake(self, task_ids: list[str]) -> None:
         for task_id in task_ids:
-            for news in self._waiting.get(task_id, ()):
-                news.set()
+            for changed in self._waiting.get(task_id, ()):
+                changed.set()

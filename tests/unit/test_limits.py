@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.exceptions import HTTPException
 
-from backend.api.edge import MAX_BODY, Edge
+from backend.api.limits import MAX_BODY, RequestLimits
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -51,7 +51,7 @@ def ask(
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": pairs}
-    asyncio.run(Edge(inner, prefix)(scope, receive, send))
+    asyncio.run(RequestLimits(inner, prefix)(scope, receive, send))
     return answered
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_request_passes_as_it_is() -> None:
         raise AssertionError(message)
 
     scope: dict[str, Any] = {"type": "lifespan", "state": {}}
-    asyncio.run(Edge(inner)(scope, nothing, send))
+    asyncio.run(RequestLimits(inner)(scope, nothing, send))
     assert inner.scopes == [scope]
 
 
@@ -136,7 +136,7 @@ def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
     async def send(message: Message) -> None:
         answered.append(message)
 
-    asyncio.run(Edge(inner)(scope, receive, send))
+    asyncio.run(RequestLimits(inner)(scope, receive, send))
     assert answered[0]["status"] == 413
     assert inner.scopes == []
 
@@ -192,5 +192,5 @@ def test_a_get_is_passed_on_as_it_is() -> None:
         raise AssertionError(message)
 
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(Edge(inner)(scope, receive, send))
+    asyncio.run(RequestLimits(inner)(scope, receive, send))
     assert passed == [(receive, send)]
