@@ -39,11 +39,11 @@ QUEUES = ("tasks", "short_tasks")
 _SERVE = """
 import os, sys
 from pathlib import Path
-from backend.embedded.lifetime import alone, servers
+from backend.embedded.lifetime import exclusive_data_dir, servers
 from backend.settings import read
 changes = {"database_url": "", "celery_broker_url": "", "data_dir": Path(sys.argv[1])}
 found = read().model_copy(update=changes)
-with alone(found.data_dir), servers(found):
+with exclusive_data_dir(found.data_dir), servers(found):
     print(os.environ["DATABASE_URL"], os.environ["CELERY_BROKER_URL"], "serve", flush=True)
     sys.stdin.read()
 """

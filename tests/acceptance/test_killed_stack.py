@@ -88,10 +88,10 @@ def servers(folder: Folder) -> subprocess.Popen[bytes]:
     code = """
 import sys
 from pathlib import Path
-from backend.embedded.lifetime import alone, servers
+from backend.embedded.lifetime import exclusive_data_dir, servers
 from backend.settings import read
 found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
-with alone(found.data_dir), servers(found):
+with exclusive_data_dir(found.data_dir), servers(found):
     print("they serve", flush=True)
     sys.stdin.read()
 """
