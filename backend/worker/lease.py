@@ -42,6 +42,18 @@ EXIT_TIMEOUT = 4.0
 OUTCOME_TIMEOUT = 60.0
 
 
+# What Celery puts into a worker's environment later. A new variable moves the environment, and a
+# thread that connects to PostgreSQL at that moment (libpq calls getenv) crashes the worker. Another
+# value of a variable does not.
+CELERY_VARIABLES = (
+    "celery_dummy_proxy",
+    "CELERY_LOG_LEVEL",
+    "CELERY_LOG_FILE",
+    "_MP_FORK_LOGLEVEL_",
+    "_MP_FORK_LOGFILE_",
+    "_MP_FORK_LOGFORMAT_",
+)
+
 # A blueprint's states once it stops; the stubs leave them out.
 _CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
 
@@ -210,6 +222,8 @@ def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     identify(sender.hostname)
     if subprocesses.WORKER_VARIABLE not in os.environ:  # `celery worker`, without a cleaner
         subprocesses.mark_worker()
+    for name in CELERY_VARIABLES:
+        os.environ.setdefault(name, "")
     _lease = Lease(sender)
 
 

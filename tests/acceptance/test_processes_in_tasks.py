@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.support.process_tasks import FORKS, WAYS
+from tests.support.stack import Stack
 
 if TYPE_CHECKING:
-    from tests.support.stack import Stack
+    from pathlib import Path
+
+    from tests.support.servers import Postgres, RabbitMQ
 
 MINUTE = 60.0
 
@@ -38,3 +41,16 @@ def test_a_fork_of_a_tasks_process_reports_nothing_and_leaves_its_connection_alo
     texts = [content for (content,) in stack.query("SELECT content FROM messages")]
     assert texts == ["written by the task"] * len(FORKS)
     assert len(worker.children()) == 2, "no process of a worker of two went on"
+
+
+def test_no_variable_comes_into_a_workers_environment_beside_threads(
+    postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
+    """While a thread reads the environment, as each connection does, that crashes the process."""
+    module = "tests.support.audited_service"
+    with Stack(postgres.create_database(), rabbitmq.url, tmp_path, module=module) as stack:
+        stack.start("api")
+        worker = stack.start("worker")
+        task_id = stack.post("/tasks/slow?duration=0")
+        assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
+        assert "put beside threads" not in worker.log

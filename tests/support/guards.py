@@ -180,6 +180,14 @@ GUARDS = [
         "tests/integration/test_plans.py",
     ),
     Guard(
+        "no variable comes into a worker's environment beside threads",
+        "backend/worker/lease.py",
+        '        os.environ.setdefault(name, "")\n',
+        "        pass\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_no_variable_comes_into_a_workers"
+        "_environment_beside_threads",
+    ),
+    Guard(
         "2: a worker without a lease starts nothing",
         "backend/worker/claim.py",
         "            if not claim.leased:\n",
