@@ -30,8 +30,6 @@ SUCCESS: Final = State.SUCCESS
 FAILURE: Final = State.FAILURE
 REVOKED: Final = State.REVOKED
 
-# A worker may start the task's current attempt.
-WAITING: Final = (PENDING, RETRY)
 UNFINISHED: Final = (PENDING, STARTED, RETRY)
 ENDED: Final = (SUCCESS, FAILURE, REVOKED)
 
@@ -50,5 +48,5 @@ RESERVED: Final = Listed.RESERVED
 
 
 def one_of(states: Sequence[State]) -> str:
-    """Return states as a list for SQL's IN: `('PENDING', 'RETRY')`."""
+    """Return states as a list for SQL's IN: `('SUCCESS', 'FAILURE')`."""
     return "('" + "', '".join(states) + "')"

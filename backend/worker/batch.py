@@ -72,9 +72,9 @@ def run_batch(worker: str, members: Sequence[Member]) -> Report:
     while left:
         try:
             ended = retry_while_unavailable(lambda: _in_one_commit(worker, left, losses))
-        except _MemberFailed as culprit:
-            left.remove(culprit.member)
-            report.alone.append(culprit.member.task_id)
+        except _MemberFailed as failed:
+            left.remove(failed.member)
+            report.alone.append(failed.member.task_id)
             if len(report.alone) < MAX_FAILED_MEMBERS:
                 continue
             report.alone += [member.task_id for member in left]

@@ -161,7 +161,7 @@ class Attempt:
                     try:
                         self._adopt(connection)
                     except Duplicate:
-                        return None
+                        return None  # another delivery has submitted it in the meantime
                 return ledger.fail(
                     connection,
                     self.id,
