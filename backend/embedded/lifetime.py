@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # A socket's path may have 107 bytes, on macOS 103: /tasks-api-12345678/.s.PGSQL.5432 included.
 LONGEST_PARENT = 103 - 33
+# The name of the socket folder starts so; eight random characters follow.
+SOCKETS_PREFIX = "tasks-api-"
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
 
@@ -85,7 +87,8 @@ def _clean_up_after_killed(folder: Path) -> bool:
         sockets = json.loads(note.read_text()).get("sockets")
     except ValueError:  # it was killed while it wrote
         sockets = None
-    if sockets:
+    # The processes to kill are searched by this name. Of another form it could match any server.
+    if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):
         _end_servers(Path(sockets))
         shutil.rmtree(sockets, ignore_errors=True)
     note.unlink()
@@ -182,7 +185,7 @@ def _make_folder_for_sockets() -> Path:
         # In an address a comma separates hosts. Bytes that are not UTF-8 cannot be written there.
         if len(os.fsencode(parent)) <= LONGEST_PARENT and "," not in parent and _is_text(parent):
             with suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix="tasks-api-", dir=parent))
+                return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
     raise CannotRun(
         "no folder can have the servers' sockets: set TMPDIR to one that can be written to, with a"
         f" path of {LONGEST_PARENT} bytes at most and no comma"

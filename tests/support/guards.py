@@ -43,6 +43,13 @@ GUARDS = [
         "tests/acceptance/test_embedded.py::test_one_that_is_killed_leaves_nothing",
     ),
     Guard(
+        "a damaged note of a killed up ends no other server and deletes no other folder",
+        "backend/embedded/lifetime.py",
+        "    if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):\n",
+        "    if sockets:\n",
+        "tests/unit/test_embedded.py::test_a_note_of_a_folder_that_is_not_ours",
+    ),
+    Guard(
         "all stops when make is killed",
         "backend/supervisor.py",
         " or self._closed.is_set() or orphaned",

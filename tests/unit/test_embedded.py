@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +142,9 @@ def test_a_named_server_wins_over_an_embedded_one(
     assert settings().celery_broker_url == URLS["celery_broker_url"]
 
 
-@pytest.mark.parametrize("noted", ["{}", "", '{"sock', '{"sockets": "/nowhere/at/all"}'])
+@pytest.mark.parametrize(
+    "noted", ["{}", "", '{"sock', '{"sockets": "/nowhere/tasks-api-00000000"}']
+)
 def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
     data.mkdir()
     (data / RUNNING_FILE).write_text(noted)
@@ -149,6 +152,22 @@ def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> No
         assert killed
     with lifetime.exclusive_data_dir(data) as killed:
         assert not killed
+
+
+def test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing(
+    data: Path, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "others").mkdir()
+    shutil.copy("/bin/sh", server := tmp_path / "postgres")
+    data.mkdir()
+    (data / RUNNING_FILE).write_text(json.dumps({"sockets": str(folder)}))
+    command = [server, "-c", "read _; exit 3", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        with lifetime.exclusive_data_dir(data):
+            pass
+        process.communicate(b"\n")
+    assert process.returncode == 3
+    assert folder.exists()
 
 
 def test_a_process_ends_with_the_up_that_started_it(
