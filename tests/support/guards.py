@@ -47,7 +47,7 @@ GUARDS = [
         "backend/embedded/lifetime.py",
         "    if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):\n",
         "    if sockets:\n",
-        "tests/unit/test_embedded.py::test_a_note_of_a_folder_that_is_not_ours",
+        "tests/unit/test_embedded.py::test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing",
     ),
     Guard(
         "all stops when make is killed",
