@@ -7,7 +7,6 @@ and times are the ledger's. Loaded by API, relay, worker and Flower, and by `cel
 from __future__ import annotations
 
 import json
-import re
 import socket
 import ssl
 import sys
@@ -33,14 +32,6 @@ if TYPE_CHECKING:
 # attempt number in each other's messages and drop them at the claim; a relay publishes them again.
 ATTEMPT_HEADER: Final = "ledger_attempt"
 BUNDLE_HEADER: Final = "bundle"
-
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-def is_task_id(value: object) -> bool:
-    """Return whether a value, which may come from any message, is a UUID as we write it."""
-    return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 # Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
@@ -151,7 +142,7 @@ def _backend_class() -> str:
     """
     url = settings().celery_result_backend
     rpc = url.startswith("rpc")
-    module, name = ("outcomes", "RpcOutcomes") if rpc else ("redis_outcomes", "RedisOutcomes")
+    module, name = ("results", "RpcResults") if rpc else ("redis_results", "RedisResults")
     return f"backend.worker.{module}:{name}+{url}"
 
 

@@ -3,7 +3,6 @@
 Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
-├── ReportedError            a task's error as Celery and Flower see it: only its text
 ├── StatementFailed          a task's own statement failed, though PostgreSQL is there
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
 │   └── Duplicate            the ledger does not wait for it, mostly as it came twice
@@ -32,10 +31,6 @@ class RegistrationError(Error):
 
 class TaskError(Error):
     """Fails a task for good: its message is the task's error, and no attempt follows."""
-
-
-class ReportedError(Error):
-    """An error's text for Celery and Flower, without the original class."""
 
 
 class StatementFailed(Error):

@@ -14,7 +14,7 @@ from backend.api.replies import ReplyListener
 from backend.api.submissions import Submissions
 from backend.api.totals import Totals
 from backend.batching import Batcher
-from backend.celery_app import is_task_id
+from backend.broker.wire import is_task_id
 from backend.db import messages, migrate, outbox, queries, repairs, workers, writable
 from backend.db.ledger import NewTask
 from backend.db.session import autocommit_connection, durability_faults, encoding_fault, trial

@@ -50,7 +50,7 @@ LOST = "The worker running the task was lost"
 # How many messages of a queue are published again in one pass at most: more than workers handle in
 # that time, and few enough for the relay to publish newer tasks within a second.
 REPUBLISH = 5000
-# How many short tasks a busy worker may have gathered: 16 bundles (worker/batches.py).
+# How many short tasks a busy worker may have gathered: 16 bundles (worker/short.py).
 GATHERED = 1600
 # How long the row of an abandoned task is waited for: the others must not wait for one.
 ROW_SECONDS = 0.5

@@ -8,22 +8,23 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from billiard.einfo import ExceptionInfo
-from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
+from celery.exceptions import InvalidTaskError, NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
+from backend.broker.wire import is_task_id
 from backend.broker_outage import broker_outage, explain
-from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS, is_task_id
+from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
 from backend.telemetry import about
 from backend.worker import activity, lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
+from backend.worker.jobs import Job
 from backend.worker.stray_messages import DroppedMessages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery.worker.request import Request
+    from backend.worker.request import LedgerRequest
 
 logger = logging.getLogger(__name__)
 
@@ -185,19 +186,12 @@ class LedgerConsumer(Consumer):
         raise exc
 
 
-def _start(worker: Any, request: Request) -> None:  # noqa: ANN401 - stubs lack half of it
+def _start(worker: Any, request: LedgerRequest) -> None:  # noqa: ANN401 - stubs lack half of it
     """Give a request to a free child, as WorkController._process_task does.
 
-    Fails the attempt where that is impossible, such as for arguments nested too deeply to be sent.
+    The child runs our own function (execute.py) instead of Celery's.
     """
-    try:
-        request.execute_using_pool(worker.pool)
-    except TaskRevokedError:
-        pass
-    except Exception:  # noqa: BLE001 - it must not end the event loop
-        failure = ExceptionInfo()
-        request.acknowledge()
-        request.on_failure(failure)
+    if request.revoked():
+        worker.semaphore.release()
     else:
-        return
-    worker._quick_release()  # noqa: SLF001 - as Celery does
+        Job(worker, [request]).send()

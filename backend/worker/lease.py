@@ -58,8 +58,8 @@ CELERY_VARIABLES = (
 _CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
 
 
-class Outcome(Protocol):
-    """An end of a task, or dropped messages, to be recorded."""
+class Finding(Protocol):
+    """What the parent process has noticed: an end of a task, or dropped messages."""
 
     def record(self) -> None:
         """Write it to the ledger. Raises StoreUnavailable."""
@@ -71,7 +71,7 @@ class Lease:
     def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
         self._worker = worker
         self._name: str = worker.hostname
-        self._outcomes: queue.SimpleQueue[tuple[float, Outcome]] = queue.SimpleQueue()
+        self._findings: queue.SimpleQueue[tuple[float, Finding]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lost_before: set[str] = set()
         self._locked = False
@@ -79,9 +79,9 @@ class Lease:
         self._thread.start()
         threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
 
-    def report(self, outcome: Outcome) -> None:
-        """Have an outcome recorded soon, without waiting."""
-        self._outcomes.put((time.monotonic() + OUTCOME_TIMEOUT, outcome))
+    def report(self, finding: Finding) -> None:
+        """Record a finding soon; returns at once."""
+        self._findings.put((time.monotonic() + OUTCOME_TIMEOUT, finding))
 
     def end(self) -> None:
         """Hand back what did not end and give up the lease; returns within 5 s."""
@@ -97,11 +97,11 @@ class Lease:
                 renew_at = now + workers.RENEW_SECONDS
                 self._guarded(self._renew)
             try:
-                until, outcome = self._outcomes.get(timeout=0.2)
+                until, finding = self._findings.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if not self._guarded(outcome.record) and time.monotonic() < until:
-                self._outcomes.put((until, outcome))
+            if not self._guarded(finding.record) and time.monotonic() < until:
+                self._findings.put((until, finding))
                 self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
@@ -198,15 +198,10 @@ class Lease:
 _lease: Lease | None = None
 
 
-def running() -> bool:
-    """Return whether this is a worker's parent process."""
-    return _lease is not None
-
-
-def report(outcome: Outcome) -> None:
-    """Have the parent's lease record an outcome."""
+def report(finding: Finding) -> None:
+    """Let the lease's thread record a finding; for the parent process."""
     if _lease is not None:
-        _lease.report(outcome)
+        _lease.report(finding)
 
 
 def end_now() -> None:

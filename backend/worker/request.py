@@ -7,17 +7,21 @@ import signal
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore, InvalidTaskError, Terminated
+from celery.exceptions import InvalidTaskError, NotRegistered, Terminated, TimeLimitExceeded
 from celery.worker import state as celery_state
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
-from backend.celery_app import ATTEMPT_HEADER, is_task_id
-from backend.errors import ReportedError
+from backend.broker.wire import Delivery, is_task_id
+from backend.celery_app import ATTEMPT_HEADER
+from backend.tasks.registry import registered
 from backend.telemetry import about
-from backend.worker import activity
+from backend.worker import activity, lease
+from backend.worker.failures import plain
+from backend.worker.unreported import Failure, Revoke
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +45,38 @@ class LedgerRequest(Request):
     _already_cancelled: bool
     _already_revoked: bool
     _terminate_on_ack: tuple[Any, int] | None
-    _worker_lost_info: Callable[[BaseException], Any]
     _payload: Any
 
     def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
         super().__init__(message, **options)
-        _check(self.request_dict)
-        # The third part of a body; Celery unpacks it when a child is lost.
-        if not isinstance(self._payload[2], (dict, NoneType)):
+        fields = self.request_dict
+        _check(fields)
+        embedded = self._payload[2]
+        if not isinstance(embedded, (dict, NoneType)):
             raise InvalidTaskError("its body's third part is no object")
+        attempt = fields.get(ATTEMPT_HEADER)
+        self.delivery = Delivery(
+            self.id,
+            attempt or 1,
+            fields["task"],
+            fields["args"],
+            fields["kwargs"],
+            fields["reply_to"],
+            fields["correlation_id"],
+            str(self.delivery_info["routing_key"]),
+            external=attempt is None,
+            callbacks=any((embedded or {}).values()),
+        )
 
     @property
     def attempt(self) -> int:
-        """The attempt of the ledger's that the message is for; 1 for a message without one."""
-        attempt: int | None = self.request_dict.get(ATTEMPT_HEADER)
-        return attempt or 1
+        """The ledger's number of the attempt; 1 for a message without one."""
+        return self.delivery.attempt
 
     @property
     def log(self) -> Mapping[str, object]:
         """The `extra` of a log line about it."""
         return about(self.id, self.attempt)
-
-    @property
-    def _of_the_ledger(self) -> bool:
-        """Whether the ledger made the message; else it came from Flower or `celery call`."""
-        return self.request_dict.get(ATTEMPT_HEADER) is not None
 
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; end it then.
@@ -73,39 +84,54 @@ class LedgerRequest(Request):
         Workers remember revoked ids for hours, and a task may get another attempt meanwhile. So
         for a message of ours only the ledger decides, when the attempt is claimed.
         """
-        if self._of_the_ledger:
+        if not self.delivery.external:
             return self._already_revoked
         revoked: bool = super().revoked()
         return revoked
 
-    def on_failure(
-        self,
-        exc_info: Any,  # noqa: ANN401 - billiard's ExceptionInfo
-        send_failed_event: bool = True,  # noqa: FBT001, FBT002 - Celery's signature
-        return_ok: bool = False,  # noqa: FBT001, FBT002 - the same
-    ) -> None:
-        """Record an end that a child did not, as Celery does.
+    def sent(self, result: Any) -> None:  # noqa: ANN401 - a weak reference to billiard's
+        """Note the pool's handle, by which a revoke reaches a request that no child has begun."""
+        self._apply_result = result
 
-        A pool that could not send a task gives it up if its id was once revoked. For a message of
-        ours that is a lost attempt, unless this attempt was itself to be stopped.
-        """
-        stopped = self._already_revoked or self._already_cancelled or self._terminate_on_ack
+    def on_failure(self, exc_info: Any, *_: object) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
+        """Record the end of an attempt whose child did not report one, unless it was stopped."""
         # billiard wraps an error to keep its traceback.
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, MemoryError):
-            # The MemoryError is the child's, but Celery would end the worker for it.
-            exc_info.exception = ReportedError("MemoryError")
-        if self._of_the_ledger and not stopped and isinstance(error, Terminated):
-            exc_info = self._worker_lost_info(error)
-        if not (stopped or isinstance(error, Ignore)):
-            activity.count_failure()
-        super().on_failure(exc_info, send_failed_event, return_ok)
+        if self._already_revoked or self._already_cancelled:
+            task_ready(self)
+        elif self._terminate_on_ack and isinstance(error, Terminated):
+            # Revoked while the pool had it, before a child began.
+            self._announce_revoked("terminated", True, str(error), False)  # noqa: FBT003 - Celery's
+        else:
+            self.end_with(error)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
-        """Record that the attempt overran its time limit, as Celery does."""
-        super().on_timeout(soft, timeout)
-        if not soft:
-            activity.count_failure()
+        """Record that the attempt overran its time limit; the pool has killed its child."""
+        if soft:
+            super().on_timeout(soft, timeout)
+        elif not celery_state.should_terminate:
+            self.end_with(TimeLimitExceeded(timeout))
+
+    def end_with(self, error: BaseException) -> None:
+        """End an attempt with an error that no child reports; the lease's thread records it."""
+        task_ready(self)
+        activity.count_failure()
+        self.send_event("task-failed", exception=plain(error), traceback="")
+        lease.report(Failure(self.delivery, self.hostname, error))
+
+    def _announce_revoked(
+        self,
+        reason: str,
+        terminated: bool,  # noqa: FBT001 - Celery's signature
+        signum: object,
+        expired: bool,  # noqa: FBT001 - the same
+    ) -> None:
+        """End a revoked attempt, as Celery does; the lease's thread records it."""
+        task_ready(self)
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+        lease.report(Revoke(self.id, reason, self.delivery))
+        self.acknowledge()
+        self._already_revoked = True
 
     def leave_batch(self) -> None:
         """Forget the child that ran it in a batch: it is to run alone, in any child."""
@@ -130,6 +156,8 @@ def _check(fields: Mapping[str, Any]) -> None:
     for name, types in _TYPES.items():
         if not isinstance(fields.get(name), types):
             raise InvalidTaskError(f"its {name} has another type")
+    if fields["task"] not in registered():
+        raise NotRegistered(fields["task"])  # Celery has some of its own
     if not is_task_id(fields["id"]):
         raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
     attempt = fields.get(ATTEMPT_HEADER)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from backend.db import queries, workers
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreUnavailable
-from backend.worker.outcomes import plain
+from backend.worker.failures import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -13,9 +12,14 @@ import sqlalchemy as sa
 
 from backend.db import ledger, outbox, workers
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.tasks.registry import registered
 from tests.integration.test_ledger import put, submit, task
 from tests.integration.test_outbox import age
+from tests.support.attempts import attempt_of
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from backend.worker.attempt.attempt import Attempt
 
 pytestmark = pytest.mark.usefixtures("service")
 
@@ -135,35 +139,34 @@ def test_a_lock_that_stops_every_pass_is_logged_once(
     assert ["end that session" in record.message for record in caplog.records] == [True, True]
 
 
-def attempt_of(task_id: str, number: int | None = 1) -> Any:  # noqa: ANN401 - an Attempt
-    """Return an attempt of the worker "w"; without a number another program has sent it."""
-    from backend.tasks.registry import registered
-    from backend.worker.claim import Attempt
+def slow_attempt(task_id: str, *, external: bool = False) -> Attempt:
+    """Return an attempt of the worker "w"."""
+    spec = registered()["slow"]
+    if external:
+        return attempt_of(spec, task_id, kwargs={"duration": 1}, external=True)
+    return attempt_of(spec, task_id, '{"duration": 1}')
 
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=number)
-    return Attempt(registered()["slow"], request, (), {"duration": 1})
 
-
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("external", [False, True])
 def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
-    service: sa.Engine, *, foreign: bool
+    service: sa.Engine, *, external: bool
 ) -> None:
-    task_id = str(uuid4()) if foreign else put(service, "PENDING")
+    task_id = str(uuid4()) if external else put(service, "PENDING")
     with service.begin() as connection:
         workers.renew(connection, "w", list)
-    attempt = attempt_of(task_id, None if foreign else 1)
+    attempt = slow_attempt(task_id, external=external)
     errors: list[BaseException] = []
 
     def claim_again() -> None:
         try:
-            attempt._claim()
+            attempt.claim()
         except BaseException as error:  # noqa: BLE001 - any fails the test
             errors.append(error)
 
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     again = threading.Thread(target=claim_again)
     with service.connect() as cut_off, service.connect() as observer:
-        attempt._claimed_by = attempt._claim_in(cut_off).transaction_id
+        attempt._claimed_by = attempt.claim_in(cut_off).transaction_id
         again.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
         cut_off.commit()
@@ -176,5 +179,5 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
 def test_a_worker_without_a_lease_starts_nothing(service: sa.Engine) -> None:
     task_id = put(service, "PENDING")
     with pytest.raises(StoreUnavailable):
-        attempt_of(task_id)._claim()
+        slow_attempt(task_id).claim()
     assert task(service, task_id)["state"] == "PENDING"

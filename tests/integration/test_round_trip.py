@@ -208,7 +208,7 @@ def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
 
 def seen(model: type[BaseModel], text: str) -> Any:  # noqa: ANN401 - a model
     """Return what the task's function is given."""
-    from backend.worker.call import call
+    from backend.worker.attempt.call import call
 
     given: list[object] = []
 
@@ -267,7 +267,7 @@ def test_a_task_sees_what_the_api_accepted_on_both_routes(
 def test_a_value_gets_no_null_that_the_task_did_not_return(
     asked: tuple[type[BaseModel], str],
 ) -> None:
-    from backend.worker.call import as_json
+    from backend.worker.attempt.call import as_json
 
     model, body = asked
     try:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from celery.exceptions import Ignore
 
 from backend.db import queries, workers
 from backend.tasks.registry import registered
 from tests.integration.test_ledger import put, submit
 from tests.integration.test_session import readiness
+from tests.support.attempts import run_alone, run_together
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -125,23 +124,22 @@ def test_with_postgresql_away_a_dropped_message_stays_dropped(
 def test_a_batch_looks_up_what_it_drops(
     service: sa.Engine, worker: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.worker.batch import Member, run_batch
-
-    caplog.set_level("DEBUG", "backend.worker.batch")
+    caplog.set_level("DEBUG", "backend.worker.attempt.execute")
     again = put(service, "SUCCESS")
     (mine,) = submit(service)
-    theirs = str(uuid4())
-    args = ['{"content": "Hello"}']
-    members = [Member(i, 1, "insert_message", args, None) for i in (mine, again)]
-    assert run_batch(worker, members).dropped == [again]
+    theirs, also_theirs = str(uuid4()), str(uuid4())
+    spec, arguments = registered()["insert_message"], '{"content": "Hello"}'
+    assert worker == "w", "whose attempts these are"
+    assert list(run_together(spec, [mine, again], arguments).ended) == [mine]
     assert readiness()[0].faults == []
     caplog.clear()
-    members = [Member(theirs, 1, "insert_message", args, None)]
-    assert run_batch(worker, members).dropped == [theirs]
+    assert run_together(spec, [theirs, also_theirs], arguments).ended == {}
     (fault,) = readiness()[0].faults
     assert "queue short_tasks has" in fault
+    dropped = "dropped: the task does not wait for this attempt"
     assert caplog.messages == [
-        "short tasks dropped, as they do not wait for these attempts: 1",
+        f"insert_message[{theirs}] {dropped}",
+        f"insert_message[{also_theirs}] {dropped}",
         fault,
     ]
 
@@ -149,23 +147,9 @@ def test_a_batch_looks_up_what_it_drops(
 def test_an_attempt_that_runs_alone_is_looked_up_if_it_is_dropped(
     service: sa.Engine, worker: str
 ) -> None:
-    from backend.worker import claim
-
-    def run(task_id: str) -> None:
-        request = SimpleNamespace(
-            id=task_id,
-            hostname=worker,
-            reply_to=None,
-            ledger_attempt=1,
-            delivery_info={"routing_key": "tasks"},
-        )
-        attributes = {"name": "slow", "spec": registered()["slow"], "request": request}
-        task: Any = type("Task", (claim.LedgerTask,), attributes)()
-        with pytest.raises(Ignore):
-            task('{"duration": 0}')
-
-    run(put(service, "SUCCESS"))
+    spec = registered()["slow"]
+    run_alone(spec, put(service, "SUCCESS"), '{"duration": 0}', worker=worker)
     assert readiness()[0].faults == []
-    run(str(uuid4()))
+    run_alone(spec, str(uuid4()), '{"duration": 0}', worker=worker)
     (fault,) = readiness()[0].faults
     assert "queue tasks has" in fault

@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from celery.exceptions import Ignore, Retry
 from pydantic import RootModel
 
 from backend.db import workers
-from backend.errors import ReportedError
 from backend.tasks.registry import Task
 from tests.integration.test_ledger import submit, task
 from tests.integration.test_task_session import declare, run_in_batch, sql, waiting, written
+from tests.support.attempts import run_alone
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from backend.states import State
     from tests.integration.test_task_session import Action
 
 both_kinds = pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
 
 
-def run_by_celery(
+def run_once(
     service: sa.Engine, action: Action, *, one_commit: bool
-) -> tuple[str, type[BaseException]]:
-    """Run an attempt of a task as Celery does; return its id and what Celery was told."""
-    from backend.worker.claim import LedgerTask
-
+) -> tuple[str, list[tuple[State, str]]]:
+    """Run a task's first attempt; return its id and how it ended, as the parent is told."""
     (task_id,) = submit(service)
     with service.begin() as connection:
         workers.renew(connection, "w", list)
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
-    spec = declare(action, task_id, one_commit=one_commit)
-    made: Any = type("Task", (LedgerTask,), {"name": "a", "spec": spec, "request": request})()
-    with pytest.raises((ReportedError, Retry, Ignore)) as ended:
-        made("{}")
-    return task_id, ended.type
+    report = run_alone(declare(action, task_id, one_commit=one_commit), task_id, "{}")
+    assert report.alone == []
+    return task_id, list(report.ended.values())
 
 
 @both_kinds
 def test_a_task_that_changes_its_own_row_fails_and_changes_nothing(
     service: sa.Engine, *, one_commit: bool
 ) -> None:
-    task_id, ended = run_by_celery(service, sql("DELETE FROM tasks"), one_commit=one_commit)
-    assert ended is ReportedError
+    task_id, ended = run_once(service, sql("DELETE FROM tasks"), one_commit=one_commit)
+    assert [state for state, _ in ended] == ["FAILURE"]
     row = task(service, task_id)
     assert (row["state"], written(service), waiting(service)) == ("FAILURE", [], [])
     assert "its own row" in row["error"]
@@ -58,8 +52,8 @@ def test_an_attempt_that_was_superseded_while_it_ran_is_dropped(service: sa.Engi
         with service.begin() as connection:
             connection.exec_driver_sql("UPDATE tasks SET attempt = 2")
 
-    task_id, ended = run_by_celery(service, supersede, one_commit=False)
-    assert ended is Ignore
+    task_id, ended = run_once(service, supersede, one_commit=False)
+    assert ended == []
     row = task(service, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("STARTED", 2, None)
     assert written(service) == []
@@ -75,8 +69,8 @@ def test_a_claim_that_a_failover_has_lost_leaves_the_task_to_its_next_delivery(
                 "INSERT INTO outbox (task_id, due_at) SELECT id, now() FROM tasks"
             )
 
-    task_id, ended = run_by_celery(service, lose_claim, one_commit=False)
-    assert ended is Ignore
+    task_id, ended = run_once(service, lose_claim, one_commit=False)
+    assert ended == []
     assert (task(service, task_id)["state"], waiting(service)) == ("PENDING", [task_id])
     assert written(service) == []
 
@@ -87,17 +81,25 @@ def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
     service: sa.Engine, arguments: tuple[object, ...], *, one_commit: bool
 ) -> None:
     """`celery call` and Flower send what they are given; no message of ours gets there."""
-    from backend.worker.claim import LedgerTask
-
     with service.begin() as connection:
         workers.renew(connection, "w", list)
     task_id = str(uuid4())
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None)
     spec = Task("a_task", lambda args, _run: args, RootModel[list[float]], 5, 60, one_commit)
-    made: Any = type("Task", (LedgerTask,), {"name": "a", "spec": spec, "request": request})()
-    with pytest.raises(ReportedError, match="The arguments do not fit"):
-        made(*arguments)
+    ended = run_alone(spec, task_id, *arguments, external=True).ended
+    assert ended[task_id][0] == "FAILURE"
+    assert ended[task_id][1].startswith("The arguments do not fit")
     assert task(service, task_id)["state"] == "FAILURE"
+
+
+def test_a_called_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -> None:
+    with service.begin() as connection:
+        workers.renew(connection, "w", list)
+    task_id = str(uuid4())
+    spec = declare(sql("SELECT 1"), task_id, one_commit=False)
+    ended = run_alone(spec, task_id, external=True, callbacks=True).ended
+    assert ended[task_id][0] == task(service, task_id)["state"] == "FAILURE"
+    assert "submit the next task when this one has ended" in ended[task_id][1]
+    assert written(service) == []
 
 
 TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -107,23 +109,22 @@ def test_a_task_of_one_commit_that_breaks_each_of_its_connections_fails(
     service: sa.Engine,
 ) -> None:
     """It would be tried again without end: PostgreSQL is there each time."""
-    task_id, ended = run_by_celery(service, TERMINATE, one_commit=True)
-    assert ended is Retry
+    task_id, ended = run_once(service, TERMINATE, one_commit=True)
+    assert [state for state, _ in ended] == ["RETRY"]
     row = task(service, task_id)
     assert (row["state"], row["attempt"]) == ("RETRY", 2)
 
 
 def test_a_task_that_breaks_the_connection_of_its_batch_runs_alone(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine,
 ) -> None:
-    ids, report = run_in_batch(service, monkeypatch, TERMINATE)
-    assert report.dropped == []
+    ids, report = run_in_batch(service, TERMINATE)
     assert len(report.alone) == 1
-    assert sorted(report.succeeded) == written(service) == sorted(set(ids) - set(report.alone))
+    assert sorted(report.ended) == written(service) == sorted(set(ids) - set(report.alone))
 
 
 def test_a_connection_that_is_lost_once_costs_nothing(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine,
 ) -> None:
     lost: list[int] = []
 
@@ -132,5 +133,5 @@ def test_a_connection_that_is_lost_once_costs_nothing(
         if len(lost) == 1:
             session.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    ids, report = run_in_batch(service, monkeypatch, lose)
-    assert sorted(report.succeeded) == sorted(ids) == written(service)
+    ids, report = run_in_batch(service, lose)
+    assert sorted(report.ended) == sorted(ids) == written(service)

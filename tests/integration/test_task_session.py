@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import product
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg2.sql
@@ -15,12 +14,17 @@ from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from backend.db import messages, workers
-from backend.errors import Error, StatementFailed, TaskError
+from backend.db.transaction_policy import ENDED
+from backend.errors import Error
 from backend.tasks.registry import Run, Task
 from tests.integration.test_ledger import submit, task
+from tests.support.attempts import run_alone, run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.execute import Report
 
     Action = Callable[[Session], object]
 
@@ -200,22 +204,15 @@ def declare(action: Action, culprit: str, *, one_commit: bool) -> Task:
     return Task("a_task", function, Nothing, 5, 60, one_commit)
 
 
-def run_alone(
-    service: sa.Engine, action: Action, *, one_commit: bool
-) -> tuple[str, type[BaseException] | None]:
-    """Run an attempt of a task that runs an action; return its id and its error."""
-    from backend.worker.claim import Attempt
-
+def run_once(
+    service: sa.Engine, action: Action, *, one_commit: bool, kind: type[Attempt] | None = None
+) -> Mapping[str, Any]:
+    """Run an attempt of a task that runs an action; return the task's row."""
     (task_id,) = submit(service)
     with service.begin() as connection:
         workers.renew(connection, "w", list)
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
-    spec = declare(action, task_id, one_commit=one_commit)
-    try:
-        Attempt(spec, request, ("{}",), {}).run()
-    except Exception as error:  # noqa: BLE001 - it is what is asked for
-        return task_id, type(error)
-    return task_id, None
+    run_alone(declare(action, task_id, one_commit=one_commit), task_id, "{}", kind=kind)
+    return task(service, task_id)
 
 
 def written(service: sa.Engine) -> list[str]:
@@ -231,29 +228,20 @@ def waiting(service: sa.Engine) -> list[str]:
         return sorted(found.scalars())
 
 
-def run_in_batch(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
-) -> tuple[list[str], Any]:
+def run_in_batch(service: sa.Engine, action: Action) -> tuple[list[str], Report]:
     """Run a batch in which one task runs an action; return the ids and the report."""
-    from backend.worker import batch
-
     ids = submit(service, SIZE)
-    spec = declare(action, ids[CULPRIT], one_commit=True)
-    monkeypatch.setattr(batch, "registered", lambda: {"a_task": spec})
-    monkeypatch.setattr(batch, "_tell", lambda _ended: None)
-    return ids, batch.run_batch(
-        "w", [batch.Member(task_id, 1, "a_task", ["{}"], None) for task_id in ids]
-    )
+    return ids, run_together(declare(action, ids[CULPRIT], one_commit=True), ids)
 
 
 @pytest.mark.parametrize("action", ENDINGS.values(), ids=ENDINGS)
 def test_a_task_that_would_end_its_transaction_runs_alone_and_the_others_of_its_batch_succeed(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
+    service: sa.Engine, action: Action
 ) -> None:
-    ids, report = run_in_batch(service, monkeypatch, action)
+    ids, report = run_in_batch(service, action)
     others = sorted(set(ids) - {ids[CULPRIT]})
-    assert (report.alone, report.dropped) == ([ids[CULPRIT]], [])
-    assert sorted(report.succeeded) == others
+    assert report.alone == [ids[CULPRIT]]
+    assert sorted(report.ended) == others
     assert written(service) == others
     assert waiting(service) == [ids[CULPRIT]]
     states = {task_id: task(service, task_id)["state"] for task_id in ids}
@@ -265,12 +253,10 @@ def test_a_task_that_would_end_its_transaction_runs_alone_and_the_others_of_its_
 def test_a_task_that_would_end_its_transaction_fails_and_leaves_nothing(
     service: sa.Engine, action: Action, *, one_commit: bool
 ) -> None:
-    task_id, error = run_alone(service, action, one_commit=one_commit)
-    assert error is not None
+    row = run_once(service, action, one_commit=one_commit)
+    assert row["state"] in {"FAILURE", "RETRY"}
     assert written(service) == []
-    # The claim of an ordinary task is a transaction of its own.
-    assert task(service, task_id)["state"] == ("PENDING" if one_commit else "STARTED")
-    assert waiting(service) == ([task_id] if one_commit else [])
+    assert waiting(service) == ([str(row["id"])] if row["state"] == "RETRY" else [])
 
 
 @pytest.mark.parametrize("action", HARMLESS.values(), ids=HARMLESS)
@@ -278,27 +264,20 @@ def test_a_task_that_would_end_its_transaction_fails_and_leaves_nothing(
 def test_savepoints_and_other_transactions_are_allowed(
     service: sa.Engine, action: Action, *, one_commit: bool
 ) -> None:
-    task_id, error = run_alone(service, action, one_commit=one_commit)
-    assert (error, written(service)) == (None, [task_id])
-    assert task(service, task_id)["state"] == "SUCCESS"
+    row = run_once(service, action, one_commit=one_commit)
+    assert (row["state"], written(service)) == ("SUCCESS", [str(row["id"])])
 
 
 def test_an_error_caught_in_a_savepoint_does_not_fail_the_batch(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine,
 ) -> None:
-    ids, report = run_in_batch(service, monkeypatch, caught_in_savepoint)
-    assert sorted(report.succeeded) == sorted(ids) == written(service)
+    ids, report = run_in_batch(service, caught_in_savepoint)
+    assert sorted(report.ended) == sorted(ids) == written(service)
 
 
 def test_the_refusal_says_in_one_sentence_what_to_do_instead(service: sa.Engine) -> None:
-    (task_id,) = submit(service)
-    spec = declare(ENDINGS["rollback"], task_id, one_commit=True)
-    from backend.worker.claim import Attempt
-
-    request = SimpleNamespace(id=task_id, hostname="w", reply_to=None, ledger_attempt=1)
-    with pytest.raises(TaskError) as refused:
-        Attempt(spec, request, ("{}",), {}).run()
-    assert str(refused.value) == (
+    row = run_once(service, ENDINGS["rollback"], one_commit=True)
+    assert row["error"] == (
         "run.session.rollback(): a task cannot end the transaction that its outcome is part of;"
         " put what may fail into `with run.session.begin_nested():`"
     )
@@ -307,20 +286,20 @@ def test_the_refusal_says_in_one_sentence_what_to_do_instead(service: sa.Engine)
 def test_errors_of_a_broken_transaction_lead_to_another_attempt_and_refusals_do_not(
     service: sa.Engine,
 ) -> None:
-    errors = {
-        name: run_alone(service, action, one_commit=False)[1] for name, action in ENDINGS.items()
+    states = {
+        name: run_once(service, action, one_commit=False)["state"]
+        for name, action in ENDINGS.items()
     }
-    broken = {name for name, error in errors.items() if error is StatementFailed}
-    refused = {name for name, error in errors.items() if error is TaskError}
-    assert broken == {
+    assert {name for name, state in states.items() if state == "RETRY"} == {
         "the transaction's rollback",
         "the connection's rollback",
         "the connection's close",
         "psycopg2's rollback",
         "a failed statement, swallowed",
         "a failed flush, swallowed",
+        "in a block of PL/pgSQL",
     }
-    assert set(errors) - broken - refused == {"in a block of PL/pgSQL"}
+    assert set(states.values()) == {"RETRY", "FAILURE"}
 
 
 def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
@@ -329,28 +308,41 @@ def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa
     execute_unseen = psycopg2.extensions.cursor.execute
     again = raw(lambda connection: execute_unseen(connection.cursor(), "COMMIT; BEGIN"))
     for commit, one_commit in product((once, again), (False, True)):
-        task_id, error = run_alone(service, commit, one_commit=one_commit)
-        assert error is TaskError
-        assert task(service, task_id)["state"] == "STARTED"
+        row = run_once(service, commit, one_commit=one_commit)
+        assert (row["state"], row["error"]) == ("FAILURE", ENDED)
+
+
+def test_a_process_that_dies_after_such_a_commit_leaves_an_attempt_that_the_reconciler_finds(
+    service: sa.Engine,
+) -> None:
+    from backend.worker.attempt.attempt import Attempt
+
+    class Unrecorded(Attempt):
+        def fail(self, error: str, *, retry: bool) -> None:
+            raise RuntimeError(error, retry)
+
+    commit = raw(psycopg2.extensions.connection.commit)
+    row = run_once(service, commit, one_commit=True, kind=Unrecorded)
+    assert (row["state"], row["worker"]) == ("STARTED", "w")
 
 
 def test_objects_of_one_task_are_written_before_the_next_begins(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine,
 ) -> None:
     """A pending object that cannot be written is its own task's error."""
 
     def add(session: Session) -> None:
         session.add(Count(id=None, messages=None))
 
-    ids, report = run_in_batch(service, monkeypatch, add)
+    ids, report = run_in_batch(service, add)
     assert report.alone == [ids[CULPRIT]]
-    assert len(report.succeeded) == SIZE - 1
+    assert len(report.ended) == SIZE - 1
 
 
 def test_a_session_that_a_task_has_kept_is_of_no_use_after_its_end(service: sa.Engine) -> None:
     kept: list[Session] = []
     for one_commit in (False, True):
-        assert run_alone(service, kept.append, one_commit=one_commit)[1] is None
+        assert run_once(service, kept.append, one_commit=one_commit)["state"] == "SUCCESS"
     for session in kept:
         with pytest.raises(sa.exc.InvalidRequestError, match="closed"):
             session.execute(sa.text("SELECT 1"))

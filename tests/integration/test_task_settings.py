@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from backend.db import connection
-from backend.errors import TaskError
-from tests.integration.test_task_session import raw, run_alone, sql
+from tests.integration.test_task_session import raw, run_once, sql
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,13 +29,12 @@ SETTINGS = ["SET search_path TO nowhere", "SET LOCAL search_path TO nowhere", "R
 def test_a_task_of_one_commit_cannot_change_what_the_next_one_would_meet(
     service: sa.Engine, statement: str
 ) -> None:
-    _, error = run_alone(service, sql(statement), one_commit=True)
-    assert error is TaskError
+    assert run_once(service, sql(statement), one_commit=True)["state"] == "FAILURE"
 
 
 def test_a_task_of_one_commit_cannot_change_it_by_callproc(service: sa.Engine) -> None:
     action = raw(lambda c: c.cursor().callproc("set_config", ["a.b", "", False]))
-    assert run_alone(service, action, one_commit=True)[1] is TaskError
+    assert run_once(service, action, one_commit=True)["state"] == "FAILURE"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +66,7 @@ def test_settings_of_one_task_do_not_reach_the_next(service: sa.Engine, statemen
             return [tuple(row) for row in found]
 
     before = settings()
-    _, error = run_alone(service, sql(statement), one_commit=False)
-    assert error is None
+    assert run_once(service, sql(statement), one_commit=False)["state"] == "SUCCESS"
     assert settings() == before, "on the same connection"
 
 
@@ -94,8 +91,7 @@ def test_what_outlasts_a_transaction_goes_with_its_connection(
     from backend.db import session
 
     for _ in range(2):
-        _, error = run_alone(service, sql(statement), one_commit=one_commit)
-        assert error is None
+        assert run_once(service, sql(statement), one_commit=one_commit)["state"] == "SUCCESS"
     with session.transaction() as connection:
         held = connection.exec_driver_sql(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -114,7 +110,8 @@ def test_the_limits_of_a_tasks_transaction_are_its_time_limit_and_end_with_it(
     from backend.db import session
 
     shown: list[list[str]] = []
-    assert run_alone(service, lambda own: shown.append(limits(own)), one_commit=False)[1] is None
+    row = run_once(service, lambda own: shown.append(limits(own)), one_commit=False)
+    assert row["state"] == "SUCCESS"
     with Session(session.engine()) as next_one:
         shown.append(limits(next_one))
     assert shown == [["1min"] * 3, ["10s", "5s", "10s"]]
@@ -157,7 +154,7 @@ SLOW: Mapping[str, Action] = {
 @pytest.mark.usefixtures("short_limits")
 @pytest.mark.parametrize("action", SLOW.values(), ids=SLOW)
 def test_a_task_may_take_its_time_in_its_transaction(service: sa.Engine, action: Action) -> None:
-    assert run_alone(service, action, one_commit=False)[1] is None
+    assert run_once(service, action, one_commit=False)["state"] == "SUCCESS"
 
 
 @pytest.mark.usefixtures("short_limits")
@@ -169,4 +166,4 @@ def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
     from backend.worker import retry
 
     monkeypatch.setattr(retry, "STORE_TIMEOUT", 1)
-    assert run_alone(service, action, one_commit=True)[1] is not None
+    assert run_once(service, action, one_commit=True)["state"] != "SUCCESS"

@@ -74,9 +74,9 @@ GUARDS = [
     ),
     Guard(
         "losing PostgreSQL in the middle of a task costs no attempt",
-        "backend/worker/claim.py",
-        "            retry_while_unavailable(lambda: self._give_back(reason))\n            raise\n",
-        "            raise StatementFailed(reason) from error\n",
+        "backend/worker/attempt/execute.py",
+        "        retry_while_unavailable(lambda: attempt.give_back(reason))\n        raise\n",
+        "        raise StatementFailed(reason) from error\n",
         "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
         "_route_says_so[by_default]",
     ),
@@ -196,14 +196,14 @@ GUARDS = [
     ),
     Guard(
         "2: a worker without a lease starts nothing",
-        "backend/worker/claim.py",
+        "backend/worker/attempt/attempt.py",
         "            if not claim.leased:\n",
         "            if False:\n",
         "tests/integration/test_reconciler.py",
     ),
     Guard(
         "2: a claim of another program's task may be tried again",
-        "backend/worker/claim.py",
+        "backend/worker/attempt/attempt.py",
         "with connection.begin_nested():",
         "if True:",
         "tests/integration/test_reconciler.py",
@@ -270,9 +270,9 @@ GUARDS = [
     ),
     Guard(
         "4: a process that the parent saw die counts as an attempt",
-        "backend/worker/outcomes.py",
-        "            lease.report(outcome)",
-        "            pass",
+        "backend/worker/request.py",
+        "        lease.report(Failure(self.delivery, self.hostname, error))\n",
+        "",
         "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
         "_the_end[kill_its_process_in_one_commit-3]",
     ),
@@ -415,19 +415,18 @@ GUARDS = [
     Guard(
         "2: the ledger alone decides about a revoked id",
         "backend/worker/request.py",
-        "        if self._of_the_ledger:\n            return self._already_revoked\n",
+        "        if not self.delivery.external:\n            return self._already_revoked\n",
         "",
         "tests/acceptance/test_other_doors.py::test_a_revoked_task_runs_when_the_ledger_gives_it"
         "_another_attempt",
     ),
     Guard(
         "a failure is recorded before it is logged",
-        "backend/worker/claim.py",
-        "            outcome = self._failed(attempt, error, retry=True)\n"
-        '            logger.exception("%s raised", attempt.what, extra=attempt.log)\n',
-        '            logger.exception("%s raised", attempt.what, extra=attempt.log)\n'
-        "            outcome = self._failed(attempt, error, retry=True)\n",
-        "tests/unit/test_claim.py",
+        "backend/worker/attempt/execute.py",
+        "    outcome = _record(attempt, error, retry=not final)\n",
+        '    logger.error("%s raised", attempt.what)\n'
+        "    outcome = _record(attempt, error, retry=not final)\n",
+        "tests/unit/test_execute.py",
     ),
     Guard(
         "a traceback has no values",
@@ -448,7 +447,7 @@ GUARDS = [
     Guard(
         "8: the fields of a message are checked before Celery uses them",
         "backend/worker/request.py",
-        "        _check(self.request_dict)\n",
+        "        _check(fields)\n",
         "",
         "tests/acceptance/test_malformed_messages.py",
     ),
@@ -477,7 +476,7 @@ GUARDS = [
     ),
     Guard(
         "the list outlives a message whose id is none",
-        "backend/celery_app.py",
+        "backend/broker/wire.py",
         "isinstance(value, str) and _UUID",
         "_UUID",
         "tests/unit/test_task_ids.py",
@@ -765,16 +764,16 @@ GUARDS = [
     ),
     Guard(
         "installations: a message that runs alone is looked up if it is dropped",
-        "backend/worker/claim.py",
-        "                DroppedMessages(attempt.worker, queue, [attempt.id]).record()\n",
-        "                del queue\n",
+        "backend/worker/attempt/execute.py",
+        "    except Duplicate:\n        _note_dropped([attempt])\n",
+        "    except Duplicate:\n        pass\n",
         "tests/integration/test_stray_messages.py",
     ),
     Guard(
         "installations: a batch's messages are looked up if they are dropped",
-        "backend/worker/batch.py",
-        "                DroppedMessages(worker, SHORT_QUEUE.name, report.dropped).record()\n",
-        "",
+        "backend/worker/attempt/execute.py",
+        "    if len(outcomes) < len(attempts):\n        _note_dropped(",
+        "    if False:\n        _note_dropped(",
         "tests/integration/test_stray_messages.py",
     ),
     Guard(
@@ -815,7 +814,7 @@ GUARDS = [
     ),
     Guard(
         "2: a claim that was cut off in its commit counts",
-        "backend/worker/claim.py",
+        "backend/worker/attempt/attempt.py",
         "                if self._claimed_by and committed(connection, self._claimed_by):\n"
         "                    return\n",
         "",
@@ -907,7 +906,7 @@ GUARDS = [
     ),
     Guard(
         "9: the worker reads the arguments as the API does",
-        "backend/worker/call.py",
+        "backend/worker/attempt/call.py",
         "spec.arguments.model_validate_json(arguments)",
         "spec.arguments.model_validate(__import__('json').loads(arguments))",
         "tests/integration/test_round_trip.py",
@@ -942,7 +941,7 @@ GUARDS = [
     ),
     Guard(
         "a value has the names that the OpenAPI document shows",
-        "backend/worker/call.py",
+        "backend/worker/attempt/call.py",
         "model_dump_json(by_alias=True)",
         "model_dump_json()",
         "tests/unit/test_openapi.py",
@@ -963,7 +962,7 @@ GUARDS = [
     ),
     Guard(
         "9: an infinite number in a value is no null",
-        "backend/worker/call.py",
+        "backend/worker/attempt/call.py",
         '    if "null" in text and',
         "    if False and",
         "tests/integration/test_round_trip.py",
@@ -976,25 +975,29 @@ GUARDS = [
         "tests/unit/test_registry.py",
     ),
     Guard(
-        "3: an error of Celery's in a child is a failed attempt",
-        "backend/worker/outcomes.py",
-        "                _record_in_child(outcome)\n",
-        "                pass\n",
-        "tests/integration/test_child_errors.py",
+        "3: an attempt that no child could be sent has failed",
+        "backend/worker/jobs.py",
+        "            self._single.end_with(reason)\n",
+        "",
+        "tests/acceptance/test_malformed_messages.py",
     ),
     Guard(
         "3: whatever a task raises ends its attempt",
-        "backend/worker/claim.py",
-        "        except BaseException as error:\n",
-        "        except Exception as error:\n",
+        "backend/worker/attempt/execute.py",
+        "    except BaseException as error:\n        if terminate_handler_fired():\n"
+        "            raise  # this",
+        "    except Exception as error:\n        if terminate_handler_fired():\n"
+        "            raise  # this",
         "tests/acceptance/test_task_errors.py",
     ),
     Guard(
-        "3: Celery never sees the task's own error",
-        "backend/worker/claim.py",
-        "        reported = ReportedError(plain(error))\n",
-        "        reported: Any = error\n",
-        "tests/acceptance/test_task_errors.py",
+        "3: whatever a short task raises is its own error",
+        "backend/worker/attempt/execute.py",
+        "    except BaseException as error:\n        if terminate_handler_fired():\n"
+        "            raise  # as",
+        "    except ValueError as error:\n        if terminate_handler_fired():\n"
+        "            raise  # as",
+        "tests/integration/test_task_session.py",
     ),
     Guard(
         "9: what a pool process has started ends with it",
@@ -1145,7 +1148,7 @@ GUARDS = [
     ),
     Guard(
         "9: a fork of a task's process ends and reports nothing",
-        "backend/worker/call.py",
+        "backend/worker/attempt/call.py",
         "        if os.getpid() != pid:\n            _end_fork()\n",
         "        pass\n",
         "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
@@ -1169,16 +1172,16 @@ GUARDS = [
     ),
     Guard(
         "a task that breaks its connection each time is not tried without end",
-        "backend/worker/call.py",
+        "backend/worker/attempt/call.py",
         "            if self._count >= LOSSES:\n",
         "            if self._count < 0:\n",
         "tests/integration/test_task_ends.py",
     ),
     Guard(
         "a task that changes its own row is not tried without end",
-        "backend/worker/claim.py",
-        "            raise self._failed(attempt, TaskError(OWN_ROW), retry=False) from None\n",
-        "            raise Ignore from None\n",
+        "backend/worker/attempt/execute.py",
+        "        error = TaskError(OWN_ROW)\n",
+        "        return None\n",
         "tests/integration/test_task_ends.py",
     ),
     Guard(
@@ -1212,7 +1215,7 @@ GUARDS = [
     ),
     Guard(
         "a claim that a failover has lost is no failure",
-        "backend/worker/claim.py",
+        "backend/worker/attempt/attempt.py",
         "waiting=self._claimed_by is None",
         "waiting=True",
         "tests/integration/test_task_ends.py",

@@ -161,7 +161,7 @@ def test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing(
     shutil.copy("/bin/sh", server := tmp_path / "postgres")
     data.mkdir()
     (data / RUNNING_FILE).write_text(json.dumps({"sockets": str(folder)}))
-    command = [server, "-c", "read _; exit 3", str(folder)]
+    command = [str(server), "-c", "read _; exit 3", str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         with lifetime.exclusive_data_dir(data):
             pass

@@ -231,7 +231,7 @@ def test_any_result_is_documented(
 
 @pytest.mark.usefixtures("configured")
 def test_a_value_has_the_names_that_are_documented() -> None:
-    from backend.worker.call import as_json
+    from backend.worker.attempt.call import as_json
 
     assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}
 

@@ -224,7 +224,7 @@ def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int
 
 @pytest.mark.usefixtures("configured")
 def test_a_task_that_returns_no_model_fails_for_good() -> None:
-    from backend.worker.call import call
+    from backend.worker.attempt.call import call
 
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -39,17 +40,15 @@ def _forget_revokes() -> Iterator[None]:
 
 
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
-    """Return a request of the task `slow` whose outcomes are noted."""
+    """Return a request of the task `slow`; what it reports to the lease is noted."""
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.celery_app import app
+    from backend.worker import lease
     from backend.worker.request import LedgerRequest
 
     task: Any = app.tasks["slow"]
 
-    def store_result(task_id: str, result: object, state: str, **_: object) -> None:
-        outcomes.append((task_id, state, result))
-
-    monkeypatch.setattr(task.backend, "store_result", store_result)
+    monkeypatch.setattr(lease, "_lease", SimpleNamespace(report=outcomes.append))
     make: Any = Message  # the stubs want a real channel
     message = make(
         json.dumps([['{"duration": 0}'] if "ledger_attempt" in headers else [0], {}, {}]),
@@ -57,6 +56,7 @@ def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: 
         content_encoding="utf-8",
         headers={"task": "slow", "id": str(uuid4()), **headers},
         properties={"reply_to": "", "correlation_id": ""},
+        delivery_info={"routing_key": "tasks"},
     )
     return LedgerRequest(message, app=app, task=task)
 
@@ -89,19 +89,32 @@ def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.Monk
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
     assert request.revoked()
-    assert [state for _, state, _ in outcomes] == ["REVOKED"]
+    (revoke,) = outcomes
+    assert (revoke.task_id, revoke.reason) == (request.id, "revoked")
 
 
-def test_an_attempt_that_a_pool_gave_up_for_a_revoked_id_counts_as_lost(
+def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Any] = []
+    request = started(request_of(monkeypatch, outcomes, ledger_attempt=2))
+    error = WorkerLostError("signal 9")
+    with pytest.raises(WorkerLostError) as caught:
+        raise error
+    request.on_failure(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    (failure,) = outcomes
+    assert (failure.delivery.id, failure.delivery.attempt) == (request.id, 2)
+    assert failure.error is error
+
+
+def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outcomes: list[Any] = []
-    request = request_of(monkeypatch, outcomes, ledger_attempt=2)
-    celery_state.revoked.add(request.id)
-    request.on_failure(terminated(0))
-    ((task_id, state, result),) = outcomes
-    assert (task_id, state) == (request.id, "FAILURE")
-    assert isinstance(result, WorkerLostError)
+    request = request_of(monkeypatch, outcomes, ledger_attempt=1)
+    request.terminate(Pool(), signal=signal.SIGTERM)
+    assert outcomes == []
+    request.on_failure(terminated(signal.SIGTERM))
+    (revoke,) = outcomes
+    assert (revoke.task_id, revoke.delivery.attempt) == (request.id, 1)
 
 
 def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
@@ -124,7 +137,7 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
     waiting = request_of(monkeypatch, [], ledger_attempt=1)
     celery_state.task_reserved(waiting)
     ended = started(request_of(monkeypatch, [], ledger_attempt=1))
-    ended.on_success((False, {}, 0.1))
+    celery_state.task_ready(ended)
     for request in (waiting, ended):
         request.kill(pool)
     assert pool.killed == []

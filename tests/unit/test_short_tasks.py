@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.usefixtures("configured")
 def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> None:
-    from backend.worker.batches import ShortTasks
+    from backend.worker.short import ShortTasks
 
     consumer: Any = SimpleNamespace(connection=None)
     step = ShortTasks(consumer)

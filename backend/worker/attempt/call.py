@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
 from backend.errors import StatementFailed, StoreNotWritable, StoreUnavailable, TaskError
 from backend.telemetry import about
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from backend.tasks.registry import Run, Task
 
 
 # Is the task itself what breaks PostgreSQL? If it runs in one commit, it is tried again within its
 # attempt: it is to blame when its function loses PostgreSQL so many times in a row, and the claims
-# before do not. FREE_ATTEMPTS (claim.py) answers this for the other tasks.
+# before do not. FREE_ATTEMPTS (execute.py) answers this for the other tasks.
 LOSSES = 3
 
 
@@ -45,21 +42,6 @@ class Losses:
             self._count += 1
             if self._count >= LOSSES:
                 raise StatementFailed("The task lost its database connection each time") from error
-
-
-def foreign_arguments(spec: Task, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-    """Return as JSON text the arguments of a message that another program has sent.
-
-    It sends them by name, or by position in the model's order. Raises TaskError.
-    """
-    by_name = zip(spec.arguments.model_fields, args, strict=False)
-    arguments: object = {**dict(by_name), **kwargs}
-    if args and issubclass(spec.arguments, RootModel):
-        arguments = args[0]
-    try:
-        return json.dumps(arguments, allow_nan=False)
-    except ValueError as error:
-        raise TaskError("The arguments do not fit: JSON has no NaN and no infinity") from error
 
 
 def call(spec: Task, arguments: str, run: Run) -> BaseModel:

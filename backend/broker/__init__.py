@@ -1,0 +1,1 @@
+"""The broker: what a task looks like as a message."""

@@ -1,0 +1,1 @@
+"""One attempt of a task, or several, in a child process of the worker."""

@@ -1,0 +1,157 @@
+"""An attempt of a task, and what it changes in the ledger by itself."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pydantic import RootModel
+from sqlalchemy.exc import IntegrityError
+
+from backend.db import ledger, queries
+from backend.db.session import committed, transaction
+from backend.errors import Duplicate, StoreUnavailable, TaskError
+from backend.telemetry import about
+from backend.worker.attempt.call import Losses
+from backend.worker.failures import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backend.broker.wire import Delivery
+    from backend.db.session import Executor
+    from backend.states import State
+    from backend.tasks.registry import Task
+
+
+class Attempt:
+    """One attempt of a task, from its claim to its reply."""
+
+    def __init__(self, worker: str, delivery: Delivery, spec: Task) -> None:
+        self.worker = worker
+        self.delivery = delivery
+        self.spec = spec
+        self.id = delivery.id
+        self.number = delivery.attempt
+        self.losses = Losses()
+        # PostgreSQL's id of the transaction that claimed it, if that has not finished it as well.
+        self._claimed_by: str | None = None
+
+    @property
+    def what(self) -> str:
+        """What log lines call it."""
+        return f"{self.spec.name}[{self.id}]"
+
+    @property
+    def log(self) -> Mapping[str, object]:
+        """The `extra` of a log line about it."""
+        return about(self.id, self.number)
+
+    @cached_property
+    def arguments(self) -> str:
+        """The arguments as JSON text. Raises TaskError.
+
+        Another program sends them by name, or by position in the model's order.
+        """
+        args, kwargs = self.delivery.args, self.delivery.kwargs
+        if not self.delivery.external:
+            return str(args[0])
+        if self.delivery.callbacks:
+            raise TaskError(
+                "This worker sends no callbacks, chains or chords of Celery: submit the next task"
+                " when this one has ended"
+            )
+        model = self.spec.arguments
+        by_name = zip(model.model_fields, args, strict=False)
+        arguments: object = {**dict(by_name), **kwargs}
+        if args and issubclass(model, RootModel):
+            arguments = args[0]
+        try:
+            return json.dumps(arguments, allow_nan=False)
+        except ValueError as error:
+            raise TaskError("The arguments do not fit: JSON has no NaN and no infinity") from error
+
+    def claim(self) -> None:
+        """Claim it in a transaction of its own.
+
+        Raises Duplicate where the task does not wait for it, StoreUnavailable without a lease.
+        """
+        with transaction() as connection:
+            try:
+                claim = self.claim_in(connection)
+            except Duplicate:
+                # The try before may have been cut off in its commit. Asked last: until the row's
+                # lock is free, that commit may still be under way.
+                if self._claimed_by and committed(connection, self._claimed_by):
+                    return
+                raise
+            if not claim.leased:
+                # Whatever it started would be taken from it at once; the lease will be back.
+                raise StoreUnavailable
+            self._claimed_by = claim.transaction_id
+
+    def claim_in(self, connection: Executor) -> ledger.Claim:
+        """Claim it in a transaction under way. Raises Duplicate."""
+        self.adopt(connection)
+        claim = ledger.claim(connection, {self.id: self.number}, self.worker)
+        if self.id not in claim.ids:
+            raise Duplicate
+        return claim
+
+    def adopt(self, connection: Executor) -> None:
+        """Submit the task if another program has sent it. Raises Duplicate for a known id."""
+        if not self.delivery.external:
+            return
+        try:
+            arguments = self.arguments
+        except TaskError:
+            arguments = "null"  # a row for the error, which the call will raise
+        new = ledger.NewTask(
+            self.id, self.spec.name, arguments, self.spec.max_attempts, self.delivery.reply_to
+        )
+        if queries.known(connection, [self.id]):
+            raise Duplicate
+        try:
+            # On a savepoint, so that the transaction can go on when another delivery was faster.
+            with connection.begin_nested():
+                ledger.submit(connection, [new])
+        except IntegrityError as error:
+            raise Duplicate from error
+
+    def give_back(self, reason: str) -> None:
+        """Let the task run again at no cost of an attempt."""
+        with transaction() as connection:
+            ledger.reschedule(
+                connection,
+                {self.id: self.number},
+                self.worker,
+                waiting=False,
+                free=True,
+                error=reason,
+                delay=backoff(self.number),
+            )
+
+    def fail(self, error: str, *, retry: bool) -> State | None:
+        """Record an error, claiming first where nothing was; return the state that it led to.
+
+        None where the attempt does not count.
+        """
+        with transaction() as connection:
+            if self.spec.one_commit:
+                try:
+                    self.adopt(connection)
+                except Duplicate:
+                    return None  # another delivery has submitted it in the meantime
+            return ledger.fail(
+                connection,
+                self.id,
+                self.number,
+                error,
+                self.worker,
+                # If it waits although its claim was committed, PostgreSQL has lost the claim in a
+                # failover, and the task is left to its next delivery.
+                waiting=self._claimed_by is None,
+                retry=retry,
+                delay=backoff(self.number),
+            )

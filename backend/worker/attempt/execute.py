@@ -1,0 +1,299 @@
+"""The way of attempts through a child process: claim, run, finish, reply.
+
+The parent process sends a list of attempts. Several share one transaction, so all of them are of
+`one_commit` tasks. What fails in such a batch is left to run alone: each error then has one owner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
+from sqlalchemy.exc import DataError
+
+from backend.celery_app import app
+from backend.db import ledger
+from backend.db.ledger import Outcome
+from backend.db.session import transaction
+from backend.db.task_session import TaskSession
+from backend.db.transaction_policy import ENDED
+from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
+from backend.states import RETRY, SUCCESS, State
+from backend.tasks.registry import Run, registered
+from backend.telemetry import plain_traceback
+from backend.worker.attempt.attempt import Attempt
+from backend.worker.attempt.call import as_json, call
+from backend.worker.failures import plain
+from backend.worker.retry import retry_while_unavailable
+from backend.worker.stray_messages import DroppedMessages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from backend.broker.wire import Delivery
+    from backend.db.session import Executor
+
+logger = logging.getLogger(__name__)
+
+# So many attempts of a batch may raise before the rest runs alone too: each costs another start.
+MAX_FAILED = 3
+# Is the task itself what breaks PostgreSQL? If it does not run in one commit, losing PostgreSQL
+# leads to a new attempt: from this one on it may be to blame, so it costs an attempt as an error
+# does. LOSSES (call.py) answers this for tasks in one commit.
+FREE_ATTEMPTS = 100
+OWN_ROW = "The task changed its own row in the ledger"
+# What Flower is shown of a value.
+VALUE_LENGTH = 200
+
+
+@dataclass
+class Report:
+    """What became of attempts, for the parent process.
+
+    ended: by task id the state that the attempt led to, and the start of its value or its error.
+    alone: the ids of those that are still to be run, each alone. The others do not count.
+    traceback: of the error of a single attempt. seconds: how long all of them took.
+    """
+
+    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)
+    traceback: str = ""
+    seconds: float = 0.0
+
+
+class _Raised(Exception):
+    """An error of a task's function, which must not count as an error of the ledger's statements.
+
+    Its cause is the error.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt.id)
+        self.attempt = attempt
+
+
+def execute(worker: str, deliveries: Sequence[Delivery]) -> Report:
+    """Run attempts for a worker; return what became of them.
+
+    Raises only what ends this process.
+    """
+    specs = registered()
+    return run([Attempt(worker, delivery, specs[delivery.name]) for delivery in deliveries])
+
+
+def run(attempts: Sequence[Attempt]) -> Report:
+    """Run attempts as `execute` does."""
+    begin = time.monotonic()
+    report = Report()
+    if len(attempts) == 1:
+        outcome = _run_alone(attempts[0], report)
+        outcomes = [outcome] if outcome else []
+    else:
+        outcomes = _run_batch(attempts, report)
+    for end in outcomes:
+        report.ended[end.id] = end.state, end.error or str(end.result)[:VALUE_LENGTH]
+    _reply(attempts, outcomes)
+    report.seconds = time.monotonic() - begin
+    return report
+
+
+def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[Outcome]:
+    """Run attempts together; return the outcomes, and add to the report those to be run alone."""
+    left = list(attempts)
+    while left:
+        try:
+            return retry_while_unavailable(lambda: _in_one_commit(left))
+        except _Raised as raised:
+            left.remove(raised.attempt)
+            report.alone.append(raised.attempt.id)
+            if len(report.alone) < MAX_FAILED:
+                continue
+        except StoreUnavailable:
+            # Their rows in the outbox are still there: they are published again.
+            logger.warning("short tasks given up, since PostgreSQL stayed away: %d", len(left))
+            return []
+        except Exception:
+            logger.exception("a batch failed; its short tasks run alone: %d", len(left))
+        report.alone += [attempt.id for attempt in left]
+        break
+    return []
+
+
+def _run_alone(attempt: Attempt, report: Report) -> Outcome | None:
+    """Run one attempt; return how it ended, None where it does not count."""
+    try:
+        if attempt.spec.one_commit:
+            # All or nothing, so all of it can be tried again while PostgreSQL restarts.
+            outcomes = retry_while_unavailable(lambda: _in_one_commit([attempt]))
+            return outcomes[0] if outcomes else None
+        retry_while_unavailable(attempt.claim)
+        return _in_steps(attempt)
+    except Duplicate:
+        _note_dropped([attempt])
+    except StoreUnavailable as reason:
+        logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
+    except _Raised as raised:
+        return _fail(attempt, raised.__cause__ or raised, report)
+    except BaseException as error:
+        if terminate_handler_fired():
+            raise  # this process was told to end (SIGTERM), and its worker knows
+        return _fail(attempt, error, report)
+    return None
+
+
+def _in_one_commit(attempts: Sequence[Attempt]) -> list[Outcome]:
+    """Claim, run and finish attempts in one transaction; return the outcomes of those that count.
+
+    Raises _Raised for an error of a task, Duplicate for a task of another program that is known
+    already, and what `_finish` raises.
+    """
+    worker = attempts[0].worker
+    # Who ends a transaction unnoticed has committed its claim. A single attempt is STARTED then,
+    # and the reconciler finds it. In a batch that would cost a second change of each row.
+    start = len(attempts) == 1
+    with TaskSession() as session:
+        for attempt in attempts:
+            attempt.adopt(session)
+        numbers = {attempt.id: attempt.number for attempt in attempts}
+        claim = ledger.claim(session, numbers, worker, start=start)
+        outcomes = [
+            Outcome(attempt.id, attempt.number, SUCCESS, _value_in_one_commit(attempt, session))
+            for attempt in attempts
+            if attempt.id in claim.ids
+        ]
+        if outcomes:
+            _finish(session, outcomes, worker, waiting=not start, began=claim.began)
+            session.commit()
+    if len(outcomes) < len(attempts):
+        _note_dropped([attempt for attempt in attempts if attempt.id not in claim.ids])
+    return outcomes
+
+
+def _value_in_one_commit(attempt: Attempt, session: TaskSession) -> str:
+    """Run a task's function; return its value as JSON text. Raises _Raised, StoreUnavailable."""
+    try:
+        run = Run(attempt.id, attempt.number, session, one_commit=True)
+        with session.lent(), attempt.losses:
+            return as_json(call(attempt.spec, attempt.arguments, run))
+    except StoreUnavailable:
+        raise
+    except BaseException as error:
+        if terminate_handler_fired():
+            raise  # as above
+        raise _Raised(attempt) from error
+
+
+def _in_steps(attempt: Attempt) -> Outcome:
+    """Run an attempt that was claimed, and finish it in the transaction of its writes."""
+    try:
+        with TaskSession(time_limit=attempt.spec.time_limit) as session:
+            with session.lent():
+                run = Run(attempt.id, attempt.number, session)
+                value = as_json(call(attempt.spec, attempt.arguments, run))
+            outcome = Outcome(attempt.id, attempt.number, SUCCESS, value)
+            if session.in_transaction():
+                _finish(session, [outcome], attempt.worker, waiting=False, began=session.began)
+                session.commit()
+                return outcome
+    except StoreUnavailable as error:
+        # What the task has written is gone, so all of it has to be done again.
+        reason = plain(error)
+        if attempt.number >= FREE_ATTEMPTS:
+            raise StatementFailed(reason) from error
+        logger.warning(
+            "%s lost PostgreSQL: its writes were rolled back, and it runs again, at no cost of"
+            " an attempt, when PostgreSQL takes writes",
+            attempt.what,
+            extra=attempt.log,
+        )
+        retry_while_unavailable(lambda: attempt.give_back(reason))
+        raise
+
+    # It has written nothing, so the outcome alone can be tried again.
+    def finish() -> None:
+        with transaction() as connection:
+            _finish(connection, [outcome], attempt.worker, waiting=False, began=None)
+
+    retry_while_unavailable(finish)
+    return outcome
+
+
+def _finish(
+    connection: Executor,
+    outcomes: Sequence[Outcome],
+    worker: str,
+    *,
+    waiting: bool,
+    began: datetime | None,
+) -> None:
+    """Write outcomes; `waiting` and `began` as for ledger.finish.
+
+    Raises Superseded where one of the attempts does not count, TaskError for a value that cannot be
+    stored or a transaction that a task has ended.
+    """
+    try:
+        counted = ledger.finish(connection, outcomes, worker, waiting=waiting, began=began)
+    except DataError as error:
+        raise TaskError("The task's value cannot be stored") from error
+    if len(counted) < len(outcomes):
+        if not ledger.same_transaction(connection, began):
+            raise TaskError(ENDED)
+        raise Superseded("the ledger has moved on")
+
+
+def _fail(attempt: Attempt, error: BaseException, report: Report) -> Outcome | None:
+    """Record what an attempt has raised; return how it ended, None where it does not count."""
+    if isinstance(error, Superseded):
+        # Its writes were rolled back. If it counts all the same, it has changed its own row.
+        error = TaskError(OWN_ROW)
+    final = isinstance(error, TaskError)
+    # Recorded first: a log may be slow, or broken.
+    outcome = _record(attempt, error, retry=not final)
+    if not final:
+        logger.error("%s raised", attempt.what, extra=attempt.log, exc_info=error)
+        report.traceback = plain_traceback(error)
+    return outcome
+
+
+def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome | None:
+    try:
+        state = retry_while_unavailable(lambda: attempt.fail(plain(error), retry=retry))
+    except StoreUnavailable:
+        return None  # the reconciler finds it, as it finds a lost attempt
+    except Exception:
+        logger.exception("%s: its error could not be recorded", attempt.what, extra=attempt.log)
+        return None
+    if state is None:
+        logger.warning(
+            "%s: outcome dropped: the task has ended or has a newer attempt",
+            attempt.what,
+            extra=attempt.log,
+        )
+        return None
+    logger.warning(
+        "%s: %s after an error: %s", attempt.what, state, plain(error), extra=attempt.log
+    )
+    return Outcome(attempt.id, attempt.number, state, error=plain(error))
+
+
+def _note_dropped(attempts: Sequence[Attempt]) -> None:
+    for attempt in attempts:
+        logger.debug(
+            "%s dropped: the task does not wait for this attempt", attempt.what, extra=attempt.log
+        )
+    ours = [attempt for attempt in attempts if not attempt.delivery.external]
+    if ours:
+        DroppedMessages(ours[0].worker, ours[0].delivery.queue, [each.id for each in ours]).record()
+
+
+def _reply(attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
+    """Send the outcomes that ended tasks to whoever asked for them."""
+    deliveries = {attempt.id: attempt.delivery for attempt in attempts}
+    ended = [(deliveries[end.id], end) for end in outcomes if end.state != RETRY]
+    if ended:
+        results: Any = app.backend
+        results.reply(ended)

@@ -1,0 +1,60 @@
+"""Ends of attempts that no child reports: they count as failed attempts, and who waits is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.test_ledger import box, submit, task
+from tests.support.attempts import attempt_of
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from backend.broker.wire import Delivery
+    from backend.db.ledger import Outcome
+
+
+@pytest.fixture
+def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Give a list of what is replied."""
+    from backend.celery_app import app
+
+    sent: list[tuple[Delivery, Outcome]] = []
+    monkeypatch.setattr(app.backend, "reply", sent.extend)
+    return sent
+
+
+@pytest.mark.parametrize(("max_attempts", "state"), [(3, "RETRY"), (1, "FAILURE")])
+def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason(
+    service: sa.Engine, replies: list[Any], max_attempts: int, state: str
+) -> None:
+    from backend.tasks.registry import registered
+    from backend.worker.unreported import Failure
+
+    (task_id,) = submit(service, max_attempts=max_attempts)
+    error = RecursionError("maximum recursion depth exceeded")
+    delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
+    Failure(delivery, "w", error).record()
+    row = task(service, task_id)
+    assert (row["state"], row["error"]) == (state, str(error))
+    assert box(service) == ([(task_id, 2)] if state == "RETRY" else [])
+    if state == "FAILURE":
+        eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
+        assert replies[0][1].state == "FAILURE"
+
+
+def test_a_revoked_attempt_ends_and_who_waits_is_told(
+    service: sa.Engine, replies: list[Any]
+) -> None:
+    from backend.tasks.registry import registered
+    from backend.worker.unreported import Revoke
+
+    (task_id,) = submit(service)
+    delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
+    Revoke(task_id, "terminated", delivery).record()
+    assert task(service, task_id)["state"] == "REVOKED"
+    eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
+    assert (replies[0][1].state, replies[0][1].error) == ("REVOKED", "terminated")

@@ -1,0 +1,47 @@
+"""Attempts as a child process gets them, run in the test's own process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.tasks.registry import Task
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.execute import Report
+
+
+def attempt_of(
+    spec: Task,
+    task_id: str,
+    *args: object,
+    kwargs: Mapping[str, object] | None = None,
+    external: bool = False,
+    callbacks: bool = False,
+    kind: type[Attempt] | None = None,
+    worker: str = "w",
+    queue: str = "tasks",
+) -> Attempt:
+    """Return the first attempt of a task, for the worker "w"."""
+    from backend.broker.wire import Delivery
+    from backend.worker.attempt.attempt import Attempt
+
+    delivery = Delivery(
+        task_id, 1, spec.name, args, kwargs or {}, None, None, queue, external, callbacks
+    )
+    return (kind or Attempt)(worker, delivery, spec)
+
+
+def run_alone(spec: Task, task_id: str, *args: object, **options: Any) -> Report:
+    """Run a task's first attempt; return what the parent process is told."""
+    from backend.worker.attempt.execute import run
+
+    return run([attempt_of(spec, task_id, *args, **options)])
+
+
+def run_together(spec: Task, task_ids: Sequence[str], arguments: str = "{}") -> Report:
+    """Run the first attempts of short tasks as a batch."""
+    from backend.worker.attempt.execute import run
+
+    return run([attempt_of(spec, each, arguments, queue="short_tasks") for each in task_ids])

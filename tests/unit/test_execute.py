@@ -1,0 +1,66 @@
+"""An attempt in a child process, without a server: what comes first when a task raises."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+from pydantic import BaseModel
+
+from backend.states import RETRY
+from backend.tasks.registry import Task
+from tests.support.attempts import run_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backend.states import State
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+class Nothing(BaseModel):
+    """No arguments, and no value."""
+
+
+def too_small(_args: Nothing, _run: object) -> Nothing:
+    raise ValueError("too small")
+
+
+@pytest.fixture
+def done() -> Iterator[list[str]]:
+    """Give a list of what is logged and recorded, in order."""
+    done: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            done.append(f"logged {record.msg}")
+
+    handler, logger = Handler(), logging.getLogger("backend.worker.attempt.execute")
+    logger.addHandler(handler)
+    yield done
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bool) -> None:
+    from backend.worker.attempt.attempt import Attempt
+
+    class Recorded(Attempt):
+        def claim(self) -> None:
+            """Need no ledger."""
+
+        def fail(self, error: str, *, retry: bool) -> State | None:
+            done.append(f"recorded {error} {retry}")
+            if broken:
+                raise RuntimeError
+            return RETRY
+
+    spec = Task("a_task", too_small, Nothing, 5, 60, one_commit=False)
+    report = run_alone(spec, str(uuid4()), "{}", kind=Recorded)
+    assert done[0] == "recorded too small True"
+    assert done[-1] == "logged %s raised"
+    assert [state for state, _ in report.ended.values()] == ([] if broken else [RETRY])
+    assert "ValueError: too small" in report.traceback
