@@ -1,4 +1,4 @@
-"""The Celery application: its queues, and what a message of ours looks like.
+"""The Celery application and its queues.
 
 All that Celery does for us is carrying work to processes and watching over those; state, retries
 and times are the ledger's. Loaded by API, relay, worker and Flower, and by `celery -A backend`.
@@ -6,11 +6,10 @@ and times are the ledger's. Loaded by API, relay, worker and Flower, and by `cel
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
@@ -20,19 +19,7 @@ from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # 
 from kombu.utils.url import parse_ssl_cert_reqs
 
 from backend.settings import settings
-from backend.tasks.registry import registered
 from backend.telemetry import set_up_logging
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from backend.db.outbox import OutboxEntry
-
-# Renamed from "attempt" when the arguments became one JSON text. Old and new workers find no
-# attempt number in each other's messages and drop them at the claim; a relay publishes them again.
-ATTEMPT_HEADER: Final = "ledger_attempt"
-BUNDLE_HEADER: Final = "bundle"
-
 
 # Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
 # a quorum queue refuses x-max-priority (406).
@@ -192,65 +179,3 @@ def connect(
 def _keep_our_logging(**_: object) -> None:
     """Keep Celery from setting up logs of its own, in workers and in its commands."""
     set_up_logging(settings().log_level, "worker")
-
-
-_EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
-
-
-def bundled() -> list[str]:
-    """Return the names of the tasks whose first attempts travel in bundles."""
-    return [name for name, task in registered().items() if task.one_commit]
-
-
-def bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
-    """Return body (JSON text) and publish options of a message that holds many attempts.
-
-    A message costs broker, relay and worker more than a short task does.
-    """
-    # OutboxEntry's first fields in order; worker/bundle.py reads them back.
-    rows = [
-        [entry.task_id, entry.attempt, entry.name, entry.args, entry.reply_to] for entry in members
-    ]
-    options = {
-        "routing_key": SHORT_QUEUE.name,
-        "content_type": "application/json",
-        "content_encoding": "utf-8",
-        "headers": {BUNDLE_HEADER: len(rows)},
-        "delivery_mode": 2,
-    }
-    return json.dumps(rows), options
-
-
-def message(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
-    """Return body (JSON text) and publish options of an attempt's own message.
-
-    Message protocol version 2: docs.celeryq.dev, "Message Protocol". Written out, since
-    `send_task` costs four times as much. The only argument is the JSON text of all: what the API
-    has validated is what the worker validates.
-    """
-    headers = {
-        "lang": "py",
-        "task": entry.name,
-        "id": entry.task_id,
-        "root_id": entry.task_id,
-        "parent_id": None,
-        "group": None,
-        "eta": None,
-        "expires": None,
-        "retries": entry.attempt - 1,
-        "timelimit": [None, None],
-        "argsrepr": "()",
-        "kwargsrepr": entry.args[:200],
-        "ignore_result": False,
-        ATTEMPT_HEADER: entry.attempt,
-    }
-    options = {
-        "routing_key": TASKS_QUEUE.name,
-        "content_type": "application/json",
-        "content_encoding": "utf-8",
-        "headers": headers,
-        "correlation_id": entry.task_id,
-        "reply_to": entry.reply_to or "",
-        "delivery_mode": 2,
-    }
-    return f"[[{json.dumps(entry.args)}], {{}}, {_EMBED}]", options

@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from backend.api import batch, messages, openapi, problems, system, tasks
 from backend.api.forwarded import ForwardedHeaders
 from backend.api.limits import RequestLimits
+from backend.api.route_table import RouteTable
 from backend.api.services import Services
 from backend.settings import settings
 from backend.telemetry import set_up_logging
@@ -65,10 +66,11 @@ def create_app() -> FastAPI:
     )
     problems.install(app)
     openapi.install(app)
-    # As they are, since a router that FastAPI includes is asked for its routes at each request; and
-    # before the documentation's, since they are tried in order.
-    routers = (tasks.router, batch.router, tasks.fallback, messages.router, system.router)
-    app.router.routes[:0] = [route for router in routers for route in router.routes]
+    # As they are: FastAPI asks a router that it includes for its routes at each request.
+    for router in (tasks.router, batch.router, messages.router, system.router):
+        app.router.routes += router.routes
+    # Finds all of them. They stay in the list for the OpenAPI document.
+    app.router.routes.insert(0, RouteTable(app.router.routes))
     app.add_middleware(RequestLimits, root_path=settings().root_path)
     if settings().forwarded_allow_ips:
         app.add_middleware(ForwardedHeaders, trusted=settings().forwarded_allow_ips)

@@ -16,20 +16,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from backend.api.body import compact, in_body, json_text, read_json, refuse_constants
 from backend.api.limits import NDJSON, is_ndjson
 from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
 from backend.api.problems import OUR_FAULT, faults
-from backend.api.quick import (
-    ABSENT,
-    IdempotencyKey,
-    QuickRoute,
-    compact,
-    in_body,
-    read_json,
-    refuse_constants,
-)
+from backend.api.route import ABSENT, Route
 from backend.api.services import Services, services_of
-from backend.api.submissions import SubmitRequest
+from backend.api.submissions import IdempotencyKey, SubmitRequest
 from backend.db.ledger import NewTask
 from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
@@ -47,7 +40,7 @@ async def _read_body(request: Request, adapter: TypeAdapter[Any]) -> tuple[Any, 
     return (None, "") if is_ndjson(request.scope) else await read_json(request, adapter)
 
 
-class BatchRoute(QuickRoute):
+class BatchRoute(Route):
     """A route whose body may be NDJSON."""
 
     read_body = staticmethod(_read_body)
@@ -115,7 +108,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
     services = services_of(request)
     if is_ndjson(request.scope):
         return await _stream(request, services, key)
-    text = request.scope["json_text"]
+    text = json_text(request)
     problems: list[Any] = []
     tasks = []
     for place, (item, arguments) in enumerate(zip(items, _arguments(items, text), strict=True)):

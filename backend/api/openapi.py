@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from backend.api.limits import ENCODED, TOO_LARGE
 from backend.api.problems import DETAILS, OUR_FAULT, PROBLEM, document, summary
-from backend.api.quick import QuickRoute, unknown_parameter
+from backend.api.route import Route, unknown_parameter
 from backend.errors import StoreUnavailable, TooManyWaiting
 from backend.schemas import (
     EXAMPLE_ID,
@@ -94,7 +94,7 @@ STORE_AWAY = _retry_later_error("PostgreSQL is away or stores nothing", StoreUna
 
 
 def router_of(
-    tag: str, responses: Responses | None = None, route_class: type[QuickRoute] = QuickRoute
+    tag: str, responses: Responses | None = None, route_class: type[Route] = Route
 ) -> APIRouter:
     """Return a router; its routes' operations are called as their functions are."""
     return APIRouter(

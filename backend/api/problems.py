@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
 from backend.errors import HTTPError, Invalid
 from backend.settings import settings
@@ -68,14 +67,11 @@ def install(app: FastAPI) -> None:
         return _invalid(request, error)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        status, headers = error.status_code, dict(error.headers or {})
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(sorted(_allowed(request)))
+    async def http(_request: Request, error: HTTPException) -> JSONResponse:
         detail = error.detail
-        if status in DETAILS:
-            detail = DETAILS[status].format(root_path=settings().root_path)
-        return problem(status, detail, headers)
+        if error.status_code in DETAILS:
+            detail = DETAILS[error.status_code].format(root_path=settings().root_path)
+        return problem(error.status_code, detail, error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> JSONResponse:
@@ -84,21 +80,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
         return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
-
-
-def _allowed(request: Request) -> set[str]:
-    """Return the methods that the path takes: Starlette names those of the first route only.
-
-    HEAD is one wherever GET is, see limits.py. A literal path (/tasks/slow) takes what its routes
-    say, although GET /tasks/{task_id} fits it too.
-    """
-    scope = {**request.scope, "method": "-"}
-    routes: list[Any] = request.app.router.routes
-    fitting = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
-    own = [route for route in fitting if "{" not in route.path]
-    documented = [route for route in fitting if route.include_in_schema]
-    allowed = {method for route in own or documented for method in route.methods}
-    return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -6,7 +6,9 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Header
 
 from backend.batching import Batcher
 from backend.db import idempotency, ledger, outbox
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 
     from backend.db.ledger import NewTask
 
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Repeat a request with the same key to get the first answer again",
+    ),
+]
 SAMPLE_SECONDS = 1.0
 
 

@@ -58,22 +58,19 @@ def _flower(request: Request) -> str:
     return str(request.base_url.replace(scheme="http", port=settings().flower_port, path=path))
 
 
-@router.get("/health", name="get_health", response_model=Health, summary="Is it healthy?")
-@router.get(
-    "/health/live", name="get_liveness", response_model=Health, summary="Does the process serve?"
-)
-async def health() -> Response:
+@router.get("/health", name="get_health", summary="Is it healthy?")
+@router.get("/health/live", name="get_liveness", summary="Does the process serve?")
+async def health() -> Health:
     """Answer while the process serves."""
-    return JSONResponse({"status": "healthy"})
+    return Health(status="healthy")
 
 
 @router.get(
     "/health/ready",
-    response_model=Readiness,
     responses=STORE_AWAY,
     summary="Can tasks be accepted?",
 )
-async def get_readiness(request: Request) -> Response:
+async def get_readiness(request: Request) -> Readiness:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
     services = services_of(request)
     condition = await services.readiness.submit(None)
@@ -97,4 +94,4 @@ async def get_readiness(request: Request) -> Response:
         )
     if not condition.workers:
         degraded.append("no worker is running: tasks wait until one is")
-    return JSONResponse({"status": "ready", "degraded": degraded})
+    return Readiness(status="ready", degraded=degraded)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 
+from backend.api.body import compact, json_text
 from backend.api.openapi import (
     NOT_FOUND,
     STORE_AWAY,
@@ -16,9 +17,9 @@ from backend.api.openapi import (
     header,
     router_of,
 )
-from backend.api.quick import ABSENT, IdempotencyKey, compact
+from backend.api.route import ABSENT
 from backend.api.services import services_of
-from backend.api.submissions import SubmitRequest
+from backend.api.submissions import IdempotencyKey, SubmitRequest
 from backend.errors import NotFound
 from backend.schemas import EXAMPLE_ID, MessageIn, TaskAccepted, TaskList
 from backend.settings import settings
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
     from backend.api.protocol import HttpConnection
 
-# The busiest first: they are tried in this order. The fallback is last.
 router = router_of("Tasks", STORE_AWAY)
-fallback = APIRouter()
 
 ENQUEUED = "Task enqueued successfully"
 _ACCEPTED: dict[int | str, Any] = {
@@ -81,7 +80,7 @@ async def submit_message(
 ) -> Response:
     """Enqueue a task that inserts a message into the database."""
     task = registered()["insert_message"]
-    return await _accept(request, task, request.scope["json_text"], ENQUEUED, key)
+    return await _accept(request, task, json_text(request), ENQUEUED, key)
 
 
 @router.get(
@@ -150,7 +149,7 @@ def _route(task: Task) -> Callable[..., Awaitable[Response]]:
         request: Request,
         key: IdempotencyKey = ABSENT,
     ) -> Response:
-        return await _accept(request, task, request.scope["json_text"], ENQUEUED, key)
+        return await _accept(request, task, json_text(request), ENQUEUED, key)
 
     enqueue.__annotations__ |= {"arguments": task.arguments, "request": Request}
     return enqueue
@@ -170,10 +169,13 @@ for _name, _task in registered().items():
         )
 
 
-@fallback.post("/tasks/{name}", include_in_schema=False)  # noqa: FAST003 - not repeated
-async def refuse_unknown_task() -> Response:
+async def refuse_unknown_task(_request: Request) -> Response:
     """Say which tasks there are."""
     raise NotFound(f"There is no task of this name. There are: {names()}.")
+
+
+# Of Starlette's class: whatever else is wrong with the request, its path is.
+router.add_route("/tasks/{name}", refuse_unknown_task, methods=["POST"], include_in_schema=False)
 
 
 @router.get("/tasks/", response_model=TaskList, summary="List tasks")

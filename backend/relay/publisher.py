@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.celery_app import QUEUES, bundle, connect, message
+from backend.broker.wire import bundle, message
+from backend.celery_app import QUEUES, connect
 
 if TYPE_CHECKING:
     import threading

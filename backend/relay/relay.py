@@ -11,8 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from backend.broker.wire import bundled
 from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS, bundled
+from backend.celery_app import BROKER_ERRORS
 from backend.db import listen, outbox
 from backend.db.session import transaction
 from backend.errors import StoreUnavailable

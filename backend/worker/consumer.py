@@ -12,10 +12,9 @@ from celery.exceptions import InvalidTaskError, NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
-from backend.broker.wire import is_task_id
+from backend.broker import wire
 from backend.broker_outage import broker_outage, explain
-from backend.celery_app import ATTEMPT_HEADER, BROKER_ERRORS
-from backend.telemetry import about
+from backend.celery_app import BROKER_ERRORS
 from backend.worker import activity, lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
 from backend.worker.jobs import Job
@@ -147,7 +146,7 @@ class LedgerConsumer(Consumer):
     def on_decode_error(self, message: Any, exc: Exception) -> None:  # noqa: ANN401 - kombu's
         """Log a message once, without its arguments, and acknowledge it."""
         headers = message.headers
-        extra = about(str(headers.get("id"))[:100], headers.get(ATTEMPT_HEADER, 1))
+        extra = wire.log_of(headers)
         if isinstance(exc, NotRegistered):
             logger.warning(
                 "there is no task %s here: its message is dropped, and published again later if the"
@@ -155,9 +154,15 @@ class LedgerConsumer(Consumer):
                 str(exc.args[0])[:100],
                 extra=extra,
             )
-            if ATTEMPT_HEADER in headers and is_task_id(headers.get("id")):
+            if task_id := wire.task_of_the_ledger(headers):
                 queue = str(message.delivery_info.get("routing_key"))
-                lease.report(DroppedMessages(self.hostname, queue, [headers["id"]]))
+                lease.report(DroppedMessages(self.hostname, queue, [task_id]))
+        elif isinstance(exc, wire.OtherVersion):
+            logger.warning(
+                "a message of another version is dropped, and published again later: update all"
+                " relays and workers",
+                extra=extra,
+            )
         else:
             logger.error(
                 "a message in queue %s cannot be read and is dropped (%s: %s); content type %s",

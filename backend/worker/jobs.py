@@ -17,7 +17,7 @@ from backend.worker.unreported import LostBatch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.worker.attempt.execute import Report
+    from backend.worker.attempt.report import Report
     from backend.worker.request import LedgerRequest
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Job:
             return
         for request in self._requests.values():
             task_ready(request)
-        numbers = {task_id: request.attempt for task_id, request in self._requests.items()}
+        numbers = {task_id: request.delivery.attempt for task_id, request in self._requests.items()}
         lease.report(LostBatch(numbers))
 
     def _run_alone(self, task_ids: Iterable[str]) -> None:

@@ -259,7 +259,9 @@ def _held() -> dict[str, LedgerRequest]:
     # Of two deliveries of an attempt the one that runs counts.
     requests = [*_snapshot(waiting), *_snapshot(running)]
     return {
-        f"{request.id}/{request.attempt}": request for request in requests if not request.in_batch
+        f"{request.id}/{request.delivery.attempt}": request
+        for request in requests
+        if not request.in_batch
     }
 
 

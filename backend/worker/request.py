@@ -1,20 +1,17 @@
-"""Celery's request class: checks a message's fields, leaves revokes of our tasks to the ledger."""
+"""Celery's request class: takes a message apart, leaves revokes of our tasks to the ledger."""
 
 from __future__ import annotations
 
 import logging
 import signal
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import InvalidTaskError, NotRegistered, Terminated, TimeLimitExceeded
+from celery.exceptions import Terminated, TimeLimitExceeded
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from backend.broker.wire import Delivery, is_task_id
-from backend.celery_app import ATTEMPT_HEADER
-from backend.tasks.registry import registered
+from backend.broker import wire
 from backend.telemetry import about
 from backend.worker import activity, lease
 from backend.worker.failures import plain
@@ -25,17 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The largest attempt that the ledger can hold (smallint).
-MAX_ATTEMPT = 2**15 - 1
-# Seconds, about three years: a timer can still count them.
-MAX_SECONDS = 10**8
-
 
 class LedgerRequest(Request):
-    """Celery's request, made only of a message whose fields have the types that Celery expects.
+    """Celery's request, made only of a message that `wire.delivery` can take apart.
 
-    Celery uses most fields much later, in its event loop, where an error ends the worker.
-    Raises InvalidTaskError, or whatever else a message of another shape leads to.
+    Raises what that raises, or whatever else a message of another shape leads to.
     """
 
     # Whether a child runs it together with other short tasks.
@@ -49,34 +40,13 @@ class LedgerRequest(Request):
 
     def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
         super().__init__(message, **options)
-        fields = self.request_dict
-        _check(fields)
-        embedded = self._payload[2]
-        if not isinstance(embedded, (dict, NoneType)):
-            raise InvalidTaskError("its body's third part is no object")
-        attempt = fields.get(ATTEMPT_HEADER)
-        self.delivery = Delivery(
-            self.id,
-            attempt or 1,
-            fields["task"],
-            fields["args"],
-            fields["kwargs"],
-            fields["reply_to"],
-            fields["correlation_id"],
-            str(self.delivery_info["routing_key"]),
-            external=attempt is None,
-            callbacks=any((embedded or {}).values()),
-        )
-
-    @property
-    def attempt(self) -> int:
-        """The ledger's number of the attempt; 1 for a message without one."""
-        return self.delivery.attempt
+        queue = str(self.delivery_info["routing_key"])
+        self.delivery = wire.delivery(self.request_dict, self._payload[2], queue)
 
     @property
     def log(self) -> Mapping[str, object]:
         """The `extra` of a log line about it."""
-        return about(self.id, self.attempt)
+        return about(self.id, self.delivery.attempt)
 
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; end it then.
@@ -149,46 +119,3 @@ class LedgerRequest(Request):
         if self in celery_state.active_requests and not self.in_batch:
             logger.warning("stopping an attempt that no longer counts", extra=self.log)
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
-
-
-def _check(fields: Mapping[str, Any]) -> None:
-    """Raise InvalidTaskError naming the first field that is wrong; never its value."""
-    for name, types in _TYPES.items():
-        if not isinstance(fields.get(name), types):
-            raise InvalidTaskError(f"its {name} has another type")
-    if fields["task"] not in registered():
-        raise NotRegistered(fields["task"])  # Celery has some of its own
-    if not is_task_id(fields["id"]):
-        raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
-    attempt = fields.get(ATTEMPT_HEADER)
-    if attempt is not None:
-        if not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
-            raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
-        if fields["kwargs"] or [type(argument) for argument in fields["args"]] != [str]:
-            raise InvalidTaskError("its arguments are no JSON text")
-    limits = fields.get("timelimit")
-    hard_and_soft = 2
-    if limits and not (len(limits) == hard_and_soft and all(map(_is_limit, limits))):
-        raise InvalidTaskError("its timelimit is no pair of seconds")
-    if not all(isinstance(name, str) for name in fields.get("stamped_headers") or ()):
-        raise InvalidTaskError("its stamped_headers are no names")
-
-
-def _is_limit(limit: object) -> bool:
-    return limit is None or (
-        isinstance(limit, int | float) and not isinstance(limit, bool) and 0 <= limit <= MAX_SECONDS
-    )
-
-
-_TEXT = (str, NoneType)
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "id": str,
-    "args": (list, tuple),
-    "kwargs": dict,
-    "reply_to": _TEXT,
-    "correlation_id": _TEXT,
-    "shadow": _TEXT,
-    "timelimit": (list, tuple, NoneType),
-    "stamped_headers": (list, NoneType),
-    "stamps": (dict, NoneType),
-}

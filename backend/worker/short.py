@@ -15,8 +15,8 @@ from celery import bootsteps
 from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
 
+from backend.broker import wire
 from backend.celery_app import SHORT_QUEUE, app
-from backend.worker.bundle import unpacked
 from backend.worker.jobs import Job
 from backend.worker.request import LedgerRequest
 
@@ -74,7 +74,7 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        for part in self._consumer.read(unpacked, message) or ():
+        for part in self._consumer.read(wire.unpacked, message) or ():
             request = self._consumer.read(self._request, part)
             if request is not None and not request.revoked():
                 task_reserved(request)

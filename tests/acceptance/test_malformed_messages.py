@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.conftest import NamedBroker
 from tests.support.malformed import (
+    BUNDLE,
     ENTRIES,
     GONE,
     MALFORMED,
@@ -179,16 +180,17 @@ def enter(stack: Stack) -> str:
     return task_id
 
 
-def row(task_id: object, **changes: object) -> list[object]:
+def row(task_id: object, **changes: object) -> dict[str, object]:
     good = {"attempt": 1, "name": "insert_message", "args": '{"content": "mine"}', "reply_to": None}
-    return [task_id, *(good | changes).values()]
+    return {"task_id": task_id, **good, **changes}
 
 
 BAD_ROWS = {
     "null": None,
     "a number": 7,
-    "too short": ["a"],
-    "an object": {"task_id": 1},
+    "a list": ["a"],
+    "incomplete": {"task_id": 1},
+    "of a later version": row(str(uuid4()), priority=1),
     "an id that is none": row("abc"),
     "an attempt that is a text": row(str(uuid4()), attempt="first"),
     "an attempt that is huge": row(str(uuid4()), attempt=2**40),
@@ -213,7 +215,8 @@ def test_of_a_bundle_with_bad_rows_the_good_ones_run_once(
     rows = [row(first), bad, row(second), bad]
     worker = service["worker"]
     before = len(worker.log)
-    Sent(json.dumps(rows).encode(), {"bundle": 4}).publish(service.broker_url, "short_tasks")
+    sent = Sent(json.dumps(rows).encode(), {**BUNDLE, "bundle": 4})
+    sent.publish(service.broker_url, "short_tasks")
     for task_id in (first, second):
         assert service.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
         assert service.attempt(task_id) == 1

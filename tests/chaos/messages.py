@@ -16,6 +16,7 @@ QUEUES = ("tasks", "short_tasks")
 JSON = "application/json"
 # In what a log may say of the malformed messages.
 MALFORMED = "malformed"
+BUNDLE = {"bundle": 1, "ledger_version": 2}
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -64,7 +65,8 @@ def malformed() -> Iterator[Raw]:
         (b"{malformed", JSON, {**task, "id": str(uuid4()), "ledger_attempt": 1}),
         (b"[[], {}, {}, {}]", JSON, {**task, "id": str(uuid4()), "ledger_attempt": 1}),
         (b"null", JSON, {}),
-        (b"[]", JSON, {"bundle": 1}),
+        (b"[]", JSON, BUNDLE),
+        (b'[["malformed"]]', JSON, BUNDLE),
         (b'[["malformed"]]', JSON, {"bundle": 1}),
         (b"\xff\xfe\x00", JSON, {}),
         (b"<a/>", "text/xml", {}),
@@ -87,5 +89,6 @@ def copies(rows: Iterable[tuple[str, str, str, int, str | None]]) -> Iterator[Ra
             body = json.dumps([[arguments], {}, EMBED]).encode()
             yield Raw("tasks", body, JSON, headers, reply_to or "")
         if name == "insert_message":
-            row = [task_id, 1, name, arguments, reply_to]
-            yield Raw("short_tasks", json.dumps([row]).encode(), JSON, {"bundle": 1})
+            row = {"task_id": task_id, "attempt": 1, "name": name}
+            row |= {"args": arguments, "reply_to": reply_to}
+            yield Raw("short_tasks", json.dumps([row]).encode(), JSON, BUNDLE)

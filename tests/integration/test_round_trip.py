@@ -176,7 +176,7 @@ def connection(database: sa.Engine) -> Iterator[sa.Connection]:
 
 def accepted(model: type[BaseModel], body: str) -> str | None:
     """Return the text that POST /tasks/<name> stores; None where it refuses the body."""
-    from backend.api.quick import read_json
+    from backend.api.body import read_json
 
     async def read() -> bytes:
         return body.encode("utf-8", "surrogatepass")

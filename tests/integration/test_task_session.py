@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from backend.worker.attempt.attempt import Attempt
-    from backend.worker.attempt.execute import Report
+    from backend.worker.attempt.report import Report
 
     Action = Callable[[Session], object]
 

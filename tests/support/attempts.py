@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from backend.tasks.registry import Task
     from backend.worker.attempt.attempt import Attempt
-    from backend.worker.attempt.execute import Report
+    from backend.worker.attempt.report import Report
 
 
 def attempt_of(

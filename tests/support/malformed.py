@@ -16,6 +16,7 @@ GONE = object()
 
 
 ARGUMENTS = ['{"content": "x"}']
+BUNDLE = {"bundle": 1, "ledger_version": 2}
 
 
 def body_of(args: object = ARGUMENTS, kwargs: object = None, *rest: object) -> bytes:
@@ -133,11 +134,14 @@ MALFORMED = {
     "an unknown compression": Sent(headers=headers_of(compression="nonsense")),
     "a compression that it has not": Sent(headers=headers_of(compression="application/x-gzip")),
     # Bundles.
-    "a bundle that is no list": Sent(b"{}", {"bundle": 1}),
-    "a bundle of nothing": Sent(b"[]", {"bundle": 0}),
-    "a bundle that is no JSON": Sent(b"[nonsense", {"bundle": 1}),
-    "a bundle of numbers": Sent(b"[7]", {"bundle": 1}),
-    "a bundle of short rows": Sent(b'[["a"]]', {"bundle": 1}),
+    "a bundle that is no list": Sent(b"{}", BUNDLE),
+    "a bundle of nothing": Sent(b"[]", {**BUNDLE, "bundle": 0}),
+    "a bundle that is no JSON": Sent(b"[nonsense", BUNDLE),
+    "a bundle of numbers": Sent(b"[7]", BUNDLE),
+    "a bundle of lists": Sent(b'[["a"]]', BUNDLE),
+    "a bundle of incomplete rows": Sent(b'[{"task_id": "a"}]', BUNDLE),
+    "a bundle of another version": Sent(b'[["a"]]', {"bundle": 1}),
+    "an attempt of another version": Sent(headers=headers_of(ledger_attempt=1, ledger_version=7)),
     "a bundle that is a number": Sent(b"7", headers_of(bundle="nonsense")),
 }  # fmt: skip
 UNREADABLE_PROPERTIES = {

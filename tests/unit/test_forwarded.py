@@ -113,5 +113,5 @@ def test_a_page_that_is_not_there_is_told_the_path_of_the_documentation(
 
 def test_no_prefix_can_be_taken_for_a_path_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     app = application(monkeypatch)
-    paths = [getattr(route, "path", "") for route in app.router.routes]
+    paths = [getattr(route, "path", "/") for route in app.router.routes]
     assert {path.split("/")[1] for path in paths} - {""} == OWN_PATHS

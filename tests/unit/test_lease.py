@@ -54,7 +54,8 @@ def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
     from backend.worker import lease
 
     alone, member = (
-        Mock(id=name, attempt=2, in_batch=name == "member") for name in ("alone", "member")
+        Mock(id=name, delivery=Mock(attempt=2), in_batch=name == "member")
+        for name in ("alone", "member")
     )
     monkeypatch.setattr(
         lease,

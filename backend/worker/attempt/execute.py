@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
@@ -21,11 +20,12 @@ from backend.db.session import transaction
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
 from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
-from backend.states import RETRY, SUCCESS, State
+from backend.states import RETRY, SUCCESS
 from backend.tasks.registry import Run, registered
 from backend.telemetry import plain_traceback
 from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.call import as_json, call
+from backend.worker.attempt.report import Report
 from backend.worker.failures import plain
 from backend.worker.retry import retry_while_unavailable
 from backend.worker.stray_messages import DroppedMessages
@@ -46,23 +46,6 @@ MAX_FAILED = 3
 # does. LOSSES (call.py) answers this for tasks in one commit.
 FREE_ATTEMPTS = 100
 OWN_ROW = "The task changed its own row in the ledger"
-# What Flower is shown of a value.
-VALUE_LENGTH = 200
-
-
-@dataclass
-class Report:
-    """What became of attempts, for the parent process.
-
-    ended: by task id the state that the attempt led to, and the start of its value or its error.
-    alone: the ids of those that are still to be run, each alone. The others do not count.
-    traceback: of the error of a single attempt. seconds: how long all of them took.
-    """
-
-    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
-    alone: list[str] = field(default_factory=list)
-    traceback: str = ""
-    seconds: float = 0.0
 
 
 class _Raised(Exception):
@@ -95,7 +78,9 @@ def run(attempts: Sequence[Attempt]) -> Report:
     else:
         outcomes = _run_batch(attempts, report)
     for end in outcomes:
-        report.ended[end.id] = end.state, end.error or str(end.result)[:VALUE_LENGTH]
+        report.add(end)
+    if logger.isEnabledFor(logging.DEBUG):
+        _log_successes(attempts, report)
     _reply(attempts, outcomes)
     report.seconds = time.monotonic() - begin
     return report
@@ -278,6 +263,12 @@ def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome |
         "%s: %s after an error: %s", attempt.what, state, plain(error), extra=attempt.log
     )
     return Outcome(attempt.id, attempt.number, state, error=plain(error))
+
+
+def _log_successes(attempts: Sequence[Attempt], report: Report) -> None:
+    for attempt in attempts:
+        if report.ended.get(attempt.id, ("",))[0] == SUCCESS:
+            logger.debug("%s succeeded", attempt.what, extra=attempt.log)
 
 
 def _note_dropped(attempts: Sequence[Attempt]) -> None:

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator  # noqa: TC003 - FastAPI reads it
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Body,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
 from backend.api import problems
-from backend.api.quick import ABSENT, IdempotencyKey, QuickRoute
+from backend.api.route import ABSENT, Route
+from backend.api.submissions import IdempotencyKey  # noqa: TC001 - FastAPI reads it
 
 app = FastAPI()
 problems.install(app)
-quick = APIRouter(route_class=QuickRoute)
+router = APIRouter(route_class=Route)
 
 
-@quick.get("/")
+async def resource() -> AsyncIterator[int]:
+    yield 1
+
+
+class Note(BaseModel):
+    content: str = Field(min_length=1)
+    remark: str = ""
+
+
+@router.get("/")
 async def read(
     wait: Annotated[float, Query(ge=0, le=60)] = 0,
     limit: Annotated[int, Query(ge=1)] = 5,
@@ -29,12 +52,12 @@ async def read(
     return JSONResponse({"key": key, "wait": wait, "limit": limit})
 
 
-@quick.post("/nothing")
+@router.post("/nothing")
 async def take_nothing() -> Response:
     return PlainTextResponse("taken")
 
 
-@quick.post("/query")
+@router.post("/query")
 async def take_a_query(duration: int = 10, pause: int = 0) -> Response:
     return PlainTextResponse(f"{duration} {pause}")
 
@@ -126,38 +149,142 @@ def test_a_body_where_none_is_taken_is_told_where_to_go(body: bytes, *, chunked:
     assert client.post("/nothing", content=body).json()["detail"] == "This route takes no body."
 
 
-def test_a_declaration_that_would_be_ignored_is_refused() -> None:
-    async def required(limit: int) -> Response:
-        return PlainTextResponse(str(limit))
-
-    async def dependent(limit: Annotated[int, Depends(lambda: 1)]) -> Response:
-        return PlainTextResponse(str(limit))
-
-    for endpoint in (required, dependent):
-        with pytest.raises(TypeError, match="/refused"):
-            quick.add_api_route("/refused", endpoint)
+async def of_cookies(limit: Annotated[int, Cookie()] = 1) -> Response:
+    return PlainTextResponse(str(limit))
 
 
-class Body(BaseModel):
-    content: str = Field(min_length=1)
-    remark: str = ""
+async def of_lists(limit: Annotated[list[int], Query()] = ABSENT) -> Response:
+    return PlainTextResponse(str(limit))
+
+
+async def of_two_bodies(one: Note, other: Note) -> Response:
+    return PlainTextResponse(one.content + other.content)
+
+
+async def of_text(text: Annotated[str, Body(media_type="text/plain")]) -> Response:
+    return PlainTextResponse(text)
+
+
+async def of_tasks(tasks: BackgroundTasks) -> Response:
+    return PlainTextResponse(str(tasks))
+
+
+async def of_threads(limit: Annotated[int, Depends(lambda: 1)]) -> Response:
+    return PlainTextResponse(str(limit))
+
+
+async def of_a_resource(limit: Annotated[int, Depends(resource)]) -> Response:
+    return PlainTextResponse(str(limit))
+
+
+def in_a_thread() -> Response:
+    return PlainTextResponse("")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        of_cookies,
+        of_lists,
+        of_two_bodies,
+        of_text,
+        of_tasks,
+        of_threads,
+        of_a_resource,
+        in_a_thread,
+    ],
+)
+def test_a_declaration_that_would_be_ignored_is_refused(endpoint: Any) -> None:  # noqa: ANN401 - any function
+    with pytest.raises(TypeError, match="/refused: this route class does not support"):
+        router.add_api_route("/refused", endpoint, methods=["POST"])
+
+
+def test_part_of_a_response_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="parts of a response model"):
+        router.add_api_route("/refused", returned, response_model_exclude_none=True)
+
+
+@pytest.mark.parametrize("path", ["/guarded/7", "/guarded/by/the/route/7"])
+def test_a_dependency_refuses_before_the_body_is_read(path: str) -> None:
+    asked.clear()
+    refused = client.post(path, content=b"{nonsense", headers={"X-Token": "wrong"})
+    assert (refused.status_code, refused.json()["detail"]) == (401, "who are you?")
+    assert asked == [7], "once"
+    answer = client.post(path, json={"content": "x"}, headers={"X-Token": "right"})
+    assert (answer.status_code, answer.text) == (200, "x")
+
+
+def test_what_a_dependency_declares_is_checked_and_known() -> None:
+    assert pointers(client.post("/guarded/seven", json={"content": "x"})) == ["number", "x-token"]
+    headers = {"X-Token": "right"}
+    assert client.post("/guarded/7?depth=3", json={"content": "x"}, headers=headers).text == "x"
+    assert pointers(client.post("/guarded/7?deep=3", json={"content": "x"}, headers=headers)) == [
+        "?deep"
+    ]
+
+
+def test_a_required_parameter_that_is_not_given_is_named() -> None:
+    assert pointers(client.get("/required")) == ["?limit", "x-name"]
+    answer = client.get("/required?limit=2", headers={"X-Name": "me"})
+    assert answer.json() == {"limit": 2, "name": "me"}
+
+
+def test_a_value_is_checked_against_the_response_model() -> None:
+    answer = client.get("/returned")
+    assert (answer.status_code, answer.headers["content-type"]) == (201, "application/json")
+    assert answer.text == '{"content":"x","remark":""}'
+
+
+asked: list[int] = []
+
+
+async def identify(number: int, x_token: Annotated[str, Header()], depth: int = 1) -> str:
+    asked.append(number)
+    if x_token != "right":
+        raise HTTPException(401, "who are you?")
+    return f"{x_token} {depth}"
+
+
+@router.post("/guarded/{number}")
+async def guarded(
+    body: Note,
+    who: Annotated[str, Depends(identify)],
+    again: Annotated[str, Depends(identify)],
+) -> Response:
+    assert who == again
+    return PlainTextResponse(body.content)
+
+
+@router.post("/guarded/by/the/route/{number}", dependencies=[Depends(identify)])
+async def guarded_by_route(number: str, body: Note) -> Response:
+    return PlainTextResponse(f"{body.content}{number[1:]}")
+
+
+@router.get("/required")
+async def required(limit: int, x_name: Annotated[str, Header()]) -> Response:
+    return JSONResponse({"limit": limit, "name": x_name})
+
+
+@router.get("/returned", status_code=201)
+async def returned() -> Note:
+    return Note(content="x")
 
 
 JSON = '{"content": "x"}'
 
 
-@quick.post("/body/{number}")
-async def take(number: str, body: Body, request: Request) -> Response:
+@router.post("/body/{number}")
+async def take(number: str, body: Note, request: Request) -> Response:
     assert request.url.path.endswith(number)
     return PlainTextResponse(body.content)
 
 
-@quick.post("/list")
+@router.post("/list")
 async def take_a_list(items: Annotated[list[int], Field(min_length=1, max_length=2)]) -> Response:
     return JSONResponse(items)
 
 
-app.router.routes.extend(quick.routes)
+app.router.routes.extend(router.routes)
 client = TestClient(app)
 
 

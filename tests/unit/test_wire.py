@@ -37,7 +37,7 @@ def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
 
 
 def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None = None) -> Message:
-    from backend.celery_app import bundle
+    from backend.broker.wire import bundle
 
     text, options = bundle(members)
     message: Any = Message  # the stubs want a real channel
@@ -55,8 +55,7 @@ def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None 
 
 
 def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> None:
-    from backend.celery_app import message
-    from backend.worker.bundle import unpacked
+    from backend.broker.wire import message, unpacked
 
     members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
     parts = unpacked(received(members, Channel()))
@@ -69,7 +68,7 @@ def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> Non
 
 
 def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
-    from backend.worker.bundle import unpacked
+    from backend.broker.wire import unpacked
 
     channel = Channel()
     first, second, third = unpacked(received([due("a"), due("b"), due("c")], channel))
@@ -83,7 +82,7 @@ def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
 
 
 def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
-    from backend.worker.bundle import unpacked
+    from backend.broker.wire import unpacked
 
     message: Any = Message
     other: Message = message("{}", headers={"task": "insert_message"})
@@ -92,18 +91,26 @@ def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("body", ["", "[]", "{", "{}", "7", "null"])
 def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
-    from backend.worker.bundle import unpacked
+    from backend.broker.wire import unpacked
 
     with pytest.raises(ValueError, match=r"list of tasks|Expecting"):
         unpacked(received([due("a")], Channel(), body or " "))
 
 
-@pytest.mark.parametrize("row", ["1", '["a"]', '["a", 1, "b", 3, null]', '["a", "1", "b", "", ""]'])
+def row_of(**changed: object) -> str:
+    row = {"task_id": "a", "attempt": 1, "name": "insert_message", "args": "{}", "reply_to": None}
+    return json.dumps({**row, **changed})
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["1", '["a"]', '{"task_id": "a"}', row_of(args=3), row_of(attempt="1"), row_of(other=1)],
+)
 def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(row: str) -> None:
-    from backend.worker.bundle import unpacked
+    from backend.broker.wire import unpacked
 
     channel = Channel()
-    good = '["a", 1, "insert_message", "{}", null]'
+    good = row_of()
     first, bad, second = unpacked(received([due("a")], channel, f"[{good}, {row}, {good}]"))
     assert bad.errors
     assert not first.errors
@@ -112,3 +119,16 @@ def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(ro
         assert channel.acknowledged == []
         part.ack()
     assert channel.acknowledged == [7]
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2", []])
+def test_a_bundle_of_another_version_is_refused_as_such(version: object) -> None:
+    from backend.broker.wire import VERSION_HEADER, OtherVersion, unpacked
+
+    message = received([due("a")], Channel())
+    headers: dict[str, Any] = message.headers
+    headers[VERSION_HEADER] = version
+    if version is None:
+        del headers[VERSION_HEADER]
+    with pytest.raises(OtherVersion):
+        unpacked(message)
