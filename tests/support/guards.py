@@ -1000,7 +1000,7 @@ GUARDS = [
         "backend/worker/jobs.py",
         "            self._single.end_with(reason)\n",
         "",
-        "tests/acceptance/test_malformed_messages.py",
+        "tests/unit/test_jobs.py",
     ),
     Guard(
         "3: whatever a task raises ends its attempt",

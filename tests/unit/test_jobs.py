@@ -1,0 +1,118 @@
+"""Attempts given to a child process, as the worker's parent process sees them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import WorkerLostError
+from celery.worker import state as celery_state
+
+from backend.states import FAILURE, RETRY, SUCCESS
+from tests.unit.test_request import request_of
+
+pytestmark = pytest.mark.usefixtures("configured", "_forget_requests")
+
+
+@pytest.fixture
+def _forget_requests() -> Any:  # noqa: ANN401 - a generator
+    yield
+    for requests in (celery_state.reserved_requests, celery_state.active_requests):
+        requests.clear()
+
+
+@pytest.fixture
+def controller() -> SimpleNamespace:
+    """Give a worker whose pool notes what it is given."""
+    return SimpleNamespace(
+        hostname="w", semaphore=Mock(), pool=Mock(), process_task=Mock(), reported=[]
+    )
+
+
+def job_of(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
+) -> tuple[Any, list[Any]]:
+    """Return a job of so many attempts, received and not begun, and their requests."""
+    from backend.worker.jobs import Job
+
+    requests = [
+        request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
+    ]
+    for request in requests:
+        request.in_batch = count > 1
+        request.eventer = Mock(enabled=True)
+        celery_state.task_reserved(request)
+    return Job(controller, requests), requests
+
+
+def sent_events(request: Any) -> list[str]:  # noqa: ANN401 - a request
+    return [call.args[0] for call in request.eventer.send.call_args_list]
+
+
+def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    job, (request,) = job_of(monkeypatch, controller, 1)
+    error = RecursionError("nested too deeply")
+    controller.pool.apply_async.side_effect = error
+    job.send()
+    controller.semaphore.release.assert_called_once_with()
+    (failure,) = controller.reported
+    assert (failure.delivery.id, failure.error) == (request.id, error)
+    assert request not in celery_state.reserved_requests
+
+
+def test_a_batch_that_cannot_be_sent_runs_alone(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    job, requests = job_of(monkeypatch, controller, 2)
+    controller.pool.apply_async.side_effect = OSError
+    job.send()
+    controller.semaphore.release.assert_called_once_with()
+    assert [call.args[0] for call in controller.process_task.call_args_list] == requests
+    assert not any(request.in_batch for request in requests)
+    assert controller.reported == []
+
+
+def test_each_attempt_of_a_report_ends_and_flower_is_told(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    from backend.worker.attempt.report import Report
+
+    job, requests = job_of(monkeypatch, controller, 5)
+    job.send()
+    job._on_accepted(4711, 0.0)
+    succeeded, failed, retried, alone, dropped = (request.id for request in requests)
+    ended = {succeeded: (SUCCESS, "1"), failed: (FAILURE, "bad"), retried: (RETRY, "bad")}
+    job._on_done(Report(ended, [alone]))
+    assert [sent_events(request)[2:] for request in requests] == [
+        ["task-succeeded"],
+        ["task-failed"],
+        ["task-retried"],
+        [],
+        [],
+    ]
+    assert not celery_state.active_requests
+    controller.process_task.assert_called_once_with(requests[3])
+    assert requests[3] in celery_state.reserved_requests
+    assert dropped not in {request.id for request in celery_state.reserved_requests}
+    controller.semaphore.release.assert_not_called()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_attempts_whose_child_is_lost_are_reported_once(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
+) -> None:
+    job, requests = job_of(monkeypatch, controller, count)
+    job.send()
+    job._on_accepted(4711, 0.0)
+    with pytest.raises(WorkerLostError) as caught:
+        raise WorkerLostError("signal 9")
+    job._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    (reported,) = controller.reported
+    ids = {reported.delivery.id} if count == 1 else set(reported.attempts)
+    assert ids == {request.id for request in requests}
+    assert not celery_state.active_requests
