@@ -91,7 +91,7 @@ _CONF: dict[str, Any] = {
     "control_exchange": prefixed("celery"),
     "event_exchange": prefixed("celeryev"),
     "event_queue_prefix": prefixed("celeryev"),
-    # The two beat every other way to reach the broker for ever: a worker outlives its broker.
+    # Retry connecting without limit: a worker outlives its broker.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     # RabbitMQ closes a channel that holds a message longer than its consumer_timeout.
@@ -101,12 +101,10 @@ _CONF: dict[str, Any] = {
     "accept_content": ["json"],
     "task_serializer": "json",
     "result_serializer": "json",
-    # A copy of a result is only news: one that Redis does not take at once is dropped.
+    # Copies of results are optional: dropped if Redis does not take them at once.
     "redis_socket_timeout": 1.0,
     "redis_socket_connect_timeout": 1.0,
     "result_backend_transport_options": {"retry_policy": {"max_retries": 0}},
-    # A failed task must reach the ledger, whatever its sender thinks of results.
-    "task_store_errors_even_if_ignored": True,
     "worker_prefetch_multiplier": 1,
     "worker_concurrency": settings().worker_concurrency,
     "worker_max_tasks_per_child": settings().max_tasks_per_child,

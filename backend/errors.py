@@ -4,6 +4,7 @@ Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
 ├── StatementFailed          a task's own statement failed, though PostgreSQL is there
+├── TaskRaised               a task's function raised an error, which is the cause of this one
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
 │   └── Duplicate            the ledger does not wait for it, mostly as it came twice
 └── HTTPError                becomes an HTTP answer; the class owns its status
@@ -35,6 +36,17 @@ class TaskError(Error):
 
 class StatementFailed(Error):
     """A task's own statement took too long, met a deadlock or the like: an error of the attempt."""
+
+
+class TaskRaised(Error):
+    """A task's function raised an error, its cause.
+
+    Wrapped, so that it does not count as an error of the ledger's own statements.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
 
 
 class Superseded(Error):

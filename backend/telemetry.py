@@ -62,9 +62,8 @@ def short_name(logger: str, process: str) -> str:
 _LOGGERS = {
     "uvicorn": {"handlers": [], "propagate": True},
     "uvicorn.access": {"handlers": [], "propagate": False},
-    # Their lines about each task come without its attempt; execute.py's have it.
+    # Its line about each task has no attempt number; execute.py's lines have it.
     "celery.worker.strategy": {"level": "WARNING"},
-    "celery.app.trace": {"level": "CRITICAL"},
     # Its lines about the broker come with each try; broker_outage.py has one for each reason.
     "celery.worker.consumer.consumer": {"level": "ERROR"},
     "celery.worker.consumer.connection": {"level": "WARNING"},

@@ -66,10 +66,10 @@ def create_app() -> FastAPI:
     )
     problems.install(app)
     openapi.install(app)
-    # As they are: FastAPI asks a router that it includes for its routes at each request.
+    # Not include_router: it hides the routes in an object that RouteTable cannot look up by path.
     for router in (tasks.router, batch.router, messages.router, system.router):
         app.router.routes += router.routes
-    # Finds all of them. They stay in the list for the OpenAPI document.
+    # RouteTable answers every request. The routes stay listed for the OpenAPI document.
     app.router.routes.insert(0, RouteTable(app.router.routes))
     app.add_middleware(RequestLimits, root_path=settings().root_path)
     if settings().forwarded_allow_ips:

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from backend.api.body import compact, in_body, json_text, read_json, refuse_constants
+from backend.api.body import dump_json, in_body, json_text, read_json, refuse_constants
 from backend.api.limits import NDJSON, is_ndjson
 from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
 from backend.api.problems import OUR_FAULT, faults
@@ -83,7 +83,7 @@ def _answer_lines() -> dict[str, Any]:
             "contentMediaType": NDJSON,
             "contentSchema": {"type": "array", "items": line},
         },
-        "example": "".join(compact(answer) + "\n" for answer in _ANSWERS),
+        "example": "".join(dump_json(answer) + "\n" for answer in _ANSWERS),
     }
 
 
@@ -119,7 +119,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
     if problems:
         raise RequestValidationError(problems)
     rows = [{"task_id": task.id, "status": PENDING} for task in tasks]
-    answer = compact({"tasks": rows, "total": len(rows)})
+    answer = dump_json({"tasks": rows, "total": len(rows)})
     answer = await services.submissions.accept(SubmitRequest(tasks, answer, "batch", key))
     return Response(answer, 202, media_type="application/json")
 
@@ -248,7 +248,7 @@ async def _accept_lines(
         except Exception:
             logger.exception("a line of a stream could not be read; it was refused")
             answer.update(_fault("REFUSED", OUR_FAULT))
-    text = "".join(compact(answer) + "\n" for answer in answers)
+    text = "".join(dump_json(answer) + "\n" for answer in answers)
     if tasks:
         try:
             text = await services.submissions.accept(SubmitRequest(tasks, text, "lines", key))
@@ -256,7 +256,7 @@ async def _accept_lines(
             for answer in answers:
                 if "task_id" in answer:
                     _take_back(answer, error)
-            text = "".join(compact(answer) + "\n" for answer in answers)
+            text = "".join(dump_json(answer) + "\n" for answer in answers)
     return text.encode()
 
 

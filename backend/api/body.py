@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 T = TypeVar("T")
+NOT_JSON = "Send a JSON body with the header Content-Type: application/json."
 # Bodies that are accepted where none is expected: they carry no data.
 _EMPTY_BODIES = {b"", b"{}", b"null"}
 
 
 async def refuse_body(request: Request, refusal: str) -> None:
-    """Raise Invalid if there is a body that says something: it would be ignored."""
+    """Raise Invalid for a body with data, which would be ignored."""
     if b"".join((await request.body()).split()) not in _EMPTY_BODIES:
         raise Invalid(refusal, [{"detail": refusal, "pointer": "#"}])
 
@@ -36,24 +37,23 @@ def json_text(request: Request) -> str:
 async def read_json(request: Request, adapter: TypeAdapter[T]) -> tuple[T, str]:
     """Return the body as a value of the adapter's type, and its text.
 
-    Raises RequestValidationError.
+    Raises Invalid for another Content-Type than JSON, and RequestValidationError.
     """
     body = await request.body()
     if not _is_json(request):
-        fault = {"type": "json_type", "loc": ("body",), "msg": "must be JSON"}
-        raise RequestValidationError([fault])
+        raise Invalid(NOT_JSON, [{"detail": NOT_JSON, "pointer": "#"}])
     try:
         try:
             value, text = adapter.validate_json(body), body.decode()
         except ValidationError as error:
-            value, text = _second_reading(error, body, adapter)
+            value, text = _read_leniently(error, body, adapter)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors())) from error
     refuse_constants(text)
     return value, text
 
 
-def _second_reading(error: ValidationError, body: bytes, adapter: TypeAdapter[T]) -> tuple[T, str]:
+def _read_leniently(error: ValidationError, body: bytes, adapter: TypeAdapter[T]) -> tuple[T, str]:
     """Read a body again with Python's parser after Pydantic found no JSON in it.
 
     Accepts a byte order mark, UTF-16 and UTF-32. Returns the value and the text. Raises a
@@ -85,7 +85,7 @@ def refuse_constants(text: str) -> None:
     json.loads(text, parse_constant=refuse)
 
 
-def compact(value: object) -> str:
+def dump_json(value: object) -> str:
     """Return a value as JSON text without spaces, as FastAPI writes it."""
     return json.dumps(value, separators=(",", ":"))
 
@@ -96,7 +96,7 @@ def in_body(faults: Iterable[Mapping[str, Any]], *place: int | str) -> list[dict
 
 
 def _is_json(request: Request) -> bool:
-    """Return whether Content-Type is JSON. A form of another site cannot send that (CSRF)."""
+    """Return whether Content-Type is JSON. A cross-site form cannot send it (CSRF)."""
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             kind: bytes = value.partition(b";")[0].strip().lower()

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from backend.api.limits import ENCODED, TOO_LARGE
 from backend.api.problems import DETAILS, OUR_FAULT, PROBLEM, document, summary
-from backend.api.route import Route, unknown_parameter
+from backend.api.route import JSON, Route, unknown_parameter
 from backend.errors import StoreUnavailable, TooManyWaiting
 from backend.schemas import (
     EXAMPLE_ID,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from backend.errors import HTTPError
 
 Responses = dict[int | str, dict[str, Any]]
-
-JSON = "application/json"
 
 
 def header(description: str, kind: str, example: object) -> dict[str, Any]:

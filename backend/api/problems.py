@@ -63,8 +63,9 @@ def install(app: FastAPI) -> None:
         return problem(error.status, error.detail, error.headers, errors)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _invalid(request, error)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = faults(error)
+        return problem(422, summary(errors), errors=errors)
 
     @app.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
@@ -80,16 +81,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
         return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
-
-
-def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    content_type = request.headers.get("content-type", "")
-    problems = faults(error)
-    if any(fault["pointer"] == "#" for fault in problems) and "json" not in content_type:
-        what = "Send a JSON body with the header Content-Type: application/json."
-        problems = [{"detail": what, "pointer": "#"}]
-        return problem(422, what, errors=problems)
-    return problem(422, summary(problems), errors=problems)
 
 
 def summary(problems: Sequence[Mapping[str, str]]) -> str:

@@ -1,9 +1,8 @@
 """The class of our routes: declared as FastAPI's, and compiled once.
 
-FastAPI 0.165 examines what a route declares at each request. Measured on two cores, with an
-endpoint that does nothing: POST with a body and a header 60 us instead of 20, GET 43 instead of 16;
-the whole of POST /tasks/ takes about 140. So a route's declaration is read once, when it is made,
-and what is not supported is refused then.
+FastAPI 0.165 examines a route's declaration at each request: 60 us for a POST with a body and a
+header, 43 us for a GET (here 20 and 16; all of POST /tasks/ takes about 140). This class reads the
+declaration once, and refuses what it does not support.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 
     Faults = list[dict[str, Any]]
 
-# The default of a parameter without one. Its annotation does not allow None, and so the OpenAPI
-# document has no null, which neither a query nor a header can have.
+# Default of an optional parameter. The annotation does not allow None, so OpenAPI shows no null.
 ABSENT: Any = None
 JSON = "application/json"
 
@@ -41,7 +39,8 @@ class Route(APIRoute):
 
     Supported: `async def`; `request`; path parameters; query parameters and headers of one value;
     one JSON body; dependencies that are `async def`, each called once a request, before the body is
-    read. The endpoint returns a Response, or a value for the route's response model.
+    read. The endpoint returns a Response, or a value for the route's response model. Overrides of
+    dependencies (`app.dependency_overrides`) have no effect.
 
     A query parameter that is not declared is refused, and so is a body of a POST whose endpoint
     declares none.
@@ -55,10 +54,11 @@ class Route(APIRoute):
 
         Raises TypeError for a declaration that is not supported.
         """
-        endpoint = _Call(self.path, self.dependant)
+        endpoint = _Call(self.path, self.dependant, is_endpoint=True)
         self._refuse_unsupported()
-        body, bodiless, read_body = self.body_field, self.methods == {"POST"}, self.read_body
-        # With its limits, such as those of a list's length.
+        body, read_body = self.body_field, self.read_body
+        refuses_body = body is None and self.methods == {"POST"}
+        # Keeps limits such as max_length.
         model: Any = body.field_info.rebuild_annotation() if body else None
         adapter: TypeAdapter[Any] = TypeAdapter(model)
         known = [name for call in endpoint.all() for name in call.query]
@@ -74,7 +74,7 @@ class Route(APIRoute):
             if body:
                 value, request.scope["json_text"] = await read_body(request, adapter)
                 arguments[body.name] = value
-            elif bodiless:
+            elif refuses_body:
                 await refuse_body(request, refusal)
             result = await endpoint.function(**arguments)
             return result if isinstance(result, Response) else respond(result)
@@ -86,6 +86,7 @@ class Route(APIRoute):
         body = self.body_field
         unsupported = {
             "more than one body parameter": self._embed_body_fields,
+            "a body with a default": body and not body.field_info.is_required(),
             "a body that is not JSON": body
             and getattr(body.field_info, "media_type", JSON) != JSON,
             "a response class": not isinstance(self.response_class, DefaultPlaceholder),
@@ -93,7 +94,8 @@ class Route(APIRoute):
             or self.response_model_exclude
             or self.response_model_exclude_unset
             or self.response_model_exclude_defaults
-            or self.response_model_exclude_none,
+            or self.response_model_exclude_none
+            or not self.response_model_by_alias,
         }
         _refuse(self.path, unsupported)
 
@@ -115,7 +117,7 @@ class Route(APIRoute):
 class _Call:
     """A function whose arguments are read from a request: an endpoint, or a dependency."""
 
-    def __init__(self, path: str, declared: Dependant) -> None:
+    def __init__(self, path: str, declared: Dependant, *, is_endpoint: bool = False) -> None:
         """Compile what FastAPI has found. Raises TypeError for what is not supported."""
         self.function: Any = declared.call
         self.name = declared.name
@@ -125,20 +127,20 @@ class _Call:
         self.query = {field.alias: field for field in declared.query_params}
         self._headers = {_header_name(field): field for field in declared.header_params}
         self._header_names = {name.encode(): name for name in self._headers}
-        optional = [
-            field
-            for field in (*self.query.values(), *self._headers.values())
-            if not field.field_info.is_required()
-        ]
-        self._defaults = {field.name: field.get_default() for field in optional}
-        self._query_required = not all(field in optional for field in self.query.values())
-        self.dependencies = [_Call(path, each) for each in declared.dependencies]
         fields = (*self.query.values(), *self._headers.values())
+        self._defaults = {
+            field.name: field.get_default()
+            for field in fields
+            if not field.field_info.is_required()
+        }
+        self._query_required = any(field.field_info.is_required() for field in self.query.values())
+        self.dependencies = [_Call(path, each) for each in declared.dependencies]
         unsupported = {
             "a function without `async def`": not inspect.iscoroutinefunction(self.function),
             "cookies": declared.cookie_params,
             "parameters of several values": not all(map(is_scalar_field, fields)),
-            "a body in a dependency": declared.name is not None and declared.body_params,
+            "a body in a dependency": not is_endpoint and declared.body_params,
+            "default factories": any(field.field_info.default_factory for field in fields),
             "BackgroundTasks, WebSocket, HTTPConnection, SecurityScopes or a Response parameter": (
                 declared.background_tasks_param_name
                 or declared.websocket_param_name
@@ -264,6 +266,9 @@ def _body_refusal(query: Mapping[str, ModelField]) -> str:
     """Return what to say to a body where none is taken."""
     refusal = "This route takes no body."
     if query:
-        example = "&".join(f"{name}={field.default}" for name, field in query.items())
+        example = "&".join(
+            f"{name}=…" if field.field_info.is_required() else f"{name}={field.default}"
+            for name, field in query.items()
+        )
         refusal += f" Send its parameters in the query: ?{example}"
     return refusal

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class RouteTable(BaseRoute):
-    """Finds routes by method and path, in whatever order they were declared.
+    """Finds routes by method and path.
 
-    A literal path (/tasks/slow) wins over one with parameters (/tasks/{task_id}).
+    Literal paths (/tasks/slow) come first, in any order; then routes with parameters and mounts, in
+    the order of declaration.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
-        """Raises TypeError for two routes of one method and path."""
+        """Index the routes. Raises TypeError if two have the same method and path."""
         self._literal: dict[tuple[str, str], Route] = {}
         self._others: list[BaseRoute] = []
         for route in routes:
@@ -33,8 +34,12 @@ class RouteTable(BaseRoute):
                     raise TypeError(f"{method} {route.path} is declared twice")
                 self._literal[method, route.path] = route
 
+    def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
+        """Leave it to the routes themselves."""
+        raise NoMatchFound(name, path_params)
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return that every HTTP request is answered here."""
+        """Match every HTTP request."""
         return (Match.FULL if scope["type"] == "http" else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

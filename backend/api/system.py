@@ -73,12 +73,12 @@ async def health() -> Health:
 async def get_readiness(request: Request) -> Readiness:
     """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
     services = services_of(request)
-    condition = await services.readiness.submit(None)
-    if not condition.migrated:
+    readiness = await services.readiness.submit(None)
+    if not readiness.migrated:
         raise StoreUnavailable(
             "The database's schema is older than this version: run `tasks-api migrate`."
         )
-    degraded = [*condition.faults]
+    degraded = [*readiness.faults]
     if not services.replies.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")
     elif services.relay_blocked():
@@ -86,12 +86,12 @@ async def get_readiness(request: Request) -> Readiness:
             "the broker has an alarm and blocks publishing: tasks are accepted and run when it has"
             " cleared"
         )
-    elif not condition.relayed:
+    elif not readiness.relayed:
         # A relay in another process may be the one that is blocked.
         degraded.append(
             "nothing is published: no relay runs, or the broker has an alarm and blocks publishing"
             " (see the relays' logs). Tasks are accepted and run when publishing works again"
         )
-    if not condition.workers:
+    if not readiness.workers:
         degraded.append("no worker is running: tasks wait until one is")
     return Readiness(status="ready", degraded=degraded)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
-from backend.api.body import compact, json_text
+from backend.api.body import dump_json, json_text
 from backend.api.openapi import (
     NOT_FOUND,
     STORE_AWAY,
@@ -74,7 +74,7 @@ async def _accept(
     description=describe(registered()["insert_message"]),
 )
 async def submit_message(
-    message: MessageIn,  # noqa: ARG001 - read and validated for it
+    message: MessageIn,  # noqa: ARG001 - declared so that the route validates the body
     request: Request,
     key: IdempotencyKey = ABSENT,
 ) -> Response:
@@ -116,7 +116,7 @@ async def get_task(
     if state is None:
         raise NotFound("There is no task with this id.")
     failed = state.ended and state.state != SUCCESS
-    result = compact({"error": state.error or "No reason was given"}) if failed else state.result
+    result = dump_json({"error": state.error or "No reason was given"}) if failed else state.result
     # The result is JSON already; writing it out as it is spares decoding it.
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None
@@ -138,14 +138,14 @@ async def submit_slow(
     """Enqueue a task that takes `duration` seconds, to have something to look at."""
     task = registered()["slow"]
     message = f"Slow task enqueued for {duration} seconds"
-    return await _accept(request, task, compact({"duration": duration}), message, key)
+    return await _accept(request, task, dump_json({"duration": duration}), message, key)
 
 
 def _route(task: Task) -> Callable[..., Awaitable[Response]]:
     """Return the route of a registered task: its arguments are the body."""
 
     async def enqueue(
-        arguments: BaseModel,  # noqa: ARG001 - as above
+        arguments: BaseModel,  # noqa: ARG001 - the same
         request: Request,
         key: IdempotencyKey = ABSENT,
     ) -> Response:
@@ -170,11 +170,11 @@ for _name, _task in registered().items():
 
 
 async def refuse_unknown_task(_request: Request) -> Response:
-    """Say which tasks there are."""
+    """Raise NotFound with the names of all tasks."""
     raise NotFound(f"There is no task of this name. There are: {names()}.")
 
 
-# Of Starlette's class: whatever else is wrong with the request, its path is.
+# Starlette's class of routes: a wrong name is reported before a bad query or body.
 router.add_route("/tasks/{name}", refuse_unknown_task, methods=["POST"], include_in_schema=False)
 
 

@@ -1,4 +1,4 @@
-"""A task as a message: encoded for the broker, and taken apart. Nothing else knows the headers.
+"""A task as a message: encoded for the broker, and decoded. Only this module knows our headers.
 
 An attempt has a message of its own, in the form of Celery's protocol version 2 (docs.celeryq.dev,
 "Message Protocol"), or shares one with other short tasks: a bundle, since a message costs broker,
@@ -24,8 +24,8 @@ from backend.telemetry import about
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# The form of our messages. A worker drops those of another version, and the relay sends them again
-# later. Without this header, the form is that of version 1: a message of one task is the same.
+# A worker drops messages of a version that it does not know; the relay sends them again later.
+# Without this header it is version 1, or another program's.
 VERSION: Final = 2
 VERSION_HEADER: Final = "ledger_version"
 ATTEMPT_HEADER: Final = "ledger_attempt"
@@ -35,6 +35,11 @@ MAX_ATTEMPT: Final = 2**15 - 1
 # Seconds, about three years: a timer can still count them.
 MAX_SECONDS: Final = 10**8
 
+_PUBLISH: Final = {
+    "content_type": "application/json",
+    "content_encoding": "utf-8",
+    "delivery_mode": 2,
+}
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -52,7 +57,7 @@ class Delivery(NamedTuple):
     """A message taken apart: one attempt of one task.
 
     args, kwargs: a message of ours has one argument, the JSON text of all.
-    external: another program sent it, such as Flower or `celery call`; it has no attempt number.
+    external: another program sent it, such as Flower or `celery call`; its attempt is 1.
     callbacks: it asks for other tasks to be sent when this one has ended.
     """
 
@@ -68,12 +73,12 @@ class Delivery(NamedTuple):
     callbacks: bool = False
 
 
-def bundled() -> list[str]:
+def bundled_task_names() -> list[str]:
     """Return the names of the tasks whose first attempts travel in bundles."""
     return [name for name, task in registered().items() if task.one_commit]
 
 
-def message(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
+def encode(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of an attempt's own message.
 
     Written out, since `send_task` costs four times as much. The only argument is the JSON text of
@@ -98,17 +103,15 @@ def message(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
     }
     options = {
         "routing_key": TASKS_QUEUE.name,
-        "content_type": "application/json",
-        "content_encoding": "utf-8",
         "headers": headers,
         "correlation_id": entry.task_id,
         "reply_to": entry.reply_to or "",
-        "delivery_mode": 2,
+        **_PUBLISH,
     }
     return f"[[{json.dumps(entry.args)}], {{}}, {_EMBED}]", options
 
 
-def bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
+def encode_bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of a message that holds many attempts."""
     rows = [
         {
@@ -122,15 +125,13 @@ def bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
     ]
     options = {
         "routing_key": SHORT_QUEUE.name,
-        "content_type": "application/json",
-        "content_encoding": "utf-8",
         "headers": {BUNDLE_HEADER: len(rows), VERSION_HEADER: VERSION},
-        "delivery_mode": 2,
+        **_PUBLISH,
     }
     return json.dumps(rows), options
 
 
-def unpacked(received: Message) -> Sequence[Message]:
+def split_bundle(received: Message) -> Sequence[Message]:
     """Return a message for each task of a bundle, or the message itself where it is none.
 
     A row that cannot be read becomes a message with `errors`, to be dropped like any other: the
@@ -139,7 +140,7 @@ def unpacked(received: Message) -> Sequence[Message]:
     if BUNDLE_HEADER not in received.headers:
         return [received]
     headers: Mapping[str, Any] = received.headers
-    if headers.get(VERSION_HEADER) != VERSION:
+    if headers.get(VERSION_HEADER, 1) not in {1, VERSION}:
         raise OtherVersion
     rows = json.loads(received.body or "")
     if not isinstance(rows, list) or not rows:
@@ -170,8 +171,9 @@ class _Part(Message):
         options: dict[str, Any] = {}
         task_id = reply_to = None
         try:
-            entry = OutboxEntry(**row)
-            body, options = message(entry)
+            # Version 1 has lists. To be removed in the release after this one.
+            entry = OutboxEntry(*row) if isinstance(row, list) else OutboxEntry(**row)
+            body, options = encode(entry)
             task_id, reply_to, self._arguments = entry.task_id, entry.reply_to, entry.args
         except Exception:  # noqa: BLE001 - whatever was sent
             errors.append(sys.exc_info())
@@ -203,26 +205,26 @@ class _Part(Message):
         self.ack()
 
 
-def log_of(headers: Mapping[str, Any]) -> Mapping[str, object]:
+def log_extra(headers: Mapping[str, Any]) -> Mapping[str, object]:
     """Return the `extra` of a log line about a message, which may hold anything."""
     return about(str(headers.get("id"))[:100], headers.get(ATTEMPT_HEADER, 1))
 
 
-def task_of_the_ledger(headers: Mapping[str, Any]) -> str | None:
+def ledger_task_id(headers: Mapping[str, Any]) -> str | None:
     """Return the id of the task that a message is for; None if it is not one of ours."""
     task_id = headers.get("id")
     return str(task_id) if ATTEMPT_HEADER in headers and is_task_id(task_id) else None
 
 
-def delivery(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
+def decode(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
     """Return a message taken apart.
 
     fields: the headers, with `args`, `kwargs`, `reply_to` and `correlation_id`, as Celery's request
     has them. embedded: the third part of the body.
 
-    Raises OtherVersion, NotRegistered for a task that this worker does not have, InvalidTaskError
-    that names the first field which has another type than Celery expects; never its value. Celery
-    uses most fields much later, in its event loop, where an error ends the worker.
+    Raises OtherVersion; NotRegistered for a task that this worker does not have; InvalidTaskError
+    naming the first field with a wrong type, never its value. Checked now, because Celery reads
+    most fields later, in its event loop, where an error ends the worker.
     """
     if fields.get(VERSION_HEADER, VERSION) != VERSION:
         raise OtherVersion

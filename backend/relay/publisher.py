@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.broker.wire import bundle, message
+from backend.broker.wire import encode, encode_bundle
 from backend.celery_app import QUEUES, connect
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ def _messages(batch: Sequence[OutboxEntry]) -> Iterator[tuple[list[str], str, di
     bundles: defaultdict[int, list[OutboxEntry]] = defaultdict(list)
     for entry in batch:
         if entry.bundle is None:
-            yield [entry.task_id], *message(entry)
+            yield [entry.task_id], *encode(entry)
         else:
             bundles[entry.bundle].append(entry)
     for members in bundles.values():
-        yield [entry.task_id for entry in members], *bundle(members)
+        yield [entry.task_id for entry in members], *encode_bundle(members)

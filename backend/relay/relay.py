@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from backend.broker.wire import bundled
+from backend.broker.wire import bundled_task_names
 from backend.broker_outage import broker_outage, explain
 from backend.celery_app import BROKER_ERRORS
 from backend.db import listen, outbox
@@ -51,7 +51,7 @@ class Relay:
         self._stopping = threading.Event()
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
-        self._bundled = bundled()
+        self._bundled = bundled_task_names()
         self._reconciler = Reconciler(self._stopping)
         self._threads = [
             threading.Thread(target=self._run, name="relay", daemon=True),

@@ -8,9 +8,8 @@ from backend.worker.short import ShortTasks
 
 app.Task.Request = "backend.worker.request:LedgerRequest"
 # Celery knows our tasks by name only: what runs one is attempt/execute.py.
-for name, spec in registered().items():
-    attributes = {"name": name, "time_limit": spec.time_limit}
-    app.register_task(type(name, (app.Task,), attributes)())
+for name in registered():
+    app.register_task(type(name, (app.Task,), {"name": name})())
 app.steps["consumer"].add(ShortTasks)
 app.events.dispatcher_cls = Dispatcher  # type: ignore[assignment]  # a name or a class
 app.control.mailbox.node_cls = Node  # type: ignore[attr-defined]  # missing in the stubs

@@ -1,4 +1,4 @@
-"""What the worker does with messages that Celery would fail or lose, or that would stop it."""
+"""Celery's consumer, changed: it drops messages that Celery would stop at, and starts our jobs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class LedgerConsumer(Consumer):
 
     An error that arises while a message is read, up to the request made of it, drops that message.
     Only an error of an acknowledgement is the broker's, and Celery connects again. The class of an
-    error cannot tell: on Redis a missing header, KeyError, counts as a lost connection.
+    error does not show whose it is: on Redis, KeyError (a missing header) also counts as a lost
+    connection.
     """
 
     _watch: EventLoopWatch
@@ -146,7 +147,7 @@ class LedgerConsumer(Consumer):
     def on_decode_error(self, message: Any, exc: Exception) -> None:  # noqa: ANN401 - kombu's
         """Log a message once, without its arguments, and acknowledge it."""
         headers = message.headers
-        extra = wire.log_of(headers)
+        extra = wire.log_extra(headers)
         if isinstance(exc, NotRegistered):
             logger.warning(
                 "there is no task %s here: its message is dropped, and published again later if the"
@@ -154,7 +155,7 @@ class LedgerConsumer(Consumer):
                 str(exc.args[0])[:100],
                 extra=extra,
             )
-            if task_id := wire.task_of_the_ledger(headers):
+            if task_id := wire.ledger_task_id(headers):
                 queue = str(message.delivery_info.get("routing_key"))
                 lease.report(DroppedMessages(self.hostname, queue, [task_id]))
         elif isinstance(exc, wire.OtherVersion):

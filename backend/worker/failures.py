@@ -1,4 +1,4 @@
-"""An attempt that fails: its error as a line of text, and when the next attempt is due."""
+"""The text of an attempt's error, and the delay before the next attempt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def backoff(attempt: int) -> float:
     return float(min(2**attempt, 300))
 
 
-def plain(error: BaseException | str) -> str:
+def error_text(error: BaseException | str) -> str:
     """Return an error as one line for clients, without queries, hosts or what cannot be stored.
 
     Never raises, whatever a task's error does.

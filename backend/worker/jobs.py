@@ -29,13 +29,14 @@ _EVENTS = {SUCCESS: "task-succeeded", RETRY: "task-retried", FAILURE: "task-fail
 class Job:
     """One attempt, or a batch of short ones, given to a free child.
 
-    The child was taken from the controller's semaphore; the pool gives it back when the job ends.
+    The caller has taken a child from `controller.semaphore`; the pool releases it with the job's
+    end.
     """
 
     def __init__(self, controller: Any, requests: Sequence[LedgerRequest]) -> None:  # noqa: ANN401 - stubs lack half of it
         self._controller = controller
         self._requests = {request.id: request for request in requests}
-        # What goes wrong with a single attempt is that attempt's own fault.
+        # Only a single attempt can be blamed for what goes wrong.
         self._single = requests[0] if len(requests) == 1 else None
 
     def send(self) -> None:
@@ -47,16 +48,16 @@ class Job:
         try:
             self._apply()
         except Exception as error:  # noqa: BLE001 - it must not end the event loop
-            reason = error
-        else:
-            return
-        self._controller.semaphore.release()
+            self._controller.semaphore.release()
+            self._not_sent(error)
+
+    def _not_sent(self, error: Exception) -> None:
         if self._single:
             self._single.acknowledge()
-            self._single.end_with(reason)
+            self._single.end_with(error)
             return
         logger.warning(
-            "a batch could not be sent (%s); its short tasks run alone", type(reason).__name__
+            "a batch could not be sent (%s); its short tasks run alone", type(error).__name__
         )
         self._run_alone(self._requests)
 
@@ -78,12 +79,14 @@ class Job:
             soft_timeout=soft_limit,
         )
         if self._single and result is not None:
-            self._single.sent(weakref.ref(result))
+            self._single.set_pool_result(weakref.ref(result))
 
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
         for request in self._requests.values():
             if request.in_batch:
                 _send_received(request)
+            # A single attempt may be STARTED, so the lease has to hold it.
+            request.in_batch = self._single is None
             request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _on_done(self, report: Report) -> None:
@@ -100,13 +103,16 @@ class Job:
         self._run_alone(report.alone)
 
     def _on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - billiard's callback
-        if self._single:
+        # A hard limit is also a lost child.
+        if soft and self._single:
             self._single.on_timeout(soft, timeout)
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
         """Record that the child was killed, by what it ran or by its time limit."""
         if self._single:
-            self._single.on_failure(failure)
+            # billiard wraps an error to keep its traceback.
+            error = failure.exception
+            self._single.child_lost(getattr(error, "exc", error))
             return
         for request in self._requests.values():
             task_ready(request)

@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT = 5.0
 # How long the process may take to end after that, whatever it waits for: Docker waits 10 s in all.
 EXIT_TIMEOUT = 4.0
-# How long an outcome is kept for a PostgreSQL that is away; then the reconciler sees to the task.
-OUTCOME_TIMEOUT = 60.0
+# Seconds to retry a write while PostgreSQL is away; then the reconciler handles the task.
+WRITE_TIMEOUT = 60.0
 
 
 # What Celery puts into a worker's environment later. A new variable moves the environment, and a
@@ -58,8 +58,8 @@ CELERY_VARIABLES = (
 _CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
 
 
-class Finding(Protocol):
-    """What the parent process has noticed: an end of a task, or dropped messages."""
+class PendingWrite(Protocol):
+    """A change of the ledger that the parent process makes: an end of a task, stray messages."""
 
     def record(self) -> None:
         """Write it to the ledger. Raises StoreUnavailable."""
@@ -71,7 +71,7 @@ class Lease:
     def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
         self._worker = worker
         self._name: str = worker.hostname
-        self._findings: queue.SimpleQueue[tuple[float, Finding]] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[float, PendingWrite]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lost_before: set[str] = set()
         self._locked = False
@@ -79,9 +79,9 @@ class Lease:
         self._thread.start()
         threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
 
-    def report(self, finding: Finding) -> None:
-        """Record a finding soon; returns at once."""
-        self._findings.put((time.monotonic() + OUTCOME_TIMEOUT, finding))
+    def report(self, write: PendingWrite) -> None:
+        """Make a change soon; returns at once."""
+        self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
     def end(self) -> None:
         """Hand back what did not end and give up the lease; returns within 5 s."""
@@ -97,11 +97,11 @@ class Lease:
                 renew_at = now + workers.RENEW_SECONDS
                 self._guarded(self._renew)
             try:
-                until, finding = self._findings.get(timeout=0.2)
+                until, write = self._writes.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if not self._guarded(finding.record) and time.monotonic() < until:
-                self._findings.put((until, finding))
+            if not self._guarded(write.record) and time.monotonic() < until:
+                self._writes.put((until, write))
                 self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
@@ -198,10 +198,10 @@ class Lease:
 _lease: Lease | None = None
 
 
-def report(finding: Finding) -> None:
-    """Let the lease's thread record a finding; for the parent process."""
+def report(write: PendingWrite) -> None:
+    """Let the lease's thread make a change; for the parent process."""
     if _lease is not None:
-        _lease.report(finding)
+        _lease.report(write)
 
 
 def end_now() -> None:
@@ -253,7 +253,7 @@ def _held() -> dict[str, LedgerRequest]:
     """Return what Celery has in this process: received, waiting for a child, or running.
 
     Not the members of batches, which are never STARTED: a long list would not fit into a row that
-    a full disk can still change.
+    a full disk can still change. A single attempt from the queue of short tasks is no member.
     """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
     # Of two deliveries of an attempt the one that runs counts.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
 from celery.backends.redis import RedisBackend
 
 from backend.outage import Outage, Reason
+from backend.states import SUCCESS
 from backend.worker.hints import SILENCE_SECONDS
-from backend.worker.results import LedgerResultBackend, value_of
+from backend.worker.results import LedgerResultBackend, exception_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,9 @@ class RedisResults(LedgerResultBackend, RedisBackend):
             return
         try:
             for _, outcome in ended:
-                RedisBackend.store_result(self, outcome.id, value_of(outcome), outcome.state)
+                succeeded = outcome.state == SUCCESS
+                value = json.loads(outcome.result or "null") if succeeded else exception_of(outcome)
+                RedisBackend.store_result(self, outcome.id, value, outcome.state)
         except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
             self._silent_until = time.monotonic() + SILENCE_SECONDS
             kind = type(error).__name__

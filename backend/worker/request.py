@@ -1,4 +1,4 @@
-"""Celery's request class: takes a message apart, leaves revokes of our tasks to the ledger."""
+"""Celery's request class, with our Delivery; the ledger decides about revokes of our tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Terminated, TimeLimitExceeded
+from celery.exceptions import Terminated
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -14,7 +14,7 @@ from celery.worker.state import task_ready
 from backend.broker import wire
 from backend.telemetry import about
 from backend.worker import activity, lease
-from backend.worker.failures import plain
+from backend.worker.failures import error_text
 from backend.worker.unreported import Failure, Revoke
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class LedgerRequest(Request):
-    """Celery's request, made only of a message that `wire.delivery` can take apart.
+    """Celery's request, made only of a message that `wire.decode` can take apart.
 
     Raises what that raises, or whatever else a message of another shape leads to.
     """
@@ -41,10 +41,10 @@ class LedgerRequest(Request):
     def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
         super().__init__(message, **options)
         queue = str(self.delivery_info["routing_key"])
-        self.delivery = wire.delivery(self.request_dict, self._payload[2], queue)
+        self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
 
     @property
-    def log(self) -> Mapping[str, object]:
+    def log_extra(self) -> Mapping[str, object]:
         """The `extra` of a log line about it."""
         return about(self.id, self.delivery.attempt)
 
@@ -59,34 +59,25 @@ class LedgerRequest(Request):
         revoked: bool = super().revoked()
         return revoked
 
-    def sent(self, result: Any) -> None:  # noqa: ANN401 - a weak reference to billiard's
-        """Note the pool's handle, by which a revoke reaches a request that no child has begun."""
+    def set_pool_result(self, result: Any) -> None:  # noqa: ANN401 - a weak reference to billiard's
+        """Keep the pool's result object; a revoke uses it before a child has begun."""
         self._apply_result = result
 
-    def on_failure(self, exc_info: Any, *_: object) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
+    def child_lost(self, error: BaseException) -> None:
         """Record the end of an attempt whose child did not report one, unless it was stopped."""
-        # billiard wraps an error to keep its traceback.
-        error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if self._already_revoked or self._already_cancelled:
-            task_ready(self)
+        if self._already_revoked or self._already_cancelled or celery_state.should_terminate:
+            task_ready(self)  # of a worker that stops, what runs is handed back (lease.py)
         elif self._terminate_on_ack and isinstance(error, Terminated):
             # Revoked while the pool had it, before a child began.
             self._announce_revoked("terminated", True, str(error), False)  # noqa: FBT003 - Celery's
         else:
             self.end_with(error)
 
-    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
-        """Record that the attempt overran its time limit; the pool has killed its child."""
-        if soft:
-            super().on_timeout(soft, timeout)
-        elif not celery_state.should_terminate:
-            self.end_with(TimeLimitExceeded(timeout))
-
     def end_with(self, error: BaseException) -> None:
         """End an attempt with an error that no child reports; the lease's thread records it."""
         task_ready(self)
         activity.count_failure()
-        self.send_event("task-failed", exception=plain(error), traceback="")
+        self.send_event("task-failed", exception=error_text(error), traceback="")
         lease.report(Failure(self.delivery, self.hostname, error))
 
     def _announce_revoked(
@@ -117,5 +108,5 @@ class LedgerRequest(Request):
         Celery it is a cancel: unlike a revoke it records nothing.
         """
         if self in celery_state.active_requests and not self.in_batch:
-            logger.warning("stopping an attempt that no longer counts", extra=self.log)
+            logger.warning("stopping an attempt that no longer counts", extra=self.log_extra)
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)

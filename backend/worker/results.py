@@ -1,19 +1,19 @@
 """The result backend: replies about outcomes that the ledger has.
 
-A worker of ours asks Celery to store nothing. Celery itself stores one thing: that a task was
-revoked.
+Our worker does not store results through Celery. Celery calls `store_result` itself only for
+revokes; other calls are ignored.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from functools import partial
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TaskRevokedError
-from pydantic_core import from_json
 
 from backend.broker.wire import is_task_id
 from backend.errors import TaskError
@@ -35,7 +35,10 @@ class LedgerResultBackend:
     def store_result(
         self, task_id: str, result: object, state: str, *_: object, **__: object
     ) -> object:
-        """Record a revoke, which Celery has heard of for a task that it may not even have."""
+        """Record a revoke; return `result`.
+
+        Celery calls this for any id, also for tasks that this worker does not have.
+        """
         if state == states.REVOKED and is_task_id(task_id):
             lease.report(Revoke(task_id, str(result)))
         return result
@@ -49,10 +52,8 @@ class LedgerResultBackend:
         raise NotImplementedError
 
 
-def value_of(outcome: Outcome) -> object:
-    """Return a task's value; its error as an exception where it has none."""
-    if outcome.state == SUCCESS:
-        return from_json(outcome.result or "null")
+def exception_of(outcome: Outcome) -> Exception:
+    """Return a task's error as Celery has it."""
     kind = TaskRevokedError if outcome.state == REVOKED else TaskError
     return kind(outcome.error)
 
@@ -63,36 +64,57 @@ class RpcResults(LedgerResultBackend, RPCBackend):
     encode_result: Any  # Celery's; the stubs leave it out
 
     def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Send one message to each queue: as Celery does for one task, the ids of several."""
-        by_queue: defaultdict[str, list[tuple[Delivery, Outcome]]] = defaultdict(list)
+        """Send the ids of tasks of ours, one message to each queue; Celery's message for others."""
+        ids: defaultdict[str, list[str]] = defaultdict(list)
         for delivery, outcome in ended:
-            if delivery.reply_to:
-                by_queue[delivery.reply_to].append((delivery, outcome))
-        for queue, ends in by_queue.items():
-            if len(ends) > 1:
-                ids = {"task_ids": [outcome.id for _, outcome in ends]}
-                _replies.send(partial(_publish, queue=queue, body=ids))
+            if not delivery.reply_to:
                 continue
-            ((delivery, outcome),) = ends
-            body = {
-                "task_id": outcome.id,
-                "status": outcome.state,
-                "result": self.encode_result(value_of(outcome), outcome.state),
-                "traceback": None,
-                "children": [],
-            }
-            correlation_id = delivery.correlation_id or outcome.id
-            _replies.send(partial(_publish, queue=queue, body=body, correlation_id=correlation_id))
+            # A retry of an external task has a message of ours: only a batch is sure to be ours.
+            if delivery.external or len(ended) == 1:
+                options = {"correlation_id": delivery.correlation_id or outcome.id}
+                _send(delivery.reply_to, self._result_message(outcome), **options)
+            else:
+                ids[delivery.reply_to].append(outcome.id)
+        for queue, task_ids in ids.items():
+            _send(queue, json.dumps({"task_ids": task_ids}))
+
+    def _result_message(self, outcome: Outcome) -> str:
+        """Return what Celery's clients read, as JSON text.
+
+        The value is not decoded: Pydantic reads less deeply nested JSON than it writes.
+        """
+        value = outcome.result or "null"
+        if outcome.state != SUCCESS:
+            value = json.dumps(self.encode_result(exception_of(outcome), outcome.state))
+        rest: dict[str, object] = {
+            "task_id": outcome.id,
+            "status": outcome.state,
+            "traceback": None,
+            "children": [],
+            "date_done": datetime.now(UTC).isoformat(),
+        }
+        return f'{json.dumps(rest)[:-1]}, "result": {value}}}'
 
 
 _replies = Hints()
 
 
-def _publish(producer: Any, queue: str, body: object, **options: object) -> None:  # noqa: ANN401 - the stubs lack half of it
-    producer.publish(
-        body, exchange="", routing_key=queue, serializer="json", delivery_mode=1, **options
-    )
-    if producer.connection.transport.driver_type == "redis":
-        # Redis makes the list of an API process that is gone: it expires.
-        with producer.channel.conn_or_acquire() as client:
-            client.expire(queue, 600)
+def _send(queue: str, body: str, **options: str) -> None:
+    """Send a reply of JSON text to a queue, or drop it; never raises."""
+
+    def publish(producer: Any) -> None:  # noqa: ANN401 - the stubs lack half of it
+        producer.publish(
+            body,
+            exchange="",
+            routing_key=queue,
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=1,
+            **options,
+        )
+        if producer.connection.transport.driver_type == "redis":
+            # Redis makes the list of an API process that is gone: it expires.
+            with producer.channel.conn_or_acquire() as client:
+                client.expire(queue, 600)
+
+    _replies.send(publish)

@@ -17,16 +17,17 @@ from kombu import Consumer
 
 from backend.broker import wire
 from backend.celery_app import SHORT_QUEUE, app
+from backend.tasks.registry import registered
 from backend.worker.jobs import Job
 from backend.worker.request import LedgerRequest
 
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
 # milliseconds.
-BATCH = 100
-# Messages: 16 of one task each are worth a batch, 16 bundles of a hundred are no burden.
-PREFETCH = 16
-# Events of Celery's that are sent together: those of a batch that starts.
-EVENTS = 2 * BATCH
+MAX_BATCH = 100
+# In messages. 16 single tasks make a useful batch; 16 bundles of 100 still fit into memory.
+PREFETCH_COUNT = 16
+# Celery sends events in groups of this size: two events for each task of a batch.
+EVENT_BUFFER = 2 * MAX_BATCH
 
 
 class ShortTasks(bootsteps.ConsumerStep):
@@ -41,12 +42,15 @@ class ShortTasks(bootsteps.ConsumerStep):
         self._waits_for_child = False
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
-        """Start anew on a new connection: what was gathered on the last one comes again."""
+        """Forget what was gathered on the last connection, and consume on this one.
+
+        A forgotten task comes again: RabbitMQ delivers it, or the outbox publishes it.
+        """
         for request in self._gathered:
             task_ready(request)
         self._gathered.clear()
         self._waits_for_child = False
-        c.event_dispatcher.buffer_limit = EVENTS
+        c.event_dispatcher.buffer_limit = EVENT_BUFFER
         self.consumers = [
             Consumer(
                 c.connection.channel(),
@@ -54,7 +58,7 @@ class ShortTasks(bootsteps.ConsumerStep):
                 on_message=self._on_message,
                 on_decode_error=c.on_decode_error,
                 accept=["json"],
-                prefetch_count=PREFETCH,
+                prefetch_count=PREFETCH_COUNT,
             )
         ]
 
@@ -74,11 +78,16 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        for part in self._consumer.read(wire.unpacked, message) or ():
+        for part in self._consumer.read(wire.split_bundle, message) or ():
             request = self._consumer.read(self._request, part)
-            if request is not None and not request.revoked():
-                task_reserved(request)
+            if request is None or request.revoked():
+                continue
+            task_reserved(request)
+            if registered()[request.delivery.name].one_commit:
                 self._gathered.append(request)
+            else:  # it was `one_commit` when it was sent, or `celery call` names this queue
+                request.in_batch = False
+                self._consumer.controller.process_task(request)
         self._ask_for_child()
 
     def _request(self, message: Any) -> LedgerRequest:  # noqa: ANN401 - kombu's
@@ -105,9 +114,9 @@ class ShortTasks(bootsteps.ConsumerStep):
 
     def _send(self) -> None:
         self._waits_for_child = False
-        size = min(BATCH, len(self._gathered))
+        size = min(MAX_BATCH, len(self._gathered))
         members = [self._gathered.popleft() for _ in range(size)]
-        # The same task twice is one delivery too many, and a revoke may have come meanwhile.
+        # Drop duplicates and tasks revoked meanwhile.
         by_id = {request.id: request for request in members if not request.revoked()}
         for request in members:
             if by_id.get(request.id) is not request:

@@ -1,6 +1,7 @@
-"""Ends that no child reports, only the worker's parent process notices: a lost child, a revoke.
+"""Ends of attempts that the parent process notices and no child reports.
 
-The lease's thread records them, since the parent's event loop must not wait for PostgreSQL.
+A lost child, a time limit, a revoke. The lease's thread records them, since the parent's event loop
+must not wait for PostgreSQL.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from backend.db.ledger import Outcome
 from backend.db.session import transaction
 from backend.states import RETRY, REVOKED
 from backend.telemetry import about
-from backend.worker.failures import backoff, plain
+from backend.worker.failures import backoff, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Failure:
 
     def record(self) -> None:
         """Write the ledger; reply if that ended the task. Raises StoreUnavailable."""
-        delivery, error = self.delivery, plain(self.error)
+        delivery, error = self.delivery, error_text(self.error)
         # A lost process is no reason to wait; a task that takes too long is.
         lost = isinstance(self.error, WorkerLostError)
         delay = 0.0 if lost else backoff(delivery.attempt)
@@ -60,7 +61,7 @@ class LostBatch:
     attempts: Mapping[str, int]
 
     def record(self) -> None:
-        """Have the tasks run again, each alone. Raises StoreUnavailable."""
+        """Reschedule the tasks; each runs alone. Raises StoreUnavailable."""
         with transaction() as connection:
             ledger.lock(connection, self.attempts)
             again = ledger.reschedule(connection, self.attempts, None, waiting=True, free=True)
@@ -73,7 +74,7 @@ class LostBatch:
 
 @dataclass(frozen=True)
 class Revoke:
-    """A revoke of a task; without a delivery only of one that waits."""
+    """A revoke. Without a delivery it ends the task only if the task is waiting."""
 
     task_id: str
     reason: str
@@ -81,7 +82,7 @@ class Revoke:
 
     def record(self) -> None:
         """Write the ledger, reply if that ended the task. Raises StoreUnavailable."""
-        error = plain(self.reason)
+        error = error_text(self.reason)
         attempt = self.delivery.attempt if self.delivery else None
         with transaction() as connection:
             ended = ledger.revoke(connection, self.task_id, error, attempt)

@@ -318,7 +318,7 @@ def test_a_process_that_dies_after_such_a_commit_leaves_an_attempt_that_the_reco
     from backend.worker.attempt.attempt import Attempt
 
     class Unrecorded(Attempt):
-        def fail(self, error: str, *, retry: bool) -> None:
+        def record_error(self, error: str, *, retry: bool) -> None:
             raise RuntimeError(error, retry)
 
     commit = raw(psycopg2.extensions.connection.commit)

@@ -75,7 +75,7 @@ GUARDS = [
     Guard(
         "losing PostgreSQL in the middle of a task costs no attempt",
         "backend/worker/attempt/execute.py",
-        "        retry_while_unavailable(lambda: attempt.give_back(reason))\n        raise\n",
+        "        attempt.give_back(reason)\n        raise\n",
         "        raise StatementFailed(reason) from error\n",
         "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
         "_route_says_so[by_default]",
@@ -815,8 +815,8 @@ GUARDS = [
     Guard(
         "2: a claim that was cut off in its commit counts",
         "backend/worker/attempt/attempt.py",
-        "                if self._claimed_by and committed(connection, self._claimed_by):\n"
-        "                    return\n",
+        "                if self._claim_transaction_id and committed(connection, "
+        "self._claim_transaction_id):\n                    return\n",
         "",
         "tests/integration/test_reconciler.py",
     ),
@@ -998,7 +998,7 @@ GUARDS = [
     Guard(
         "3: an attempt that no child could be sent has failed",
         "backend/worker/jobs.py",
-        "            self._single.end_with(reason)\n",
+        "            self._single.end_with(error)\n",
         "",
         "tests/unit/test_jobs.py",
     ),
@@ -1015,9 +1015,9 @@ GUARDS = [
         "3: whatever a short task raises is its own error",
         "backend/worker/attempt/execute.py",
         "    except BaseException as error:\n        if terminate_handler_fired():\n"
-        "            raise  # as",
+        "            raise  # SIGTERM, as",
         "    except ValueError as error:\n        if terminate_handler_fired():\n"
-        "            raise  # as",
+        "            raise  # SIGTERM, as",
         "tests/integration/test_task_session.py",
     ),
     Guard(
@@ -1193,9 +1193,9 @@ GUARDS = [
     ),
     Guard(
         "a task that breaks its connection each time is not tried without end",
-        "backend/worker/attempt/call.py",
-        "            if self._count >= LOSSES:\n",
-        "            if self._count < 0:\n",
+        "backend/worker/attempt/execute.py",
+        "        if attempt.losses < MAX_LOSSES:\n",
+        "        if True:\n",
         "tests/integration/test_task_ends.py",
     ),
     Guard(
@@ -1237,7 +1237,7 @@ GUARDS = [
     Guard(
         "a claim that a failover has lost is no failure",
         "backend/worker/attempt/attempt.py",
-        "waiting=self._claimed_by is None",
+        "waiting=self._claim_transaction_id is None",
         "waiting=True",
         "tests/integration/test_task_ends.py",
     ),

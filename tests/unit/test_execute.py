@@ -44,6 +44,16 @@ def done() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+def test_an_error_of_our_own_reaches_the_log_and_not_the_parent(done: list[str]) -> None:
+    from backend.broker.wire import Delivery
+    from backend.worker.attempt.execute import execute
+    from backend.worker.attempt.report import Report
+
+    unknown = Delivery(str(uuid4()), 1, "nobody_knows", ["{}"], {}, None, None, "tasks")
+    assert execute("w", [unknown]) == Report()
+    assert len(done) == 1
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bool) -> None:
     from backend.worker.attempt.attempt import Attempt
@@ -52,7 +62,7 @@ def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bo
         def claim(self) -> None:
             """Need no ledger."""
 
-        def fail(self, error: str, *, retry: bool) -> State | None:
+        def record_error(self, error: str, *, retry: bool) -> State | None:
             done.append(f"recorded {error} {retry}")
             if broken:
                 raise RuntimeError

@@ -41,19 +41,19 @@ def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None
 def test_an_error_is_told_in_words_without_queries_or_hosts(
     error: BaseException | str, told: str
 ) -> None:
-    from backend.worker.failures import plain
+    from backend.worker.failures import error_text
 
-    assert told == plain(error)
+    assert told == error_text(error)
 
 
 @pytest.mark.parametrize("error", [ValueError("\x00"), ValueError(""), ValueError("  \n")])
 def test_an_error_without_words_is_told_by_its_name(error: Exception) -> None:
-    from backend.worker.failures import plain
+    from backend.worker.failures import error_text
 
-    assert plain(error) == "ValueError"
+    assert error_text(error) == "ValueError"
 
 
 def test_an_error_of_several_lines_is_told_in_one() -> None:
-    from backend.worker.failures import plain
+    from backend.worker.failures import error_text
 
-    assert "\n" not in plain(ValueError("first\nsecond"))
+    assert "\n" not in error_text(ValueError("first\nsecond"))

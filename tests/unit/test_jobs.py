@@ -102,6 +102,21 @@ def test_each_attempt_of_a_report_ends_and_flower_is_told(
     controller.semaphore.release.assert_not_called()
 
 
+@pytest.mark.parametrize(("count", "held"), [(1, True), (2, False)])
+def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, held: bool
+) -> None:
+    from backend.worker import lease
+
+    job, requests = job_of(monkeypatch, controller, count)
+    for request in requests:
+        request.in_batch = True
+    job.send()
+    job._on_accepted(4711, 0.0)
+    assert [f"{request.id}/1" in lease._held() for request in requests] == [held] * count
+    assert "task-received" in sent_events(requests[0])
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_attempts_whose_child_is_lost_are_reported_once(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from billiard.einfo import ExceptionInfo
 from celery.exceptions import Terminated, WorkerLostError
 from celery.worker import state as celery_state
 from kombu import Message
@@ -67,13 +66,6 @@ def started(request: Any, pid: int = 4711) -> LedgerRequest:  # noqa: ANN401 - a
     return made
 
 
-def terminated(number: int) -> ExceptionInfo:
-    """Return what a pool reports of a task that was terminated."""
-    with pytest.raises(Terminated) as caught:
-        raise Terminated(number)
-    return ExceptionInfo((caught.type, caught.value, caught.tb))
-
-
 def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -97,9 +89,7 @@ def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.Mo
     outcomes: list[Any] = []
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=2))
     error = WorkerLostError("signal 9")
-    with pytest.raises(WorkerLostError) as caught:
-        raise error
-    request.on_failure(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    request.child_lost(error)
     (failure,) = outcomes
     assert (failure.delivery.id, failure.delivery.attempt) == (request.id, 2)
     assert failure.error is error
@@ -112,7 +102,7 @@ def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     request = request_of(monkeypatch, outcomes, ledger_attempt=1)
     request.terminate(Pool(), signal=signal.SIGTERM)
     assert outcomes == []
-    request.on_failure(terminated(signal.SIGTERM))
+    request.child_lost(Terminated(signal.SIGTERM))
     (revoke,) = outcomes
     assert (revoke.task_id, revoke.delivery.attempt) == (request.id, 1)
 
@@ -124,7 +114,7 @@ def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=1))
     request.kill(pool)
     assert pool.killed == [(4711, signal.SIGKILL)]
-    request.on_failure(terminated(signal.SIGKILL))
+    request.child_lost(Terminated(signal.SIGKILL))
     assert outcomes == []
     request.kill(pool)
     assert len(pool.killed) == 1

@@ -177,6 +177,14 @@ async def of_a_resource(limit: Annotated[int, Depends(resource)]) -> Response:
     return PlainTextResponse(str(limit))
 
 
+async def of_a_factory(limit: Annotated[int, Query(default_factory=int)]) -> Response:
+    return PlainTextResponse(str(limit))
+
+
+async def of_a_default_body(body: Note = Note(content="x")) -> Response:  # noqa: B008 - refused
+    return PlainTextResponse(body.content)
+
+
 def in_a_thread() -> Response:
     return PlainTextResponse("")
 
@@ -191,6 +199,8 @@ def in_a_thread() -> Response:
         of_tasks,
         of_threads,
         of_a_resource,
+        of_a_factory,
+        of_a_default_body,
         in_a_thread,
     ],
 )
@@ -199,9 +209,19 @@ def test_a_declaration_that_would_be_ignored_is_refused(endpoint: Any) -> None: 
         router.add_api_route("/refused", endpoint, methods=["POST"])
 
 
-def test_part_of_a_response_model_is_refused() -> None:
+@pytest.mark.parametrize("option", [{"exclude_none": True}, {"by_alias": False}])
+def test_part_of_a_response_model_is_refused(option: dict[str, bool]) -> None:
+    options: Any = {f"response_model_{name}": value for name, value in option.items()}
     with pytest.raises(TypeError, match="parts of a response model"):
-        router.add_api_route("/refused", returned, response_model_exclude_none=True)
+        router.add_api_route("/refused", returned, **options)
+
+
+def test_a_body_in_a_dependency_of_a_route_is_refused() -> None:
+    async def reads(body: Note) -> None:
+        assert body
+
+    with pytest.raises(TypeError, match="a body in a dependency"):
+        router.add_api_route("/refused", returned, dependencies=[Depends(reads)])
 
 
 @pytest.mark.parametrize("path", ["/guarded/7", "/guarded/by/the/route/7"])

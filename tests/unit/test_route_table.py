@@ -74,6 +74,10 @@ def test_a_path_that_nothing_has_is_not_found() -> None:
     assert client.get("/nowhere").status_code == 404
 
 
+def test_the_address_of_a_route_is_found_by_its_name() -> None:
+    assert app.url_path_for("one", task_id="7") == "/tasks/7"
+
+
 def test_two_routes_of_one_method_and_path_are_refused() -> None:
     with pytest.raises(TypeError, match="is declared twice"):
         RouteTable([*router.routes, *router.routes])

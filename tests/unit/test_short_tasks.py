@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
+from celery.worker import state as celery_state
+from kombu import Message
 
 
 @pytest.mark.usefixtures("configured")
@@ -18,3 +21,28 @@ def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> Non
     step.consumers = [Mock(channel=Mock(close=Mock(side_effect=ConnectionError)))]
     step.stop(consumer)
     step.shutdown(consumer)
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize(("name", "gathered"), [("insert_message", 1), ("slow", 0)])
+def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathered: int) -> None:
+    import backend.worker  # noqa: F401 - registers the tasks
+    from backend.broker.wire import encode_bundle
+    from backend.db.outbox import OutboxEntry
+    from backend.worker.short import ShortTasks
+
+    body, options = encode_bundle([OutboxEntry(str(uuid4()), 1, name, "{}", None)])
+    make: Any = Message  # the stubs want a real channel
+    message = make(
+        body,
+        headers=options["headers"],
+        delivery_info={"routing_key": "short_tasks"},
+        channel=Mock(no_ack_consumers=None),
+    )
+    consumer = Mock(read=lambda how, given: how(given), hostname="w", connection_errors=())
+    step = ShortTasks(consumer)
+    step._on_message(message)
+    alone = [call.args[0] for call in consumer.controller.process_task.call_args_list]
+    assert (len(step._gathered), len(alone)) == (gathered, 1 - gathered)
+    assert [request.in_batch for request in (*step._gathered, *alone)] == [bool(gathered)]
+    celery_state.reserved_requests.clear()

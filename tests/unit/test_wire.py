@@ -37,9 +37,9 @@ def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
 
 
 def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None = None) -> Message:
-    from backend.broker.wire import bundle
+    from backend.broker.wire import encode_bundle
 
-    text, options = bundle(members)
+    text, options = encode_bundle(members)
     message: Any = Message  # the stubs want a real channel
     made: Message = message(
         body or text,
@@ -55,12 +55,12 @@ def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None 
 
 
 def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> None:
-    from backend.broker.wire import message, unpacked
+    from backend.broker.wire import encode, split_bundle
 
     members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
-    parts = unpacked(received(members, Channel()))
+    parts = split_bundle(received(members, Channel()))
     for part, member in zip(parts, members, strict=True):
-        body, options = message(member)
+        body, options = encode(member)
         assert (part.body, part.headers) == (body, options["headers"])
         assert part.properties["reply_to"] == "replies"
         assert part.payload[:2] == ([member.args], {})
@@ -68,10 +68,10 @@ def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> Non
 
 
 def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
-    from backend.broker.wire import unpacked
+    from backend.broker.wire import split_bundle
 
     channel = Channel()
-    first, second, third = unpacked(received([due("a"), due("b"), due("c")], channel))
+    first, second, third = split_bundle(received([due("a"), due("b"), due("c")], channel))
     logger = logging.getLogger()
     first.ack_log_error(logger, ())
     first.ack_log_error(logger, ())
@@ -82,19 +82,19 @@ def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
 
 
 def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
-    from backend.broker.wire import unpacked
+    from backend.broker.wire import split_bundle
 
     message: Any = Message
     other: Message = message("{}", headers={"task": "insert_message"})
-    assert list(unpacked(other)) == [other]
+    assert list(split_bundle(other)) == [other]
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", "{}", "7", "null"])
 def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
-    from backend.broker.wire import unpacked
+    from backend.broker.wire import split_bundle
 
     with pytest.raises(ValueError, match=r"list of tasks|Expecting"):
-        unpacked(received([due("a")], Channel(), body or " "))
+        split_bundle(received([due("a")], Channel(), body or " "))
 
 
 def row_of(**changed: object) -> str:
@@ -107,11 +107,11 @@ def row_of(**changed: object) -> str:
     ["1", '["a"]', '{"task_id": "a"}', row_of(args=3), row_of(attempt="1"), row_of(other=1)],
 )
 def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(row: str) -> None:
-    from backend.broker.wire import unpacked
+    from backend.broker.wire import split_bundle
 
     channel = Channel()
     good = row_of()
-    first, bad, second = unpacked(received([due("a")], channel, f"[{good}, {row}, {good}]"))
+    first, bad, second = split_bundle(received([due("a")], channel, f"[{good}, {row}, {good}]"))
     assert bad.errors
     assert not first.errors
     assert not second.errors
@@ -121,14 +121,12 @@ def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(ro
     assert channel.acknowledged == [7]
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2", []])
+@pytest.mark.parametrize("version", [3, 0, "2"])
 def test_a_bundle_of_another_version_is_refused_as_such(version: object) -> None:
-    from backend.broker.wire import VERSION_HEADER, OtherVersion, unpacked
+    from backend.broker.wire import VERSION_HEADER, OtherVersion, split_bundle
 
     message = received([due("a")], Channel())
     headers: dict[str, Any] = message.headers
     headers[VERSION_HEADER] = version
-    if version is None:
-        del headers[VERSION_HEADER]
     with pytest.raises(OtherVersion):
-        unpacked(message)
+        split_bundle(message)

@@ -1,8 +1,9 @@
-"""An attempt of a task, and what it changes in the ledger by itself."""
+"""One attempt of a task: adopt, claim, give back, record an error."""
 
 from __future__ import annotations
 
 import json
+import logging
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from backend.db import ledger, queries
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, StoreUnavailable, TaskError
 from backend.telemetry import about
-from backend.worker.attempt.call import Losses
 from backend.worker.failures import backoff
+from backend.worker.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from backend.db.session import Executor
     from backend.states import State
     from backend.tasks.registry import Task
+
+logger = logging.getLogger(__name__)
 
 
 class Attempt:
@@ -34,17 +37,18 @@ class Attempt:
         self.spec = spec
         self.id = delivery.id
         self.number = delivery.attempt
-        self.losses = Losses()
+        # How often its function has lost PostgreSQL, where it is tried again within the attempt.
+        self.losses = 0
         # PostgreSQL's id of the transaction that claimed it, if that has not finished it as well.
-        self._claimed_by: str | None = None
+        self._claim_transaction_id: str | None = None
 
     @property
-    def what(self) -> str:
+    def label(self) -> str:
         """What log lines call it."""
         return f"{self.spec.name}[{self.id}]"
 
     @property
-    def log(self) -> Mapping[str, object]:
+    def log_extra(self) -> Mapping[str, object]:
         """The `extra` of a log line about it."""
         return about(self.id, self.number)
 
@@ -69,8 +73,10 @@ class Attempt:
             arguments = args[0]
         try:
             return json.dumps(arguments, allow_nan=False)
-        except ValueError as error:
-            raise TaskError("The arguments do not fit: JSON has no NaN and no infinity") from error
+        except (ValueError, RecursionError) as error:
+            raise TaskError(
+                "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
+            ) from error
 
     def claim(self) -> None:
         """Claim it in a transaction of its own.
@@ -81,15 +87,15 @@ class Attempt:
             try:
                 claim = self.claim_in(connection)
             except Duplicate:
-                # The try before may have been cut off in its commit. Asked last: until the row's
-                # lock is free, that commit may still be under way.
-                if self._claimed_by and committed(connection, self._claimed_by):
+                # The connection may have broken during the previous commit. Checked last:
+                # claim_in has waited for the row's lock, so that commit is over.
+                if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
                     return
                 raise
             if not claim.leased:
-                # Whatever it started would be taken from it at once; the lease will be back.
+                # The reconciler would take the task away at once. Retried until the lease is back.
                 raise StoreUnavailable
-            self._claimed_by = claim.transaction_id
+            self._claim_transaction_id = claim.transaction_id
 
     def claim_in(self, connection: Executor) -> ledger.Claim:
         """Claim it in a transaction under way. Raises Duplicate."""
@@ -106,7 +112,7 @@ class Attempt:
         try:
             arguments = self.arguments
         except TaskError:
-            arguments = "null"  # a row for the error, which the call will raise
+            arguments = "null"  # the error needs a row; reading the arguments again raises it
         new = ledger.NewTask(
             self.id, self.spec.name, arguments, self.spec.max_attempts, self.delivery.reply_to
         )
@@ -120,19 +126,32 @@ class Attempt:
             raise Duplicate from error
 
     def give_back(self, reason: str) -> None:
-        """Let the task run again at no cost of an attempt."""
-        with transaction() as connection:
-            ledger.reschedule(
-                connection,
-                {self.id: self.number},
-                self.worker,
-                waiting=False,
-                free=True,
-                error=reason,
-                delay=backoff(self.number),
-            )
+        """Reschedule the task without using up an attempt, when PostgreSQL takes writes again.
 
-    def fail(self, error: str, *, retry: bool) -> State | None:
+        Raises StoreUnavailable if it stays away.
+        """
+        logger.warning(
+            "%s lost PostgreSQL: its writes were rolled back, and it runs again, at no cost of an"
+            " attempt, when PostgreSQL takes writes",
+            self.label,
+            extra=self.log_extra,
+        )
+
+        def write() -> None:
+            with transaction() as connection:
+                ledger.reschedule(
+                    connection,
+                    {self.id: self.number},
+                    self.worker,
+                    waiting=False,
+                    free=True,
+                    error=reason,
+                    delay=backoff(self.number),
+                )
+
+        retry_while_unavailable(write)
+
+    def record_error(self, error: str, *, retry: bool) -> State | None:
         """Record an error, claiming first where nothing was; return the state that it led to.
 
         None where the attempt does not count.
@@ -151,7 +170,7 @@ class Attempt:
                 self.worker,
                 # If it waits although its claim was committed, PostgreSQL has lost the claim in a
                 # failover, and the task is left to its next delivery.
-                waiting=self._claimed_by is None,
+                waiting=self._claim_transaction_id is None,
                 retry=retry,
                 delay=backoff(self.number),
             )

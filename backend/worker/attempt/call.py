@@ -11,37 +11,11 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
-from backend.errors import StatementFailed, StoreNotWritable, StoreUnavailable, TaskError
+from backend.errors import TaskError
 from backend.telemetry import about
 
 if TYPE_CHECKING:
     from backend.tasks.registry import Run, Task
-
-
-# Is the task itself what breaks PostgreSQL? If it runs in one commit, it is tried again within its
-# attempt: it is to blame when its function loses PostgreSQL so many times in a row, and the claims
-# before do not. FREE_ATTEMPTS (execute.py) answers this for the other tasks.
-LOSSES = 3
-
-
-class Losses:
-    """Counts how often PostgreSQL is lost in the function of a task that is tried again.
-
-    A context manager around each call. Raises StatementFailed the LOSSESth time.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def __enter__(self) -> None:
-        """Begin a call."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Count the loss that ended the call, if one did."""
-        if isinstance(error, StoreUnavailable) and not isinstance(error, StoreNotWritable):
-            self._count += 1
-            if self._count >= LOSSES:
-                raise StatementFailed("The task lost its database connection each time") from error
 
 
 def call(spec: Task, arguments: str, run: Run) -> BaseModel:

@@ -1,13 +1,14 @@
-"""The way of attempts through a child process: claim, run, finish, reply.
+"""Runs attempts in a child process: claim, run, finish, reply.
 
-The parent process sends a list of attempts. Several share one transaction, so all of them are of
-`one_commit` tasks. What fails in such a batch is left to run alone: each error then has one owner.
+The parent process sends a list. Several attempts share one transaction; they are all of
+`one_commit` tasks. A failed one runs alone later, so that its error counts for it only.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
@@ -19,14 +20,22 @@ from backend.db.ledger import Outcome
 from backend.db.session import transaction
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
-from backend.errors import Duplicate, StatementFailed, StoreUnavailable, Superseded, TaskError
+from backend.errors import (
+    Duplicate,
+    StatementFailed,
+    StoreNotWritable,
+    StoreUnavailable,
+    Superseded,
+    TaskError,
+    TaskRaised,
+)
 from backend.states import RETRY, SUCCESS
 from backend.tasks.registry import Run, registered
 from backend.telemetry import plain_traceback
 from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.call import as_json, call
 from backend.worker.attempt.report import Report
-from backend.worker.failures import plain
+from backend.worker.failures import error_text
 from backend.worker.retry import retry_while_unavailable
 from backend.worker.stray_messages import DroppedMessages
 
@@ -39,37 +48,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# So many attempts of a batch may raise before the rest runs alone too: each costs another start.
+# After this many errors the rest of a batch runs alone too, because each error starts it again.
 MAX_FAILED = 3
-# Is the task itself what breaks PostgreSQL? If it does not run in one commit, losing PostgreSQL
-# leads to a new attempt: from this one on it may be to blame, so it costs an attempt as an error
-# does. LOSSES (call.py) answers this for tasks in one commit.
+# A task may itself be what breaks PostgreSQL. From this attempt on, losing PostgreSQL counts as an
+# error of the task (tasks without `one_commit`).
 FREE_ATTEMPTS = 100
+# After this many lost connections within one attempt, so does another one (`one_commit`).
+MAX_LOSSES = 3
 OWN_ROW = "The task changed its own row in the ledger"
-
-
-class _Raised(Exception):
-    """An error of a task's function, which must not count as an error of the ledger's statements.
-
-    Its cause is the error.
-    """
-
-    def __init__(self, attempt: Attempt) -> None:
-        super().__init__(attempt.id)
-        self.attempt = attempt
 
 
 def execute(worker: str, deliveries: Sequence[Delivery]) -> Report:
     """Run attempts for a worker; return what became of them.
 
-    Raises only what ends this process.
+    Raises only what ends this process: another error may be one that the parent cannot unpickle.
     """
     specs = registered()
-    return run([Attempt(worker, delivery, specs[delivery.name]) for delivery in deliveries])
+    try:
+        return run([Attempt(worker, delivery, specs[delivery.name]) for delivery in deliveries])
+    except Exception:
+        logger.exception("attempts were given up; the reconciler finds them, and they run again")
+        return Report()
 
 
 def run(attempts: Sequence[Attempt]) -> Report:
-    """Run attempts as `execute` does."""
+    """Run attempts; return a report. Raises only what ends this process."""
     begin = time.monotonic()
     report = Report()
     if len(attempts) == 1:
@@ -80,7 +83,7 @@ def run(attempts: Sequence[Attempt]) -> Report:
     for end in outcomes:
         report.add(end)
     if logger.isEnabledFor(logging.DEBUG):
-        _log_successes(attempts, report)
+        _log_successes(attempts, outcomes)
     _reply(attempts, outcomes)
     report.seconds = time.monotonic() - begin
     return report
@@ -91,10 +94,10 @@ def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[Outcome]:
     left = list(attempts)
     while left:
         try:
-            return retry_while_unavailable(lambda: _in_one_commit(left))
-        except _Raised as raised:
-            left.remove(raised.attempt)
-            report.alone.append(raised.attempt.id)
+            return retry_while_unavailable(partial(_in_one_commit, left))
+        except TaskRaised as raised:
+            left = [attempt for attempt in left if attempt.id != raised.task_id]
+            report.alone.append(raised.task_id)
             if len(report.alone) < MAX_FAILED:
                 continue
         except StoreUnavailable:
@@ -109,7 +112,7 @@ def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[Outcome]:
 
 
 def _run_alone(attempt: Attempt, report: Report) -> Outcome | None:
-    """Run one attempt; return how it ended, None where it does not count."""
+    """Run one attempt; return its outcome, None if nothing was recorded."""
     try:
         if attempt.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
@@ -120,25 +123,26 @@ def _run_alone(attempt: Attempt, report: Report) -> Outcome | None:
     except Duplicate:
         _note_dropped([attempt])
     except StoreUnavailable as reason:
-        logger.warning("%s gave up: %s", attempt.what, reason, extra=attempt.log)
-    except _Raised as raised:
-        return _fail(attempt, raised.__cause__ or raised, report)
+        logger.warning("%s gave up: %s", attempt.label, reason, extra=attempt.log_extra)
+    except TaskRaised as raised:
+        cause = raised.__cause__
+        return _handle_error(attempt, raised if cause is None else cause, report)
     except BaseException as error:
         if terminate_handler_fired():
             raise  # this process was told to end (SIGTERM), and its worker knows
-        return _fail(attempt, error, report)
+        return _handle_error(attempt, error, report)
     return None
 
 
 def _in_one_commit(attempts: Sequence[Attempt]) -> list[Outcome]:
     """Claim, run and finish attempts in one transaction; return the outcomes of those that count.
 
-    Raises _Raised for an error of a task, Duplicate for a task of another program that is known
+    Raises TaskRaised for an error of a task, Duplicate for a task of another program that is known
     already, and what `_finish` raises.
     """
     worker = attempts[0].worker
-    # Who ends a transaction unnoticed has committed its claim. A single attempt is STARTED then,
-    # and the reconciler finds it. In a batch that would cost a second change of each row.
+    # If a task commits without being noticed, its claim is committed too. A single attempt is then
+    # STARTED, so the reconciler finds it. A batch skips STARTED: it would update each row twice.
     start = len(attempts) == 1
     with TaskSession() as session:
         for attempt in attempts:
@@ -159,17 +163,27 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[Outcome]:
 
 
 def _value_in_one_commit(attempt: Attempt, session: TaskSession) -> str:
-    """Run a task's function; return its value as JSON text. Raises _Raised, StoreUnavailable."""
+    """Run a task's function; return its value as JSON text.
+
+    Raises TaskRaised, StoreUnavailable.
+    """
     try:
         run = Run(attempt.id, attempt.number, session, one_commit=True)
-        with session.lent(), attempt.losses:
+        with session.lent():
             return as_json(call(attempt.spec, attempt.arguments, run))
-    except StoreUnavailable:
+    except StoreNotWritable:
         raise
+    except StoreUnavailable as error:
+        attempt.losses += 1
+        if attempt.losses < MAX_LOSSES:
+            raise
+        failed = StatementFailed("The task lost its database connection each time")
+        failed.__cause__ = error
+        raise TaskRaised(attempt.id) from failed
     except BaseException as error:
         if terminate_handler_fired():
-            raise  # as above
-        raise _Raised(attempt) from error
+            raise  # SIGTERM, as in _run_alone
+        raise TaskRaised(attempt.id) from error
 
 
 def _in_steps(attempt: Attempt) -> Outcome:
@@ -186,16 +200,10 @@ def _in_steps(attempt: Attempt) -> Outcome:
                 return outcome
     except StoreUnavailable as error:
         # What the task has written is gone, so all of it has to be done again.
-        reason = plain(error)
+        reason = error_text(error)
         if attempt.number >= FREE_ATTEMPTS:
             raise StatementFailed(reason) from error
-        logger.warning(
-            "%s lost PostgreSQL: its writes were rolled back, and it runs again, at no cost of"
-            " an attempt, when PostgreSQL takes writes",
-            attempt.what,
-            extra=attempt.log,
-        )
-        retry_while_unavailable(lambda: attempt.give_back(reason))
+        attempt.give_back(reason)
         raise
 
     # It has written nothing, so the outcome alone can be tried again.
@@ -230,8 +238,8 @@ def _finish(
         raise Superseded("the ledger has moved on")
 
 
-def _fail(attempt: Attempt, error: BaseException, report: Report) -> Outcome | None:
-    """Record what an attempt has raised; return how it ended, None where it does not count."""
+def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> Outcome | None:
+    """Record and log what an attempt has raised; return its outcome, None if not recorded."""
     if isinstance(error, Superseded):
         # Its writes were rolled back. If it counts all the same, it has changed its own row.
         error = TaskError(OWN_ROW)
@@ -239,42 +247,46 @@ def _fail(attempt: Attempt, error: BaseException, report: Report) -> Outcome | N
     # Recorded first: a log may be slow, or broken.
     outcome = _record(attempt, error, retry=not final)
     if not final:
-        logger.error("%s raised", attempt.what, extra=attempt.log, exc_info=error)
+        logger.error("%s raised", attempt.label, extra=attempt.log_extra, exc_info=error)
         report.traceback = plain_traceback(error)
     return outcome
 
 
 def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome | None:
+    text = error_text(error)
     try:
-        state = retry_while_unavailable(lambda: attempt.fail(plain(error), retry=retry))
+        state = retry_while_unavailable(lambda: attempt.record_error(text, retry=retry))
     except StoreUnavailable:
         return None  # the reconciler finds it, as it finds a lost attempt
     except Exception:
-        logger.exception("%s: its error could not be recorded", attempt.what, extra=attempt.log)
+        logger.exception(
+            "%s: its error could not be recorded", attempt.label, extra=attempt.log_extra
+        )
         return None
     if state is None:
         logger.warning(
             "%s: outcome dropped: the task has ended or has a newer attempt",
-            attempt.what,
-            extra=attempt.log,
+            attempt.label,
+            extra=attempt.log_extra,
         )
         return None
-    logger.warning(
-        "%s: %s after an error: %s", attempt.what, state, plain(error), extra=attempt.log
-    )
-    return Outcome(attempt.id, attempt.number, state, error=plain(error))
+    logger.warning("%s: %s after an error: %s", attempt.label, state, text, extra=attempt.log_extra)
+    return Outcome(attempt.id, attempt.number, state, error=text)
 
 
-def _log_successes(attempts: Sequence[Attempt], report: Report) -> None:
+def _log_successes(attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
+    succeeded = {end.id for end in outcomes if end.state == SUCCESS}
     for attempt in attempts:
-        if report.ended.get(attempt.id, ("",))[0] == SUCCESS:
-            logger.debug("%s succeeded", attempt.what, extra=attempt.log)
+        if attempt.id in succeeded:
+            logger.debug("%s succeeded", attempt.label, extra=attempt.log_extra)
 
 
 def _note_dropped(attempts: Sequence[Attempt]) -> None:
     for attempt in attempts:
         logger.debug(
-            "%s dropped: the task does not wait for this attempt", attempt.what, extra=attempt.log
+            "%s dropped: the task does not wait for this attempt",
+            attempt.label,
+            extra=attempt.log_extra,
         )
     ours = [attempt for attempt in attempts if not attempt.delivery.external]
     if ours:

@@ -18,7 +18,8 @@ class Report:
     """What became of attempts, for the parent process.
 
     ended: by task id the state that the attempt led to, and the start of its value or its error.
-    alone: the ids of those that are still to be run, each alone. The others do not count.
+    alone: the ids of those that are still to be run, each alone. An attempt in neither has no
+    outcome to report: it was dropped, or PostgreSQL was away.
     traceback: of the error of a single attempt. seconds: how long all of them took.
     """
 

@@ -1,0 +1,80 @@
+"""Replies about outcomes: whom they reach, and in which form."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from backend.states import FAILURE, REVOKED, SUCCESS, State
+
+pytestmark = pytest.mark.usefixtures("configured")
+
+
+@pytest.fixture
+def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Give a list of (queue, body) of each reply."""
+    from backend.worker import results
+
+    sent: list[tuple[str, Any]] = []
+
+    def publish(body: str, *, routing_key: str, **_: object) -> None:
+        sent.append((routing_key, json.loads(body)))
+
+    producer = Mock(publish=publish)
+    monkeypatch.setattr(results, "_replies", SimpleNamespace(send=lambda send: send(producer)))
+    return sent
+
+
+def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
+    """Reply to tasks of (id, reply queue, external, state, value or error)."""
+    from backend.broker.wire import Delivery
+    from backend.celery_app import app
+    from backend.db.ledger import Outcome
+
+    backend: Any = app.backend
+    ended = []
+    for task_id, queue, external, state, text in ends:
+        value, error = (text, None) if state == SUCCESS else (None, text)
+        delivery = Delivery(task_id, 1, "slow", [], {}, queue, None, "tasks", external)
+        ended.append((delivery, Outcome(task_id, 1, state, value, error)))
+    backend.reply(ended)
+
+
+def test_tasks_of_a_batch_share_a_reply_for_each_queue(replies: list[tuple[str, Any]]) -> None:
+    reply(
+        ("a", "here", False, SUCCESS, "1"),
+        ("b", "there", False, SUCCESS, "2"),
+        ("c", "here", False, SUCCESS, "3"),
+        ("d", None, False, SUCCESS, "4"),
+    )
+    assert replies == [("here", {"task_ids": ["a", "c"]}), ("there", {"task_ids": ["b"]})]
+
+
+def test_an_external_task_gets_celerys_reply_in_a_batch_too(
+    replies: list[tuple[str, Any]],
+) -> None:
+    reply(("a", "here", True, SUCCESS, '{"x": 1}'), ("b", "here", True, SUCCESS, "2"))
+    assert [(queue, body["task_id"], body["result"]) for queue, body in replies] == [
+        ("here", "a", {"x": 1}),
+        ("here", "b", 2),
+    ]
+
+
+@pytest.mark.parametrize(("state", "kind"), [(FAILURE, "TaskError"), (REVOKED, "TaskRevokedError")])
+def test_an_error_is_an_exception_to_celerys_clients(
+    replies: list[tuple[str, Any]], state: State, kind: str
+) -> None:
+    reply(("a", "here", False, state, "too small"))
+    ((_, body),) = replies
+    assert (body["status"], body["result"]["exc_type"]) == (state, kind)
+    assert body["result"]["exc_message"] == ["too small"]
+
+
+def test_a_value_that_is_nested_deeply_is_replied_as_it_is(replies: list[tuple[str, Any]]) -> None:
+    value = "[" * 240 + "]" * 240
+    reply(("a", "here", False, SUCCESS, value))
+    assert json.dumps(replies[0][1]["result"]) == value
