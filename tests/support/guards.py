@@ -1003,6 +1003,34 @@ GUARDS = [
         "tests/unit/test_jobs.py",
     ),
     Guard(
+        "2: the lease holds a single attempt of the short queue",
+        "backend/worker/jobs.py",
+        "            request.in_batch = self._single is None\n",
+        "",
+        "tests/unit/test_jobs.py",
+    ),
+    Guard(
+        "2: a task that is not short shares no transaction",
+        "backend/worker/short.py",
+        "            if registered()[request.delivery.name].one_commit:\n",
+        "            if True:\n",
+        "tests/unit/test_short_tasks.py",
+    ),
+    Guard(
+        "3: no error of our own reaches the parent process",
+        "backend/worker/attempt/execute.py",
+        "        return Report()\n",
+        "        raise\n",
+        "tests/unit/test_execute.py",
+    ),
+    Guard(
+        "an external task gets Celery's reply in a batch too",
+        "backend/worker/results.py",
+        "            if delivery.external or len(ended) == 1:\n",
+        "            if len(ended) == 1:\n",
+        "tests/unit/test_results.py",
+    ),
+    Guard(
         "3: whatever a task raises ends its attempt",
         "backend/worker/attempt/execute.py",
         "    except BaseException as error:\n        if terminate_handler_fired():\n"
