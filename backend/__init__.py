@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Celery:
     """Return the Celery application for `backend.app`, the name the `celery` command looks for."""
     if name == "app":
-        from backend.celery_app import app  # noqa: PLC0415 - only the celery command needs it
+        from backend.broker.app import app  # noqa: PLC0415 - only the celery command needs it
 
         return app
     raise AttributeError(name)

@@ -155,7 +155,7 @@ def worker() -> None:
 
     subprocesses.start_cleaner()  # before Celery starts its threads
     set_up_logging(settings().log_level, "worker")  # before the lease's thread has something to say
-    from backend.celery_app import app
+    from backend.broker.app import app
 
     # Eight lines against running as root, for the sake of pickle, which we do not take.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -192,7 +192,7 @@ def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
     from celery.bin.celery import celery
 
-    from backend.celery_app import QUEUES, app
+    from backend.broker.app import QUEUES, app
     from backend.flower import install
 
     install()

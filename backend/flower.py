@@ -14,8 +14,8 @@ import flower.app
 from celery.events import EventReceiver
 from flower.events import Events
 
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS, app, connect
+from backend.broker.app import BROKER_ERRORS, app, connect
+from backend.broker.outage import broker_outage, explain
 from backend.outage import RETRY_SECONDS
 
 logger = logging.getLogger(__name__)

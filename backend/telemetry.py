@@ -64,7 +64,7 @@ _LOGGERS = {
     "uvicorn.access": {"handlers": [], "propagate": False},
     # Its line about each task has no attempt number; execute.py's lines have it.
     "celery.worker.strategy": {"level": "WARNING"},
-    # Its lines about the broker come with each try; broker_outage.py has one for each reason.
+    # Its lines about the broker come with each try; broker/outage.py has one for each reason.
     "celery.worker.consumer.consumer": {"level": "ERROR"},
     "celery.worker.consumer.connection": {"level": "WARNING"},
     "flower": {"level": "ERROR"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from backend.broker_outage import broker_outage
+from backend.broker.outage import broker_outage
 from backend.db.outage import postgresql_outage
 from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack

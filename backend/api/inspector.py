@@ -15,8 +15,8 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS, CLASSIC, app, connect, prefixed
+from backend.broker.app import BROKER_ERRORS, CLASSIC, app, connect, prefixed
+from backend.broker.outage import broker_outage, explain
 from backend.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The broker: what a task looks like as a message."""
+"""The broker: the Celery application, a task as a message, what the broker's errors mean."""

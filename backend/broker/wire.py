@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from celery.exceptions import InvalidTaskError, NotRegistered
 from kombu import Message
 
-from backend.celery_app import SHORT_QUEUE, TASKS_QUEUE
+from backend.broker.app import SHORT_QUEUE, TASKS_QUEUE
 from backend.db.outbox import OutboxEntry
 from backend.tasks.registry import registered
 from backend.telemetry import about

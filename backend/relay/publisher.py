@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
+from backend.broker.app import QUEUES, connect
 from backend.broker.wire import encode, encode_bundle
-from backend.celery_app import QUEUES, connect
 
 if TYPE_CHECKING:
     import threading

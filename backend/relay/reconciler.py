@@ -11,8 +11,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS, SHORT_QUEUE, TASKS_QUEUE
+from backend.broker.app import BROKER_ERRORS, SHORT_QUEUE, TASKS_QUEUE
+from backend.broker.outage import broker_outage, explain
 from backend.db import (
     bounds,
     clock,

@@ -11,9 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from backend.broker.app import BROKER_ERRORS
+from backend.broker.outage import broker_outage, explain
 from backend.broker.wire import bundled_task_names
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS
 from backend.db import listen, outbox
 from backend.db.session import transaction
 from backend.errors import StoreUnavailable

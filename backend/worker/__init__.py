@@ -1,6 +1,6 @@
 """What runs in a worker. Celery imports this package for its effects: tasks, lease, commands."""
 
-from backend.celery_app import app
+from backend.broker.app import app
 from backend.tasks.registry import registered
 from backend.worker import inspector, lease  # noqa: F401 - each connects itself to Celery
 from backend.worker.events import Dispatcher, Node

@@ -13,8 +13,8 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from backend.broker import wire
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS
+from backend.broker.app import BROKER_ERRORS
+from backend.broker.outage import broker_outage, explain
 from backend.worker import activity, lease, malformed
 from backend.worker.hang import TICK_SECONDS, EventLoopWatch
 from backend.worker.jobs import Job

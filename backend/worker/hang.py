@@ -12,7 +12,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
-from backend.celery_app import connect
+from backend.broker.app import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.broker_outage import broker_outage, explain
-from backend.celery_app import BROKER_ERRORS, connect
+from backend.broker.app import BROKER_ERRORS, connect
+from backend.broker.outage import broker_outage, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import celery.worker.control
 import celery.worker.state
 from celery.worker.control import inspect_command
 
-from backend.celery_app import SHORT_QUEUE
+from backend.broker.app import SHORT_QUEUE
 from backend.states import ACTIVE, RESERVED, SCHEDULED
 
 # Celery's sets of requests; its stubs know only some of them.

@@ -16,7 +16,7 @@ from celery.worker.state import task_ready, task_reserved
 from kombu import Consumer
 
 from backend.broker import wire
-from backend.celery_app import SHORT_QUEUE, app
+from backend.broker.app import SHORT_QUEUE, app
 from backend.tasks.registry import registered
 from backend.worker.jobs import Job
 from backend.worker.request import LedgerRequest

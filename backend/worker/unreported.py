@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerLostError
 
-from backend.celery_app import app
+from backend.broker.app import app
 from backend.db import ledger
 from backend.db.ledger import Outcome
 from backend.db.session import transaction

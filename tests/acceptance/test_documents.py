@@ -365,7 +365,7 @@ def test_each_path_test_and_target_that_is_named_exists(document: Document) -> N
     for code in re.findall(r"`([^`\n]+)`", document.prose):
         if re.fullmatch(r"(?:backend|tests|examples|benchmarks|deploy|\.ci)/[\w/.-]*", code):
             assert code in MADE_BY_READERS or (ROOT / code).exists(), code
-        elif re.fullmatch(r"(?:api|db|relay|tasks|worker)/\w+\.py", code):
+        elif re.fullmatch(r"(?:api|broker|db|embedded|relay|tasks|worker)/(?:\w+/)?\w+\.py", code):
             assert (ROOT / "backend" / code).exists(), code
         elif re.fullmatch(r"test_\w+", code):
             assert f"def {code}(" in tests, code

@@ -94,7 +94,7 @@ def test_only_what_no_worker_holds_is_called_lost(
     held: int,
     lost: int,
 ) -> None:
-    from backend.celery_app import TASKS_QUEUE
+    from backend.broker.app import TASKS_QUEUE
     from backend.relay import reconciler
 
     ids = submit(service, 4)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Give a list of what is replied."""
-    from backend.celery_app import app
+    from backend.broker.app import app
 
     sent: list[tuple[Delivery, Outcome]] = []
     monkeypatch.setattr(app.backend, "reply", sent.extend)

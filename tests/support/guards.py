@@ -386,7 +386,7 @@ GUARDS = [
     ),
     Guard(
         "8: only JSON is taken",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         '"accept_content": ["json"]',
         '"accept_content": ["json", "pickle"]',
         "tests/acceptance/test_malformed_messages.py",
@@ -468,7 +468,7 @@ GUARDS = [
     ),
     Guard(
         "8: an unknown task is sent again later",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         '    "worker_consumer": "backend.worker.consumer:LedgerConsumer",\n',
         "",
         "tests/acceptance/test_contract_setups.py::test_a_task_that_only_a_newer_worker_knows_waits"
@@ -543,7 +543,7 @@ GUARDS = [
     ),
     Guard(
         "queues are classic in every vhost",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         'arguments = {"x-max-priority": 9, **CLASSIC}',
         'arguments = {"x-max-priority": 9}',
         "tests/acceptance/test_queues.py",
@@ -726,7 +726,7 @@ GUARDS = [
     ),
     Guard(
         "chaos: a queue of replies that is deleted before it is read is made again",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         "    *_broker.channel_errors,\n",
         "    *_broker.recoverable_channel_errors,\n",
         "tests/integration/test_reply_queues.py",
@@ -740,7 +740,7 @@ GUARDS = [
     ),
     Guard(
         "installations: with a prefix installations share no queue",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         "    return settings().queue_prefix + name\n",
         "    return name\n",
         "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
@@ -748,7 +748,7 @@ GUARDS = [
     ),
     Guard(
         "installations: with a prefix installations share no commands",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         '    "control_exchange": prefixed("celery"),\n',
         "",
         "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
@@ -756,7 +756,7 @@ GUARDS = [
     ),
     Guard(
         "installations: with a prefix installations share no events",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         '    "event_exchange": prefixed("celeryev"),\n',
         "",
         "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
@@ -1151,7 +1151,7 @@ GUARDS = [
     ),
     Guard(
         "TLS of amqps:// checks the host's name",
-        "backend/celery_app.py",
+        "backend/broker/app.py",
         ', "server_hostname": None}',
         "}",
         "tests/acceptance/test_broker_addresses.py::test_a_certificate_of_another_host_is_refused",

@@ -60,7 +60,7 @@ class Broken:
 
 @pytest.mark.usefixtures("configured")
 def test_the_exit_code_of_a_worker_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.celery_app import app
+    from backend.broker.app import app
 
     monkeypatch.setattr(app, "Worker", Broken)
     with pytest.raises(SystemExit) as ended:

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 import redis
 
-from backend.broker_outage import explain
+from backend.broker.outage import explain
 from backend.db.outage import explain as explain_postgresql
 
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_without_a_prefix_every_name_is_that_of_earlier_versions() -> None:
-    from backend.celery_app import _REDIS_OPTIONS, QUEUES, app
+    from backend.broker.app import _REDIS_OPTIONS, QUEUES, app
 
     assert [(queue.name, queue.routing_key) for queue in QUEUES] == [
         ("tasks", "tasks"),

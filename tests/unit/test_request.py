@@ -41,7 +41,7 @@ def _forget_revokes() -> Iterator[None]:
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
     """Return a request of the task `slow`; what it reports to the lease is noted."""
     import backend.worker  # noqa: F401 - registers the tasks
-    from backend.celery_app import app
+    from backend.broker.app import app
     from backend.worker import lease
     from backend.worker.request import LedgerRequest
 

@@ -31,8 +31,8 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
     """Reply to tasks of (id, reply queue, external, state, value or error)."""
+    from backend.broker.app import app
     from backend.broker.wire import Delivery
-    from backend.celery_app import app
     from backend.db.ledger import Outcome
 
     backend: Any = app.backend

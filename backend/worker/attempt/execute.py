@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 from sqlalchemy.exc import DataError
 
-from backend.celery_app import app
+from backend.broker.app import app
 from backend.db import ledger
 from backend.db.ledger import Outcome
 from backend.db.session import transaction

@@ -136,7 +136,7 @@ app.backend_cls = _backend_class()
 app.conf.update(_CONF)
 
 _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker raises that is away, refuses something or does not answer; see broker_outage.py.
+# What a broker raises that is away, refuses something or does not answer; see outage.py.
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.connection_errors,
     *_broker.channel_errors,
