@@ -5,7 +5,7 @@
 # throughout, so the project may lie in a folder whose name has spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo reset test chaos guards bench compare lint lock clean environment-run environment-dev environment-bench
+.PHONY: help run demo reset test chaos guards bench compare format lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
@@ -44,6 +44,9 @@ bench: environment-bench ## measure the budget beside the peers, in ten minutes 
 
 compare: environment-bench ## compare the speed of a commit with the code as it is (BASE=31cce39 ARGS="--rows post,done")
 	@exec .venv/bin/python -m benchmarks.compare '$(BASE)' $(ARGS)
+
+format: environment-dev ## format the code, and repair what the linter can
+	@.venv/bin/ruff check --quiet --fix-only . && exec .venv/bin/ruff format .
 
 lint: environment-dev ## check lock files, format, lint, types, import layers, migrations in step with models
 	@failed=; \

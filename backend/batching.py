@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from backend.errors import StoreUnavailable, TextNotStorable
+from backend.errors import Overloaded, StoreUnavailable, TextNotStorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class Batcher(Generic[T, R]):
         self._limit = limit
         self._size = size
         self._room = max(BATCHES * limit, LEAST_ROOM)
-        # What came in this turn of the event loop, handed over at its end: one wake-up for all.
+        # Items from this iteration of the event loop, handed over with one notify at its end.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
         # When what was handed over together is given up; one timer watches over the first of them.
         self._deadlines: deque[tuple[float, list[asyncio.Future[R]]]] = deque()
@@ -69,10 +69,10 @@ class Batcher(Generic[T, R]):
         """Return `work`'s result for the item.
 
         Raises StoreUnavailable after STORE_TIMEOUT seconds; an item that still waits then is
-        dropped. Raises it at once when too many wait already.
+        dropped. Raises Overloaded at once when too many wait already, or after `close`.
         """
         if self._closed or len(self._waiting) + len(self._arriving) >= self._room:
-            raise StoreUnavailable
+            raise Overloaded
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         if not self._arriving:
@@ -145,7 +145,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             if len(batch) > 1:
                 for single in batch:
-                    # One after the other they take longer, and some give up meanwhile.
+                    # One by one takes longer, so some may have given up.
                     if not single[1].done():
                         self._do([single])
                 return

@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend.embedded import lifetime
-from backend.embedded.programs import CannotRun
-from backend.errors import RegistrationError, StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.errors import (
+    CannotRun,
+    RegistrationError,
+    StoreLocked,
+    StoreNotWritable,
+    StoreUnavailable,
+)
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import print_any_text, set_up_logging
 from backend.terminal import Output
@@ -252,7 +257,7 @@ def _why_not_migrated(error: StoreUnavailable) -> str:
 
 
 def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
-    """End with one line when nobody can listen there, or something does already and stays."""
+    """Exit with one line if the port cannot be used, or is in use and stays so."""
     deadline = time.monotonic() + patience
     while error := _cannot_listen(host, port):
         if isinstance(error, socket.gaierror):

@@ -2,19 +2,24 @@
 
 Error
 ├── RegistrationError        a task is declared wrongly; the import fails
+├── CannotRun                `up` or `reset` cannot do its work; one line that says what to do
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
 ├── StatementFailed          a task's own statement failed, though PostgreSQL is there
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
 ├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
 │   └── Duplicate            the ledger does not wait for it, mostly as it came twice
+├── StoreError               PostgreSQL did not do it; the text is for clients, as a 503
+│   ├── TextNotStorable      the database's encoding has no such character
+│   └── StoreUnavailable     PostgreSQL cannot be reached, or did not answer in time
+│       ├── StoreNotWritable it answers and stores nothing
+│       ├── StoreLocked      another session holds a lock for too long
+│       └── LeaseExpired     this worker has no lease, so it starts nothing
 └── HTTPError                becomes an HTTP answer; the class owns its status
     ├── NotFound             404
     ├── Invalid              422
     ├── TooManyWaiting       429
-    ├── TextNotStorable      503, the database's encoding has no such character
-    └── StoreUnavailable     503, PostgreSQL cannot be reached
-        ├── StoreNotWritable 503, PostgreSQL answers and stores nothing
-        └── StoreLocked      503, another session holds a lock for too long
+    ├── NotMigrated          503, the database's schema is older than this version
+    └── Overloaded           503, too many requests wait in this process
 """
 
 from __future__ import annotations
@@ -28,6 +33,10 @@ class Error(Exception):
 
 class RegistrationError(Error):
     """A task is declared wrongly."""
+
+
+class CannotRun(Error):
+    """`up` or `reset` cannot do its work; the message is one line that says what to do."""
 
 
 class TaskError(Error):
@@ -55,6 +64,49 @@ class Superseded(Error):
 
 class Duplicate(Superseded):
     """The ledger does not wait for this delivery: most likely another one was first."""
+
+
+class StoreError(Error):
+    """PostgreSQL did not do what it was asked. The text says in plain words what to do."""
+
+
+class TextNotStorable(StoreError):
+    """A text has a character that the database's encoding lacks.
+
+    The same request fails until there is a database with another encoding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The task store cannot hold this text: its database does not use UTF-8. Nothing was"
+            " stored. GET /health/ready says what to do."
+        )
+
+
+class StoreUnavailable(StoreError):
+    """PostgreSQL cannot be reached, or did not answer in time."""
+
+    def __init__(
+        self,
+        text: str = "The task store cannot be reached at the moment."
+        " Nothing is lost; try again shortly.",
+    ) -> None:
+        super().__init__(text)
+
+
+class StoreNotWritable(StoreUnavailable):
+    """PostgreSQL answers but stores nothing: it is read-only, or its disk is full."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another session of PostgreSQL has held a lock for longer than it was waited for."""
+
+
+class LeaseExpired(StoreUnavailable):
+    """A worker has no lease: the reconciler would take from it whatever it starts."""
+
+    def __init__(self) -> None:
+        super().__init__("this worker has no lease at the moment; it starts nothing without one")
 
 
 class HTTPError(Error):
@@ -103,38 +155,26 @@ class TooManyWaiting(HTTPError):
         self.headers = {"Retry-After": str(seconds)}
 
 
-class TextNotStorable(HTTPError):
-    """A text has a character that the database's encoding lacks.
-
-    Without Retry-After: the same request fails until there is a database with another encoding.
-    """
+class NotMigrated(HTTPError):
+    """The database's schema is older than this version."""
 
     status = 503
 
     def __init__(self) -> None:
         super().__init__(
-            "The task store cannot hold this text: its database does not use UTF-8. Nothing was"
-            " stored. GET /health/ready says what to do."
+            "The database's schema is older than this version: run `tasks-api migrate`."
         )
-
-
-class StoreUnavailable(HTTPError):
-    """PostgreSQL cannot be reached, or did not answer in time."""
-
-    status = 503
-
-    def __init__(
-        self,
-        detail: str = "The task store cannot be reached at the moment."
-        " Nothing is lost; try again shortly.",
-    ) -> None:
-        super().__init__(detail)
         self.headers = {"Retry-After": "2"}
 
 
-class StoreNotWritable(StoreUnavailable):
-    """PostgreSQL answers but stores nothing: it is read-only, or its disk is full."""
+class Overloaded(HTTPError):
+    """More requests wait in this process than it can serve in time, or it stops."""
 
+    status = 503
 
-class StoreLocked(StoreUnavailable):
-    """Another session of PostgreSQL has held a lock for longer than it was waited for."""
+    def __init__(self) -> None:
+        super().__init__(
+            "This process takes no more requests at the moment. Nothing was stored; try again"
+            " shortly."
+        )
+        self.headers = {"Retry-After": "2"}

@@ -12,7 +12,7 @@ from backend.states import Listed, State
 
 
 def _storable(text: str) -> str:
-    """Refuse what PostgreSQL cannot store or nobody could read."""
+    """Refuse what PostgreSQL cannot store, and text without a visible character."""
     if "\x00" in text:
         raise ValueError("must not contain the NUL character")
     if not text.strip():

@@ -103,7 +103,7 @@ def parse(line: str, process: str) -> dict[str, Any]:
 class Output:
     """The standard output of `up`, for several threads: each line whole, JSON or text.
 
-    `closed` is set when nobody reads it any more.
+    `closed` is set when its reader is gone.
     """
 
     def __init__(self) -> None:

@@ -23,8 +23,14 @@ from backend.api.problems import OUR_FAULT, faults
 from backend.api.route import ABSENT, Route
 from backend.api.services import Services, services_of
 from backend.api.submissions import IdempotencyKey, SubmitRequest
-from backend.db.ledger import NewTask
-from backend.errors import HTTPError, StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.db.records import NewTask
+from backend.errors import (
+    HTTPError,
+    StoreError,
+    StoreLocked,
+    StoreNotWritable,
+    StoreUnavailable,
+)
 from backend.schemas import EXAMPLE_ID, BatchAccepted, BatchItem, BatchLine
 from backend.states import PENDING
 from backend.tasks.registry import names, registered
@@ -252,7 +258,7 @@ async def _accept_lines(
     if tasks:
         try:
             text = await services.submissions.accept(SubmitRequest(tasks, text, "lines", key))
-        except Exception as error:  # noqa: BLE001 - what is not an HTTPError was logged there
+        except Exception as error:  # noqa: BLE001 - what is not one of ours was logged there
             for answer in answers:
                 if "task_id" in answer:
                     _take_back(answer, error)
@@ -266,7 +272,8 @@ def _take_back(answer: dict[str, Any], error: Exception) -> None:
         answer.update(_fault("UNKNOWN", MAY_BE_STORED))
         return
     del answer["task_id"]
-    answer.update(_fault("REFUSED", error.detail if isinstance(error, HTTPError) else OUR_FAULT))
+    known = isinstance(error, (HTTPError, StoreError))
+    answer.update(_fault("REFUSED", str(error) if known else OUR_FAULT))
 
 
 def _fault(status: str, detail: str) -> dict[str, Any]:

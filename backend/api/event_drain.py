@@ -1,4 +1,4 @@
-"""What arrives on a connection to the broker, which is kept alive meanwhile."""
+"""Reads what arrives on a connection to the broker, and keeps the connection alive."""
 
 from __future__ import annotations
 

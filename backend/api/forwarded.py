@@ -23,7 +23,7 @@ class ForwardedHeaders:
         self._inner: Any = ProxyHeadersMiddleware(inner, trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on. Must see the address of the connection itself, hence comes first."""
+        """Pass a request on. Comes first: it needs the address of the connection itself."""
         peer = scope.get("client")
         if scope["type"] == "http" and (peer and peer[0]) in self._inner.trusted_hosts:
             forwarded = {name: value for name, value in scope["headers"] if name in _HEADERS}

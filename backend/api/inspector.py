@@ -1,7 +1,7 @@
 """Asking the workers what they hold: one broadcast, one thread, one connection.
 
 A worker that does not answer is waited for once, up to a second, and not again before it has
-answered something. With the broker away nobody waits at all.
+answered something. With the broker away no request waits at all.
 """
 
 from __future__ import annotations

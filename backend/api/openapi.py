@@ -35,8 +35,6 @@ from backend.tasks.registry import Task, registered
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backend.errors import HTTPError
-
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -57,12 +55,11 @@ def _error(status: int, description: str, detail: str) -> Responses:
     }
 
 
-def _retry_later_error(description: str, error: HTTPError) -> Responses:
+def _retry_later_error(status: int, description: str, detail: str, seconds: int) -> Responses:
     """Return the description of an error that says when to try again."""
-    documented = _error(error.status, description, error.detail)
-    seconds = int(error.headers["Retry-After"])
+    documented = _error(status, description, detail)
     retry_after = header("Seconds until you try again", "integer", seconds)
-    documented[error.status]["headers"] = {"Retry-After": retry_after}
+    documented[status]["headers"] = {"Retry-After": retry_after}
     return documented
 
 
@@ -86,9 +83,13 @@ BODY_REFUSED = {
 SUBMISSION_REFUSED = {
     **BODY_REFUSED,
     **_invalid("The request is not valid, or its Idempotency-Key came with another one"),
-    **_retry_later_error("More tasks wait than MAX_WAITING allows", TooManyWaiting(100_000, 30)),
+    **_retry_later_error(
+        429, "More tasks wait than MAX_WAITING allows", str(TooManyWaiting(100_000, 30)), 30
+    ),
 }
-STORE_AWAY = _retry_later_error("PostgreSQL is away or stores nothing", StoreUnavailable())
+STORE_AWAY = _retry_later_error(
+    503, "PostgreSQL is away or stores nothing", str(StoreUnavailable()), 2
+)
 
 
 def router_of(

@@ -11,13 +11,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from backend.errors import HTTPError, Invalid
+from backend.errors import HTTPError, Invalid, StoreError, StoreUnavailable
 from backend.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PROBLEM = "application/problem+json"
+RETRY_SOON = {"Retry-After": "2"}
 OUR_FAULT = "Something went wrong on our side; it has been logged."
 
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
@@ -61,6 +62,12 @@ def install(app: FastAPI) -> None:
     async def ours(_request: Request, error: HTTPError) -> JSONResponse:
         errors = error.problems if isinstance(error, Invalid) else None
         return problem(error.status, error.detail, error.headers, errors)
+
+    @app.exception_handler(StoreError)
+    async def store(_request: Request, error: StoreError) -> JSONResponse:
+        # Trying again helps unless it is the text.
+        again = isinstance(error, StoreUnavailable)
+        return problem(503, str(error), RETRY_SOON if again else None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -19,13 +19,13 @@ from kombu import Consumer, Exchange, Queue
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
 from backend.broker.app import BROKER_ERRORS, CLASSIC, connect, prefixed
 from backend.broker.outage import broker_outage, explain
-from backend.errors import StoreUnavailable
+from backend.errors import Overloaded, StoreUnavailable
 from backend.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from backend.db.queries import TaskRecord
+    from backend.db.records import TaskRecord
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.25
 
 
 class ReplyListener:
-    """This process's reply queue; `connected` tells whether the broker can be reached."""
+    """This process's reply queue; `connected`: whether the broker can be reached."""
 
     def __init__(self, look: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
         """Start reading; `look` asks the ledger for a task's state."""
@@ -79,7 +79,7 @@ class ReplyListener:
                 left = deadline - begin
                 try:
                     state = await self._look(task_id)
-                except StoreUnavailable:
+                except (StoreUnavailable, Overloaded):
                     now = loop.time()
                     left = deadline - now
                     # The next look may take as long as this one did.

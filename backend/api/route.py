@@ -124,6 +124,13 @@ class _Call:
         self.cached = declared.use_cache
         self._request = declared.request_param_name
         self._path = {field.alias: field for field in declared.path_params}
+        # Any text will do, so there is nothing to check.
+        self._plain_path = all(
+            field.field_info.annotation is str
+            and not field.field_info.metadata
+            and field.name == field.alias
+            for field in declared.path_params
+        )
         self.query = {field.alias: field for field in declared.query_params}
         self._headers = {_header_name(field): field for field in declared.header_params}
         self._header_names = {name.encode(): name for name in self._headers}
@@ -176,7 +183,9 @@ class _Call:
                 values[dependency.name] = value
         if self._request:
             values[self._request] = request
-        if self._path:
+        if self._plain_path:
+            values |= {name: request.path_params[name] for name in self._path}
+        else:
             _read("path", self._path, request.path_params, values, faults)
         if query or self._query_required:
             _read("query", self.query, query, values, faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, NoReturn
 
 from starlette._utils import get_route_path
@@ -11,7 +12,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RouteTable(BaseRoute):
@@ -24,15 +25,19 @@ class RouteTable(BaseRoute):
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         """Index the routes. Raises TypeError if two have the same method and path."""
         self._literal: dict[tuple[str, str], Route] = {}
-        self._others: list[BaseRoute] = []
+        self._patterns: defaultdict[str, list[Route]] = defaultdict(list)
+        self._mounts: list[BaseRoute] = []
         for route in routes:
-            if not isinstance(route, Route) or "{" in route.path:
-                self._others.append(route)
+            if not isinstance(route, Route):
+                self._mounts.append(route)
                 continue
             for method in route.methods or ():
-                if (method, route.path) in self._literal:
+                if "{" in route.path:
+                    self._patterns[method].append(route)
+                elif (method, route.path) in self._literal:
                     raise TypeError(f"{method} {route.path} is declared twice")
-                self._literal[method, route.path] = route
+                else:
+                    self._literal[method, route.path] = route
 
     def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
         """Leave it to the routes themselves."""
@@ -48,34 +53,41 @@ class RouteTable(BaseRoute):
         Every request passes here, those for the documentation too. This is the place for access
         control: after the route was found, before it is called. No route can bypass it.
         """
-        route = self._find(scope)
-        await route.handle(scope, receive, send)
+        answer = self._find(scope)
+        await answer(scope, receive, send)
 
-    def _find(self, scope: Scope) -> BaseRoute:
-        """Return the request's route, and put what it needs into the scope."""
-        path = get_route_path(scope)
-        found = self._literal.get((scope["method"], path))
-        if found is not None:
-            scope.update(route=found, endpoint=found.endpoint, path_params={})
-            return found
-        for route in self._others:
-            match, child_scope = route.matches(scope)
-            if match is Match.FULL:
-                scope.update({"route": route, **child_scope})
-                return route
-        allowed = self._allowed(scope, path)
-        if allowed:
+    def _find(self, scope: Scope) -> ASGIApp:
+        """Return what answers a request, and put what it needs into the scope."""
+        path, method = get_route_path(scope), scope["method"]
+        if (route := self._literal.get((method, path))) is not None:
+            scope.update(route=route, endpoint=route.endpoint, path_params={})
+            return route.app
+        for route in self._patterns.get(method, ()):
+            if match := route.path_regex.match(path):
+                convert = route.param_convertors
+                values = {name: convert[name].convert(x) for name, x in match.groupdict().items()}
+                scope.update(route=route, endpoint=route.endpoint, path_params=values)
+                return route.app
+        for mount in self._mounts:
+            found, child_scope = mount.matches(scope)
+            if found is Match.FULL:
+                scope.update({"route": mount, **child_scope})
+                return mount.handle
+        if allowed := self._allowed(path):
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
         raise HTTPException(404)
 
-    def _allowed(self, scope: Scope, path: str) -> set[str]:
+    def _allowed(self, path: str) -> set[str]:
         """Return the methods of a path, those of its literal routes where it has any.
 
         HEAD is one wherever GET is: it is served as GET (limits.py).
         """
         allowed = {method for method, literal in self._literal if literal == path}
         if not allowed:
-            fitting = [each for each in self._others if each.matches(scope)[0] is not Match.NONE]
-            shown = [each for each in fitting if isinstance(each, Route) and each.include_in_schema]
-            allowed = {method for route in shown for method in route.methods or ()}
+            allowed = {
+                method
+                for method, routes in self._patterns.items()
+                for route in routes
+                if route.include_in_schema and route.path_regex.match(path)
+            }
         return allowed | {"HEAD"} if "GET" in allowed else allowed

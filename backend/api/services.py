@@ -16,7 +16,7 @@ from backend.api.totals import Totals
 from backend.batching import Batcher
 from backend.broker.wire import is_task_id
 from backend.db import messages, migrate, outbox, queries, repairs, workers, writable
-from backend.db.ledger import NewTask
+from backend.db.records import NewTask
 from backend.db.session import autocommit_connection, durability_faults, encoding_fault, trial
 from backend.states import ACTIVE
 from backend.tasks.registry import Task
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.db.messages import Message
-    from backend.db.queries import TaskRecord
+    from backend.db.records import TaskRecord
 
 
 class _Closable(Protocol):
@@ -108,7 +108,7 @@ class Services:
         if external:
             with autocommit_connection() as connection:
                 external -= queries.known(connection, list(external))
-                # Again: one of them may have been entered in the ledger meanwhile.
+                # Again: a worker may have submitted one of them since the first look.
                 tasks, total = queries.unfinished(connection, most, many=many)
         for task_id, status in held.items():
             if task_id in tasks:

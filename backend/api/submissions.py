@@ -20,7 +20,7 @@ from backend.tasks.registry import registered
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.ledger import NewTask
+    from backend.db.records import NewTask
 
 IdempotencyKey = Annotated[
     str,

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from backend.api.openapi import STORE_AWAY, router_of
 from backend.api.services import services_of
-from backend.errors import StoreUnavailable
+from backend.errors import NotMigrated
 from backend.schemas import Health, Links, Readiness
 from backend.settings import settings
 
@@ -75,9 +75,7 @@ async def get_readiness(request: Request) -> Readiness:
     services = services_of(request)
     readiness = await services.readiness.submit(None)
     if not readiness.migrated:
-        raise StoreUnavailable(
-            "The database's schema is older than this version: run `tasks-api migrate`."
-        )
+        raise NotMigrated
     degraded = [*readiness.faults]
     if not services.replies.connected:
         degraded.append("the broker cannot be reached: tasks are accepted and run when it is back")

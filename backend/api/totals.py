@@ -18,7 +18,7 @@ COUNT_SECONDS = 1.0
 
 
 class Totals:
-    """Counts once for all who ask, once a second at most, and only while somebody asks."""
+    """Counts once for all requests, once a second at most, and only while there are requests."""
 
     def __init__(self) -> None:
         self._counts = Batcher("totals", self._count)

@@ -55,7 +55,7 @@ _REDIS_OPTIONS: Final = {
     "socket_connect_timeout": REDIS_TIMEOUT,
     "socket_timeout": REDIS_TIMEOUT,
     "socket_keepalive": True,
-    # How long a consumer's connection may be silent, beyond that second, until it is made anew.
+    # How long a consumer's connection may be silent, beyond that second, until it is replaced.
     "health_check_interval": 5,
     **{f"{key}_key": prefixed(key) for key in ("unacked", "unacked_index", "unacked_mutex")},
 }
@@ -114,7 +114,7 @@ _CONF: dict[str, Any] = {
     "worker_send_task_events": True,
     "worker_consumer": "backend.worker.consumer:LedgerConsumer",
     "worker_pool": "backend.worker.pool:Pool",
-    # Loaded by worker processes and the celery command only, hence by name.
+    # By name: only worker processes and the celery command load it.
     "include": ["backend.worker"],
 }
 

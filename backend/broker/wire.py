@@ -17,7 +17,7 @@ from celery.exceptions import InvalidTaskError, NotRegistered
 from kombu import Message
 
 from backend.broker.app import SHORT_QUEUE, TASKS_QUEUE
-from backend.db.outbox import OutboxEntry
+from backend.db.records import OutboxEntry
 from backend.tasks.registry import registered
 from backend.telemetry import about
 

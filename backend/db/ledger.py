@@ -5,37 +5,27 @@ three name the attempt, and leave alone a task whose attempt or state is another
 return the tasks that they changed. What a caller has done for the others no longer counts.
 
 Locks are taken in the order tasks by id, then outbox. `claim` locks in that order itself. For
-`finish` and `reschedule` of several tasks the caller has locked them: with `claim`, `lock` or
-`lock_started_by`.
+`finish` and `reschedule` of several tasks the caller has locked them: with `claim`, or as in
+locked.py.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
 
-from backend.db.bounds import rows_from
+from backend.db.records import Claim
 from backend.db.session import changed_rows, connection_name
-from backend.states import ENDED, FAILURE, RETRY, REVOKED, STARTED, SUCCESS, State, one_of
+from backend.states import ENDED, RETRY, STARTED, SUCCESS, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from backend.db.records import NewTask, Outcome
     from backend.db.session import Executor
-
-
-class NewTask(NamedTuple):
-    """A task to be accepted; `args` is JSON text."""
-
-    id: str
-    name: str
-    args: str
-    max_attempts: int
-    reply_to: str | None
 
 
 # One parameter for all of them: psycopg2 takes five times as long to write five arrays.
@@ -72,7 +62,7 @@ _UNFINISHED = f"tasks.state NOT IN {one_of(ENDED)}"
 _WAITING = f"{_UNFINISHED} AND tasks.state <> '{STARTED}'"
 
 
-def _array(values: Iterable[str | int]) -> str:
+def array(values: Iterable[str | int]) -> str:
     """Return an array of ids or numbers as PostgreSQL writes it.
 
     PostgreSQL and psycopg2 take several times as long for a list of parameters.
@@ -81,22 +71,7 @@ def _array(values: Iterable[str | int]) -> str:
 
 
 def _arrays(attempts: Mapping[str, int]) -> dict[str, str]:
-    return {"ids": _array(attempts), "attempts": _array(attempts.values())}
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a transaction has claimed.
-
-    ids: the tasks whose attempts it may run; the others do not wait for theirs.
-    began: now() of the transaction, which identifies it. transaction_id: PostgreSQL's own id of it.
-    leased: whether the worker has a lease.
-    """
-
-    ids: frozenset[str]
-    began: datetime
-    transaction_id: str
-    leased: bool
+    return {"ids": array(attempts), "attempts": array(attempts.values())}
 
 
 # One lookup a task takes half as long as a join, which reads the whole table while that is small.
@@ -151,16 +126,6 @@ def same_transaction(connection: Executor, began: datetime | None) -> bool:
 
 # The state that an attempt of the worker has by right.
 _COUNTS = f"CASE WHEN tasks.state = '{STARTED}' THEN tasks.worker = :worker ELSE :waiting END"
-
-
-class Outcome(NamedTuple):
-    """How a task ends: SUCCESS with its value as JSON text, FAILURE or REVOKED with an error."""
-
-    id: str
-    attempt: int
-    state: State
-    result: str | None = None
-    error: str | None = None
 
 
 # Makes an UPDATE of several tasks look each of them up, until the transaction ends. A join would
@@ -238,9 +203,9 @@ def finish(
         found = connection.execute(_FINISH_ONE, {**outcomes[0]._asdict(), **common})
     else:
         values = {
-            "ids": _array(end.id for end in outcomes),
-            "attempts": _array(end.attempt for end in outcomes),
-            "states": _array(end.state for end in outcomes),
+            "ids": array(end.id for end in outcomes),
+            "attempts": array(end.attempt for end in outcomes),
+            "states": array(end.state for end in outcomes),
             "results": [end.result for end in outcomes],
             "errors": [end.error for end in outcomes],
         }
@@ -300,82 +265,6 @@ def reschedule(
         "delay": delay,
     }
     return frozenset(connection.execute(_RESCHEDULE, values).scalars())
-
-
-@dataclass(frozen=True, slots=True)
-class Locked:
-    """What a locked row says of a task."""
-
-    id: str
-    attempt: int
-    max_attempts: int
-    state: str
-    worker: str | None
-
-
-_LOCKED = "SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker FROM tasks"
-_LOCK = text(f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE")
-_LOCK_STARTED_BY = text(
-    f"{_LOCKED} WHERE {rows_from('started_from')} AND worker = :worker ORDER BY tasks.id FOR UPDATE"
-)
-
-
-def lock(connection: Executor, ids: Iterable[str]) -> dict[str, Locked]:
-    """Lock the rows of tasks, in order of id; return those that exist, by id."""
-    rows = connection.execute(_LOCK, {"ids": _array(ids)})
-    return {row["id"]: Locked(**row) for row in rows.mappings()}
-
-
-def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
-    """Lock all that a worker has started and not ended; return each task's attempt."""
-    rows = connection.execute(_LOCK_STARTED_BY, {"worker": worker})
-    return {row.id: row.attempt for row in rows}
-
-
-def fail(
-    connection: Executor,
-    task_id: str,
-    attempt: int,
-    error: str,
-    worker: str | None,
-    *,
-    waiting: bool = True,
-    retry: bool = True,
-    delay: float = 0,
-) -> State | None:
-    """End an attempt with an error: RETRY while there are attempts left and `retry` allows.
-
-    `worker` and `waiting`: as for `finish`. The next attempt is due in `delay` seconds. Returns the
-    new state, None where the attempt does not count.
-    """
-    row = lock(connection, [task_id]).get(task_id)
-    if row is not None and retry and attempt < row.max_attempts:
-        again = reschedule(
-            connection,
-            {task_id: attempt},
-            worker,
-            waiting=waiting,
-            free=False,
-            error=error,
-            delay=delay,
-        )
-        return RETRY if again else None
-    end = Outcome(task_id, attempt, FAILURE, error=error)
-    return FAILURE if finish(connection, [end], worker, waiting=waiting) else None
-
-
-def revoke(
-    connection: Executor, task_id: str, error: str, attempt: int | None = None
-) -> int | None:
-    """End a task as revoked, unless it has ended or a later attempt counts.
-
-    Without `attempt` only a task that waits. Returns the attempt that ended so, None without one.
-    """
-    row = lock(connection, [task_id]).get(task_id)
-    if row is None or (attempt is None and row.state == STARTED):
-        return None
-    end = Outcome(task_id, attempt or row.attempt, REVOKED, error=error)
-    return end.attempt if finish(connection, [end], row.worker, waiting=True) else None
 
 
 _PROGRESS = text(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 8060  # any number that nobody else locks in this database
+_LOCK = 8060  # any number that nothing else locks in this database
 # How long another process may take for its migrations, and the pause between two looks.
 LOCK_SECONDS = 3600.0
 LOCK_PAUSE = 0.2
@@ -120,7 +120,7 @@ def _locked() -> Iterator[sqlalchemy.Connection]:
 
     The lock is tried, not waited for: CREATE INDEX CONCURRENTLY waits for every statement that has
     begun before it, so it would deadlock with one that waits for the lock. Between two statements a
-    transaction holds up nobody.
+    transaction holds up no other.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     said = False

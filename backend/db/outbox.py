@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
 from backend.db.bounds import LOCK, LOWER_DUE_FROM, rows_from
+from backend.db.records import OutboxEntry
 from backend.db.session import IN_INDEX_ORDER
 
 if TYPE_CHECKING:
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
 # What travels in one message: so many tasks, of so many bytes of arguments and one task more.
 BUNDLE = 100
 BUNDLE_BYTES = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
-    """An attempt to be published; `args` is JSON text.
-
-    Those with the same `bundle` share a message; one without has its own.
-    """
-
-    task_id: str
-    attempt: int
-    name: str
-    args: str
-    reply_to: str | None
-    bundle: int | None = None
 
 
 # How many bytes of arguments are taken at once, and one task more: a relay holds them in memory,
@@ -130,7 +115,7 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-# Two relays may take at the same time, hence bundles by transaction too. What a version without
+# Bundles by transaction too, because two relays may take at the same time. What a version without
 # `bundled` has published counts as messages of one task: if it was not, it is published once more.
 _PUBLISHED = text(
     f"""

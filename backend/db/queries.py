@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
+from backend.db.records import Started, TaskRecord
 from backend.db.session import IN_INDEX_ORDER
-from backend.states import ACTIVE, ENDED, RESERVED, SCHEDULED, STARTED
+from backend.states import ACTIVE, RESERVED, SCHEDULED, STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from backend.db.session import Executor
 
@@ -22,22 +21,6 @@ if TYPE_CHECKING:
 COUNTED = 20_000
 # If fewer tasks are due later, it is faster to read them all than to look up each task shown.
 FEW = 100
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
-    """What the ledger knows of a task; `result` is JSON text, None unless SUCCESS."""
-
-    id: str
-    state: str
-    result: str | None
-    error: str | None
-    progress: str | None
-
-    @property
-    def ended(self) -> bool:
-        """Return whether the task has come to its end."""
-        return self.state in ENDED
 
 
 _STATES = text(
@@ -118,19 +101,6 @@ _KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uu
 def known(connection: Executor, ids: Sequence[str]) -> set[str]:
     """Return those of the ids that the ledger has, in whatever state."""
     return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
-
-
-class Started(NamedTuple):
-    """A started attempt, and whether its worker's lease holds it.
-
-    `renewed_at` is when the lease was last renewed, None where the worker has none.
-    """
-
-    task_id: str
-    attempt: int
-    worker: str
-    renewed_at: datetime | None
-    held: bool
 
 
 _STARTED = text(

@@ -207,7 +207,7 @@ def store_errors() -> Iterator[None]:
     except (*_AWAY, DBAPIError) as error:
         if _sqlstate(error) in _NO_SUCH_CHARACTER and not connections.every_text_fits:
             unfit = TextNotStorable()
-            connections.log_once(unfit.detail)
+            connections.log_once(str(unfit))
             raise unfit from error
         known = isinstance(error, _AWAY) or _sqlstate(error) in {*_NOT_MIGRATED, *_NOT_WRITABLE}
         if not known:

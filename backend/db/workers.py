@@ -43,7 +43,7 @@ _LOST = text(
 def renew(connection: Executor, name: str, held: Callable[[], Sequence[str]]) -> list[str]:
     """Renew a lease; return what it holds (each id/attempt) and should not: ended or superseded.
 
-    `held` is asked within the transaction: what is claimed later than `renewed_at` may be missing.
+    Calls `held` inside the transaction, so that every earlier claim is listed.
     """
     connection.execute(text("SELECT 1"))  # now(), and so `renewed_at`, is from here
     holds = held()
@@ -91,7 +91,7 @@ def fence(connection: Executor, name: str, renewed_at: datetime | None) -> None:
     connection.execute(_FENCE, {"name": name, "renewed_at": renewed_at})
 
 
-# A lease that somebody has locked is left for the next pass: to wait for it would hold up others.
+# A locked lease is left for the next pass: waiting for it would hold up others.
 _END_DEAD = text(
     """
     DELETE FROM workers WHERE name = (

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 
-from backend.embedded.programs import ENDINGS, CannotRun
+from backend.embedded.programs import ENDINGS
+from backend.errors import CannotRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -1,7 +1,7 @@
 """PostgreSQL and Valkey from wheels, for `tasks-api up` where the settings name no servers.
 
 Both keep their data in DATA_DIR and listen on Unix sockets only, in a folder of their own that
-nobody else may enter: DATA_DIR's path may be too long for a socket (107 bytes).
+no other user may enter: DATA_DIR's path may be too long for a socket (107 bytes).
 
 DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, which tells the other commands
 where the servers are (settings.py reads it) and the next `up` what a killed one left behind;
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend import cleaner
-from backend.embedded.programs import ENDINGS, CannotRun, Postgres, Server, Valkey
+from backend.embedded.programs import ENDINGS, Postgres, Server, Valkey
+from backend.errors import CannotRun
 from backend.settings import LOCK_FILE, RUNNING_FILE
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -17,6 +16,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import psycopg2
+
+from backend.embedded.nobody import give_to_nobody, run_by_nobody
+from backend.errors import CannotRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +33,6 @@ START_SECONDS = 120.0
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
 # The pause before a server is tried again that cannot start.
 RESTART_SECONDS = 5.0
-
-
-class CannotRun(Exception):
-    """`up` or `reset` cannot do its work; the message is one line that says what to do."""
 
 
 class Server:
@@ -182,12 +180,12 @@ class Postgres(Server):
         if os.geteuid() != 0:
             return folder, []
         shared = folder.parent / "share" / "postgresql" / "postgres.bki"
-        return folder, _run_by_nobody(folder / "postgres", shared, *needed)
+        return folder, run_by_nobody(folder / "postgres", shared, *needed)
 
     def prepare(self) -> Sequence[str]:
         """Make the cluster where there is none yet."""
         if os.geteuid() == 0:
-            _give_to_nobody(self.sockets)
+            give_to_nobody(self.sockets)
         programs, run_by = self.programs(self.folder, self.sockets)
         data = self.folder / "postgres"
         if not data.exists():
@@ -199,7 +197,7 @@ class Postgres(Server):
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(mode=0o700)
             if run_by:
-                _give_to_nobody(new)
+                give_to_nobody(new)
             options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
             self.run([*run_by, str(programs / "initdb"), "-D", str(new), *options])
             new.rename(data)
@@ -277,32 +275,3 @@ def _package(name: str, what: str) -> Path:
             " DATABASE_URL and CELERY_BROKER_URL"
         )
     return Path(spec.origin).parent
-
-
-def _run_by_nobody(program: Path, *needed: Path) -> list[str]:
-    """Return the command by which root runs a program as the user nobody.
-
-    Where nobody may not reach what it needs (a project below /root, for one), the program may pass
-    by permissions as root may: PostgreSQL refuses root's number, not its power. The other ways
-    would be to open those folders to everybody, or to keep programs and data elsewhere.
-    """
-    nobody = pwd.getpwnam("nobody")
-    command = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid)]
-    command.append("--clear-groups")
-    reaches = ["test", "-x", str(program)]
-    for path in needed:
-        reaches += ["-a", "-r", str(path)]
-    try:
-        reached = subprocess.run([*command, *reaches], capture_output=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise CannotRun("root needs the command setpriv to run PostgreSQL") from error
-    if reached.returncode:
-        # Without the bit, access(2) would go by nobody's number and say no.
-        command += ["--securebits", "+no_setuid_fixup"]
-        command += ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
-    return command
-
-
-def _give_to_nobody(path: Path) -> None:
-    nobody = pwd.getpwnam("nobody")
-    os.chown(path, nobody.pw_uid, nobody.pw_gid)

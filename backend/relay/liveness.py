@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
-    from backend.db.queries import Started
+    from backend.db.records import Started
 
 # After a longer gap between two looks (PostgreSQL was away, or everything was frozen) a worker
 # may have had no chance to renew its lease within LEASE_SECONDS.
@@ -41,7 +41,7 @@ class Liveness:
     ) -> set[str]:
         """Return the workers that did not renew their lease for LEASE_SECONDS of watching.
 
-        `leases` was read between `began` and `ended`, in seconds of a clock that nobody sets: each
+        `leases` was read between `began` and `ended`, in seconds of a clock that is never set: each
         worker's last renewal, None where the lease is gone, which is no renewal.
         """
         if ended - self._looked > LONGEST_GAP:

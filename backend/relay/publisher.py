@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Sequence
 
-    from backend.db.outbox import OutboxEntry
+    from backend.db.records import OutboxEntry
 
 # How long the broker may take to confirm a batch before it counts as not published.
 CONFIRM_SECONDS = 10.0
@@ -87,7 +87,7 @@ class Publisher:
             for _, body, options in messages:
                 self._send(body, options)
                 # py-amqp has read what the broker sent. More than the connection holds would wait
-                # in the write, where nobody sees the alarm clear.
+                # in the write, where it would not notice that the alarm clears.
                 while self.blocked:
                     if self._stopping.is_set():
                         return

@@ -17,7 +17,7 @@ from backend.db import (
     bounds,
     clock,
     idempotency,
-    ledger,
+    locked,
     messages,
     outbox,
     queries,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from backend.db.queries import Started
+    from backend.db.records import Started
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ def _follow_clock() -> None:
 
 
 def retry_abandoned(liveness: Liveness) -> None:
-    """Give tasks that nobody works on their next attempt or their end."""
+    """Give tasks that no worker runs any more their next attempt or their end."""
     with autocommit_connection() as connection:
         began = time.monotonic()
         leases = workers.leases(connection)
@@ -236,11 +236,11 @@ def retry_abandoned(liveness: Liveness) -> None:
 
 
 def _fail(attempt: Started) -> None:
-    """Give an attempt's task its next one or its end, unless somebody has locked its row."""
+    """Give an attempt's task its next one or its end, unless its row is locked."""
     log = about(attempt.task_id, attempt.attempt)
     try:
         with transaction(lock_seconds=ROW_SECONDS) as connection:
-            state = ledger.fail(connection, attempt.task_id, attempt.attempt, LOST, attempt.worker)
+            state = locked.fail(connection, attempt.task_id, attempt.attempt, LOST, attempt.worker)
     except StoreLocked:
         logger.warning(
             "the worker of a task was lost, but another session has locked the task's row: trying"

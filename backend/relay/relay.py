@@ -1,4 +1,4 @@
-"""The relay: takes due rows from the outbox and publishes them, for ever.
+"""The relay: takes due rows from the outbox and publishes them, until it is told to stop.
 
 Any number of relays may run, as threads of API processes or as processes of their own.
 """
@@ -24,7 +24,7 @@ from backend.relay.reconciler import RELAY_PART, Reconciler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.outbox import OutboxEntry
+    from backend.db.records import OutboxEntry
 
 logger = logging.getLogger(__name__)
 

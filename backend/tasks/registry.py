@@ -49,11 +49,10 @@ class Run:
     one_commit: bool = False
 
     def progress(self, done: int, total: int) -> None:
-        """Say how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
+        """Store how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
 
-        Raises Superseded when this attempt no longer counts; let it pass. Does nothing while
-        PostgreSQL is away, for progress is only news, and in a task of one commit, which nobody
-        sees before its end.
+        Raises Superseded when this attempt no longer counts; do not catch it. Ignored while
+        PostgreSQL is unavailable and in `one_commit` tasks.
         """
         if self.one_commit:
             return
@@ -116,7 +115,7 @@ def task(
         1 to MAX_ATTEMPTS.
     time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
-        writes to our database: nobody will see it STARTED.
+        writes to our database. It is never seen STARTED.
 
     Raises RegistrationError.
     """

@@ -36,7 +36,7 @@ SILENCE_SECONDS = 5.0
 class Hints:
     """A connection to the broker whose messages are dropped if they cannot be sent at once.
 
-    It may be used by several threads, and is connected anew in a forked process.
+    Several threads may use it. A forked process makes a connection of its own.
     """
 
     _lock: threading.Lock

@@ -22,7 +22,7 @@ from celery.signals import (
 )
 from celery.worker import state as celery_state
 
-from backend.db import ledger, workers
+from backend.db import ledger, locked, workers
 from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.worker import subprocesses
@@ -166,7 +166,7 @@ class Lease:
 
     def _hand_back(self) -> None:
         with transaction() as connection:
-            started = ledger.lock_started_by(connection, self._name)
+            started = locked.lock_started_by(connection, self._name)
             # At no cost of an attempt: a stop is not their fault.
             again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)
             workers.end(connection, self._name)
@@ -266,7 +266,7 @@ def _held() -> dict[str, LedgerRequest]:
 
 
 def _snapshot(requests: Iterable[LedgerRequest]) -> set[LedgerRequest]:
-    """Copy a set that the event loop's thread changes meanwhile."""
+    """Copy a set while the event loop's thread changes it."""
     while True:
         try:
             return set(requests)

@@ -1,4 +1,4 @@
-"""What amqp and kombu cannot read: dropped, where they would end the worker or read it for ever."""
+"""Drops what amqp and kombu cannot read; they would end the worker, or read it again and again."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class LedgerRequest(Request):
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; end it then.
 
-        Workers remember revoked ids for hours, and a task may get another attempt meanwhile. So
+        Workers remember revoked ids for hours, and a task may get another attempt in that time. So
         for a message of ours only the ledger decides, when the attempt is claimed.
         """
         if not self.delivery.external:

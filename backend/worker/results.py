@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.broker.wire import Delivery
-    from backend.db.ledger import Outcome
+    from backend.db.records import Outcome
 
 
 class LedgerResultBackend:

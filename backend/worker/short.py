@@ -116,7 +116,7 @@ class ShortTasks(bootsteps.ConsumerStep):
         self._waits_for_child = False
         size = min(MAX_BATCH, len(self._gathered))
         members = [self._gathered.popleft() for _ in range(size)]
-        # Drop duplicates and tasks revoked meanwhile.
+        # Drop duplicates, and tasks that were revoked while they waited here.
         by_id = {request.id: request for request in members if not request.revoked()}
         for request in members:
             if by_id.get(request.id) is not request:

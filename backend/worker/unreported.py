@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import WorkerLostError
 
 from backend.broker.app import app
-from backend.db import ledger
-from backend.db.ledger import Outcome
+from backend.db import ledger, locked
+from backend.db.records import Outcome
 from backend.db.session import transaction
 from backend.states import RETRY, REVOKED
 from backend.telemetry import about
@@ -44,7 +44,7 @@ class Failure:
         lost = isinstance(self.error, WorkerLostError)
         delay = 0.0 if lost else backoff(delivery.attempt)
         with transaction() as connection:
-            state = ledger.fail(
+            state = locked.fail(
                 connection, delivery.id, delivery.attempt, error, self.worker, delay=delay
             )
         if state is None:
@@ -63,7 +63,7 @@ class LostBatch:
     def record(self) -> None:
         """Reschedule the tasks; each runs alone. Raises StoreUnavailable."""
         with transaction() as connection:
-            ledger.lock(connection, self.attempts)
+            locked.lock(connection, self.attempts)
             again = ledger.reschedule(connection, self.attempts, None, waiting=True, free=True)
         logger.warning(
             "a process was lost; of its short tasks (%d) run again, alone: %d",
@@ -85,7 +85,7 @@ class Revoke:
         error = error_text(self.reason)
         attempt = self.delivery.attempt if self.delivery else None
         with transaction() as connection:
-            ended = ledger.revoke(connection, self.task_id, error, attempt)
+            ended = locked.revoke(connection, self.task_id, error, attempt)
         if ended is None:
             return
         logger.warning("REVOKED: %s", error, extra=about(self.task_id, ended))

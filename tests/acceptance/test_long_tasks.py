@@ -204,5 +204,5 @@ def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
             "SUCCESS": 4
         }
         assert [stack.attempt(task_id) for task_id in ids] == [1] * 4
-        assert worker.log.count("] succeeded") == 4
+        assert worker.log.count("]: SUCCESS") == 4
         assert "PRECONDITION_FAILED" in worker.log

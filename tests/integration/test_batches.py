@@ -9,7 +9,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import idempotency, ledger, queries
+from backend.db import idempotency, ledger, locked, queries, records
 from tests.integration.test_ledger import claim, put, submit, succeed, task
 from tests.support.waiting import eventually
 
@@ -23,7 +23,7 @@ PLAN = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 def finish(connection: sa.Connection, results: Mapping[str, str], worker: str = "w") -> bool:
     """End first attempts that were claimed without a start; return whether all of them ended."""
-    ends = [ledger.Outcome(one, 1, states.SUCCESS, result) for one, result in results.items()]
+    ends = [records.Outcome(one, 1, states.SUCCESS, result) for one, result in results.items()]
     return ledger.finish(connection, ends, worker, waiting=True) == results.keys()
 
 
@@ -65,7 +65,7 @@ def test_two_submissions_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> str:
-        ledger.submit(connection, [ledger.NewTask(i, "slow", "{}", 3, None) for i in ids])
+        ledger.submit(connection, [records.NewTask(i, "slow", "{}", 3, None) for i in ids])
         return "submitted"
 
     ids = sorted(str(uuid4()) for _ in range(SIZE))
@@ -92,12 +92,12 @@ def test_two_lost_batches_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> int:
-        ledger.lock(connection, ids)
+        locked.lock(connection, ids)
         attempts = dict.fromkeys(ids, 1)
         return len(ledger.reschedule(connection, attempts, None, waiting=True, free=True))
 
     ids = submit(database, SIZE)
-    got = at_once(database, work, ids, lambda blocker, task_id: ledger.lock(blocker, [task_id]))
+    got = at_once(database, work, ids, lambda blocker, task_id: locked.lock(blocker, [task_id]))
     assert sorted(got, key=str) == [0, SIZE]
 
 
@@ -128,7 +128,7 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         assert ledger.claim(connection, attempts, "me", start=False).ids == {waits}
         assert finish(connection, {waits: '{"a": 1}'}, "me")
         (state,) = queries.states(connection, [waits])
-    assert state == queries.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
+    assert state == records.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
     assert task(database, waits)["worker"] == "me"
     assert task(database, started)["worker"] == "other"
 
@@ -136,7 +136,7 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
 def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Engine) -> None:
     first, second = submit(database, 2)
     with database.begin() as connection:
-        ledger.revoke(connection, second, "enough", 1)
+        locked.revoke(connection, second, "enough", 1)
         ledger.claim(connection, dict.fromkeys([first, second], 1), "w", start=False)
         assert not finish(connection, {first: "{}", second: "{}"})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from backend.db import bounds, ledger, outbox, queries
+from backend.db import bounds, ledger, locked, outbox, queries, records
 from tests.integration.test_ledger import submit
 from tests.support.waiting import eventually
 
@@ -49,7 +49,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "unfinished": (queries._LIST, {"limit": 1000, "few": queries.FEW}),
     "count": (queries._COUNT, {"limit": None}),
     "started": (queries._STARTED, {}),
-    "hand back": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
+    "hand back": (locked._LOCK_STARTED_BY, {"worker": "w"}),
 }
 
 
@@ -298,7 +298,7 @@ def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
 
 def test_a_submission_that_commits_late_is_not_missed(database: sa.Engine) -> None:
     with database.connect() as late:
-        ledger.submit(late, [ledger.NewTask(NEW, "slow", "{}", 3, None)])
+        ledger.submit(late, [records.NewTask(NEW, "slow", "{}", 3, None)])
         advanced(database)
         advanced(database, every_row=True)
         late.commit()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from backend.db import clock, ledger, outbox
+from backend.db import clock, locked, outbox
 from tests.integration.test_ledger import put, submit
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_a_retry_is_due_as_soon_as_if_the_clock_had_not_been_set_back(
     task_id = put(database, "STARTED")
     with database.begin() as connection:
         assert clock.read(connection).set_back is False
-        ledger.fail(connection, task_id, 1, "no", "w", delay=62)
+        locked.fail(connection, task_id, 1, "no", "w", delay=62)
     set_back(database, 60)
     by = follow(database)
     assert by is not None

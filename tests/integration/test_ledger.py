@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, outbox, queries
+from backend.db import ledger, locked, outbox, queries, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ def submit(
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [ledger.NewTask(one, "slow", args, max_attempts, "replies") for one in ids],
+            [records.NewTask(one, "slow", args, max_attempts, "replies") for one in ids],
         )
     return ids
 
@@ -54,13 +54,13 @@ def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "
 
 def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str = "{}") -> bool:
     """End an attempt of the worker "w" that has been started; return whether it counted."""
-    end = ledger.Outcome(task_id, attempt, states.SUCCESS, result)
+    end = records.Outcome(task_id, attempt, states.SUCCESS, result)
     return bool(ledger.finish(connection, [end], "w", waiting=False))
 
 
 def hand_back(connection: sa.Connection, worker: str) -> int:
     """Do what a worker does that stops; return how many tasks it has given back."""
-    started = ledger.lock_started_by(connection, worker)
+    started = locked.lock_started_by(connection, worker)
     return len(ledger.reschedule(connection, started, worker, waiting=False, free=True))
 
 
@@ -84,7 +84,7 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
     row = task(database, first)
     assert (row["state"], row["attempt"], row["args"]) == ("PENDING", 1, {"n": 1})
     assert (row["max_attempts"], row["reply_to"]) == (3, "replies")
-    twice = [ledger.NewTask(one, "slow", "{}", 3, None) for one in (NEVER, first)]
+    twice = [records.NewTask(one, "slow", "{}", 3, None) for one in (NEVER, first)]
     with pytest.raises(sa.exc.IntegrityError), database.begin() as connection:
         ledger.submit(connection, twice)
     assert box(database) == [(first, 1), (second, 1)]
@@ -163,7 +163,7 @@ def reschedule(
 
 def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
     """End a task together with another one, which never was."""
-    ends = [ledger.Outcome(one, attempt, states.SUCCESS, "{}") for one in (task_id, NEVER)]
+    ends = [records.Outcome(one, attempt, states.SUCCESS, "{}") for one in (task_id, NEVER)]
     return bool(ledger.finish(connection, ends, "w", waiting=True))
 
 
@@ -175,10 +175,10 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "finish two": finish_two,
     "reschedule": reschedule,
     "reschedule what waits": lambda c, i, n: reschedule(c, i, n, waiting=True),
-    "fail": lambda c, i, n: ledger.fail(c, i, n, "no", "w"),
-    "fail for good": lambda c, i, n: ledger.fail(c, i, n, "no", "w", retry=False),
-    "revoke": lambda c, i, n: ledger.revoke(c, i, "no", n),
-    "revoke what waits": lambda c, i, _n: ledger.revoke(c, i, "no"),
+    "fail": lambda c, i, n: locked.fail(c, i, n, "no", "w"),
+    "fail for good": lambda c, i, n: locked.fail(c, i, n, "no", "w", retry=False),
+    "revoke": lambda c, i, n: locked.revoke(c, i, "no", n),
+    "revoke what waits": lambda c, i, _n: locked.revoke(c, i, "no"),
     "hand back": lambda c, _i, _n: hand_back(c, "w"),
 }
 
@@ -230,7 +230,7 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
         assert succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not succeed(connection, task_id, 1, '{"b": 2}')
         (state,) = queries.states(connection, [task_id])
-    assert state == queries.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+    assert state == records.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
     assert task(database, task_id)["finished_at"] is not None
 
 
@@ -238,7 +238,7 @@ def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engi
     task_id = put(database, "STARTED")
     with database.begin() as connection:
         ledger.progress(connection, task_id, 1, 9, 10)
-        ledger.fail(connection, task_id, 1, "no", "w")
+        locked.fail(connection, task_id, 1, "no", "w")
         claim(connection, task_id, 2)
     assert task(database, task_id)["progress"] is None
 
@@ -249,8 +249,8 @@ def test_an_error_with_attempts_left_makes_the_next_one_due_later(
 ) -> None:
     task_id = put(database, state, attempt=2)
     with database.begin() as connection:
-        assert ledger.fail(connection, task_id, 2, "no", "w", delay=60) == "RETRY"
-        assert not ledger.fail(connection, task_id, 2, "no", "w")
+        assert locked.fail(connection, task_id, 2, "no", "w", delay=60) == "RETRY"
+        assert not locked.fail(connection, task_id, 2, "no", "w")
         late = connection.execute(sa.text("SELECT due_at - now() > '50 s' FROM outbox")).scalar()
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("RETRY", 3, "no")
@@ -265,7 +265,7 @@ def test_an_error_of_the_last_attempt_or_for_good_ends_the_task(
 ) -> None:
     task_id = put(database, state, attempt)
     with database.begin() as connection:
-        assert ledger.fail(connection, task_id, attempt, "no", "w", retry=retry) == "FAILURE"
+        assert locked.fail(connection, task_id, attempt, "no", "w", retry=retry) == "FAILURE"
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["error"]) == ("FAILURE", attempt, "no")
     assert row["finished_at"] is not None
@@ -276,7 +276,7 @@ def test_a_retry_is_published_anew(database: sa.Engine) -> None:
     task_id = put(database, "PENDING")
     with database.begin() as connection:
         assert [due.task_id for due in outbox.take(connection, 10)] == [task_id]
-        ledger.fail(connection, task_id, 1, "lost before its claim", "w")
+        locked.fail(connection, task_id, 1, "lost before its claim", "w")
         assert [due.attempt for due in outbox.take(connection, 10)] == [2]
         publishes = connection.execute(sa.text("SELECT publishes FROM outbox")).scalar()
     assert publishes == 1
@@ -286,7 +286,7 @@ def test_a_retry_is_published_anew(database: sa.Engine) -> None:
 def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: str) -> None:
     task_id = put(database, state)
     with database.begin() as connection:
-        assert ledger.revoke(connection, task_id, "enough", 1)
+        assert locked.revoke(connection, task_id, "enough", 1)
     row = task(database, task_id)
     assert (row["state"], row["error"]) == ("REVOKED", "enough")
     assert row["finished_at"] is not None
@@ -300,7 +300,7 @@ def test_a_revoke_that_any_worker_heard_of_ends_what_waits_and_leaves_what_runs(
     task_id = put(database, state, attempt=2)
     before = task(database, task_id)
     with database.begin() as connection:
-        attempt = ledger.revoke(connection, task_id, "enough")
+        attempt = locked.revoke(connection, task_id, "enough")
     row = task(database, task_id)
     if state == "STARTED":
         assert (attempt, row) == (None, before)
@@ -337,7 +337,7 @@ def test_a_task_that_has_no_number_left_is_not_handed_back_and_stops_no_other(
         assert hand_back(connection, "me") == 2
     assert [task(database, task_id)["attempt"] for task_id in (before, other)] == [32_767, 2]
     with database.begin() as connection:
-        assert ledger.fail(connection, last, 32_767, "lost", "me") == "FAILURE"
+        assert locked.fail(connection, last, 32_767, "lost", "me") == "FAILURE"
 
 
 def test_what_lost_postgresql_has_its_next_attempt_at_no_cost(database: sa.Engine) -> None:
@@ -359,12 +359,12 @@ def test_what_lost_postgresql_has_its_next_attempt_at_no_cost(database: sa.Engin
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: str) -> None:
     task_id = put(database, state)
-    end = ledger.Outcome(task_id, 1, states.SUCCESS, "{}")
+    end = records.Outcome(task_id, 1, states.SUCCESS, "{}")
     before = task(database, task_id)
     with database.begin() as connection:
         assert not ledger.finish(connection, [end], "other", waiting=False)
         assert not ledger.finish(connection, [end] * 2, "other", waiting=False)
-        assert not ledger.fail(connection, task_id, 1, "no", "other", waiting=False)
+        assert not locked.fail(connection, task_id, 1, "no", "other", waiting=False)
     assert before == task(database, task_id)
 
 
@@ -387,8 +387,8 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         assert queries.unfinished(connection, 3) == (shown, 5)
         assert queries.unfinished(connection, 7, many=True)[1] == 6
         assert queries.count_unfinished(connection) == 6
-        ledger.revoke(connection, ids[5], "enough", 1)
-        ledger.revoke(connection, ids[4], "enough", 1)
+        locked.revoke(connection, ids[5], "enough", 1)
+        locked.revoke(connection, ids[4], "enough", 1)
         assert queries.unfinished(connection, 3) == (shown, 4)
         assert queries.unfinished(connection, 3, many=True) == (shown, 5)
 

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox, queries
+from backend.db import ledger, outbox, queries, records
 from tests.integration.test_ledger import put, submit
 
 
@@ -34,7 +34,7 @@ def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) 
     (task_id,) = submit(database)
     with database.begin() as connection:
         taken = outbox.take(connection, 10)
-        assert taken == [outbox.OutboxEntry(task_id, 1, "slow", '{"n": 1}', "replies")]
+        assert taken == [records.OutboxEntry(task_id, 1, "slow", '{"n": 1}', "replies")]
         assert outbox.take(connection, 10) == []
         assert outbox.published(connection) == (1, 0)
 
@@ -167,7 +167,7 @@ def test_a_task_of_another_program_does_not_show_that_others_were_overtaken(
     (waiting,) = submit(database)
     age(database, waiting, 7200)
     with database.begin() as connection:
-        sent = ledger.NewTask(str(uuid4()), "slow", "{}", 3, None)
+        sent = records.NewTask(str(uuid4()), "slow", "{}", 3, None)
         ledger.submit(connection, [sent])
         assert ledger.claim(connection, {sent.id: 1}, "w").ids
         assert outbox.republish_overtaken(connection, 10) == 0
@@ -241,7 +241,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
     third = outbox.BUNDLE_BYTES // 3
     with database.begin() as connection:
         args = json.dumps({"content": "x" * third})
-        new = [ledger.NewTask(str(uuid4()), "long", args, 3, None) for _ in range(7)]
+        new = [records.NewTask(str(uuid4()), "long", args, 3, None) for _ in range(7)]
         ledger.submit(connection, new)
         taken = outbox.take(connection, 500, bundled=["long"])
         assert max(Counter(due.bundle for due in taken).values()) <= 4
@@ -287,7 +287,7 @@ def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE outbox SET due_at = due_at - interval '1 h'"))
         connection.execute(sa.text("DELETE FROM tasks"))
-        submit_in = [ledger.NewTask(str(uuid4()), "slow", "{}", 3, None)]
+        submit_in = [records.NewTask(str(uuid4()), "slow", "{}", 3, None)]
         ledger.submit(connection, submit_in)
         taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox, queries
+from backend.db import ledger, locked, outbox, queries
 from tests.integration.test_bounds import KEEP_STATISTICS, blocks, plan
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
             {**few, **rows, **ends, "errors": [None] * len(ids), "name": "w"},
         ),
         "reschedule": (ledger._RESCHEDULE, {**few, **ends, "free": True, "delay": 0}),
-        "lock": (ledger._LOCK, few),
-        "lock what a worker has started": (ledger._LOCK_STARTED_BY, {"worker": "w"}),
+        "lock": (locked._LOCK, few),
+        "lock what a worker has started": (locked._LOCK_STARTED_BY, {"worker": "w"}),
         "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
         "states": (queries._STATES, few),
         "known": (queries._KNOWN, few),

@@ -35,7 +35,7 @@ for _ in sys.stdin:
 PUBLISH = """
 import sys, threading
 import amqp
-from backend.db.outbox import OutboxEntry
+from backend.db.records import OutboxEntry
 from backend.relay import publisher
 publisher.CONFIRM_SECONDS = 3
 read = amqp.Connection.drain_events

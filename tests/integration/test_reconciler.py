@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, outbox, workers
-from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.errors import LeaseExpired, StoreLocked, StoreNotWritable
 from backend.tasks.registry import registered
 from tests.integration.test_ledger import put, submit, task
 from tests.integration.test_outbox import age
@@ -178,6 +178,6 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
 
 def test_a_worker_without_a_lease_starts_nothing(service: sa.Engine) -> None:
     task_id = put(service, "PENDING")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(LeaseExpired):
         slow_attempt(task_id).claim()
     assert task(service, task_id)["state"] == "PENDING"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from backend.broker.wire import Delivery
-    from backend.db.ledger import Outcome
+    from backend.db.records import Outcome
 
 
 @pytest.fixture

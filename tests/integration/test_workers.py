@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, queries, workers
+from backend.db import ledger, locked, queries, workers
 from tests.integration.test_ledger import put, submit, succeed
 
 LEASES = {
@@ -42,8 +42,8 @@ def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> 
         for task_id in (runs, ended, revoked, superseded):
             ledger.claim(connection, {task_id: 1}, "w")
         succeed(connection, ended, 1)
-        ledger.revoke(connection, revoked, "enough", 1)
-        ledger.fail(connection, superseded, 1, "lost", "w")
+        locked.revoke(connection, revoked, "enough", 1)
+        locked.fail(connection, superseded, 1, "lost", "w")
         holds = [f"{task_id}/1" for task_id in (runs, ended, revoked, superseded)]
         lost = workers.renew(connection, "w", lambda: holds)
         assert sorted(lost) == sorted([f"{revoked}/1", f"{superseded}/1"])

@@ -949,8 +949,8 @@ GUARDS = [
     Guard(
         "a literal path wins over one with parameters",
         "backend/api/route_table.py",
-        "        if found is not None:\n            scope.update(",
-        "        if False:\n            scope.update(",
+        "if (route := self._literal.get((method, path))) is not None:",
+        "if (route := self._literal.get((method, path))) and False:",
         "tests/unit/test_route_table.py",
     ),
     Guard(

@@ -11,7 +11,7 @@ import pytest
 
 from backend import batching
 from backend.batching import Batcher
-from backend.errors import StoreUnavailable
+from backend.errors import Overloaded, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -223,7 +223,7 @@ def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
             rest = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
             await asyncio.sleep(0)
             begin = time.monotonic()
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(Overloaded):
                 await batcher.submit(99)
             assert time.monotonic() - begin < 0.1
             assert all(not task.done() for task in rest), "they have room, and wait"
@@ -275,7 +275,7 @@ def test_a_closed_batcher_does_what_waits_and_takes_no_more() -> None:
         work.go.set()
         await closing
         assert list(await asyncio.gather(first, second)) == [0, 10]
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(Overloaded):
             await batcher.submit(2)
 
     run(work, scene)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.embedded import lifetime, programs
+from backend.embedded import lifetime, nobody, programs
+from backend.errors import CannotRun
 from backend.settings import (
     LOCK_FILE,
     ROOT,
@@ -93,11 +94,11 @@ def holder(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Path) -> None:
     with (
-        pytest.raises(programs.CannotRun, match="already running"),
+        pytest.raises(CannotRun, match="already running"),
         lifetime.exclusive_data_dir(data),
     ):
         pass
-    with pytest.raises(programs.CannotRun, match="already running"):
+    with pytest.raises(CannotRun, match="already running"):
         reset(data)
     holder.kill()
     holder.wait()
@@ -108,7 +109,7 @@ def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Pa
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(programs.CannotRun, match="set DATA_DIR") as told,
+        pytest.raises(CannotRun, match="set DATA_DIR") as told,
         lifetime.exclusive_data_dir(tmp_path / "file" / "data"),
     ):
         pass
@@ -219,7 +220,7 @@ def test_sockets_that_can_be_nowhere_are_told_in_one_line(monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(programs.CannotRun, match="set TMPDIR") as told:
+    with pytest.raises(CannotRun, match="set TMPDIR") as told:
         lifetime._make_folder_for_sockets()
     assert "\n" not in str(told.value)
 
@@ -230,7 +231,7 @@ def test_the_longest_folder_that_is_taken_fits_a_socket() -> None:
 
 
 def test_a_missing_wheel_is_told_in_one_line() -> None:
-    with pytest.raises(programs.CannotRun, match="requirements-embedded") as told:
+    with pytest.raises(CannotRun, match="requirements-embedded") as told:
         programs._package("no_such_wheel", "PostgreSQL")
     assert "\n" not in str(told.value)
 
@@ -238,8 +239,8 @@ def test_a_missing_wheel_is_told_in_one_line() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a server as another user")
 def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    assert "--ambient-caps" not in programs._run_by_nobody(Path("/bin/sh"), Path("/"))
-    command = programs._run_by_nobody(Path("/bin/sh"), tmp_path)
+    assert "--ambient-caps" not in nobody.run_by_nobody(Path("/bin/sh"), Path("/"))
+    command = nobody.run_by_nobody(Path("/bin/sh"), tmp_path)
     listed = subprocess.run([*command, "ls", tmp_path], check=False, capture_output=True)
     assert listed.returncode == 0
     who = subprocess.run([*command, "id", "-u", "-n"], check=True, capture_output=True, text=True)
@@ -257,7 +258,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
             return False
 
     found = read().model_copy(update={"data_dir": tmp_path})
-    with pytest.raises(programs.CannotRun, match="Failing did not start: last words"):
+    with pytest.raises(CannotRun, match="Failing did not start: last words"):
         Failing(found, tmp_path).start()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.embedded import leftovers
-from backend.embedded.programs import CannotRun
+from backend.errors import CannotRun
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.db.queries import TaskRecord
+from backend.db.records import TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,7 +33,7 @@ def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
     """Reply to tasks of (id, reply queue, external, state, value or error)."""
     from backend.broker.app import app
     from backend.broker.wire import Delivery
-    from backend.db.ledger import Outcome
+    from backend.db.records import Outcome
 
     backend: Any = app.backend
     ended = []

@@ -28,7 +28,7 @@ def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> Non
 def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathered: int) -> None:
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.broker.wire import encode_bundle
-    from backend.db.outbox import OutboxEntry
+    from backend.db.records import OutboxEntry
     from backend.worker.short import ShortTasks
 
     body, options = encode_bundle([OutboxEntry(str(uuid4()), 1, name, "{}", None)])

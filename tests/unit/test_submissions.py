@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.db.idempotency import Key
-from backend.db.ledger import NewTask
+from backend.db.records import NewTask
 from backend.errors import TooManyWaiting
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
 
 def test_arguments_that_cannot_be_written_again_have_a_fingerprint_too() -> None:
     from backend.api.submissions import SubmitRequest
-    from backend.db.ledger import NewTask
+    from backend.db.records import NewTask
 
     def fingerprint(args: str) -> str:
         task = NewTask("an id", "insert_message", args, 5, None)

@@ -12,7 +12,7 @@ from kombu import Message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.db.outbox import OutboxEntry
+    from backend.db.records import OutboxEntry
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -31,7 +31,7 @@ class Channel:
 
 
 def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
-    from backend.db.outbox import OutboxEntry
+    from backend.db.records import OutboxEntry
 
     return OutboxEntry(task_id, 1, "insert_message", args, "replies", bundle=0)
 

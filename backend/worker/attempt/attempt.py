@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import RootModel
 from sqlalchemy.exc import IntegrityError
 
-from backend.db import ledger, queries
+from backend.db import ledger, locked, queries, records
 from backend.db.session import committed, transaction
-from backend.errors import Duplicate, StoreUnavailable, TaskError
+from backend.errors import Duplicate, LeaseExpired, TaskError
 from backend.telemetry import about
 from backend.worker.failures import backoff
 from backend.worker.retry import retry_while_unavailable
@@ -81,7 +81,7 @@ class Attempt:
     def claim(self) -> None:
         """Claim it in a transaction of its own.
 
-        Raises Duplicate where the task does not wait for it, StoreUnavailable without a lease.
+        Raises Duplicate where the task does not wait for it, LeaseExpired, StoreUnavailable.
         """
         with transaction() as connection:
             try:
@@ -94,10 +94,10 @@ class Attempt:
                 raise
             if not claim.leased:
                 # The reconciler would take the task away at once. Retried until the lease is back.
-                raise StoreUnavailable
+                raise LeaseExpired
             self._claim_transaction_id = claim.transaction_id
 
-    def claim_in(self, connection: Executor) -> ledger.Claim:
+    def claim_in(self, connection: Executor) -> records.Claim:
         """Claim it in a transaction under way. Raises Duplicate."""
         self.adopt(connection)
         claim = ledger.claim(connection, {self.id: self.number}, self.worker)
@@ -113,7 +113,7 @@ class Attempt:
             arguments = self.arguments
         except TaskError:
             arguments = "null"  # the error needs a row; reading the arguments again raises it
-        new = ledger.NewTask(
+        new = records.NewTask(
             self.id, self.spec.name, arguments, self.spec.max_attempts, self.delivery.reply_to
         )
         if queries.known(connection, [self.id]):
@@ -162,7 +162,7 @@ class Attempt:
                     self.adopt(connection)
                 except Duplicate:
                     return None  # another delivery has submitted it in the meantime
-            return ledger.fail(
+            return locked.fail(
                 connection,
                 self.id,
                 self.number,

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError
 
 from backend.broker.app import app
 from backend.db import ledger
-from backend.db.ledger import Outcome
+from backend.db.records import Outcome
 from backend.db.session import transaction
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
@@ -83,7 +83,10 @@ def run(attempts: Sequence[Attempt]) -> Report:
     for end in outcomes:
         report.add(end)
     if logger.isEnabledFor(logging.DEBUG):
-        _log_successes(attempts, outcomes)
+        for attempt in attempts:
+            if attempt.id in report.ended:
+                state, _ = report.ended[attempt.id]
+                logger.debug("%s: %s", attempt.label, state, extra=attempt.log_extra)
     _reply(attempts, outcomes)
     report.seconds = time.monotonic() - begin
     return report
@@ -272,13 +275,6 @@ def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome |
         return None
     logger.warning("%s: %s after an error: %s", attempt.label, state, text, extra=attempt.log_extra)
     return Outcome(attempt.id, attempt.number, state, error=text)
-
-
-def _log_successes(attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
-    succeeded = {end.id for end in outcomes if end.state == SUCCESS}
-    for attempt in attempts:
-        if attempt.id in succeeded:
-            logger.debug("%s succeeded", attempt.label, extra=attempt.log_extra)
 
 
 def _note_dropped(attempts: Sequence[Attempt]) -> None:

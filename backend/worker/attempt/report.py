@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backend.db.ledger import Outcome
+    from backend.db.records import Outcome
     from backend.states import State
 
 # How many characters of a value Flower is shown.

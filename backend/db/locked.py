@@ -1,0 +1,81 @@
+"""Changes of the ledger that lock the task first: an error, a revoke, a worker that stops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from backend.db.bounds import rows_from
+from backend.db.ledger import array, finish, reschedule
+from backend.db.records import Locked, Outcome
+from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backend.db.session import Executor
+
+_LOCKED = "SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker FROM tasks"
+_LOCK = text(f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE")
+_LOCK_STARTED_BY = text(
+    f"{_LOCKED} WHERE {rows_from('started_from')} AND worker = :worker ORDER BY tasks.id FOR UPDATE"
+)
+
+
+def lock(connection: Executor, ids: Iterable[str]) -> dict[str, Locked]:
+    """Lock the rows of tasks, in order of id; return those that exist, by id."""
+    rows = connection.execute(_LOCK, {"ids": array(ids)})
+    return {row["id"]: Locked(**row) for row in rows.mappings()}
+
+
+def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
+    """Lock all that a worker has started and not ended; return each task's attempt."""
+    rows = connection.execute(_LOCK_STARTED_BY, {"worker": worker})
+    return {row.id: row.attempt for row in rows}
+
+
+def fail(
+    connection: Executor,
+    task_id: str,
+    attempt: int,
+    error: str,
+    worker: str | None,
+    *,
+    waiting: bool = True,
+    retry: bool = True,
+    delay: float = 0,
+) -> State | None:
+    """End an attempt with an error: RETRY while there are attempts left and `retry` allows.
+
+    `worker` and `waiting`: as for `finish`. The next attempt is due in `delay` seconds. Returns the
+    new state, None where the attempt does not count.
+    """
+    row = lock(connection, [task_id]).get(task_id)
+    if row is not None and retry and attempt < row.max_attempts:
+        again = reschedule(
+            connection,
+            {task_id: attempt},
+            worker,
+            waiting=waiting,
+            free=False,
+            error=error,
+            delay=delay,
+        )
+        return RETRY if again else None
+    end = Outcome(task_id, attempt, FAILURE, error=error)
+    return FAILURE if finish(connection, [end], worker, waiting=waiting) else None
+
+
+def revoke(
+    connection: Executor, task_id: str, error: str, attempt: int | None = None
+) -> int | None:
+    """End a task as revoked, unless it has ended or a later attempt counts.
+
+    Without `attempt` only a task that waits. Returns the attempt that ended so, None without one.
+    """
+    row = lock(connection, [task_id]).get(task_id)
+    if row is None or (attempt is None and row.state == STARTED):
+        return None
+    end = Outcome(task_id, attempt or row.attempt, REVOKED, error=error)
+    return end.attempt if finish(connection, [end], row.worker, waiting=True) else None
