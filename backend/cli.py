@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend.embedded import lifetime
-from backend.errors import (
-    CannotRun,
-    RegistrationError,
-    StoreLocked,
-    StoreNotWritable,
-    StoreUnavailable,
-)
+from backend.errors import CannotRun, RegistrationError, StoreLocked, StoreUnavailable
 from backend.settings import SettingsError, read, settings
 from backend.telemetry import print_any_text, set_up_logging
 from backend.terminal import Output
@@ -227,7 +221,7 @@ def migrate() -> None:
 
 
 def _migrate() -> None:
-    from backend.db.migrate import upgrade
+    from backend.db.migrate import upgrade, why_not_migrated
 
     deadline = time.monotonic() + MIGRATE_TIMEOUT
     said = False
@@ -236,7 +230,7 @@ def _migrate() -> None:
             upgrade()
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
-                sys.exit(f"tasks-api: {_why_not_migrated(error)}")
+                sys.exit(f"tasks-api: {why_not_migrated(error)}")
             if not said:
                 said = True
                 what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
@@ -244,16 +238,6 @@ def _migrate() -> None:
             time.sleep(1)
         else:
             return
-
-
-def _why_not_migrated(error: StoreUnavailable) -> str:
-    cause = error.__cause__ or error
-    why = str(getattr(cause, "orig", None) or cause).split("\n")[0]
-    if isinstance(error, StoreLocked):
-        return f"another session holds a lock; end it and run `tasks-api migrate` again ({why})"
-    if isinstance(error, StoreNotWritable):
-        return f"PostgreSQL stores nothing; check DATABASE_URL, and the server's disk ({why})"
-    return f"PostgreSQL cannot be reached; check DATABASE_URL ({why})"
 
 
 def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:

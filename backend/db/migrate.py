@@ -21,7 +21,7 @@ from backend.db.session import (
     store_errors,
     unlimited,
 )
-from backend.errors import StoreLocked, StoreUnavailable
+from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -70,6 +70,17 @@ def upgrade() -> None:
         if isinstance(cause, OptionsDropped):
             raise SettingsError(explain(cause).line) from error
         raise
+
+
+def why_not_migrated(error: StoreUnavailable) -> str:
+    """Return in one line why `upgrade` has failed, and what to do."""
+    cause = error.__cause__ or error
+    why = str(getattr(cause, "orig", None) or cause).split("\n")[0]
+    if isinstance(error, StoreLocked):
+        return f"another session holds a lock; end it and run `tasks-api migrate` again ({why})"
+    if isinstance(error, StoreNotWritable):
+        return f"PostgreSQL stores nothing; check DATABASE_URL, and the server's disk ({why})"
+    return f"PostgreSQL cannot be reached; check DATABASE_URL ({why})"
 
 
 def _advice(error: ProgrammingError) -> str | None:

@@ -67,7 +67,7 @@ def execute(worker: str, deliveries: Sequence[Delivery]) -> Report:
     try:
         return run([Attempt(worker, delivery, specs[delivery.name]) for delivery in deliveries])
     except Exception:
-        logger.exception("attempts were given up; the reconciler finds them, and they run again")
+        logger.exception("attempts were given up; the reconciler lets them run again")
         return Report()
 
 
