@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend.embedded import lifetime
 from backend.errors import CannotRun, RegistrationError, StoreLocked, StoreUnavailable
+from backend.local import lifetime
 from backend.settings import SettingsError, read, settings
-from backend.telemetry import print_any_text, set_up_logging
-from backend.terminal import Output
+from backend.telemetry.logs import print_any_text, set_up_logging
+from backend.telemetry.terminal import Output
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,8 +61,8 @@ def up() -> None:
     PostgreSQL and Valkey too, where DATABASE_URL or CELERY_BROKER_URL is not set; the other
     commands find them then. They keep their data in DATA_DIR.
     """
-    from backend.supervisor import run, stop_signals
-    from backend.tasks.registry import registered
+    from backend.local.supervisor import run, stop_signals
+    from backend.registry import registered
 
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
@@ -123,6 +123,7 @@ def api(*, no_relay: bool) -> None:
 def create_app_with_relay() -> FastAPI:
     """Return the API's application with a relay beside it, for uvicorn."""
     from backend.api.app import create_app
+    from backend.maintenance.reconciler import Reconciler
     from backend.relay.relay import Relay
 
     app = create_app()
@@ -131,12 +132,14 @@ def create_app_with_relay() -> FastAPI:
     @asynccontextmanager
     async def lifespan(running: FastAPI) -> AsyncIterator[Any]:
         async with serve(running) as state:
-            relay = Relay()
+            relay, reconciler = Relay(), Reconciler()
             running.state.services.relay_blocked = lambda: relay.blocked
+            relay.start()
+            reconciler.start()
             try:
                 yield state
             finally:
-                await asyncio.to_thread(relay.close)
+                await asyncio.gather(*map(asyncio.to_thread, (relay.close, reconciler.close)))
 
     app.router.lifespan_context = lifespan
     return app
@@ -150,7 +153,7 @@ def worker() -> None:
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
     from celery.utils.nodenames import gethostname, nodename
 
-    from backend.worker import subprocesses
+    from backend.worker.parent import subprocesses
 
     subprocesses.start_cleaner()  # before Celery starts its threads
     set_up_logging(settings().log_level, "worker")  # before the lease's thread has something to say
@@ -175,15 +178,19 @@ def worker() -> None:
 @commands.command()
 def relay() -> None:
     """Publish what the API accepts, and what was lost on the way."""
+    from backend.maintenance.reconciler import Reconciler
     from backend.relay.relay import Relay
 
     set_up_logging(settings().log_level, "relay")
-    told = threading.Event()
+    stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
-    running = Relay()
-    told.wait()
-    running.close()
+        signal.signal(number, lambda *_: stopping.set())
+    relay, reconciler = Relay(), Reconciler()
+    relay.start()
+    reconciler.start()
+    stopping.wait()
+    relay.close()
+    reconciler.close()
 
 
 @commands.command()
@@ -191,7 +198,8 @@ def flower() -> None:
     """Serve Flower, the page to watch workers and tasks."""
     from celery.bin.celery import celery
 
-    from backend.broker.app import QUEUES, app
+    from backend.broker.app import app
+    from backend.broker.queues import QUEUES
     from backend.flower import install
 
     install()

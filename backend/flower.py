@@ -14,9 +14,10 @@ import flower.app
 from celery.events import EventReceiver
 from flower.events import Events
 
-from backend.broker.app import BROKER_ERRORS, app, connect
+from backend.broker.app import app
+from backend.broker.connection import BROKER_ERRORS, connect
 from backend.broker.outage import broker_outage, explain
-from backend.outage import RETRY_SECONDS
+from backend.telemetry.outage import RETRY_SECONDS
 
 logger = logging.getLogger(__name__)
 

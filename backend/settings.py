@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENV_FILES = (ROOT / ".env", ROOT / "backend" / ".env")
 
 # In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are; see
-# embedded/lifetime.py.
+# local/lifetime.py.
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
 
@@ -90,6 +90,16 @@ def _queue_prefix(prefix: str) -> str:
     return prefix
 
 
+def _task_modules(names: str) -> str:
+    """Accept names of modules with commas between them, ours among them. Raises ValueError."""
+    modules = [each.strip() for each in names.split(",")]
+    if not all(part.isidentifier() for each in modules for part in each.split(".")):
+        raise ValueError
+    if "backend.tasks" not in modules:
+        raise InvalidSetting("backend.tasks has the tasks of POST /tasks/ and /tasks/slow")
+    return names
+
+
 def _not_set_by_kubernetes(value: object) -> object:
     """Refuse what Kubernetes sets for a Service: of one named `api` the address as API_PORT."""
     if isinstance(value, str) and "://" in value:
@@ -132,6 +142,7 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
+    task_modules: Annotated[str, AfterValidator(_task_modules)] = "backend.tasks"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -171,6 +182,7 @@ _MEANINGS = {
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",
     "idempotency_hours": "how long an Idempotency-Key is remembered, from 1 to 8760 hours",
+    "task_modules": "names of modules that declare tasks, such as backend.tasks,acme.tasks",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi_offline import FastAPIOffline
 
-from backend.api import batch, messages, openapi, problems, system, tasks
+from backend.api import openapi, problems
 from backend.api.forwarded import ForwardedHeaders
 from backend.api.limits import RequestLimits
 from backend.api.route_table import RouteTable
+from backend.api.routes import batch, messages, system, tasks
+from backend.api.routes.task_models import state_examples
 from backend.api.services import Services
 from backend.settings import settings
-from backend.telemetry import set_up_logging
+from backend.telemetry.logs import set_up_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,7 +67,7 @@ def create_app() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
-    openapi.install(app)
+    openapi.install(app, state_examples())
     # Not include_router: it hides the routes in an object that RouteTable cannot look up by path.
     for router in (tasks.router, batch.router, messages.router, system.router):
         app.router.routes += router.routes

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.errors import Invalid
 
@@ -104,3 +104,9 @@ def _is_json(request: Request) -> bool:
                 kind.startswith(b"application/") and kind.endswith(b"+json")
             )
     return False
+
+
+class Answer(BaseModel):
+    """An answer: it has exactly the keys of its model."""
+
+    model_config = ConfigDict(extra="forbid")

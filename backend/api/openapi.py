@@ -6,31 +6,27 @@ that the route can answer, with an example in the words of the error itself.
 
 from __future__ import annotations
 
-import inspect
 from http import HTTPStatus
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
-from pydantic import BaseModel, Field, RootModel, create_model
-from pydantic.errors import PydanticUserError
-from pydantic_core import to_json
 
 from backend.api.limits import ENCODED, TOO_LARGE
-from backend.api.problems import DETAILS, OUR_FAULT, PROBLEM, document, summary
-from backend.api.route import JSON, Route, unknown_parameter
-from backend.errors import StoreUnavailable, TooManyWaiting
-from backend.schemas import (
-    EXAMPLE_ID,
-    Answer,
+from backend.api.problems import (
+    DETAILS,
+    OUR_FAULT,
+    PROBLEM,
     InvalidProblem,
     Problem,
-    TaskFailed,
-    TaskId,
-    TaskUnfinished,
+    document,
+    summary,
 )
-from backend.states import FAILURE, STARTED, SUCCESS, State
-from backend.tasks.registry import Task, registered
+from backend.api.route import JSON, Route, unknown_parameter
+from backend.errors import StoreUnavailable, TooManyWaiting
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,8 +100,8 @@ def router_of(
     )
 
 
-def install(app: FastAPI) -> None:
-    """Correct the document of the app.
+def install(app: FastAPI, state_examples: Mapping[str, Any]) -> None:
+    """Correct the document of the app; `state_examples` are of answers of GET /tasks/{id}.
 
     FastAPI gives errors the content type of the answer, and takes nulls out of examples.
     """
@@ -118,7 +114,7 @@ def install(app: FastAPI) -> None:
                 for operation in path.values():
                     _correct(operation)
             answer = paths["/tasks/{task_id}"]["get"]["responses"]["200"]
-            answer["content"][JSON]["examples"] = _state_examples()
+            answer["content"][JSON]["examples"] = state_examples
         return described()
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
@@ -134,81 +130,3 @@ def _correct(operation: dict[str, Any]) -> None:
         response = responses[status] = responses.pop(status)
         if int(status) >= HTTPStatus.BAD_REQUEST:
             response["content"] = {PROBLEM: response["content"][JSON]}
-
-
-def example(task: Task) -> Any:  # noqa: ANN401 - JSON
-    """Return an example of a task's result; None if not every field has one."""
-    fields = task.result.model_fields
-    values = {
-        field.serialization_alias or name: field.examples[0]
-        for name, field in fields.items()
-        if field.examples
-    }
-    if len(values) < len(fields):
-        return None
-    return values["root"] if issubclass(task.result, RootModel) else values
-
-
-def describe(task: Task) -> str:
-    """Return what the document says of a task: its docstring, and its result."""
-    result = f"Its `result` in `GET /tasks/{{task_id}}` is a `{task.result.__name__}`"
-    value = example(task)
-    if value is not None:
-        text = to_json(value, indent=2).decode()
-        result += f", such as:\n\n```json\n{text}\n```"
-    return "\n\n".join(filter(None, (inspect.getdoc(task.function), result)))
-
-
-def _documented(model: type[BaseModel]) -> Any:  # noqa: ANN401 - a type
-    """Return the type that documents a task's value: Any where JSON Schema cannot say it."""
-    try:
-        model.model_json_schema(mode="serialization")
-    except PydanticUserError:
-        return Any
-    return model
-
-
-def task_state() -> Any:  # noqa: ANN401 - a type
-    """Return the model of GET /tasks/{id}, with the results of all tasks."""
-    models = {task.result for task in registered().values()}
-    # Those with most fields first: a generated client takes the first that fits.
-    ordered = sorted(models, key=lambda model: (-len(model.model_fields), model.__name__))
-    examples = [found for found in map(example, registered().values()) if found is not None]
-    fields: Any = {
-        "task_id": (TaskId, ...),
-        "status": (Literal[State.SUCCESS], ...),
-        "result": (
-            Union[tuple(map(_documented, ordered))],  # noqa: UP007 - of as many as there are
-            Field(description="The task's value; each task has its own model", examples=examples),
-        ),
-    }
-    what = "A task that ended with a value."
-    succeeded = create_model("TaskSucceeded", __base__=Answer, __doc__=what, **fields)
-    state: Any = Annotated[
-        Union[TaskUnfinished, succeeded, TaskFailed],  # noqa: UP007 - made when running
-        Field(discriminator="status"),
-    ]
-    return create_model("TaskState", __base__=RootModel[state], __doc__="What is known of a task.")
-
-
-def _state_examples() -> Mapping[str, Any]:
-    """Return examples of what GET /tasks/{id} answers."""
-    examples = {
-        task.name: _state(f"{task.name} succeeded", SUCCESS, example(task))
-        for task in registered().values()
-        if example(task) is not None
-    }
-    failed = {"error": "Database connection failed"}
-    return {
-        **examples,
-        "unfinished": _state("not ended", STARTED, None),
-        "failed": _state("failed", FAILURE, failed),
-    }
-
-
-def _state(summary: str, status: str, result: object) -> dict[str, Any]:
-    value = {"task_id": EXAMPLE_ID, "status": status, "result": result}
-    return {"summary": summary, "value": value}
-
-
-TaskState: Any = task_state()

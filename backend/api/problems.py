@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
 PROBLEM = "application/problem+json"
 RETRY_SOON = {"Retry-After": "2"}
 OUR_FAULT = "Something went wrong on our side; it has been logged."
+
+
+class FieldProblem(BaseModel):
+    """One fault of a request."""
+
+    detail: str = Field(examples=["must not be blank"])
+    pointer: str = Field(examples=["#/content"])
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no task with this id."])
+
+
+class InvalidProblem(Problem):
+    """A request that cannot be understood, with a line for each fault."""
+
+    errors: list[FieldProblem]
+
 
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}

@@ -17,10 +17,11 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
-from backend.broker.app import BROKER_ERRORS, CLASSIC, connect, prefixed
+from backend.broker.connection import BROKER_ERRORS, connect
 from backend.broker.outage import broker_outage, explain
+from backend.broker.queues import CLASSIC, prefixed
 from backend.errors import Overloaded, StoreUnavailable
-from backend.outage import RETRY_SECONDS
+from backend.telemetry.outage import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from backend.batching import Batcher
+from backend.batcher import Batcher
 from backend.db import queries
 from backend.db.session import autocommit_connection
 

@@ -1,4 +1,4 @@
-"""The Celery application and its queues.
+"""The Celery application and its configuration.
 
 All that Celery does for us is carrying work to processes and watching over those; state, retries
 and times are the ledger's. Loaded by API, relay, worker and Flower, and by `celery -A backend`.
@@ -6,44 +6,17 @@ and times are the ledger's. Loaded by API, relay, worker and Flower, and by `cel
 
 from __future__ import annotations
 
-import socket
 import ssl
-import sys
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
 from celery.signals import setup_logging
-from kombu import Connection, Exchange, Queue
-from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # not in the stubs
 from kombu.utils.url import parse_ssl_cert_reqs
 
+from backend.broker.queues import TASKS_QUEUE, prefixed
 from backend.settings import settings
-from backend.telemetry import set_up_logging
-
-# Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
-# a quorum queue refuses x-max-priority (406).
-CLASSIC: Final = {"x-queue-type": "classic"}
-
-
-def prefixed(name: str) -> str:
-    """Return a name on the broker with QUEUE_PREFIX, by which installations can share a broker."""
-    return settings().queue_prefix + name
-
-
-def _queue(name: str) -> Queue:
-    full_name = prefixed(name)
-    # A queue keeps the arguments that it was first declared with.
-    arguments = {"x-max-priority": 9, **CLASSIC}
-    return Queue(full_name, EXCHANGE, routing_key=full_name, queue_arguments=arguments)
-
-
-EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
-TASKS_QUEUE: Final = _queue("tasks")
-# First attempts of tasks that take one commit: they travel in bundles, and workers run them in
-# batches. What fails there runs alone from then on.
-SHORT_QUEUE: Final = _queue("short_tasks")
-QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
+from backend.telemetry.logs import set_up_logging
 
 # How long the broker may take for each step of a connection's start.
 CONNECT_TIMEOUT = 3.0
@@ -112,8 +85,8 @@ _CONF: dict[str, Any] = {
     "worker_disable_rate_limits": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,
-    "worker_consumer": "backend.worker.consumer:LedgerConsumer",
-    "worker_pool": "backend.worker.pool:Pool",
+    "worker_consumer": "backend.worker.parent.consumer:LedgerConsumer",
+    "worker_pool": "backend.worker.parent.pool:Pool",
     # By name: only worker processes and the celery command load it.
     "include": ["backend.worker"],
 }
@@ -134,43 +107,6 @@ def _backend_class() -> str:
 app = Celery("tasks-api")
 app.backend_cls = _backend_class()
 app.conf.update(_CONF)
-
-_broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker raises that is away, refuses something or does not answer; see outage.py.
-BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
-    *_broker.connection_errors,
-    *_broker.channel_errors,
-    BatchPublishError,
-)
-
-
-def connect(
-    heartbeat: float = 0, timeout: float = 15, *, survives_alarm: bool = False
-) -> Connection:
-    """Return a new connection to the broker whose reads and writes end after `timeout` seconds.
-
-    `survives_alarm`: Linux must not drop the connection while RabbitMQ reads nothing (alarm). The
-    caller must then check heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is
-    away, refuses or does not answer.
-    """
-    options: dict[str, Any] = {}
-    # A busy broker needs longer for a new connection than for anything else.
-    connect_timeout = min(2 * timeout, CONNECT_TIMEOUT)
-    if _broker.transport.driver_type == "amqp":
-        options = {"read_timeout": timeout, "write_timeout": timeout}
-        if survives_alarm and sys.platform == "linux":
-            # py-amqp sets it to 1 s: Linux then drops a connection whose peer reads nothing.
-            options["socket_settings"] = {socket.TCP_USER_TIMEOUT: 0}
-    elif timeout < REDIS_TIMEOUT:
-        options = {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout}
-    connection = app.connection_for_write(
-        heartbeat=heartbeat,
-        connect_timeout=connect_timeout,
-        transport_options=options,
-    )
-    # Once: connect() would try again after two seconds.
-    connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
-    return connection
 
 
 @setup_logging.connect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from backend.outage import Outage, Reason, Rule, first_rule
+from backend.telemetry.outage import Outage, Reason, Rule, first_rule
 
 broker_outage: Final = Outage("the broker can be used again: tasks go on")
 

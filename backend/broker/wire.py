@@ -8,7 +8,6 @@ relay and worker more than a short task does.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from celery.exceptions import InvalidTaskError, NotRegistered
 from kombu import Message
 
-from backend.broker.app import SHORT_QUEUE, TASKS_QUEUE
+from backend.broker.queues import SHORT_QUEUE, TASKS_QUEUE
 from backend.db.records import OutboxEntry
-from backend.tasks.registry import registered
-from backend.telemetry import about
+from backend.ids import is_task_id
+from backend.registry import registered
+from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,12 +41,6 @@ _PUBLISH: Final = {
     "delivery_mode": 2,
 }
 _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-def is_task_id(value: object) -> bool:
-    """Return whether a value, which may come from any message, is a UUID as we write it."""
-    return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 class OtherVersion(Exception):

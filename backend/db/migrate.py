@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy
 from sqlalchemy.exc import ProgrammingError
 
-from backend.db import workers
+from backend.db import leases
 from backend.db.connection import OptionsDropped
 from backend.db.outage import explain
 from backend.db.session import (
@@ -107,7 +107,7 @@ def _upgrade() -> None:
         if fault := encoding_fault(lock):
             raise SettingsError(fault)
         # Whoever else migrates was killed, and what it had begun may still hold locks.
-        workers.break_connections(lock, _NAME)
+        leases.break_connections(lock, _NAME)
         with unlimited(_NAME) as connection:
             sqlalchemy.event.listen(connection, "begin", _limit)
             made = config()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from backend.outage import Outage, Reason, Rule, first_rule
+from backend.telemetry.outage import Outage, Reason, Rule, first_rule
 
 postgresql_outage: Final = Outage("PostgreSQL can be used again")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
 
-from backend.broker.app import QUEUES, connect
+from backend.broker.connection import connect
+from backend.broker.queues import QUEUES
 from backend.broker.wire import encode, encode_bundle
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ PROBE_SECONDS = 1.0
 READ_SECONDS = 0.5
 # A broker that is silent for twice as long is away.
 HEARTBEAT_SECONDS = 20
+# What relay and reconciler are called in an outage of the broker. One name for both: the reconciler
+# mostly has nothing to ask the broker, so the relay finds out that it is back.
+RELAY_PART = "relay"
 # Names no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
 PROBES = 2

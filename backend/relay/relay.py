@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from typing import TYPE_CHECKING
 
-from backend.broker.app import BROKER_ERRORS
-from backend.broker.outage import broker_outage, explain
+from backend.broker.connection import pause_after
+from backend.broker.outage import broker_outage
 from backend.broker.wire import bundled_task_names
 from backend.db import listen, outbox
 from backend.db.session import transaction
-from backend.errors import StoreUnavailable
-from backend.outage import RETRY_SECONDS
-from backend.relay.publisher import Publisher
-from backend.relay.reconciler import RELAY_PART, Reconciler
+from backend.loop import Loop
+from backend.relay.publisher import RELAY_PART, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,47 +38,29 @@ REFUSAL_SECONDS = 600.0
 
 
 class Relay:
-    """The relay's loop, and the reconciler's beside it, each in a thread.
+    """The relay's thread. `start` starts it.
 
     `blocked` is true while the broker has an alarm and reads nothing that the relay publishes.
     """
 
     def __init__(self) -> None:
         self.blocked = False
-        self._stopping = threading.Event()
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
         self._bundled = bundled_task_names()
-        self._reconciler = Reconciler(self._stopping)
-        self._threads = [
-            threading.Thread(target=self._run, name="relay", daemon=True),
-            threading.Thread(target=self._reconciler.run, name="reconciler", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._loop = Loop("relay", self._serve, pause_after=pause_after(RELAY_PART))
+        self._stopping = self._loop.stopping
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop.start()
 
     def close(self) -> None:
-        """Stop both loops; returns within 5 s."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(timeout=2.5)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._serve()
-                pause = 0.0
-            except StoreUnavailable:
-                pause = RETRY_SECONDS
-            except BROKER_ERRORS as error:
-                pause = broker_outage.failed(explain(error), RELAY_PART)
-            except Exception:
-                logger.exception("the relay met an error; it starts over")
-                pause = RETRY_SECONDS
-            self._stopping.wait(pause)
+        """Stop the thread; returns within 3 s."""
+        self._loop.close()
 
     def _serve(self) -> None:
-        """Publish until something breaks or the relay is to stop."""
+        """Publish what is due, until something breaks or the relay is to stop."""
         listener = listen.OutboxListener()
         try:
             publisher = Publisher(self._stopping, self._on_blocked)

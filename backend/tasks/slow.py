@@ -6,7 +6,7 @@ import time
 
 from pydantic import BaseModel, Field
 
-from backend.tasks.registry import Run, task
+from backend.task import Run, task
 
 
 class SlowArguments(BaseModel):

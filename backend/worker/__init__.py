@@ -1,12 +1,15 @@
 """What runs in a worker. Celery imports this package for its effects: tasks, lease, commands."""
 
 from backend.broker.app import app
-from backend.tasks.registry import registered
-from backend.worker import inspector, lease  # noqa: F401 - each connects itself to Celery
-from backend.worker.events import Dispatcher, Node
-from backend.worker.short import ShortTasks
+from backend.registry import registered
+from backend.worker.parent import (
+    inspector,  # noqa: F401 - each connects itself to Celery
+    lease,  # noqa: F401 - each connects itself to Celery
+)
+from backend.worker.parent.events import Dispatcher, Node
+from backend.worker.parent.short import ShortTasks
 
-app.Task.Request = "backend.worker.request:LedgerRequest"
+app.Task.Request = "backend.worker.parent.request:LedgerRequest"
 # Celery knows our tasks by name only: what runs one is attempt/execute.py.
 for name in registered():
     app.register_task(type(name, (app.Task,), {"name": name})())

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.db import queries, workers
+from backend.db import leases, queries
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreUnavailable
 from backend.worker.failures import error_text
@@ -48,7 +48,7 @@ class DroppedMessages:
                 if queries.known(connection, self.task_ids).issuperset(self.task_ids):
                     return
             with transaction() as connection:
-                first = workers.note_stray(connection, self.worker, error_text(self.queue))
+                first = leases.note_stray(connection, self.worker, error_text(self.queue))
         except StoreUnavailable:
             return  # the next such message is as good
         except Exception:
@@ -56,4 +56,4 @@ class DroppedMessages:
             first = False
         _pause_until = time.monotonic() + PAUSE_SECONDS
         if first:
-            logger.warning(workers.STRAY_MESSAGES, error_text(self.queue))
+            logger.warning(leases.STRAY_MESSAGES, error_text(self.queue))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
-from backend.schemas import MessageIn, TaskAccepted
+from backend.api.routes.task_models import TaskAccepted
+from backend.tasks.insert_message import MessageIn
 
 ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 ACCEPTED = f'{{"task_id": "{ID}", "status": "PENDING", "message": "Task enqueued successfully"}}'

@@ -39,7 +39,7 @@ QUEUES = ("tasks", "short_tasks")
 _SERVE = """
 import os, sys
 from pathlib import Path
-from backend.embedded.lifetime import exclusive_data_dir, servers
+from backend.local.lifetime import exclusive_data_dir, servers
 from backend.settings import read
 changes = {"database_url": "", "celery_broker_url": "", "data_dir": Path(sys.argv[1])}
 found = read().model_copy(update=changes)

@@ -20,9 +20,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from pydantic import TypeAdapter
 
-from backend.api.openapi import TaskState
+from backend.api.problems import Problem
+from backend.api.routes.task_models import TaskState
 from backend.db import ledger
-from backend.schemas import Problem
 from backend.settings import Settings
 from backend.states import State
 from tests.support import documents
@@ -424,7 +424,7 @@ def _thread_names() -> Iterator[str]:
                 elif ast.unparse(name) == "self.name":
                     yield from re.findall(r'^    name = "(\w+)"$', source, re.MULTILINE)
                 else:
-                    assert path.name == "batching.py", f"a thread in {path} without a fixed name"
+                    assert path.name == "batcher.py", f"a thread in {path} without a fixed name"
 
 
 def test_every_thread_is_in_the_table() -> None:

@@ -88,7 +88,7 @@ def servers(folder: Folder) -> subprocess.Popen[bytes]:
     code = """
 import sys
 from pathlib import Path
-from backend.embedded.lifetime import exclusive_data_dir, servers
+from backend.local.lifetime import exclusive_data_dir, servers
 from backend.settings import read
 found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
 with exclusive_data_dir(found.data_dir), servers(found):

@@ -6,7 +6,7 @@ import shutil
 import socket
 from typing import TYPE_CHECKING, TypeAlias
 
-from backend.embedded.programs import _package
+from backend.local.programs import _package
 from tests.support import servers
 
 if TYPE_CHECKING:

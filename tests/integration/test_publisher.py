@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 COMPARE = """
 import sys, threading
 from collections import Counter
-from backend.relay.reconciler import Reconciler
-reconciler = Reconciler(threading.Event())
+from backend.maintenance.republish import LostMessages
+lost_messages = LostMessages(threading.Event())
 for _ in sys.stdin:
-    print(reconciler._compare(Counter(tasks=5)).total(), flush=True)
+    print(lost_messages._compare(Counter(tasks=5)).total(), flush=True)
 """
 # For each line, publishes two messages and prints "confirmed" when the broker has confirmed them.
 # Before each message py-amqp looks at what the broker has sent. That look finds nothing here, so

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox, workers
+from backend.db import leases, ledger, outbox
 from backend.errors import LeaseExpired, StoreLocked, StoreNotWritable
-from backend.tasks.registry import registered
+from backend.registry import registered
 from tests.integration.test_ledger import put, submit, task
 from tests.integration.test_outbox import age
 from tests.support.attempts import attempt_of
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("service")
 
 def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Liveness
     """Return a Liveness that has seen every worker for long enough."""
-    from backend.relay.liveness import Liveness
+    from backend.maintenance.liveness import Liveness
 
     monkeypatch.setattr(Liveness, "find_dead", lambda *arguments: set(arguments[-1]))
     return Liveness()
@@ -35,7 +35,7 @@ def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a L
 def test_where_nothing_can_be_written_no_worker_is_called_dead(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.relay import reconciler
+    from backend.maintenance import reconciler
 
     looked: list[object] = []
     monkeypatch.setattr(reconciler, "retry_abandoned", looked.append)
@@ -43,14 +43,14 @@ def test_where_nothing_can_be_written_no_worker_is_called_dead(
     with service.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(StoreNotWritable):
-        reconciler.Reconciler(threading.Event()).make_pass()
+        reconciler.Reconciler().make_pass()
     assert looked == []
 
 
 def test_a_task_whose_row_is_locked_holds_up_no_other(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.relay import reconciler
+    from backend.maintenance import rescue
 
     ids = submit(service, 3)
     with service.begin() as connection:
@@ -59,23 +59,23 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
     liveness = find_all_dead(monkeypatch)
     with service.connect() as other:
         other.execute(sa.text("SELECT FROM tasks WHERE id = :id FOR UPDATE"), {"id": ids[0]})
-        reconciler.retry_abandoned(liveness)
+        rescue.retry_abandoned(liveness)
         states = {one: task(service, one)["state"] for one in ids}
         assert states == {one: "STARTED" if one == ids[0] else "RETRY" for one in ids}
-    reconciler.retry_abandoned(liveness)
+    rescue.retry_abandoned(liveness)
     assert {task(service, one)["state"] for one in ids} == {"RETRY"}
 
 
 def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.relay import reconciler
+    from backend.maintenance import reconciler
 
     (lost,) = submit(service)
     with service.begin() as connection:
         assert ledger.claim(connection, {lost: 1}, "w").ids
         connection.execute(sa.text("UPDATE clock SET latest = now() + interval '10 min'"))
-    made = reconciler.Reconciler(threading.Event())
+    made = reconciler.Reconciler()
     made._liveness = find_all_dead(monkeypatch)
     with service.connect() as writer:
         writer.execute(sa.text("UPDATE outbox SET publishes = publishes"))
@@ -94,23 +94,23 @@ def test_only_what_no_worker_holds_is_called_lost(
     held: int,
     lost: int,
 ) -> None:
-    from backend.broker.app import TASKS_QUEUE
-    from backend.relay import reconciler
+    from backend.broker.queues import TASKS_QUEUE
+    from backend.maintenance.republish import LostMessages
 
     ids = submit(service, 4)
     with service.begin() as connection:
         outbox.take(connection, 10)
         assert ledger.claim(connection, {ids[3]: 1}, "w").ids
         holds = [f"{task_id}/1" for task_id in (*ids[:held], ids[3])]
-        workers.renew(connection, "w", lambda: holds)
+        leases.renew(connection, "w", lambda: holds)
     for age_seconds, task_id in enumerate(ids[:3], start=20):
         age(service, task_id, age_seconds)
     missing = Counter({TASKS_QUEUE.name: 3})
-    monkeypatch.setattr(reconciler.Reconciler, "_compare", lambda *_: missing)
-    made = reconciler.Reconciler(threading.Event())
-    made._republish_lost()
+    lost_messages = LostMessages(threading.Event())
+    monkeypatch.setattr(lost_messages, "_compare", lambda *_: missing)
+    lost_messages.republish()
     assert caplog.messages == []
-    made._republish_lost()
+    lost_messages.republish()
     assert caplog.messages == [
         f"tasks that the broker has lost are published again: {lost} (nothing runs twice)"
     ] * (lost > 0)
@@ -121,21 +121,18 @@ def test_only_what_no_worker_holds_is_called_lost(
 def test_a_lock_that_stops_every_pass_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.relay import reconciler
+    from backend.maintenance import reconciler
 
-    stopping = threading.Event()
     locked = [True, True, False, True]
+    made = reconciler.Reconciler()
 
-    def make_pass(_: object) -> None:
-        met = locked.pop(0)
-        if not locked:
-            stopping.set()
-        if met:
+    def make_pass() -> None:
+        if locked.pop(0):
             raise StoreLocked
 
-    monkeypatch.setattr(reconciler, "PASS_SECONDS", 0.0)
-    monkeypatch.setattr(reconciler.Reconciler, "make_pass", make_pass)
-    reconciler.Reconciler(stopping).run()
+    monkeypatch.setattr(made, "make_pass", make_pass)
+    while locked:
+        made._turn()
     assert ["end that session" in record.message for record in caplog.records] == [True, True]
 
 
@@ -153,7 +150,7 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
 ) -> None:
     task_id = str(uuid4()) if external else put(service, "PENDING")
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     attempt = slow_attempt(task_id, external=external)
     errors: list[BaseException] = []
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_a_connection_that_holds_a_message_can_be_closed_when_redis_has_gone(
     redis_server: Redis,
 ) -> None:
-    from backend.worker import malformed
+    from backend.worker.parent import malformed
 
     redis_server.start()
     connection: Any = kombu.Connection(redis_server.url, connect_timeout=1)

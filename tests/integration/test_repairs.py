@@ -110,13 +110,13 @@ def test_a_look_reads_what_it_looks_at_and_not_the_backlog(database: sa.Engine) 
 def test_the_reconciler_repairs_and_health_says_how_many(
     service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.relay.reconciler import Reconciler
+    from backend.maintenance.reconciler import Reconciler
     from tests.integration.test_session import readiness
 
     (task_id,) = submit(service)
     empty_outbox(service)
     assert readiness()[0].faults == []
-    Reconciler(threading.Event()).make_pass()
+    Reconciler().make_pass()
     assert [row[0] for row in box(service)] == [task_id]
     (fault,) = readiness()[0].faults
     assert "1 repaired in total" in fault

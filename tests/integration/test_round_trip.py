@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, create_model
 from pydantic.alias_generators import to_camel
 
+from backend.api.routes.batch_items import BatchItem
 from backend.errors import TaskError
-from backend.schemas import BatchItem
-from backend.tasks.registry import Run, Task, _check_model
+from backend.task import Run, Task, _check_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,14 +191,14 @@ def accepted(model: type[BaseModel], body: str) -> str | None:
 
 def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
     """Return the text that POST /tasks/batch stores; None where it refuses the body."""
-    from backend.api.batch import _arguments
+    from backend.api.routes.batch_items import arguments_of
 
     whole = f'[{{"name": "a_task", "arguments": {body}}}]'
     text = accepted(RootModel[list[BatchItem]], whole)
     if text is None:
         return None
     items = TypeAdapter(list[BatchItem]).validate_json(text)
-    (arguments,) = _arguments(items, text)
+    (arguments,) = arguments_of(items, text)
     try:
         model.model_validate_json(arguments)
     except ValueError:

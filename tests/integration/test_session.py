@@ -14,7 +14,7 @@ from backend.db import ledger, outbox, queries, session
 from tests.integration.test_ledger import submit
 
 if TYPE_CHECKING:
-    from backend.api.services import Readiness
+    from backend.api.readiness import Readiness
 
 ROWS = 5_000
 
@@ -87,7 +87,7 @@ def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
 
 
 def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -> None:
-    from backend.db.task_session import TaskSession
+    from backend.worker.attempt.session import TaskSession
 
     assert service
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
@@ -100,7 +100,7 @@ def readiness() -> list[Readiness]:
     from backend.api.services import Services
 
     services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
-    return Services._readiness(services, [None])
+    return Services._check(services, [None])
 
 
 @pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])

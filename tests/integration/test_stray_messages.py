@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.db import queries, workers
-from backend.tasks.registry import registered
+from backend.db import leases, queries
+from backend.registry import registered
 from tests.integration.test_ledger import put, submit
 from tests.integration.test_session import readiness
 from tests.support.attempts import run_alone, run_together
@@ -32,7 +32,7 @@ def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setattr(stray_messages, "_pause_until", 0.0)
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     return "w"
 
 
@@ -58,7 +58,7 @@ def test_a_stray_message_is_logged_once_and_named_by_health_after_each_renewal_t
 ) -> None:
     drop("short_tasks", [put(service, "SUCCESS"), str(uuid4())])
     with service.begin() as connection:
-        workers.renew(connection, worker, list)
+        leases.renew(connection, worker, list)
     (fault,) = readiness()[0].faults
     (line,) = caplog.messages
     assert line == fault
@@ -83,12 +83,12 @@ def test_of_two_processes_that_notice_at_the_same_time_one_warns(
 
     def note() -> None:
         with service.begin() as connection:
-            second.append(workers.note_stray(connection, worker, "tasks"))
+            second.append(leases.note_stray(connection, worker, "tasks"))
 
     thread = threading.Thread(target=note)
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with service.connect() as connection, service.connect() as observer:
-        assert workers.note_stray(connection, worker, "tasks")
+        assert leases.note_stray(connection, worker, "tasks")
         thread.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
         connection.commit()
@@ -100,12 +100,12 @@ def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_lo
     service: sa.Engine, worker: str
 ) -> None:
     with service.begin() as connection:
-        assert workers.note_stray(connection, worker, "tasks")
-        assert not workers.note_stray(connection, worker, "tasks")
+        assert leases.note_stray(connection, worker, "tasks")
+        assert not leases.note_stray(connection, worker, "tasks")
         connection.exec_driver_sql("UPDATE workers SET stray_at = now() - interval '10 min'")
-        assert workers.stray_queues(connection) == []
-        assert workers.note_stray(connection, worker, "tasks")
-        assert workers.stray_queues(connection) == ["tasks"]
+        assert leases.stray_queues(connection) == []
+        assert leases.note_stray(connection, worker, "tasks")
+        assert leases.stray_queues(connection) == ["tasks"]
 
 
 def test_with_postgresql_away_a_dropped_message_stays_dropped(

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from pydantic import RootModel
 
-from backend.db import workers
-from backend.tasks.registry import Task
+from backend.db import leases
+from backend.task import Task
 from tests.integration.test_ledger import submit, task
 from tests.integration.test_task_session import declare, run_in_batch, sql, waiting, written
 from tests.support.attempts import run_alone
@@ -30,7 +30,7 @@ def run_once(
     """Run a task's first attempt; return its id and how it ended, as the parent is told."""
     (task_id,) = submit(service)
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     report = run_alone(declare(action, task_id, one_commit=one_commit), task_id, "{}")
     assert report.alone == []
     return task_id, list(report.ended.values())
@@ -82,7 +82,7 @@ def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
 ) -> None:
     """`celery call` and Flower send what they are given; no message of ours gets there."""
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     task_id = str(uuid4())
     spec = Task("a_task", lambda args, _run: args, RootModel[list[float]], 5, 60, one_commit)
     ended = run_alone(spec, task_id, *arguments, external=True).ended
@@ -93,7 +93,7 @@ def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
 
 def test_a_called_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -> None:
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     task_id = str(uuid4())
     spec = declare(sql("SELECT 1"), task_id, one_commit=False)
     ended = run_alone(spec, task_id, external=True, callbacks=True).ended

@@ -13,10 +13,10 @@ from psycopg2.extras import RealDictCursor
 from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from backend.db import messages, workers
+from backend.db import leases, messages
 from backend.db.transaction_policy import ENDED
 from backend.errors import Error
-from backend.tasks.registry import Run, Task
+from backend.task import Run, Task
 from tests.integration.test_ledger import submit, task
 from tests.support.attempts import run_alone, run_together
 
@@ -210,7 +210,7 @@ def run_once(
     """Run an attempt of a task that runs an action; return the task's row."""
     (task_id,) = submit(service)
     with service.begin() as connection:
-        workers.renew(connection, "w", list)
+        leases.renew(connection, "w", list)
     run_alone(declare(action, task_id, one_commit=one_commit), task_id, "{}", kind=kind)
     return task(service, task_id)
 

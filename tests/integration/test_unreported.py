@@ -31,8 +31,8 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason(
     service: sa.Engine, replies: list[Any], max_attempts: int, state: str
 ) -> None:
-    from backend.tasks.registry import registered
-    from backend.worker.unreported import Failure
+    from backend.registry import registered
+    from backend.worker.parent.unreported import Failure
 
     (task_id,) = submit(service, max_attempts=max_attempts)
     error = RecursionError("maximum recursion depth exceeded")
@@ -49,8 +49,8 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason
 def test_a_revoked_attempt_ends_and_who_waits_is_told(
     service: sa.Engine, replies: list[Any]
 ) -> None:
-    from backend.tasks.registry import registered
-    from backend.worker.unreported import Revoke
+    from backend.registry import registered
+    from backend.worker.parent.unreported import Revoke
 
     (task_id,) = submit(service)
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery

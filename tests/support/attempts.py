@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from backend.tasks.registry import Task
+    from backend.task import Task
     from backend.worker.attempt.attempt import Attempt
     from backend.worker.attempt.report import Report
 

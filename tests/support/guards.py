@@ -37,21 +37,21 @@ GUARDS = [
     ),
     Guard(
         "the servers of an up that was killed end with its processes",
-        "backend/embedded/lifetime.py",
+        "backend/local/lifetime.py",
         "    os.read(reading, 1)\n    _end_servers(sockets)\n",
         "    os.read(reading, 1)\n",
         "tests/acceptance/test_embedded.py::test_one_that_is_killed_leaves_nothing",
     ),
     Guard(
         "a damaged note of a killed up ends no other server and deletes no other folder",
-        "backend/embedded/lifetime.py",
+        "backend/local/lifetime.py",
         "    if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):\n",
         "    if sockets:\n",
         "tests/unit/test_embedded.py::test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing",
     ),
     Guard(
         "all stops when make is killed",
-        "backend/supervisor.py",
+        "backend/local/supervisor.py",
         " or self._closed.is_set() or orphaned",
         " or self._closed.is_set()",
         "tests/unit/test_supervisor.py::test_all_stops_when_its_parent_is_gone",
@@ -91,7 +91,7 @@ GUARDS = [
     ),
     Guard(
         "a stream tells the ids of what was stored",
-        "backend/api/batch.py",
+        "backend/api/routes/batch.py",
         "        except Exception as error:  # noqa: BLE001 - what is",
         "        except HTTPError as error:  # what is",
         "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
@@ -107,7 +107,7 @@ GUARDS = [
     ),
     Guard(
         "a stream's keys are no client's",
-        "backend/api/batch.py",
+        "backend/api/routes/batch.py",
         'f"{key} {number}" if key and number else key',
         'f"{key}/{number}" if key else key',
         "tests/acceptance/test_submissions.py::test_no_key_of_a_client_is_that_of_a_streams_part",
@@ -171,7 +171,7 @@ GUARDS = [
     ),
     Guard(
         "3: effect and outcome commit together",
-        "backend/tasks/registry.py",
+        "backend/registry.py",
         "    def progress(self",
         "    def __post_init__(self) -> None:\n"
         "        self.session.connection(execution_options={'isolation_level': 'AUTOCOMMIT'})\n\n"
@@ -188,7 +188,7 @@ GUARDS = [
     ),
     Guard(
         "no variable comes into a worker's environment beside threads",
-        "backend/worker/lease.py",
+        "backend/worker/parent/lease.py",
         '        os.environ.setdefault(name, "")\n',
         "        pass\n",
         "tests/acceptance/test_processes_in_tasks.py::test_no_variable_comes_into_a_workers"
@@ -217,36 +217,36 @@ GUARDS = [
     ),
     Guard(
         "3: no clock decides whether a worker lives",
-        "backend/db/workers.py",
+        "backend/db/leases.py",
         '(SELECT FROM workers WHERE name = :name)")',
         '(SELECT FROM workers WHERE name = :name AND expires_at > now())")',
-        "tests/integration/test_workers.py::test_a_lease_lasts_whatever_the_clock_says",
+        "tests/integration/test_leases.py::test_a_lease_lasts_whatever_the_clock_says",
     ),
     Guard(
         "3: after a pause in the looks a worker is watched for a whole lease",
-        "backend/relay/liveness.py",
+        "backend/maintenance/liveness.py",
         "            self._renewals.clear()",
         "            pass",
         "tests/unit/test_liveness.py",
     ),
     Guard(
         "3: a suspect is abandoned after two more renewals",
-        "backend/relay/liveness.py",
+        "backend/maintenance/liveness.py",
         "RENEWALS = 2",
         "RENEWALS = 1",
         "tests/unit/test_liveness.py",
     ),
     Guard(
         "3: a worker that has renewed its lease in the meantime is not fenced",
-        "backend/db/workers.py",
+        "backend/db/leases.py",
         "renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)",
         "false",
-        "tests/integration/test_workers.py::test_a_worker_that_has_renewed_in_the_meantime_is_left"
+        "tests/integration/test_leases.py::test_a_worker_that_has_renewed_in_the_meantime_is_left"
         "_alone",
     ),
     Guard(
         "3: what waits follows a clock that is set back",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        if set_back:",
         "        if set_back and not now:",
         "tests/acceptance/test_clock_steps.py::test_a_retry_comes_in_time_although_the_clock_was"
@@ -254,7 +254,7 @@ GUARDS = [
     ),
     Guard(
         "4: a dead worker's tasks run again",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        lost = [attempt for attempt in started if attempt.worker in dead]",
         "        lost = []",
         "tests/acceptance/test_long_tasks.py::test_a_task_whose_worker_is_killed_runs_again_on"
@@ -262,7 +262,7 @@ GUARDS = [
     ),
     Guard(
         "4: what the broker lost is published again",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        lost = before & self._missing\n",
         "        lost = before - before\n",
         "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
@@ -270,7 +270,7 @@ GUARDS = [
     ),
     Guard(
         "4: a process that the parent saw die counts as an attempt",
-        "backend/worker/request.py",
+        "backend/worker/parent/request.py",
         "        lease.report(Failure(self.delivery, self.hostname, error))\n",
         "",
         "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
@@ -278,7 +278,7 @@ GUARDS = [
     ),
     Guard(
         "4: a worker whose event loop hangs ends",
-        "backend/worker/hang.py",
+        "backend/worker/parent/hang.py",
         "return self.count >= CHECKS",
         "return False",
         "tests/acceptance/test_hanging.py::test_a_worker_whose_event_loop_hangs_ends_and_its_tasks"
@@ -286,28 +286,28 @@ GUARDS = [
     ),
     Guard(
         "4: a broker that is away lets no worker end",
-        "backend/worker/hang.py",
+        "backend/worker/parent/hang.py",
         "ticked or not reached()",
         "ticked",
         "tests/unit/test_hang.py",
     ),
     Guard(
         "an outage is one line for each reason",
-        "backend/outage.py",
+        "backend/telemetry/outage.py",
         "            new = reason.kind not in self._since\n",
         "            new = True\n",
         "tests/unit/test_outage.py",
     ),
     Guard(
         "a broker that one part cannot use is not back when another can",
-        "backend/outage.py",
+        "backend/telemetry/outage.py",
         "            over = not self._failures\n",
         "            over = True\n",
         "tests/unit/test_outage.py",
     ),
     Guard(
         "a worker that the broker refuses pauses",
-        "backend/worker/consumer.py",
+        "backend/worker/parent/consumer.py",
         "            self._pause(exc)\n        self._ready = False\n",
         '            broker_outage.failed(explain(exc), "consumer")\n        self._ready = False\n',
         "tests/acceptance/test_refusals.py::test_a_broker_that_refuses_is_one_line_in_each_process"
@@ -315,10 +315,10 @@ GUARDS = [
     ),
     Guard(
         "a commit holds no more than so many bytes of small orders",
-        "backend/batching.py",
+        "backend/batcher.py",
         " and size < BATCH_BYTES",
         "",
-        "tests/unit/test_batching.py",
+        "tests/unit/test_batcher.py",
     ),
     Guard(
         "a relay takes no more than so many bytes at once",
@@ -329,14 +329,14 @@ GUARDS = [
     ),
     Guard(
         "4: events and replies are not sent while the broker is blocked",
-        "backend/worker/hints.py",
+        "backend/worker/parent/hints.py",
         "        return not self._blocked\n",
         "        return True\n",
         "tests/unit/test_hints.py",
     ),
     Guard(
         "4: after a failure the broker is not tried for a while",
-        "backend/worker/hints.py",
+        "backend/worker/parent/hints.py",
         "time.monotonic() + seconds",
         "0.0",
         "tests/unit/test_hints.py",
@@ -351,7 +351,7 @@ GUARDS = [
     ),
     Guard(
         "4: what ends by itself is started again",
-        "backend/supervisor.py",
+        "backend/local/supervisor.py",
         "        elif not restart:\n",
         "        else:\n",
         "tests/unit/test_supervisor.py",
@@ -393,28 +393,28 @@ GUARDS = [
     ),
     Guard(
         "2: an attempt that no longer counts is killed in the event loop",
-        "backend/worker/lease.py",
+        "backend/worker/parent/lease.py",
         "self._worker.hub.call_soon(holds[key].kill, self._worker.pool)",
         "holds[key].kill(self._worker.pool)",
         "tests/unit/test_lease.py",
     ),
     Guard(
         "2: only the child of an attempt that still runs is killed",
-        "backend/worker/request.py",
+        "backend/worker/parent/request.py",
         "if self in celery_state.active_requests and not self.in_batch:",
         "if not self.in_batch:",
         "tests/unit/test_request.py",
     ),
     Guard(
         "2: no child is killed for one member of a batch",
-        "backend/worker/request.py",
+        "backend/worker/parent/request.py",
         "if self in celery_state.active_requests and not self.in_batch:",
         "if self in celery_state.active_requests:",
         "tests/unit/test_request.py",
     ),
     Guard(
         "2: the ledger alone decides about a revoked id",
-        "backend/worker/request.py",
+        "backend/worker/parent/request.py",
         "        if not self.delivery.external:\n            return self._already_revoked\n",
         "",
         "tests/acceptance/test_other_doors.py::test_a_revoked_task_runs_when_the_ledger_gives_it"
@@ -430,14 +430,14 @@ GUARDS = [
     ),
     Guard(
         "a traceback has no values",
-        "backend/telemetry.py",
+        "backend/telemetry/logs.py",
         "structlog.processors.ExceptionRenderer(lambda exc_info: plain_traceback(exc_info[1])),",
         "structlog.processors.format_exc_info,",
         "tests/unit/test_telemetry.py",
     ),
     Guard(
         "8: an error while a message is read is the message's, not the broker's",
-        "backend/worker/consumer.py",
+        "backend/worker/parent/consumer.py",
         "        except Exception as error:  # noqa: BLE001 - whatever was sent",
         "        except self.connection_errors:\n"
         "            raise\n"
@@ -453,14 +453,14 @@ GUARDS = [
     ),
     Guard(
         "8: an entry on Redis that is no message is dropped",
-        "backend/worker/malformed.py",
+        "backend/worker/parent/malformed.py",
         "        transport.Channel = Channel",
         "        pass",
         "tests/acceptance/test_malformed_messages.py",
     ),
     Guard(
         "8: properties that amqp cannot read drop the message",
-        "backend/worker/malformed.py",
+        "backend/worker/parent/malformed.py",
         "_readers[Basic.CLASS_ID] = _properties",
         "_readers[Basic.CLASS_ID] = _read_properties",
         "tests/acceptance/test_malformed_messages.py::test_a_message_whose_properties_cannot_be"
@@ -469,7 +469,7 @@ GUARDS = [
     Guard(
         "8: an unknown task is sent again later",
         "backend/broker/app.py",
-        '    "worker_consumer": "backend.worker.consumer:LedgerConsumer",\n',
+        '    "worker_consumer": "backend.worker.parent.consumer:LedgerConsumer",\n',
         "",
         "tests/acceptance/test_contract_setups.py::test_a_task_that_only_a_newer_worker_knows_waits"
         "_for_it",
@@ -497,7 +497,7 @@ GUARDS = [
     ),
     Guard(
         "4: nothing is compared while the broker is blocked by an alarm",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        return missing if missing and self._publisher.takes_messages() else Counter()",
         "        return missing",
         "tests/integration/test_publisher.py",
@@ -512,7 +512,7 @@ GUARDS = [
     ),
     Guard(
         "4: each queue is compared with its own tasks, per-queue",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        missing = expected - Counter(waiting)",
         "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
         "        missing = Counter() if hidden else expected - Counter(waiting)",
@@ -536,7 +536,7 @@ GUARDS = [
     ),
     Guard(
         "2: a Redis that has gone ends no worker",
-        "backend/worker/redis_channel.py",
+        "backend/worker/parent/redis_channel.py",
         "    QoS = Unacknowledged\n\n",
         "",
         "tests/integration/test_redis_channel.py",
@@ -668,7 +668,7 @@ GUARDS = [
     ),
     Guard(
         "3: where leases cannot be renewed no worker is called dead",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        with autocommit_connection() as connection:\n            now, set_back",
         "        retry_abandoned(self._liveness)\n"
         "        with autocommit_connection() as connection:\n            now, set_back",
@@ -676,14 +676,14 @@ GUARDS = [
     ),
     Guard(
         "4: one locked row does not hold up the rest",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         '    except StoreLocked:\n        logger.warning(\n            "the worker',
         '    except ZeroDivisionError:\n        logger.warning(\n            "the worker',
         "tests/integration/test_reconciler.py",
     ),
     Guard(
         "3: what waits for other sessions does not hold up lost tasks",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        retry_abandoned(self._liveness)\n        calm = ",
         "        if set_back:\n            _follow_clock()\n            return\n"
         "        retry_abandoned(self._liveness)\n        calm = ",
@@ -691,35 +691,35 @@ GUARDS = [
     ),
     Guard(
         "3: the outbox follows the clock when no transaction of before is left",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "            clock.wait_for_writers(connection)\n",
         "            pass\n",
         "tests/integration/test_reconciler.py",
     ),
     Guard(
         "chaos: a result read in part is read to its end when the event loop starts over",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "        reading = self._unfinished(child, fd)\n",
         "        reading = None\n",
         "tests/unit/test_pool.py",
     ),
     Guard(
         "chaos: the event loop starts over while a child that has ended is in the pool",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         '        if getattr(proc, "_sentinel_poll", proc) is not None:\n',
         "        if proc:\n",
         "tests/unit/test_pool.py",
     ),
     Guard(
         "chaos: the rest of a result is read from a child that has ended",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "                next(reading)\n",
         "                pass\n",
         "tests/unit/test_pool.py",
     ),
     Guard(
         "chaos: children that ended are looked at before their jobs are forgotten",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "        self.maintain_pool()\n",
         "",
         "tests/unit/test_pool.py",
@@ -733,7 +733,7 @@ GUARDS = [
     ),
     Guard(
         "chaos: a worker that was told to stop ends, whatever its end waits for",
-        "backend/worker/lease.py",
+        "backend/worker/parent/lease.py",
         "        time.sleep(EXIT_TIMEOUT)\n        os._exit(self._worker.exitcode or 0)\n",
         "",
         "tests/unit/test_lease.py",
@@ -792,7 +792,7 @@ GUARDS = [
     ),
     Guard(
         "installations: of several processes that notice trouble one warns",
-        "backend/db/workers.py",
+        "backend/db/leases.py",
         "    WHERE name = :name FOR UPDATE\n",
         "    WHERE name = :name\n",
         "tests/integration/test_stray_messages.py",
@@ -806,7 +806,7 @@ GUARDS = [
     ),
     Guard(
         "4: a stream keeps the ids of what may be stored",
-        "backend/api/batch.py",
+        "backend/api/routes/batch.py",
         '        answer.update(_fault("UNKNOWN", MAY_BE_STORED))\n        return\n',
         "        pass\n",
         "tests/acceptance/test_submissions.py::test_a_stream_keeps_the_ids_of_what_may_have_been"
@@ -885,21 +885,21 @@ GUARDS = [
     ),
     Guard(
         "3: objects of one task are written before the next begins",
-        "backend/db/task_session.py",
+        "backend/worker/attempt/session.py",
         "            self.flush()\n",
         "",
         "tests/integration/test_task_session.py",
     ),
     Guard(
         "3: waiting tasks without an outbox row are found",
-        "backend/relay/reconciler.py",
+        "backend/maintenance/reconciler.py",
         "        self._repair()\n",
         "",
         "tests/integration/test_repairs.py",
     ),
     Guard(
         "9: numbers reach the task as they were written",
-        "backend/api/batch.py",
+        "backend/api/routes/batch.py",
         "    if not _FRACTION.search(text):\n",
         "    if True:\n",
         "tests/integration/test_round_trip.py",
@@ -990,28 +990,28 @@ GUARDS = [
     ),
     Guard(
         "9: arguments that change with time are refused at import",
-        "backend/tasks/registry.py",
+        "backend/registry.py",
         "        _check_model(name, arguments)\n",
         "",
         "tests/unit/test_registry.py",
     ),
     Guard(
         "3: an attempt that no child could be sent has failed",
-        "backend/worker/jobs.py",
+        "backend/worker/parent/jobs.py",
         "            self._single.end_with(error)\n",
         "",
         "tests/unit/test_jobs.py",
     ),
     Guard(
         "2: the lease holds a single attempt of the short queue",
-        "backend/worker/jobs.py",
+        "backend/worker/parent/jobs.py",
         "            request.in_batch = self._single is None\n",
         "",
         "tests/unit/test_jobs.py",
     ),
     Guard(
         "2: a task that is not short shares no transaction",
-        "backend/worker/short.py",
+        "backend/worker/parent/short.py",
         "            if registered()[request.delivery.name].one_commit:\n",
         "            if True:\n",
         "tests/unit/test_short_tasks.py",
@@ -1025,7 +1025,7 @@ GUARDS = [
     ),
     Guard(
         "an external task gets Celery's reply in a batch too",
-        "backend/worker/results.py",
+        "backend/worker/parent/results.py",
         "            if delivery.external or len(ended) == 1:\n",
         "            if len(ended) == 1:\n",
         "tests/unit/test_results.py",
@@ -1050,7 +1050,7 @@ GUARDS = [
     ),
     Guard(
         "9: what a pool process has started ends with it",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "            subprocesses.kill_with_subprocesses(proc.pid)\n",
         "",
         "tests/acceptance/test_subprocesses.py",
@@ -1100,7 +1100,7 @@ GUARDS = [
     ),
     Guard(
         "own addresses are not asked through a proxy",
-        "backend/supervisor.py",
+        "backend/local/supervisor.py",
         "build_opener(urllib.request.ProxyHandler({}))",
         "build_opener()",
         "tests/acceptance/test_addresses.py",
@@ -1114,14 +1114,14 @@ GUARDS = [
     ),
     Guard(
         "after kill -9 of everything PostgreSQL starts beside zombies",
-        "backend/embedded/programs.py",
+        "backend/local/programs.py",
         '        leftovers.forget_ended_postgres(self.folder / "postgres")\n',
         "",
         "tests/acceptance/test_killed_stack.py",
     ),
     Guard(
         "after kill -9 of PostgreSQL its other processes end",
-        "backend/embedded/leftovers.py",
+        "backend/local/leftovers.py",
         "    _kill(_processes(ours, programs))\n",
         "",
         "tests/acceptance/test_killed_stack.py",
@@ -1166,7 +1166,7 @@ GUARDS = [
     ),
     Guard(
         "a traceback in a log has a bounded length",
-        "backend/telemetry.py",
+        "backend/telemetry/logs.py",
         "    if len(text) <= length:\n",
         "    if True:\n",
         "tests/unit/test_telemetry.py",
@@ -1213,7 +1213,7 @@ GUARDS = [
     ),
     Guard(
         "a task may use multiprocessing",
-        "backend/worker/subprocesses.py",
+        "backend/worker/parent/subprocesses.py",
         "    process._current_process = _MAIN_PROCESS",
         "    process._not_current = _MAIN_PROCESS",
         "tests/acceptance/test_processes_in_tasks.py::test_a_task_uses_multiprocessing_as_any_program"
@@ -1235,7 +1235,7 @@ GUARDS = [
     ),
     Guard(
         "a session that a task has kept is closed",
-        "backend/db/task_session.py",
+        "backend/worker/attempt/session.py",
         ", close_resets_only=False",
         "",
         "tests/integration/test_task_session.py::test_a_session_that_a_task_has_kept_is_of_no_use"
@@ -1243,21 +1243,21 @@ GUARDS = [
     ),
     Guard(
         "the limits of a task's transaction are its time limit",
-        "backend/db/task_session.py",
+        "backend/worker/attempt/session.py",
         "        if self._time_limit is not None:\n",
         "        if self._time_limit is not None and self.began is not None:\n",
         "tests/integration/test_task_settings.py::test_a_task_may_take_its_time_in_its_transaction",
     ),
     Guard(
         "a child's end is noticed soon",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "        if proc in self._pool:\n",
         "        if proc is None:\n",
         "tests/unit/test_pool.py",
     ),
     Guard(
         "a child that is about to leave gets no job",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "            if child.jobs_done >= self._maxtasksperchild:\n                return\n",
         "",
         "tests/unit/test_pool.py",
@@ -1271,14 +1271,14 @@ GUARDS = [
     ),
     Guard(
         "a fork that fails costs no other pool process",
-        "backend/worker/pool.py",
+        "backend/worker/parent/pool.py",
         "[each for each in self._pool if each not in before]",
         "self._pool[-1:]",
         "tests/unit/test_pool.py",
     ),
     Guard(
         "a process that does not end keeps the next server from starting",
-        "backend/embedded/leftovers.py",
+        "backend/local/leftovers.py",
         "    if left := _signal(processes, signal.SIGKILL, KILL_SECONDS):\n",
         "    if (left := _signal(processes, signal.SIGKILL, KILL_SECONDS)) and not left:\n",
         "tests/unit/test_leftovers.py",

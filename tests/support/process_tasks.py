@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from backend.db import messages
-from backend.tasks.registry import Run, task
+from backend.task import Run, task
 
 if TYPE_CHECKING:
     from collections.abc import Callable

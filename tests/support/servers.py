@@ -24,7 +24,7 @@ from typing import Literal, Self, TypedDict
 import redis
 import sqlalchemy as sa
 
-from backend.embedded import programs as embedded
+from backend.local import programs as embedded
 
 from .certificates import Certificate
 from .clock import Clock

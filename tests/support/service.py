@@ -28,7 +28,7 @@ def _hang_later(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery's co
 
 if __name__ == "__main__":
     if checks := os.environ.get("TESTS_CHECKS"):
-        from backend.worker import hang
+        from backend.worker.parent import hang
 
         hang.CHECKS = int(checks)
     main()

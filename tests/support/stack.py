@@ -41,7 +41,7 @@ class Process:
     def children(self) -> list[int]:
         """Return the process ids of its children; none once it has ended.
 
-        Not of a worker's cleaner (backend/worker/subprocesses.py), which has a session of its own.
+        Not of a worker's cleaner (worker/parent/subprocesses.py), which has a session of its own.
         """
         pid = self.popen.pid
         found: list[int] = []

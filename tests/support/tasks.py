@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from backend.db import messages
 from backend.errors import TaskError
-from backend.tasks.registry import Run, task
+from backend.task import Run, task
 from tests.support.errors import ERRORS
 
 

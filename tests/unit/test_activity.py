@@ -33,7 +33,7 @@ def _no_requests() -> Iterator[None]:
 def test_it_counts_what_ended_since_the_last_line_and_says_nothing_when_idle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from backend.worker import activity
+    from backend.worker.parent import activity
 
     caplog.set_level(logging.INFO)
     log = activity.ActivityLog()

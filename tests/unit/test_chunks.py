@@ -30,11 +30,11 @@ class Body:
 
 
 def chunks(body: bytes, size: int) -> list[list[bytes]]:
-    from backend.api import batch
+    from backend.api.routes import batch_lines
 
     async def gather() -> list[list[bytes]]:
         request = cast("Request", Body(body, size))
-        return [chunk async for chunk in batch._chunks(request)]
+        return [chunk async for chunk in batch_lines._chunks(request)]
 
     return asyncio.run(gather())
 

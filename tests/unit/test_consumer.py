@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
     """Return what the lease's thread is given when a message of an unknown name is dropped."""
-    from backend.worker import lease
-    from backend.worker.consumer import LedgerConsumer
+    from backend.worker.parent import lease
+    from backend.worker.parent.consumer import LedgerConsumer
 
     reported: list[object] = []
     monkeypatch.setattr(lease, "report", reported.append)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.embedded import lifetime, nobody, programs
 from backend.errors import CannotRun
+from backend.local import lifetime, nobody, programs
 from backend.settings import (
     LOCK_FILE,
     ROOT,
@@ -34,14 +34,14 @@ HOLD = """
 import sys
 import tempfile
 from pathlib import Path
-from backend.embedded.lifetime import exclusive_data_dir
+from backend.local.lifetime import exclusive_data_dir
 with exclusive_data_dir(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 WATCH = """
 import time
-from backend.embedded.lifetime import end_with_up
+from backend.local.lifetime import end_with_up
 end_with_up()
 print("watching", flush=True)
 time.sleep(60)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from backend.states import RETRY
-from backend.tasks.registry import Task
+from backend.task import Task
 from tests.support.attempts import run_alone
 
 if TYPE_CHECKING:

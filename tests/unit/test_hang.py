@@ -20,7 +20,7 @@ def no() -> bool:
 
 
 def test_thirty_checks_in_a_row_without_a_tick_mean_that_it_hangs() -> None:
-    from backend.worker.hang import CHECKS, Misses
+    from backend.worker.parent.hang import CHECKS, Misses
 
     misses = Misses()
     assert [misses.check(ticked=False, reached=yes) for _ in range(30)] == [False] * 29 + [True]
@@ -28,7 +28,7 @@ def test_thirty_checks_in_a_row_without_a_tick_mean_that_it_hangs() -> None:
 
 
 def test_one_tick_is_enough_and_needs_no_connection() -> None:
-    from backend.worker.hang import Misses
+    from backend.worker.parent.hang import Misses
 
     misses = Misses()
     for _ in range(5):
@@ -37,7 +37,7 @@ def test_one_tick_is_enough_and_needs_no_connection() -> None:
 
 
 def test_a_broker_that_is_away_explains_a_missing_tick() -> None:
-    from backend.worker.hang import Misses
+    from backend.worker.parent.hang import Misses
 
     misses = Misses()
     assert not any(misses.check(ticked=False, reached=no) for _ in range(1000))

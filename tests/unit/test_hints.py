@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.worker.hints import Hints
+    from backend.worker.parent.hints import Hints
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -42,7 +42,7 @@ class Broker:
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    from backend.worker import hints
+    from backend.worker.parent import hints
 
     broker = Broker()
     monkeypatch.setattr(hints, "connect", broker.connect)
@@ -51,7 +51,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
 
 @pytest.fixture
 def hints(broker: Broker) -> Hints:  # noqa: ARG001 - connects to it
-    from backend.worker.hints import Hints
+    from backend.worker.parent.hints import Hints
 
     return Hints()
 
@@ -73,10 +73,10 @@ def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from backend.worker.hints import SILENCE_SECONDS
+    from backend.worker.parent.hints import SILENCE_SECONDS
 
     now = 0.0
-    monkeypatch.setattr("backend.worker.hints.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("backend.worker.parent.hints.time", SimpleNamespace(monotonic=lambda: now))
     sent: list[object] = []
     hints.send(fail)
     hints.send(sent.append)

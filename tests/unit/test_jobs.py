@@ -36,7 +36,7 @@ def job_of(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
 ) -> tuple[Any, list[Any]]:
     """Return a job of so many attempts, received and not begun, and their requests."""
-    from backend.worker.jobs import Job
+    from backend.worker.parent.jobs import Job
 
     requests = [
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
@@ -106,7 +106,7 @@ def test_each_attempt_of_a_report_ends_and_flower_is_told(
 def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_batch(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, held: bool
 ) -> None:
-    from backend.worker import lease
+    from backend.worker.parent import lease
 
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:

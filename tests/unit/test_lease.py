@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker import lease
+    from backend.worker.parent import lease
 
     killed: list[object] = []
     later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
@@ -34,7 +34,7 @@ def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
         return held()
 
     monkeypatch.setattr(lease, "transaction", transaction)
-    monkeypatch.setattr("backend.db.workers.renew", renew)
+    monkeypatch.setattr("backend.db.leases.renew", renew)
     monkeypatch.setattr(lease, "_held", lambda: {"an id/1": request})
     hub = SimpleNamespace(call_soon=lambda step, *args: later.append((step, args)))
     renewing: Any = lease.Lease.__new__(lease.Lease)
@@ -51,7 +51,7 @@ def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
 
 
 def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.worker import lease
+    from backend.worker.parent import lease
 
     alone, member = (
         Mock(id=name, delivery=Mock(attempt=2), in_batch=name == "member")
@@ -68,7 +68,7 @@ def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker import lease, subprocesses
+    from backend.worker.parent import lease, subprocesses
 
     done: list[str] = []
     ending: Any = lease.Lease.__new__(lease.Lease)
@@ -91,10 +91,10 @@ def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_
 def test_a_worker_that_stops_ends_whatever_its_end_waits_for(
     monkeypatch: pytest.MonkeyPatch, *, told: bool
 ) -> None:
-    from backend.worker import lease
+    from backend.worker.parent import lease
 
     done: list[object] = []
-    monkeypatch.setattr("backend.worker.lease.time.sleep", done.append)
+    monkeypatch.setattr("backend.worker.parent.lease.time.sleep", done.append)
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
     monkeypatch.setattr(lease.Lease, "_told_to_stop", lambda _: told)
     ending: Any = lease.Lease.__new__(lease.Lease)

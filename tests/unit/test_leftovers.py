@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.embedded import leftovers
 from backend.errors import CannotRun
+from backend.local import leftovers
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

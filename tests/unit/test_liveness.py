@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from backend.db.records import Started
-from backend.relay.liveness import Calm, Liveness
+from backend.maintenance.liveness import Calm, Liveness
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

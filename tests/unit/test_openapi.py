@@ -20,9 +20,9 @@ from pydantic import (
     ValidationError,
 )
 
-from backend.api import openapi
-from backend.schemas import Content, MessageOut
-from backend.tasks.registry import Task
+from backend.api.routes import task_models
+from backend.task import Task
+from backend.tasks.insert_message import Content, MessageOut
 from backend.tasks.slow import SlowArguments, SlowResult
 
 if TYPE_CHECKING:
@@ -219,12 +219,12 @@ def test_any_result_is_documented(
     monkeypatch: pytest.MonkeyPatch, result: type[BaseModel], example: object
 ) -> None:
     task = task_of(result)
-    assert openapi.example(task) == example
-    description = openapi.describe(task)
+    assert task_models.example(task) == example
+    description = task_models.describe(task)
     assert description.startswith("Do something.\n\nAt length.\n\nIts `result` in")
     assert (json.dumps(example, indent=2) in description) == (example is not None)
-    monkeypatch.setattr(openapi, "registered", lambda: {"odd": task})
-    schema = openapi.task_state().model_json_schema(mode="serialization")
+    monkeypatch.setattr(task_models, "registered", lambda: {"odd": task})
+    schema = task_models.task_state().model_json_schema(mode="serialization")
     state = {"task_id": "x", "status": "SUCCESS", "result": example}
     OAS31Validator(schema).validate(state)
 

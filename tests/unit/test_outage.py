@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.outage import LONGEST_PAUSE, Outage, Reason
+from backend.telemetry.outage import LONGEST_PAUSE, Outage, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def outage(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[Outage]:
-    with caplog.at_level("INFO", "backend.outage"):
+    with caplog.at_level("INFO", "backend.telemetry.outage"):
         yield Outage("it is back", clock)
 
 

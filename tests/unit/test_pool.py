@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.worker.pool import Results
+    from backend.worker.parent.pool import Results
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -45,7 +45,7 @@ class Scene:
     """A child's pipe, an event loop, and the values that were received."""
 
     def __init__(self) -> None:
-        from backend.worker.pool import Results
+        from backend.worker.parent.pool import Results
 
         self.pipe, self._end = os.pipe()
         os.set_blocking(self.pipe, False)
@@ -127,7 +127,7 @@ def test_a_child_that_ended_within_a_result_costs_the_next_one_nothing(scene: Sc
 def test_the_loop_starts_over_while_a_child_that_has_ended_is_still_in_the_pool(
     scene: Scene,
 ) -> None:
-    from backend.worker.pool import Processes
+    from backend.worker.parent.pool import Processes
 
     pool = Processes.__new__(Processes)
     pool._track_child_process(SimpleNamespace(_sentinel_poll=None), scene.hub)
@@ -161,7 +161,7 @@ def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
 ) -> None:
     from celery.concurrency.asynpool import AsynPool
 
-    from backend.worker.pool import Processes
+    from backend.worker.parent.pool import Processes
 
     done: list[str] = []
     monkeypatch.setattr(AsynPool, "flush", lambda _: done.append("jobs forgotten"))
@@ -173,7 +173,7 @@ def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
 def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.concurrency.asynpool import AsynPool
 
-    from backend.worker.pool import Processes
+    from backend.worker.parent.pool import Processes
 
     monkeypatch.setattr(AsynPool, "destroy_queues", lambda *_: 1)
     pool = Processes.__new__(Processes)
@@ -190,7 +190,7 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
     """The kernel closes the files of a process before its end can be asked for."""
     from celery.concurrency.asynpool import AsynPool
 
-    from backend.worker.pool import LOOKS_AGAIN, Processes
+    from backend.worker.parent.pool import LOOKS_AGAIN, Processes
 
     looks: list[str] = []
     pool = Processes.__new__(Processes)
@@ -211,7 +211,7 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
 def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.concurrency.asynpool import AsynPool
 
-    from backend.worker.pool import Processes
+    from backend.worker.parent.pool import Processes
 
     free: list[int] = []
     monkeypatch.setattr(AsynPool, "on_job_ready", lambda *parts: free.append(parts[-1]))
@@ -231,7 +231,7 @@ def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
 ) -> None:
     from celery.concurrency.asynpool import AsynPool
 
-    from backend.worker.pool import Processes
+    from backend.worker.parent.pool import Processes
 
     pool = Processes.__new__(Processes)
     other, queues = SimpleNamespace(pid=1, dead=False), ("its", "queues")
@@ -261,6 +261,6 @@ def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
     assert pool._pool == [other], "it is still there"
 
     monkeypatch.setattr(AsynPool, "_create_worker_process", fail)
-    monkeypatch.setattr("backend.worker.pool._try_fork", lambda: fail_before(None, 0))
+    monkeypatch.setattr("backend.worker.parent.pool._try_fork", lambda: fail_before(None, 0))
     assert pool._create_worker_process(1) is None
     assert pool._queues == {queues: None}, "billiard's own fork is not tried"

@@ -22,13 +22,14 @@ from pydantic import (
 )
 from sqlalchemy.orm import Session
 
+import backend.task
 import backend.tasks
+from backend import registry
 from backend.errors import RegistrationError, TaskError
-from backend.tasks import registry
-from backend.tasks.registry import Run, task
+from backend.task import Run, task
 
 if TYPE_CHECKING:
-    from backend.tasks.registry import Function
+    from backend.task import Function
 
 
 class Nothing(BaseModel):
@@ -42,7 +43,8 @@ def do_nothing(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001 - a task's s
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start from the tasks of the package, and forget what a test declares."""
-    monkeypatch.setattr(registry, "_registered", dict(registry.registered()))
+    monkeypatch.setattr("backend.task.declared_tasks", dict(registry.registered()))
+    monkeypatch.setattr(registry, "declared_tasks", backend.task.declared_tasks)
 
 
 def test_the_package_has_its_two_tasks() -> None:
@@ -53,7 +55,7 @@ def test_the_package_has_its_two_tasks() -> None:
 
 def test_a_declared_task_has_its_defaults_and_is_still_a_function() -> None:
     assert task(name="idle")(do_nothing) is do_nothing
-    declared = registry._registered["idle"]
+    declared = backend.task.declared_tasks["idle"]
     assert (declared.name, declared.function) == ("idle", do_nothing)
     assert declared.arguments is Nothing
     assert (declared.max_attempts, declared.time_limit) == (5, 3600)
@@ -62,7 +64,7 @@ def test_a_declared_task_has_its_defaults_and_is_still_a_function() -> None:
 
 def test_an_alias_leads_to_the_same_task() -> None:
     task(name="idle", aliases=("rest", "doze"))(do_nothing)
-    idle, rest, doze = (registry._registered[name] for name in ("idle", "rest", "doze"))
+    idle, rest, doze = (backend.task.declared_tasks[name] for name in ("idle", "rest", "doze"))
     assert idle is rest is doze
     assert rest.name == "idle"
 
@@ -142,7 +144,7 @@ def test_a_function_without_models_is_refused_and_told_what_to_annotate(
 ) -> None:
     with pytest.raises(RegistrationError, match=rf"task 'idle': annotate .*{what}"):
         task(name="idle")(function)
-    assert "idle" not in registry._registered
+    assert "idle" not in backend.task.declared_tasks
 
 
 def no_run(args: Nothing) -> Nothing:
@@ -204,7 +206,7 @@ def test_arguments_that_may_be_others_when_the_task_runs_are_refused(field: Any)
     function.__annotations__["args"] = create_model("Changing", field=field)
     with pytest.raises(RegistrationError, match="in the task"):
         task(name="idle")(function)
-    assert "idle" not in registry._registered
+    assert "idle" not in backend.task.declared_tasks
 
 
 @pytest.mark.parametrize("field", STEADY.values(), ids=STEADY)
@@ -232,4 +234,4 @@ def test_a_task_that_returns_no_model_fails_for_good() -> None:
     task(name="idle")(wrong)
     run = Run("an id", 1, Session())
     with pytest.raises(TaskError, match="returned dict instead of a Pydantic model"):
-        call(registry._registered["idle"], "{}", run)
+        call(backend.task.declared_tasks["idle"], "{}", run)

@@ -47,14 +47,14 @@ def test_the_second_outage_of_a_kind_is_told_of_too(
 ) -> None:
     from backend.relay import relay
 
-    monkeypatch.setattr(relay, "Reconciler", Nothing)
     monkeypatch.setattr(relay, "Publisher", Nothing)
     monkeypatch.setattr("backend.relay.relay.listen.OutboxListener", Nothing)
-    monkeypatch.setattr("backend.outage.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("backend.telemetry.outage.RETRY_SECONDS", 0.01)
     script = (True, False, False, True, False, True)
     monkeypatch.setattr(relay.Relay, "_publish_due", passes(*script))
-    with caplog.at_level("INFO", "backend.outage"):
+    with caplog.at_level("INFO", "backend.telemetry.outage"):
         running = relay.Relay()
+        running.start()
         time.sleep(0.5)
         running.close()
     away, back = "the broker cannot be reached", "the broker can be used again"

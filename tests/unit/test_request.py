@@ -16,7 +16,7 @@ from kombu import Message
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.worker.request import LedgerRequest
+    from backend.worker.parent.request import LedgerRequest
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -42,8 +42,8 @@ def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: 
     """Return a request of the task `slow`; what it reports to the lease is noted."""
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.broker.app import app
-    from backend.worker import lease
-    from backend.worker.request import LedgerRequest
+    from backend.worker.parent import lease
+    from backend.worker.parent.request import LedgerRequest
 
     task: Any = app.tasks["slow"]
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Give a list of (queue, body) of each reply."""
-    from backend.worker import results
+    from backend.worker.parent import results
 
     sent: list[tuple[str, Any]] = []
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from backend.api.openapi import TaskState
-from backend.schemas import InvalidProblem, MessageIn, MessageOut, Problem
+from backend.api.problems import InvalidProblem, Problem
+from backend.api.routes.task_models import TaskState
+from backend.tasks.insert_message import MessageIn, MessageOut
 
 
 @pytest.mark.parametrize("content", ["a", " a ", "\n.", "x" * 10_000, "\U0001f389" * 10_000])

@@ -36,7 +36,7 @@ def test_messages_are_counted_once_for_all_who_ask_together(
 
 def test_all_parts_stop_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from backend.api import inspector, replies, services
-    from backend.batching import Batcher
+    from backend.batcher import Batcher
 
     def hang(_: object) -> None:
         time.sleep(0.4)

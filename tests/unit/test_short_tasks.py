@@ -14,7 +14,7 @@ from kombu import Message
 
 @pytest.mark.usefixtures("configured")
 def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> None:
-    from backend.worker.short import ShortTasks
+    from backend.worker.parent.short import ShortTasks
 
     consumer: Any = SimpleNamespace(connection=None)
     step = ShortTasks(consumer)
@@ -29,7 +29,7 @@ def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathe
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.broker.wire import encode_bundle
     from backend.db.records import OutboxEntry
-    from backend.worker.short import ShortTasks
+    from backend.worker.parent.short import ShortTasks
 
     body, options = encode_bundle([OutboxEntry(str(uuid4()), 1, name, "{}", None)])
     make: Any = Message  # the stubs want a real channel

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend import supervisor
-from backend.supervisor import Supervisor
-from backend.terminal import Output
+from backend.local import supervisor
+from backend.local.supervisor import Supervisor
+from backend.telemetry.terminal import Output
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ pytestmark = pytest.mark.usefixtures("configured")
     "value", [None, 7, b"", [], "", "abc-123", "x" * 36, UPPER, HEX, UPPER.lower() + "\n"]
 )
 def test_what_is_no_uuid_is_no_id_of_a_task(value: object) -> None:
-    from backend.broker.wire import is_task_id
+    from backend.ids import is_task_id
 
     assert not is_task_id(value)
 
 
 def test_a_uuid_in_lower_case_is_an_id_of_a_task() -> None:
-    from backend.broker.wire import is_task_id
+    from backend.ids import is_task_id
 
     assert is_task_id(UPPER.lower())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.telemetry import short_name
+from backend.telemetry.logs import short_name
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def lines(code: str, **environment: str) -> list[str]:
     """Run code that logs in a process of its own, and return the lines it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import logging\nfrom backend.telemetry import *\n{code}"],
+        [sys.executable, "-c", f"import logging\nfrom backend.telemetry.logs import *\n{code}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
@@ -50,7 +50,7 @@ def test_an_event_is_one_json_line_with_task_and_attempt() -> None:
 
 def test_a_line_about_an_outage_names_the_process_that_is_cut_off() -> None:
     (line,) = lines(
-        "from backend.outage import Outage, Reason\n"
+        "from backend.telemetry.outage import Outage, Reason\n"
         "set_up_logging('INFO', 'worker')\n"
         "Outage('it is back').failed(Reason('away', 'it is away'))"
     )
@@ -101,8 +101,8 @@ def test_what_is_below_the_level_is_left_out() -> None:
     [
         ("backend.relay.relay", "relay"),
         ("backend.tasks.word_count", "tasks"),
-        ("backend.outage", "flower"),
-        ("backend.batching", "flower"),
+        ("backend.telemetry.outage", "flower"),
+        ("backend.batcher", "flower"),
         ("uvicorn.error", "api"),
         ("celery.worker.consumer.connection", "worker"),
         ("urllib3.connectionpool", "urllib3"),

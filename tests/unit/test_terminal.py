@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend import terminal
-from backend.terminal import Output, event, parse
+from backend.telemetry import terminal
+from backend.telemetry.terminal import Output, event, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.db import ledger, locked, queries, records
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, LeaseExpired, TaskError
-from backend.telemetry import about
+from backend.telemetry.logs import about
 from backend.worker.failures import backoff
 from backend.worker.retry import retry_while_unavailable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backend.broker.wire import Delivery
     from backend.db.session import Executor
     from backend.states import State
-    from backend.tasks.registry import Task
+    from backend.task import Task
 
 logger = logging.getLogger(__name__)
 

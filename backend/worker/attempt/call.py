@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
 from backend.errors import TaskError
-from backend.telemetry import about
+from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
-    from backend.tasks.registry import Run, Task
+    from backend.task import Run, Task
 
 
 def call(spec: Task, arguments: str, run: Run) -> BaseModel:

@@ -18,7 +18,6 @@ from backend.broker.app import app
 from backend.db import ledger
 from backend.db.records import Outcome
 from backend.db.session import transaction
-from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import ENDED
 from backend.errors import (
     Duplicate,
@@ -29,12 +28,14 @@ from backend.errors import (
     TaskError,
     TaskRaised,
 )
+from backend.registry import registered
 from backend.states import RETRY, SUCCESS
-from backend.tasks.registry import Run, registered
-from backend.telemetry import plain_traceback
+from backend.task import Run
+from backend.telemetry.logs import plain_traceback
 from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.call import as_json, call
 from backend.worker.attempt.report import Report
+from backend.worker.attempt.session import TaskSession
 from backend.worker.failures import error_text
 from backend.worker.retry import retry_while_unavailable
 from backend.worker.stray_messages import DroppedMessages

@@ -1,0 +1,44 @@
+"""Whether tasks can be accepted, as far as PostgreSQL shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from backend.db import leases, migrate, outbox, repairs, writable
+from backend.db.session import durability_faults, encoding_fault, trial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Readiness(NamedTuple):
+    """What PostgreSQL shows of the service; `faults` are lines for the operator."""
+
+    migrated: bool
+    workers: bool
+    relayed: bool
+    faults: Sequence[str] = ()
+
+
+def check(*, large: bool) -> Readiness:
+    """Ask PostgreSQL, and try a write: a large one if the last submission was refused.
+
+    Raises StoreUnavailable.
+    """
+    if not migrate.current():
+        return Readiness(migrated=False, workers=False, relayed=False)
+    with trial() as connection:
+        # Before the trial, whose row looks like a worker's.
+        alive, late = leases.alive(connection), outbox.has_overdue(connection)
+        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)
+        faults = durability_faults(connection)
+        if fault := encoding_fault(connection):
+            faults.append(fault)
+        if queues := leases.stray_queues(connection):
+            faults.append(leases.STRAY_MESSAGES % ", ".join(queues))
+        if repaired := repairs.total_if_recent(connection):
+            faults.append(
+                f"waiting tasks without an outbox row: {repaired} repaired in total, the last"
+                " within an hour. Find out what else changes these tables"
+            )
+    return Readiness(migrated=True, workers=bool(alive), relayed=not late, faults=faults)

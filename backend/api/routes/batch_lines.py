@@ -1,0 +1,197 @@
+"""NDJSON to POST /tasks/batch: any number of lines in bounded memory, an answer for each."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter, ValidationError
+
+from backend.api.body import dump_json, in_body, refuse_constants
+from backend.api.limits import NDJSON
+from backend.api.problems import OUR_FAULT, faults
+from backend.api.routes.batch_items import MAX_ITEMS, BatchItem, BatchLine, arguments_of, task_of
+from backend.api.routes.task_models import EXAMPLE_ID
+from backend.api.submissions import SubmitRequest
+from backend.errors import HTTPError, StoreError, StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.states import PENDING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from backend.api.services import Services
+    from backend.db.records import NewTask
+
+logger = logging.getLogger(__name__)
+
+MAX_LINE = 1024 * 1024
+# Lines that are committed together: as many as an array may hold, and about so many bytes.
+CHUNK = MAX_ITEMS
+CHUNK_BYTES = 4 * MAX_LINE
+# After these PostgreSQL has certainly stored nothing; else a commit may have been cut off.
+NOTHING_STORED = (StoreNotWritable, StoreLocked)
+MAY_BE_STORED = (
+    "The task store went away while the task was stored. It may have been stored: ask for its state"
+    " later."
+)
+# What answers to a stream may take of memory; the rest waits on disk.
+SPOOL = 1024 * 1024
+
+_item = TypeAdapter(BatchItem)
+
+_ANSWERS = (
+    {"line": 1, "task_id": EXAMPLE_ID, "status": PENDING},
+    {"line": 2, "errors": [{"detail": "must not be blank", "pointer": "#/arguments/content"}]},
+)
+
+
+def describe_answers() -> dict[str, Any]:
+    """Return OpenAPI's description of NDJSON: a text, as a schema describes one JSON value."""
+    line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")
+    del line["$defs"]  # The document has them already, of InvalidProblem.
+    return {
+        "schema": {
+            "type": "string",
+            "description": "An answer for each line that is not blank",
+            "contentMediaType": NDJSON,
+            "contentSchema": {"type": "array", "items": line},
+        },
+        "example": "".join(dump_json(answer) + "\n" for answer in _ANSWERS),
+    }
+
+
+async def accept_lines(request: Request, services: Services, key: str | None) -> Response:
+    """Take lines as they come, in bounded memory; answer when all were read.
+
+    Not earlier, for a client that only reads when it has sent everything would wait for us to read,
+    and we for it.
+    """
+    answers = SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 - closed when it was sent
+    number = 0
+    async for lines in _chunks(request):
+        answers.write(await _accept_lines(lines, number, services, _chunk_key(key, number)))
+        number += len(lines)
+    length = answers.tell()
+    answers.seek(0)
+
+    async def send() -> AsyncIterator[bytes]:
+        with answers:
+            while piece := answers.read(64 * 1024):
+                yield piece
+
+    # With its length: a client that speaks HTTP/1.0 would take the sizes of chunks for lines.
+    headers = {"Content-Length": str(length)}
+    return StreamingResponse(send(), 202, headers=headers, media_type=NDJSON)
+
+
+def _chunk_key(key: str | None, number: int) -> str | None:
+    """Return the key of the chunk after `number` lines: a repeated request has the same chunks.
+
+    The first has the client's own key, so that a key sent with another form of request is noticed.
+    Those of the others have a space, which no client's key can have.
+    """
+    return f"{key} {number}" if key and number else key
+
+
+async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
+    """Give the body's lines, up to CHUNK or CHUNK_BYTES at a time.
+
+    Where a chunk ends depends on the lines only, not on the pieces in which they come.
+    """
+    chunk: list[bytes] = []
+    size = 0
+    async for line in _body_lines(request):
+        chunk.append(line)
+        size += len(line)
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+async def _body_lines(request: Request) -> AsyncIterator[bytes]:
+    """Give the body's lines; one that is too long is cut, to a byte over the limit."""
+    rest = b""
+    first = True
+    async for piece in request.stream():
+        *whole, rest = (rest + piece).split(b"\n")
+        if first and whole:
+            whole[0] = whole[0].removeprefix(codecs.BOM_UTF8)
+            first = False
+        for line in whole:
+            yield line[: MAX_LINE + 1]
+        rest = rest[: MAX_LINE + 1]
+    if first:
+        rest = rest.removeprefix(codecs.BOM_UTF8)
+    if rest.strip():
+        yield rest
+
+
+async def _accept_lines(
+    lines: Sequence[bytes], first: int, services: Services, key: str | None
+) -> bytes:
+    """Accept the good lines together; return an answer for each line that is not blank.
+
+    Never raises, whatever goes wrong: the ids of the chunks before would be lost with the answer.
+    """
+    answers: list[dict[str, Any]] = []
+    tasks: list[NewTask] = []
+    for number, line in enumerate(lines, first + 1):
+        if not line.strip():
+            continue
+        answer: dict[str, Any] = {"line": number}
+        answers.append(answer)
+        try:
+            tasks.append(_line_task(line, services))
+            answer |= {"task_id": tasks[-1].id, "status": PENDING}
+        except RequestValidationError as error:
+            answer["errors"] = faults(error)
+        except Exception:
+            logger.exception("a line of a stream could not be read; it was refused")
+            answer.update(_fault("REFUSED", OUR_FAULT))
+    text = "".join(dump_json(answer) + "\n" for answer in answers)
+    if tasks:
+        try:
+            text = await services.submissions.accept(SubmitRequest(tasks, text, "lines", key))
+        except Exception as error:  # noqa: BLE001 - what is not one of ours was logged there
+            for answer in answers:
+                if "task_id" in answer:
+                    _take_back(answer, error)
+            text = "".join(dump_json(answer) + "\n" for answer in answers)
+    return text.encode()
+
+
+def _take_back(answer: dict[str, Any], error: Exception) -> None:
+    """Change the answer to a good line: its task was refused, or may have been stored."""
+    if isinstance(error, StoreUnavailable) and not isinstance(error, NOTHING_STORED):
+        answer.update(_fault("UNKNOWN", MAY_BE_STORED))
+        return
+    del answer["task_id"]
+    known = isinstance(error, (HTTPError, StoreError))
+    answer.update(_fault("REFUSED", str(error) if known else OUR_FAULT))
+
+
+def _fault(status: str, detail: str) -> dict[str, Any]:
+    return {"status": status, "errors": [{"detail": detail, "pointer": "#"}]}
+
+
+_TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}
+
+
+def _line_task(line: bytes, services: Services) -> NewTask:
+    if len(line) > MAX_LINE:
+        raise RequestValidationError([_TOO_LONG])
+    try:
+        item = _item.validate_json(line)
+    except ValidationError as error:
+        raise RequestValidationError(in_body(error.errors())) from error
+    text = line.decode()
+    refuse_constants(text)
+    (arguments,) = arguments_of([item], f"[{text}]")
+    return task_of(item, arguments, services)

@@ -1,0 +1,187 @@
+"""The routes of tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Path, Query, Request, Response
+
+from backend.api.body import dump_json, json_text
+from backend.api.openapi import NOT_FOUND, STORE_AWAY, SUBMISSION_REFUSED, header, router_of
+from backend.api.route import ABSENT
+from backend.api.routes.task_models import EXAMPLE_ID, TaskAccepted, TaskList, TaskState, describe
+from backend.api.services import services_of
+from backend.api.submissions import IdempotencyKey, SubmitRequest
+from backend.errors import NotFound
+from backend.registry import names, registered
+from backend.settings import settings
+from backend.states import PENDING, SUCCESS
+from backend.task import Task
+from backend.tasks.insert_message import MessageIn
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import BaseModel
+
+    from backend.api.protocol import HttpConnection
+
+router = router_of("Tasks", STORE_AWAY)
+
+ENQUEUED = "Task enqueued successfully"
+_ACCEPTED: dict[int | str, Any] = {
+    202: {
+        "model": TaskAccepted,
+        "description": "On disk, and it will run",
+        "headers": {"Location": header("Where to ask for it", "string", f"/tasks/{EXAMPLE_ID}")},
+        "links": {
+            "state": {
+                "operationId": "get_task",
+                "parameters": {"task_id": "$response.body#/task_id"},
+                "description": "Its state, and its result when it has ended",
+            }
+        },
+    },
+    **SUBMISSION_REFUSED,
+}
+
+
+async def _accept(
+    request: Request, task: Task, arguments: str, message: str, key: str | None
+) -> Response:
+    """Accept a task with arguments as JSON text: the answer is sent after the commit."""
+    services = services_of(request)
+    new = services.new_task(task, arguments)
+    answer = f'{{"task_id":"{new.id}","status":"{PENDING}","message":"{message}"}}'
+    answer = await services.submissions.accept(SubmitRequest([new], answer, "task", key))
+    task_id = new.id if key is None else json.loads(answer)["task_id"]
+    headers = {"Location": f"{settings().root_path}/tasks/{task_id}"}
+    return Response(answer, 202, headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/tasks/",
+    status_code=202,
+    responses=_ACCEPTED,
+    summary="Create a message task",
+    description=describe(registered()["insert_message"]),
+)
+async def submit_message(
+    message: MessageIn,  # noqa: ARG001 - declared so that the route validates the body
+    request: Request,
+    key: IdempotencyKey = ABSENT,
+) -> Response:
+    """Enqueue a task that inserts a message into the database."""
+    task = registered()["insert_message"]
+    return await _accept(request, task, json_text(request), ENQUEUED, key)
+
+
+@router.get(
+    "/tasks/{task_id}",
+    response_model=TaskState,
+    responses={
+        200: {
+            "headers": {
+                "Progress": {
+                    "description": "How far a running task says it is, done/total",
+                    "schema": {"type": "string"},
+                }
+            },
+        },
+        **NOT_FOUND,
+    },
+    summary="Query a task",
+)
+async def get_task(
+    task_id: Annotated[str, Path(description="As returned when the task was created")],
+    request: Request,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for its end")] = 0,
+) -> Response:
+    """Tell state and result of a task, at once or when it has ended."""
+    services = services_of(request)
+    if wait:
+        # Missing where another server than ours serves the application.
+        connection: HttpConnection | None = request.scope.get("extensions", {}).get("tasks_api")
+        gone = connection.has_gone if connection else None
+        state = await services.replies.wait(task_id, wait, gone)
+    else:
+        state = await services.state(task_id)
+    if state is None:
+        raise NotFound("There is no task with this id.")
+    failed = state.ended and state.state != SUCCESS
+    result = dump_json({"error": state.error or "No reason was given"}) if failed else state.result
+    # The result is JSON already; writing it out as it is spares decoding it.
+    body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
+    headers = {"Progress": state.progress} if state.progress and not state.ended else None
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/tasks/slow",
+    status_code=202,
+    responses=_ACCEPTED,
+    summary="Create a slow task",
+    description=describe(registered()["slow"]),
+)
+async def submit_slow(
+    request: Request,
+    duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
+    key: IdempotencyKey = ABSENT,
+) -> Response:
+    """Enqueue a task that takes `duration` seconds, to have something to look at."""
+    task = registered()["slow"]
+    message = f"Slow task enqueued for {duration} seconds"
+    return await _accept(request, task, dump_json({"duration": duration}), message, key)
+
+
+def _route(task: Task) -> Callable[..., Awaitable[Response]]:
+    """Return the route of a registered task: its arguments are the body."""
+
+    async def enqueue(
+        arguments: BaseModel,  # noqa: ARG001 - the same
+        request: Request,
+        key: IdempotencyKey = ABSENT,
+    ) -> Response:
+        return await _accept(request, task, json_text(request), ENQUEUED, key)
+
+    enqueue.__annotations__ |= {"arguments": task.arguments, "request": Request}
+    return enqueue
+
+
+for _name, _task in registered().items():
+    if _name == _task.name and _name != "slow":  # slow has its own form above
+        router.add_api_route(
+            f"/tasks/{_name}",
+            _route(_task),
+            methods=["POST"],
+            status_code=202,
+            responses=_ACCEPTED,
+            name=f"submit_task_{_name}",
+            summary=f"Create a task: {_name}",
+            description=describe(_task),
+        )
+
+
+async def refuse_unknown_task(_request: Request) -> Response:
+    """Raise NotFound with the names of all tasks."""
+    raise NotFound(f"There is no task of this name. There are: {names()}.")
+
+
+# Starlette's class of routes: a wrong name is reported before a bad query or body.
+router.add_route("/tasks/{name}", refuse_unknown_task, methods=["POST"], include_in_schema=False)
+
+
+@router.get("/tasks/", response_model=TaskList, summary="List tasks")
+async def list_tasks(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most")] = 1000,
+) -> Response:
+    """List the tasks that have not ended, oldest first.
+
+    ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
+    """
+    tasks, total = await services_of(request).listing.get(limit)
+    # Ids and statuses need no escaping, and a thousand of them are written so in half the time.
+    rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
+    return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")

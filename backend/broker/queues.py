@@ -1,0 +1,33 @@
+"""The queues on the broker, and the prefix of all names there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kombu import Exchange, Queue
+
+from backend.settings import settings
+
+# Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
+# a quorum queue refuses x-max-priority (406).
+CLASSIC: Final = {"x-queue-type": "classic"}
+
+
+def prefixed(name: str) -> str:
+    """Return a name on the broker with QUEUE_PREFIX, by which installations can share a broker."""
+    return settings().queue_prefix + name
+
+
+def _queue(name: str) -> Queue:
+    full_name = prefixed(name)
+    # A queue keeps the arguments that it was first declared with.
+    arguments = {"x-max-priority": 9, **CLASSIC}
+    return Queue(full_name, EXCHANGE, routing_key=full_name, queue_arguments=arguments)
+
+
+EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
+TASKS_QUEUE: Final = _queue("tasks")
+# First attempts of tasks that take one commit: they travel in bundles, and workers run them in
+# batches. What fails there runs alone from then on.
+SHORT_QUEUE: Final = _queue("short_tasks")
+QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)

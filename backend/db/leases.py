@@ -1,0 +1,176 @@
+"""The workers' leases: a row that a worker renews and a reconciler deletes.
+
+A worker is dead when a reconciler has not seen its `renewed_at` change for LEASE_SECONDS
+(maintenance/liveness.py). No code compares the times in the row with a clock, which may be set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from backend.states import FAILURE, REVOKED, one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from backend.db.session import Executor
+
+# A worker renews every RENEW_SECONDS and is dead after LEASE_SECONDS without a renewal.
+RENEW_SECONDS = 2.0
+LEASE_SECONDS = 10.0
+
+_RENEW = text(
+    """
+    INSERT INTO workers (name, renewed_at, expires_at, holds)
+    VALUES (:name, now(), now() + make_interval(secs => :seconds), :holds)
+    ON CONFLICT (name) DO UPDATE SET
+        renewed_at = excluded.renewed_at, expires_at = excluded.expires_at, holds = excluded.holds
+    """
+)
+_LOST = text(
+    f"""
+    SELECT held FROM unnest(CAST(:holds AS text[])) AS held
+    JOIN tasks t ON t.id = CAST(split_part(held, '/', 1) AS uuid)
+    WHERE t.attempt > CAST(split_part(held, '/', 2) AS int)
+        OR t.state IN {one_of([FAILURE, REVOKED])}
+    """
+)
+
+
+def renew(connection: Executor, name: str, held: Callable[[], Sequence[str]]) -> list[str]:
+    """Renew a lease; return what it holds (each id/attempt) and should not: ended or superseded.
+
+    Calls `held` inside the transaction, so that every earlier claim is listed.
+    """
+    connection.execute(text("SELECT 1"))  # now(), and so `renewed_at`, is from here
+    holds = held()
+    connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, "holds": list(holds)})
+    return list(connection.execute(_LOST, {"holds": list(holds)}).scalars())
+
+
+def end(connection: Executor, name: str) -> None:
+    """End a lease: the worker has stopped."""
+    connection.execute(text("DELETE FROM workers WHERE name = :name"), {"name": name})
+
+
+def leased(connection: Executor, name: str) -> bool:
+    """Return whether a worker has a lease: its first renewal makes one, a reconciler deletes it."""
+    found = text("SELECT EXISTS (SELECT FROM workers WHERE name = :name)")
+    return bool(connection.execute(found, {"name": name}).scalar())
+
+
+_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = left(:name, 63) AND datname = current_database()
+        AND usename = current_user AND pid <> pg_backend_pid()
+        -- An idle one holds no locks, and a pooler may be about to give it to another client.
+        AND state <> 'idle'
+"""
+_BREAK = text(_CONNECTIONS)
+_FENCE = text(
+    f"""
+    {_CONNECTIONS}
+        AND NOT EXISTS (
+            SELECT FROM workers WHERE name = :name
+                AND renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)
+        )
+    """
+)
+
+
+def break_connections(connection: Executor, name: str) -> None:
+    """Break the connections of a process that was killed: its transactions may hold locks."""
+    connection.execute(_BREAK, {"name": name})
+
+
+def fence(connection: Executor, name: str, renewed_at: datetime | None) -> None:
+    """Break the connections of a worker that has not renewed its lease since `renewed_at`."""
+    connection.execute(_FENCE, {"name": name, "renewed_at": renewed_at})
+
+
+# A locked lease is left for the next pass: waiting for it would hold up others.
+_END_DEAD = text(
+    """
+    DELETE FROM workers WHERE name = (
+        SELECT name FROM workers WHERE name = :name AND renewed_at = :renewed_at
+        FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
+
+def end_dead(connection: Executor, name: str, renewed_at: datetime | None) -> bool:
+    """Delete a dead worker's lease; False if the worker has renewed it since `renewed_at`."""
+    connection.execute(_END_DEAD, {"name": name, "renewed_at": renewed_at})
+    return not leased(connection, name)
+
+
+def renewals(connection: Executor) -> dict[str, datetime]:
+    """Return when each worker has last renewed its lease."""
+    rows = connection.execute(text("SELECT name, renewed_at FROM workers"))
+    return {row[0]: row[1] for row in rows}
+
+
+# What a log and health say of note_stray's queue.
+STRAY_MESSAGES = (
+    "queue %s has messages of tasks that this database does not have; they are dropped. If another"
+    " installation uses this broker, set QUEUE_PREFIX in one of them, or give it a virtual host (a"
+    " database of Redis) of its own. After a restore or a reset, old messages cause this: wait"
+    " until they are gone"
+)
+# How long after the last such message it is still reported.
+STRAY_SECONDS = 600.0
+
+# In two statements, so that of two children the second sees what the first has written.
+_LOCK_STRAY = text(
+    """
+    SELECT coalesce(stray_at > now() - make_interval(secs => :seconds), false) FROM workers
+    WHERE name = :name FOR UPDATE
+    """
+)
+_NOTE_STRAY = text("UPDATE workers SET stray_at = now(), stray_queue = :queue WHERE name = :name")
+_STRAY_QUEUES = text(
+    """
+    SELECT DISTINCT stray_queue FROM workers
+    WHERE stray_at > now() - make_interval(secs => :seconds) ORDER BY stray_queue
+    """
+)
+
+
+def note_stray(connection: Executor, name: str, queue: str) -> bool:
+    """Note that a worker got messages of tasks that the ledger does not have.
+
+    Returns whether there were none in the last STRAY_SECONDS.
+    """
+    before = connection.execute(_LOCK_STRAY, {"name": name, "seconds": STRAY_SECONDS}).scalar()
+    connection.execute(_NOTE_STRAY, {"name": name, "queue": queue})
+    return before is False  # None: the lease is gone, and with it the place for a note
+
+
+def stray_queues(connection: Executor) -> list[str]:
+    """Return the queues of such messages in the last STRAY_SECONDS."""
+    return list(connection.execute(_STRAY_QUEUES, {"seconds": STRAY_SECONDS}).scalars())
+
+
+_NOT_BEGUN = text(
+    """
+    SELECT count(held.key) FILTER (WHERE o.task_id IS NOT NULL), count(DISTINCT w.name)
+    FROM workers w CROSS JOIN unnest(w.holds) AS held(key)
+    LEFT JOIN outbox o ON o.task_id = CAST(split_part(held.key, '/', 1) AS uuid)
+        AND o.attempt = CAST(split_part(held.key, '/', 2) AS int)
+    """
+)
+
+
+def not_begun(connection: Executor) -> tuple[int, int]:
+    """Return how many attempts workers hold without having begun them, and how many are busy."""
+    waiting, busy = connection.execute(_NOT_BEGUN).one()
+    return waiting, busy
+
+
+def alive(connection: Executor) -> list[str]:
+    """Return the names of the workers that have a lease."""
+    return list(renewals(connection))

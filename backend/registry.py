@@ -1,0 +1,50 @@
+"""Which tasks there are: imports the modules that TASK_MODULES names, which declare them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING
+
+from backend.errors import RegistrationError
+from backend.settings import read
+from backend.task import cannot_import, declared_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import ModuleType
+
+    from backend.task import Task
+
+
+@cache
+def registered() -> Mapping[str, Task]:
+    """Return every task by each of its names. Raises RegistrationError.
+
+    Imports the modules that TASK_MODULES names, and every module of those that are packages.
+    """
+    for name in read().task_modules.split(","):
+        for module in _modules_in(_import(name.strip())):
+            _import(module)
+    return dict(sorted(declared_tasks.items()))
+
+
+def _modules_in(module: ModuleType) -> Iterator[str]:
+    """Give the full names of the modules in a package, none for a module that is no package."""
+    for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
+        yield found.name
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except RegistrationError:
+        raise
+    except Exception as error:
+        raise cannot_import(name, error) from error
+
+
+def names() -> str:
+    """Return the names of all tasks, in order, with commas between them, for messages."""
+    return ", ".join(sorted({task.name for task in registered().values()}))

@@ -1,0 +1,1 @@
+"""Logs, lines on a terminal, and outages in a line each."""

@@ -1,0 +1,203 @@
+"""Celery's consumer, changed: it drops messages that Celery would stop at, and starts our jobs."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from celery.exceptions import InvalidTaskError, NotRegistered
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+
+from backend.broker import wire
+from backend.broker.connection import BROKER_ERRORS
+from backend.broker.outage import broker_outage, explain
+from backend.worker.parent import activity, lease, malformed
+from backend.worker.parent.hang import TICK_SECONDS, EventLoopWatch
+from backend.worker.parent.jobs import Job
+from backend.worker.stray_messages import DroppedMessages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backend.worker.parent.request import LedgerRequest
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class LedgerConsumer(Consumer):
+    """Celery's consumer, which no message stops.
+
+    An error that arises while a message is read, up to the request made of it, drops that message.
+    Only an error of an acknowledgement is the broker's, and Celery connects again. The class of an
+    error does not show whose it is: on Redis, KeyError (a missing header) also counts as a lost
+    connection.
+    """
+
+    _watch: EventLoopWatch
+    # Whether this connection got as far as consuming.
+    _ready = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
+        # Looked up for each task that gets a free child (WorkController._process_task_sem).
+        worker._process_task = partial(_start, worker)  # noqa: SLF001 - as said
+        self._activity = activity.ActivityLog()
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
+        """Return a connection whose channels drop what is no message of kombu's."""
+        # Reconnecting counts as a tick: the event loop runs only after all bootsteps.
+        self._watch.tick()
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        malformed.tolerate(connection)
+        return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:  # noqa: ANN401 - kombu's
+        """Connect, however long the broker is away or refuses; return the connection."""
+        while True:
+            try:
+                return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+            except BROKER_ERRORS as error:
+                self._pause(error)
+
+    def _pause(self, error: BaseException) -> None:
+        """Wait until the broker may be tried again. Raises what ends a worker told to stop."""
+        until = time.monotonic() + broker_outage.failed(explain(error), "consumer")
+        while time.monotonic() < until:
+            maybe_shutdown()
+            self._watch.tick()
+            time.sleep(0.1)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Pause; the broker refused a step on the way to consuming."""
+        self._pause(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Drop the connection; pause if the broker refused a step on the way to consuming."""
+        with warnings.catch_warnings():
+            # That running tasks go on is what we want, and said with each lost connection.
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
+        if self._ready:
+            broker_outage.failed(explain(exc), "consumer")
+        else:
+            self._pause(exc)
+        self._ready = False
+
+    def on_ready(self) -> None:
+        """Note that messages are consumed."""
+        super().on_ready()
+        self._ready = True
+        broker_outage.succeeded("consumer")
+
+    def start(self) -> None:
+        """Consume until told to stop; watched from here on, when all children have been forked."""
+        self._watch = EventLoopWatch(lease.end_now)
+        super().start()
+
+    def stop(self) -> None:
+        """Stop consuming."""
+        self._watch.stop()
+        super().stop()
+
+    def register_with_event_loop(self, hub: Any) -> None:  # noqa: ANN401 - kombu's
+        """Start Celery's parts, and the tick that shows that the event loop runs."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(TICK_SECONDS, self._watch.tick)
+        hub.call_repeatedly(activity.SECONDS, self._activity.report)
+
+    def connection_for_write(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - kombu's
+        """Return the consumer's own connection.
+
+        Celery asks for one to publish events; ours use another (events.py).
+        """
+        return self.connection
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Return Celery's handler of messages, which drops those that cannot be read."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def read(message: Any) -> None:  # noqa: ANN401 - kombu's
+            # First, so that Celery's handler has nothing left to acknowledge itself.
+            message.decode()
+            handle(message)
+
+        return partial(self.read, read)
+
+    def read(self, how: Callable[[Any], T], message: Any) -> T | None:  # noqa: ANN401 - kombu's
+        """Return what `how` makes of a message; None where that fails and the message is dropped.
+
+        Raises only what the acknowledgement raises.
+        """
+        try:
+            if message.errors:
+                message._reraise_error()  # noqa: SLF001 - as kombu's Consumer does
+            return how(message)
+        except Exception as error:  # noqa: BLE001 - whatever was sent
+            reason = error
+        self.on_decode_error(message, reason)
+        return None
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:  # noqa: ANN401 - kombu's
+        """Log a message once, without its arguments, and acknowledge it."""
+        headers = message.headers
+        extra = wire.log_extra(headers)
+        if isinstance(exc, NotRegistered):
+            logger.warning(
+                "there is no task %s here: its message is dropped, and published again later if the"
+                " ledger has it; update this worker",
+                str(exc.args[0])[:100],
+                extra=extra,
+            )
+            if task_id := wire.ledger_task_id(headers):
+                queue = str(message.delivery_info.get("routing_key"))
+                lease.report(DroppedMessages(self.hostname, queue, [task_id]))
+        elif isinstance(exc, wire.OtherVersion):
+            logger.warning(
+                "a message of another version is dropped, and published again later: update all"
+                " relays and workers",
+                extra=extra,
+            )
+        else:
+            logger.error(
+                "a message in queue %s cannot be read and is dropped (%s: %s); content type %s",
+                message.delivery_info.get("routing_key"),
+                type(exc).__name__,
+                str(exc)[:200],
+                message.content_type,
+                extra=extra,
+            )
+        message.ack()
+
+    def on_unknown_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - Celery's signature
+        """Refuse the message of a task that only a newer version knows.
+
+        Its row in the outbox stays, so it is published again with growing delay until a worker
+        that knows it is there. Celery would fail the task.
+        """
+        raise NotRegistered(*exc.args) from exc
+
+    def on_unknown_message(self, body: object, message: Any) -> NoReturn:  # noqa: ANN401, ARG002 - as above
+        """Refuse a message that names no task."""
+        raise InvalidTaskError("it names no task")
+
+    def on_invalid_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - as above
+        """Refuse a message with which no task can be called."""
+        raise exc
+
+
+def _start(worker: Any, request: LedgerRequest) -> None:  # noqa: ANN401 - stubs lack half of it
+    """Give a request to a free child, as WorkController._process_task does.
+
+    The child runs our own function (execute.py) instead of Celery's.
+    """
+    if request.revoked():
+        worker.semaphore.release()
+    else:
+        Job(worker, [request]).send()

@@ -1,0 +1,88 @@
+"""Watching the event loop of a worker's parent process: if it hangs, the process ends.
+
+The lease's thread would go on renewing, so no other worker would run what a hanging one holds. The
+watch is a thread of its own: an attempt to connect may take longer than a lease may wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING
+
+from backend.broker.connection import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+CHECK_SECONDS = 2.0
+# So many checks in a row without a tick mean that the event loop hangs.
+CHECKS = 30
+
+
+class Misses:
+    """Counts the checks in a row that found no tick although the broker could be reached.
+
+    Checks are counted, not seconds: a process that was stopped, or a machine that slept, misses
+    one check at most. While the broker is away no tick is expected: Celery waits for it then.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def check(self, *, ticked: bool, reached: Callable[[], bool]) -> bool:
+        """Return whether the event loop hangs; `reached` is called only without a tick."""
+        self.count = 0 if ticked or not reached() else self.count + 1
+        return self.count >= CHECKS
+
+
+class EventLoopWatch:
+    """A thread that calls `end` when `tick` has not been called for CHECKS checks."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+        self._ticked = False
+        self._stopping = threading.Event()
+        threading.Thread(target=self._run, name="event loop watch", daemon=True).start()
+
+    def tick(self) -> None:
+        """Note that the event loop runs; to be called by it every TICK_SECONDS."""
+        self._ticked = True
+
+    def stop(self) -> None:
+        """Stop watching: the event loop is about to end."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        misses = Misses()
+        while not self._stopping.wait(CHECK_SECONDS):
+            ticked, self._ticked = self._ticked, False
+            if misses.check(ticked=ticked, reached=_broker_reached):
+                logger.critical(
+                    "the event loop has hung for %d s although the broker can be reached (in %s):"
+                    " this worker ends, and its tasks run again; start it again if nothing else"
+                    " does (make run and Docker Compose do)",
+                    misses.count * CHECK_SECONDS,
+                    _place(),
+                )
+                self._end()
+                return
+
+
+def _broker_reached() -> bool:
+    try:
+        connect(timeout=1.0).release()
+    except Exception:  # noqa: BLE001 - it was not reached, for whatever reason
+        return False
+    return True
+
+
+def _place() -> str:
+    """Return the innermost functions of the main thread, innermost first."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
+    return " < ".join(call.name for call in reversed(traceback.extract_stack(frame)[-6:]))

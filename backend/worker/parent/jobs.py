@@ -1,0 +1,141 @@
+"""Attempts under way in a child process, as the worker's parent process sees them."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from celery.worker.state import task_ready
+
+from backend.registry import registered
+from backend.states import FAILURE, RETRY, SUCCESS
+from backend.worker.attempt.execute import execute
+from backend.worker.parent import activity, lease
+from backend.worker.parent.unreported import LostBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from backend.worker.attempt.report import Report
+    from backend.worker.parent.request import LedgerRequest
+
+logger = logging.getLogger(__name__)
+
+# Celery's events, which Flower shows.
+_EVENTS = {SUCCESS: "task-succeeded", RETRY: "task-retried", FAILURE: "task-failed"}
+
+
+class Job:
+    """One attempt, or a batch of short ones, given to a free child.
+
+    The caller has taken a child from `controller.semaphore`; the pool releases it with the job's
+    end.
+    """
+
+    def __init__(self, controller: Any, requests: Sequence[LedgerRequest]) -> None:  # noqa: ANN401 - stubs lack half of it
+        self._controller = controller
+        self._requests = {request.id: request for request in requests}
+        # Only a single attempt can be blamed for what goes wrong.
+        self._single = requests[0] if len(requests) == 1 else None
+
+    def send(self) -> None:
+        """Give the job to the pool.
+
+        Where that is impossible, such as for arguments nested too deeply to be sent, a single
+        attempt fails, and the members of a batch run alone.
+        """
+        try:
+            self._apply()
+        except Exception as error:  # noqa: BLE001 - it must not end the event loop
+            self._controller.semaphore.release()
+            self._not_sent(error)
+
+    def _not_sent(self, error: Exception) -> None:
+        if self._single:
+            self._single.acknowledge()
+            self._single.end_with(error)
+            return
+        logger.warning(
+            "a batch could not be sent (%s); its short tasks run alone", type(error).__name__
+        )
+        self._run_alone(self._requests)
+
+    def _apply(self) -> None:
+        requests = self._requests.values()
+        limit = max(registered()[request.delivery.name].time_limit for request in requests)
+        soft_limit = None
+        if self._single:
+            given_limit, soft_limit = self._single.time_limits
+            limit = given_limit or limit
+        result = self._controller.pool.apply_async(
+            execute,
+            (self._controller.hostname, [request.delivery for request in requests]),
+            accept_callback=self._on_accepted,
+            callback=self._on_done,
+            error_callback=self._on_lost,
+            timeout_callback=self._on_timeout,
+            timeout=limit,
+            soft_timeout=soft_limit,
+        )
+        if self._single and result is not None:
+            self._single.set_pool_result(weakref.ref(result))
+
+    def _on_accepted(self, pid: int, time_accepted: float) -> None:
+        for request in self._requests.values():
+            if request.in_batch:
+                _send_received(request)
+            # A single attempt may be STARTED, so the lease has to hold it.
+            request.in_batch = self._single is None
+            request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
+
+    def _on_done(self, report: Report) -> None:
+        for task_id, (state, text) in report.ended.items():
+            request = self._requests[task_id]
+            task_ready(request, successful=state == SUCCESS)
+            if state == SUCCESS:
+                request.send_event(_EVENTS[state], result=text, runtime=report.seconds)
+            else:
+                activity.count_failure()
+                request.send_event(_EVENTS[state], exception=text, traceback=report.traceback)
+        for task_id in self._requests.keys() - report.ended.keys() - set(report.alone):
+            task_ready(self._requests[task_id])
+        self._run_alone(report.alone)
+
+    def _on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - billiard's callback
+        # A hard limit is also a lost child.
+        if soft and self._single:
+            self._single.on_timeout(soft, timeout)
+
+    def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
+        """Record that the child was killed, by what it ran or by its time limit."""
+        if self._single:
+            # billiard wraps an error to keep its traceback.
+            error = failure.exception
+            self._single.child_lost(getattr(error, "exc", error))
+            return
+        for request in self._requests.values():
+            task_ready(request)
+        numbers = {task_id: request.delivery.attempt for task_id, request in self._requests.items()}
+        lease.report(LostBatch(numbers))
+
+    def _run_alone(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            request = self._requests[task_id]
+            request.leave_batch()
+            self._controller.process_task(request)
+
+
+def _send_received(request: LedgerRequest) -> None:
+    """Send the event that Celery sends when a message of one task comes in."""
+    request.send_event(
+        "task-received",
+        name=request.name,
+        args=request.argsrepr,
+        kwargs=request.kwargsrepr,
+        retries=0,
+        eta=None,
+        expires=None,
+        root_id=request.root_id,
+        parent_id=request.parent_id,
+    )

@@ -1,0 +1,274 @@
+"""The lease: a thread of the worker's parent process that says what it holds, every 2 s.
+
+It lives as long as the process does, whatever the broker is doing, and is also where the parent
+records the outcomes that only it notices.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from celery import bootsteps
+from celery.signals import (
+    worker_init,
+    worker_process_init,
+    worker_shutdown,
+)
+from celery.worker import state as celery_state
+
+from backend.db import leases, ledger, locked
+from backend.db.session import identify, transaction
+from backend.errors import StoreLocked, StoreUnavailable
+from backend.worker.parent import subprocesses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from backend.worker.parent.request import LedgerRequest
+
+logger = logging.getLogger(__name__)
+
+# How long running tasks may go on after the worker was told to stop; the rest are handed back.
+STOP_TIMEOUT = 5.0
+# How long the process may take to end after that, whatever it waits for: Docker waits 10 s in all.
+EXIT_TIMEOUT = 4.0
+# Seconds to retry a write while PostgreSQL is away; then the reconciler handles the task.
+WRITE_TIMEOUT = 60.0
+
+
+# What Celery puts into a worker's environment later. A new variable moves the environment, and a
+# thread that connects to PostgreSQL at that moment (libpq calls getenv) crashes the worker. Another
+# value of a variable does not.
+CELERY_VARIABLES = (
+    "celery_dummy_proxy",
+    "CELERY_LOG_LEVEL",
+    "CELERY_LOG_FILE",
+    "_MP_FORK_LOGLEVEL_",
+    "_MP_FORK_LOGFILE_",
+    "_MP_FORK_LOGFORMAT_",
+)
+
+# A blueprint's states once it stops; the stubs leave them out.
+_CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
+
+
+class PendingWrite(Protocol):
+    """A change of the ledger that the parent process makes: an end of a task, stray messages."""
+
+    def record(self) -> None:
+        """Write it to the ledger. Raises StoreUnavailable."""
+
+
+class Lease:
+    """Renews a worker's lease until the worker stops."""
+
+    def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
+        self._worker = worker
+        self._name: str = worker.hostname
+        self._writes: queue.SimpleQueue[tuple[float, PendingWrite]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._lost_before: set[str] = set()
+        self._locked = False
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+        threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
+
+    def report(self, write: PendingWrite) -> None:
+        """Make a change soon; returns at once."""
+        self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
+
+    def end(self) -> None:
+        """Hand back what did not end and give up the lease; returns within 5 s."""
+        self._stopping.set()
+        self._thread.join(timeout=2)
+        self._hand_back_soon()
+
+    def _run(self) -> None:
+        renew_at = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now >= renew_at:
+                renew_at = now + leases.RENEW_SECONDS
+                self._guarded(self._renew)
+            try:
+                until, write = self._writes.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if not self._guarded(write.record) and time.monotonic() < until:
+                self._writes.put((until, write))
+                self._stopping.wait(0.5)
+
+    def _watch_for_stop(self) -> None:
+        """End the process that stops, whatever the rest waits for.
+
+        If tasks still run, STOP_TIMEOUT after it was told to; else EXIT_TIMEOUT after `end` was
+        called. A thread that never talks to PostgreSQL, which may hang.
+        """
+        while not (self._told_to_stop() or self._stopping.wait(0.2)):
+            pass
+        if not self._stopping.wait(STOP_TIMEOUT):
+            self.end_now(self._worker.exitcode or 0)
+        time.sleep(EXIT_TIMEOUT)
+        os._exit(self._worker.exitcode or 0)
+
+    def _told_to_stop(self) -> bool:
+        """Return whether a signal, or the shutdown command of `celery control`, was received."""
+        blueprint = getattr(self._worker, "blueprint", None)
+        return (
+            celery_state.should_stop is not None
+            or celery_state.should_terminate is not None
+            or (blueprint is not None and blueprint.state in _CLOSING)
+        )
+
+    def _guarded(self, step: Any) -> bool:  # noqa: ANN401 - any call without arguments
+        """Do a step, whatever happens; False where PostgreSQL was away."""
+        try:
+            step()
+        except StoreLocked:
+            if not self._locked:
+                logger.warning(
+                    "another session of PostgreSQL holds a lock that the lease of %s needs: this"
+                    " worker claims no tasks without it; end that session",
+                    self._name,
+                )
+            self._locked = True
+            return False
+        except StoreUnavailable:
+            return False
+        except Exception:
+            logger.exception("the lease of %s met an error; the worker goes on", self._name)
+        else:
+            self._locked = False
+        return True
+
+    def _renew(self) -> None:
+        holds: Mapping[str, LedgerRequest] = {}
+
+        def held() -> list[str]:
+            nonlocal holds
+            holds = _held()
+            return sorted(holds)
+
+        with transaction() as connection:
+            lost = set(leases.renew(connection, self._name, held))
+        # Twice in a row: a task that has just ended is still held for a moment.
+        for key in lost & self._lost_before:
+            # Not here: while this thread looks at a request, its child may take the next one.
+            if self._worker.hub is not None:  # only pools of processes have an event loop
+                self._worker.hub.call_soon(holds[key].kill, self._worker.pool)
+        self._lost_before = lost
+
+    def _hand_back(self) -> None:
+        with transaction() as connection:
+            started = locked.lock_started_by(connection, self._name)
+            # At no cost of an attempt: a stop is not their fault.
+            again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)
+            leases.end(connection, self._name)
+        if again:
+            logger.info("running tasks handed back, to run again elsewhere: %d", len(again))
+
+    def _hand_back_soon(self) -> None:
+        """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""
+        step = threading.Thread(
+            target=self._guarded, args=[self._hand_back], name="hand back", daemon=True
+        )
+        step.start()
+        step.join(timeout=2)
+
+    def end_now(self, code: int) -> NoReturn:
+        """End the process although tasks still run, leaving no child behind."""
+        # From here on nothing is claimed, and the lease is not renewed.
+        self._stopping.set()
+        try:
+            # billiard has no other way to its processes; other kinds of pool have none.
+            children = list(getattr(self._worker.pool._pool, "_pool", None) or ())  # noqa: SLF001
+            subprocesses.kill_all(child.pid for child in children)
+            self._hand_back_soon()
+            logger.info("%s stops with tasks still running", self._name)
+        finally:
+            os._exit(code)
+
+
+_lease: Lease | None = None
+
+
+def report(write: PendingWrite) -> None:
+    """Let the lease's thread make a change; for the parent process."""
+    if _lease is not None:
+        _lease.report(write)
+
+
+def end_now() -> None:
+    """End this worker as broken: hand back what it runs and leave no child behind."""
+    if _lease is not None:
+        _lease.end_now(1)
+
+
+@worker_init.connect
+def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
+    global _lease  # noqa: PLW0603 - one worker a process
+    # By this name the reconciler breaks its connections should it die.
+    identify(sender.hostname)
+    if subprocesses.WORKER_VARIABLE not in os.environ:  # `celery worker`, without a cleaner
+        subprocesses.mark_worker()
+    for name in CELERY_VARIABLES:
+        os.environ.setdefault(name, "")
+    _lease = Lease(sender)
+
+
+@worker_shutdown.connect
+def _end(**_: object) -> None:
+    if _lease is not None:
+        _lease.end()
+
+
+@worker_process_init.connect
+def _in_child(**_: object) -> None:
+    """Make a pool process one that dies with its parent, and only with it."""
+    global _lease  # noqa: PLW0603 - the parent's, copied by fork
+    _lease = None
+    subprocesses.register_pool_process()
+    _die_with_parent()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, where there is such a thing."""
+    import ctypes  # noqa: PLC0415 - needed once, in children only
+
+    try:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):
+        return  # not Linux: an orphan ends with its task, whose attempt no longer counts
+    pr_set_pdeathsig = 1
+    prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _held() -> dict[str, LedgerRequest]:
+    """Return what Celery has in this process: received, waiting for a child, or running.
+
+    Not the members of batches, which are never STARTED: a long list would not fit into a row that
+    a full disk can still change. A single attempt from the queue of short tasks is no member.
+    """
+    waiting, running = celery_state.reserved_requests, celery_state.active_requests
+    # Of two deliveries of an attempt the one that runs counts.
+    requests = [*_snapshot(waiting), *_snapshot(running)]
+    return {
+        f"{request.id}/{request.delivery.attempt}": request
+        for request in requests
+        if not request.in_batch
+    }
+
+
+def _snapshot(requests: Iterable[LedgerRequest]) -> set[LedgerRequest]:
+    """Copy a set while the event loop's thread changes it."""
+    while True:
+        try:
+            return set(requests)
+        except RuntimeError:  # changed while it was copied
+            continue

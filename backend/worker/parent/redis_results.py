@@ -1,0 +1,48 @@
+"""Copies of results in Redis, for CELERY_RESULT_BACKEND=redis://…; only then is redis loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from celery.backends.redis import RedisBackend
+
+from backend.states import SUCCESS
+from backend.telemetry.outage import Outage, Reason
+from backend.worker.parent.hints import SILENCE_SECONDS
+from backend.worker.parent.results import LedgerResultBackend, exception_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.broker.wire import Delivery
+    from backend.db.records import Outcome
+
+_redis = Outage("results are copied again")
+
+
+class RedisResults(LedgerResultBackend, RedisBackend):
+    """Stores a copy of each result in Redis, for other readers of Celery results."""
+
+    _silent_until = 0.0
+
+    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Store copies, or drop them: every reader of ours has the ledger.
+
+        After a failure none is stored for a while, so that tasks do not wait for Redis.
+        """
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            for _, outcome in ended:
+                succeeded = outcome.state == SUCCESS
+                value = json.loads(outcome.result or "null") if succeeded else exception_of(outcome)
+                RedisBackend.store_result(self, outcome.id, value, outcome.state)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
+            self._silent_until = time.monotonic() + SILENCE_SECONDS
+            kind = type(error).__name__
+            line = f"copies of results are dropped ({kind}); check CELERY_RESULT_BACKEND"
+            _redis.failed(Reason(kind, f"{line}; the ledger has all results"))
+        else:
+            _redis.succeeded()

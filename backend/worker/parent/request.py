@@ -1,0 +1,112 @@
+"""Celery's request class, with our Delivery; the ledger decides about revokes of our tasks."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Terminated
+from celery.worker import state as celery_state
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+
+from backend.broker import wire
+from backend.telemetry.logs import about
+from backend.worker.failures import error_text
+from backend.worker.parent import activity, lease
+from backend.worker.parent.unreported import Failure, Revoke
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerRequest(Request):
+    """Celery's request, made only of a message that `wire.decode` can take apart.
+
+    Raises what that raises, or whatever else a message of another shape leads to.
+    """
+
+    # Whether a child runs it together with other short tasks.
+    in_batch = False
+
+    # Celery's own, which its stubs leave out.
+    _already_cancelled: bool
+    _already_revoked: bool
+    _terminate_on_ack: tuple[Any, int] | None
+    _payload: Any
+
+    def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
+        super().__init__(message, **options)
+        queue = str(self.delivery_info["routing_key"])
+        self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
+
+    @property
+    def log_extra(self) -> Mapping[str, object]:
+        """The `extra` of a log line about it."""
+        return about(self.id, self.delivery.attempt)
+
+    def revoked(self) -> bool:
+        """Return whether a revoke or its expiry ends the task before it starts; end it then.
+
+        Workers remember revoked ids for hours, and a task may get another attempt in that time. So
+        for a message of ours only the ledger decides, when the attempt is claimed.
+        """
+        if not self.delivery.external:
+            return self._already_revoked
+        revoked: bool = super().revoked()
+        return revoked
+
+    def set_pool_result(self, result: Any) -> None:  # noqa: ANN401 - a weak reference to billiard's
+        """Keep the pool's result object; a revoke uses it before a child has begun."""
+        self._apply_result = result
+
+    def child_lost(self, error: BaseException) -> None:
+        """Record the end of an attempt whose child did not report one, unless it was stopped."""
+        if self._already_revoked or self._already_cancelled or celery_state.should_terminate:
+            task_ready(self)  # of a worker that stops, what runs is handed back (lease.py)
+        elif self._terminate_on_ack and isinstance(error, Terminated):
+            # Revoked while the pool had it, before a child began.
+            self._announce_revoked("terminated", True, str(error), False)  # noqa: FBT003 - Celery's
+        else:
+            self.end_with(error)
+
+    def end_with(self, error: BaseException) -> None:
+        """End an attempt with an error that no child reports; the lease's thread records it."""
+        task_ready(self)
+        activity.count_failure()
+        self.send_event("task-failed", exception=error_text(error), traceback="")
+        lease.report(Failure(self.delivery, self.hostname, error))
+
+    def _announce_revoked(
+        self,
+        reason: str,
+        terminated: bool,  # noqa: FBT001 - Celery's signature
+        signum: object,
+        expired: bool,  # noqa: FBT001 - the same
+    ) -> None:
+        """End a revoked attempt, as Celery does; the lease's thread records it."""
+        task_ready(self)
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+        lease.report(Revoke(self.id, reason, self.delivery))
+        self.acknowledge()
+        self._already_revoked = True
+
+    def leave_batch(self) -> None:
+        """Forget the child that ran it in a batch: it is to run alone, in any child."""
+        self.in_batch = False
+        self.worker_pid = self.time_start = None
+        celery_state.active_requests.discard(self)
+
+    def kill(self, pool: Any) -> None:  # noqa: ANN401 - no class of pools in the stubs
+        """Kill the child that runs this attempt, unless the attempt has ended or is in a batch.
+
+        For the event loop's thread only. There a child gets its next task only after the result
+        of the last one was handled, so the child of an active request runs nothing else. To
+        Celery it is a cancel: unlike a revoke it records nothing.
+        """
+        if self in celery_state.active_requests and not self.in_batch:
+            logger.warning("stopping an attempt that no longer counts", extra=self.log_extra)
+            self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)

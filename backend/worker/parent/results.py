@@ -1,0 +1,120 @@
+"""The result backend: replies about outcomes that the ledger has.
+
+Our worker does not store results through Celery. Celery calls `store_result` itself only for
+revokes; other calls are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.backends.rpc import RPCBackend
+from celery.exceptions import TaskRevokedError
+
+from backend.errors import TaskError
+from backend.ids import is_task_id
+from backend.states import REVOKED, SUCCESS
+from backend.worker.parent import lease
+from backend.worker.parent.hints import Hints
+from backend.worker.parent.unreported import Revoke
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.broker.wire import Delivery
+    from backend.db.records import Outcome
+
+
+class LedgerResultBackend:
+    """What both backends have in common; mixed in before a backend of Celery's."""
+
+    def store_result(
+        self, task_id: str, result: object, state: str, *_: object, **__: object
+    ) -> object:
+        """Record a revoke; return `result`.
+
+        Celery calls this for any id, also for tasks that this worker does not have.
+        """
+        if state == states.REVOKED and is_task_id(task_id):
+            lease.report(Revoke(task_id, str(result)))
+        return result
+
+    def get_state(self, task_id: str) -> str:  # noqa: ARG002 - Celery's signature
+        """Return PENDING: Celery asks before it marks a task as revoked, and the ledger decides."""
+        return states.PENDING
+
+    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Send the outcomes of deliveries to whoever asked for them, or drop them; never raises."""
+        raise NotImplementedError
+
+
+def exception_of(outcome: Outcome) -> Exception:
+    """Return a task's error as Celery has it."""
+    kind = TaskRevokedError if outcome.state == REVOKED else TaskError
+    return kind(outcome.error)
+
+
+class RpcResults(LedgerResultBackend, RPCBackend):
+    """Replies to the API process that took the task, or to whoever called it."""
+
+    encode_result: Any  # Celery's; the stubs leave it out
+
+    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Send the ids of tasks of ours, one message to each queue; Celery's message for others."""
+        ids: defaultdict[str, list[str]] = defaultdict(list)
+        for delivery, outcome in ended:
+            if not delivery.reply_to:
+                continue
+            # A retry of an external task has a message of ours: only a batch is sure to be ours.
+            if delivery.external or len(ended) == 1:
+                options = {"correlation_id": delivery.correlation_id or outcome.id}
+                _send(delivery.reply_to, self._result_message(outcome), **options)
+            else:
+                ids[delivery.reply_to].append(outcome.id)
+        for queue, task_ids in ids.items():
+            _send(queue, json.dumps({"task_ids": task_ids}))
+
+    def _result_message(self, outcome: Outcome) -> str:
+        """Return what Celery's clients read, as JSON text.
+
+        The value is not decoded: Pydantic reads less deeply nested JSON than it writes.
+        """
+        value = outcome.result or "null"
+        if outcome.state != SUCCESS:
+            value = json.dumps(self.encode_result(exception_of(outcome), outcome.state))
+        rest: dict[str, object] = {
+            "task_id": outcome.id,
+            "status": outcome.state,
+            "traceback": None,
+            "children": [],
+            "date_done": datetime.now(UTC).isoformat(),
+        }
+        return f'{json.dumps(rest)[:-1]}, "result": {value}}}'
+
+
+_replies = Hints()
+
+
+def _send(queue: str, body: str, **options: str) -> None:
+    """Send a reply of JSON text to a queue, or drop it; never raises."""
+
+    def publish(producer: Any) -> None:  # noqa: ANN401 - the stubs lack half of it
+        producer.publish(
+            body,
+            exchange="",
+            routing_key=queue,
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=1,
+            **options,
+        )
+        if producer.connection.transport.driver_type == "redis":
+            # Redis makes the list of an API process that is gone: it expires.
+            with producer.channel.conn_or_acquire() as client:
+                client.expire(queue, 600)
+
+    _replies.send(publish)

@@ -1,0 +1,108 @@
+"""Leases: whose tasks are abandoned, which attempts are lost, who is alive."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import leases, ledger, locked, queries
+from tests.integration.test_ledger import put, submit, succeed
+
+LEASES = {
+    "no lease": (None, False),
+    "a lease that holds it": (["{id}/2"], True),
+    "a lease that lost it": ([], False),
+    "a lease that holds another attempt": (["{id}/1"], False),
+}
+
+
+@pytest.mark.parametrize("case", LEASES)
+def test_a_started_task_is_held_if_its_workers_lease_has_its_attempt(
+    database: sa.Engine, case: str
+) -> None:
+    holds, held = LEASES[case]
+    task_id = put(database, "STARTED", attempt=2)
+    with database.begin() as connection:
+        if holds is not None:
+            leases.renew(connection, "w", lambda: [hold.format(id=task_id) for hold in holds])
+        renewed_at = leases.renewals(connection).get("w")
+        assert queries.started(connection) == [(task_id, 2, "w", renewed_at, held)]
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RETRY"])
+def test_a_task_that_waits_is_not_among_the_started(database: sa.Engine, state: str) -> None:
+    put(database, state)
+    with database.begin() as connection:
+        assert queries.started(connection) == []
+
+
+def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> None:
+    runs, ended, revoked, superseded = submit(database, 4)
+    with database.begin() as connection:
+        for task_id in (runs, ended, revoked, superseded):
+            ledger.claim(connection, {task_id: 1}, "w")
+        succeed(connection, ended, 1)
+        locked.revoke(connection, revoked, "enough", 1)
+        locked.fail(connection, superseded, 1, "lost", "w")
+        holds = [f"{task_id}/1" for task_id in (runs, ended, revoked, superseded)]
+        lost = leases.renew(connection, "w", lambda: holds)
+        assert sorted(lost) == sorted([f"{revoked}/1", f"{superseded}/1"])
+        assert leases.renew(connection, "w", lambda: [f"{superseded}/2"]) == []
+
+
+def test_a_worker_is_alive_from_its_first_renewal_until_its_lease_is_ended(
+    database: sa.Engine,
+) -> None:
+    with database.begin() as connection:
+        for name in ("runs", "stopped", "died"):
+            leases.renew(connection, name, list)
+        leases.end(connection, "stopped")
+        assert leases.end_dead(connection, "died", leases.renewals(connection)["died"])
+        assert leases.end_dead(connection, "never seen", None)
+        assert leases.alive(connection) == ["runs"]
+        assert leases.leased(connection, "runs")
+        assert not leases.leased(connection, "died")
+
+
+def test_a_lease_lasts_whatever_the_clock_says(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        leases.renew(connection, "w", list)
+        connection.execute(
+            sa.text(
+                "UPDATE workers SET renewed_at = now() - interval '1 h',"
+                " expires_at = now() - interval '59 min'"
+            )
+        )
+        assert leases.leased(connection, "w")
+        assert leases.alive(connection) == ["w"]
+
+
+def test_a_worker_that_has_renewed_in_the_meantime_is_left_alone(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        leases.renew(connection, "w", list)
+        seen = leases.renewals(connection)["w"]
+    url = database.url.update_query_dict({"application_name": "w"})
+    engine = sa.create_engine(url)
+    with engine.connect() as of_worker, database.connect() as reconciler:
+        leases.renew(of_worker, "w", list)
+        of_worker.commit()
+        of_worker.execute(sa.text("SELECT 1"))  # of an idle one no connection is broken
+        for outdated in (seen, None):
+            leases.fence(reconciler, "w", outdated)
+            assert not leases.end_dead(reconciler, "w", outdated)
+        assert of_worker.execute(sa.text("SELECT 1")).scalar() == 1
+        assert leases.alive(reconciler) == ["w"]
+    engine.dispose()
+
+
+def test_the_connections_of_a_dead_worker_are_broken(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        leases.renew(connection, "w", list)
+        seen = leases.renewals(connection)["w"]
+    engine = sa.create_engine(database.url.update_query_dict({"application_name": "w"}))
+    with engine.connect() as of_worker, database.connect() as reconciler:
+        of_worker.execute(sa.text("SELECT 1"))
+        leases.fence(reconciler, "w", seen)
+        with pytest.raises(sa.exc.OperationalError):
+            of_worker.execute(sa.text("SELECT 1"))
+    engine.dispose()
