@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from backend.errors import Overloaded, StoreUnavailable, TextNotStorable
+from backend.loop import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,8 +63,7 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(name, "handles requests that come together", self._run)
 
     async def submit(self, item: T) -> R:
         """Return `work`'s result for the item.

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
-    """Start a thread that calls `work` once, and return it. It does not keep the process alive."""
+def start_thread(name: str, purpose: str, work: Callable[[], object]) -> threading.Thread:
+    """Start a thread that calls `work` once, and return it. It does not keep the process alive.
+
+    `purpose`: what it does, for the log.
+    """
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
-    purpose = (work.__doc__ or "").split("\n")[0]
-    logger.debug("started the thread %r: %s", name, purpose)
+    logger.debug("thread %s: %s", name, purpose)
     return thread
 
 
@@ -40,6 +42,7 @@ class Loop:
     def __init__(
         self,
         name: str,
+        purpose: str,
         turn: Callable[[], object],
         *,
         interval: float = 0.0,
@@ -51,6 +54,7 @@ class Loop:
         error that it has reported, and None for every other error. The loop logs those and goes on.
         """
         self.name = name
+        self._purpose = purpose
         self.stopping = threading.Event()
         self._turn = turn
         self._interval = interval
@@ -59,8 +63,7 @@ class Loop:
 
     def start(self) -> None:
         """Start the thread."""
-        run = self._run
-        self._thread = start_thread(self.name, run)
+        self._thread = start_thread(self.name, self._purpose, self._run)
 
     def close(self, seconds: float = 3.0) -> None:
         """Stop the thread; returns within `seconds`, when it has ended or not."""

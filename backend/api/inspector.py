@@ -6,7 +6,6 @@ answered something. With the broker away no request waits at all.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,15 @@ from kombu import Consumer, Exchange, Producer, Queue
 
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
 from backend.broker.app import app
-from backend.broker.connection import BROKER_ERRORS, connect
-from backend.broker.outage import broker_outage, explain
+from backend.broker.connection import connect, pause_after
+from backend.broker.outage import broker_outage
 from backend.broker.queues import CLASSIC, prefixed
-from backend.telemetry.outage import RETRY_SECONDS
+from backend.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kombu import Connection
-
-logger = logging.getLogger(__name__)
 
 REPLY_TIMEOUT = 1.0
 
@@ -44,9 +41,14 @@ class Inspector:
         self._question: _Question | None = None
         self._connected = threading.Event()
         self._asked = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inspector", daemon=True)
-        self._thread.start()
+        self._loop = Loop(
+            "inspector",
+            "asks the workers what they hold",
+            self._serve,
+            pause_after=pause_after("inspector"),
+        )
+        self._stopping = self._loop.stopping
+        self._loop.start()
 
     def ask(self, workers: Sequence[str]) -> Callable[[], Holdings]:
         """Ask the workers what they hold; return what waits for it, task id to status.
@@ -72,25 +74,17 @@ class Inspector:
         """Stop the thread; returns within 3 s."""
         self._stopping.set()
         self._asked.set()
-        self._thread.join(timeout=3)
+        self._loop.close()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            pause = RETRY_SECONDS
-            try:
-                connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=REPLY_TIMEOUT)
-                try:
-                    self._serve(connection)
-                finally:
-                    self._connected.clear()
-                    connection.collect()
-            except BROKER_ERRORS as error:
-                pause = broker_outage.failed(explain(error), "inspector")
-            except Exception:
-                logger.exception("the inspector met an error; it connects again")
-            self._stopping.wait(pause)
+    def _serve(self) -> None:
+        connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=REPLY_TIMEOUT)
+        try:
+            self._answer_questions(connection)
+        finally:
+            self._connected.clear()
+            connection.collect()
 
-    def _serve(self, connection: Connection) -> None:
+    def _answer_questions(self, connection: Connection) -> None:
         channel = connection.channel()
         producer = Producer(channel, exchange=_control.exchange, serializer="json")
         # A new name each time: RabbitMQ keeps the old queue, which no other connection may use, as

@@ -8,8 +8,6 @@ for all who wait together.
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,18 +15,16 @@ from uuid import uuid4
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
-from backend.broker.connection import BROKER_ERRORS, connect
-from backend.broker.outage import broker_outage, explain
+from backend.broker.connection import connect, pause_after
+from backend.broker.outage import broker_outage
 from backend.broker.queues import CLASSIC, prefixed
 from backend.errors import Overloaded, StoreUnavailable
-from backend.telemetry.outage import RETRY_SECONDS
+from backend.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from backend.db.records import TaskRecord
-
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 
@@ -43,9 +39,14 @@ class ReplyListener:
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="replies", daemon=True)
-        self._thread.start()
+        self._listener = Loop(
+            "replies",
+            "wakes requests that wait for a task's end",
+            self._read,
+            pause_after=pause_after("replies"),
+        )
+        self._stopping = self._listener.stopping
+        self._listener.start()
 
     def stop_waiting(self) -> None:
         """Stop reading, and answer everybody who waits with the state as it is.
@@ -105,20 +106,7 @@ class ReplyListener:
 
     def close(self) -> None:
         """Stop reading; returns within 3 s."""
-        self._stopping.set()
-        self._thread.join(timeout=3)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            pause = RETRY_SECONDS
-            try:
-                self._read()
-            except BROKER_ERRORS as error:
-                pause = broker_outage.failed(explain(error), "replies")
-            except Exception:
-                logger.exception("the listener of replies met an error; it connects again")
-            self.connected = False
-            self._stopping.wait(pause)
+        self._listener.close()
 
     def _read(self) -> None:
         connection = connect(heartbeat=HEARTBEAT_SECONDS)
@@ -148,6 +136,7 @@ class ReplyListener:
                     if broker_outage.failing:
                         broker_outage.succeeded("replies")
         finally:
+            self.connected = False
             connection.collect()
 
     def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - whatever was sent

@@ -101,7 +101,7 @@ def _backend_class() -> str:
     url = settings().celery_result_backend
     rpc = url.startswith("rpc")
     module, name = ("results", "RpcResults") if rpc else ("redis_results", "RedisResults")
-    return f"backend.worker.{module}:{name}+{url}"
+    return f"backend.worker.parent.{module}:{name}+{url}"
 
 
 app = Celery("tasks-api")

@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from backend import cleaner
 from backend.errors import CannotRun
 from backend.local.programs import ENDINGS, Postgres, Server, Valkey
+from backend.loop import start_thread
 from backend.settings import LOCK_FILE, RUNNING_FILE
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def end_with_up() -> None:
         file.close()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, name="end with up", daemon=True).start()
+    start_thread("end with up", "ends this process when `up` is gone", wait)
 
 
 def remove_data(folder: Path) -> None:

@@ -46,7 +46,12 @@ class Reconciler:
     """The reconciler's thread. `start` starts it."""
 
     def __init__(self) -> None:
-        self._loop = Loop("reconciler", self._turn, interval=PASS_SECONDS)
+        self._loop = Loop(
+            "reconciler",
+            "finds what was lost with a worker or with the broker",
+            self._turn,
+            interval=PASS_SECONDS,
+        )
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
         self._calm = Calm()
@@ -65,7 +70,6 @@ class Reconciler:
         self._lost_messages.disconnect()
 
     def _turn(self) -> None:
-        """Find what was lost with a worker or with the broker, and run it again."""
         try:
             self.make_pass()
             self._locked = False

@@ -48,7 +48,12 @@ class Relay:
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
         self._bundled = bundled_task_names()
-        self._loop = Loop("relay", self._serve, pause_after=pause_after(RELAY_PART))
+        self._loop = Loop(
+            "relay",
+            "publishes the tasks that are due",
+            self._serve,
+            pause_after=pause_after(RELAY_PART),
+        )
         self._stopping = self._loop.stopping
 
     def start(self) -> None:

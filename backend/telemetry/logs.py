@@ -54,7 +54,7 @@ def short_name(logger: str, process: str) -> str:
     first, _, rest = logger.partition(".")
     if first == "backend":
         part, _, module = rest.partition(".")
-        return part if module else process
+        return part if module and part != "telemetry" else process
     return _PARTS.get(first, first)
 
 

@@ -82,16 +82,15 @@ GUARDS = [
     ),
     Guard(
         "readiness tries a write",
-        "backend/api/services.py",
-        "            writable.try_insert(connection, writable.LARGE if refused else writable.SMALL)"
-        "\n",
+        "backend/api/readiness.py",
+        "        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)\n",
         "",
         "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
         "_route_says_so[by_default]",
     ),
     Guard(
         "a stream tells the ids of what was stored",
-        "backend/api/routes/batch.py",
+        "backend/api/routes/batch_lines.py",
         "        except Exception as error:  # noqa: BLE001 - what is",
         "        except HTTPError as error:  # what is",
         "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
@@ -107,7 +106,7 @@ GUARDS = [
     ),
     Guard(
         "a stream's keys are no client's",
-        "backend/api/routes/batch.py",
+        "backend/api/routes/batch_lines.py",
         'f"{key} {number}" if key and number else key',
         'f"{key}/{number}" if key else key',
         "tests/acceptance/test_submissions.py::test_no_key_of_a_client_is_that_of_a_streams_part",
@@ -171,7 +170,7 @@ GUARDS = [
     ),
     Guard(
         "3: effect and outcome commit together",
-        "backend/registry.py",
+        "backend/task.py",
         "    def progress(self",
         "    def __post_init__(self) -> None:\n"
         "        self.session.connection(execution_options={'isolation_level': 'AUTOCOMMIT'})\n\n"
@@ -254,7 +253,7 @@ GUARDS = [
     ),
     Guard(
         "4: a dead worker's tasks run again",
-        "backend/maintenance/reconciler.py",
+        "backend/maintenance/rescue.py",
         "        lost = [attempt for attempt in started if attempt.worker in dead]",
         "        lost = []",
         "tests/acceptance/test_long_tasks.py::test_a_task_whose_worker_is_killed_runs_again_on"
@@ -262,7 +261,7 @@ GUARDS = [
     ),
     Guard(
         "4: what the broker lost is published again",
-        "backend/maintenance/reconciler.py",
+        "backend/maintenance/republish.py",
         "        lost = before & self._missing\n",
         "        lost = before - before\n",
         "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
@@ -476,7 +475,7 @@ GUARDS = [
     ),
     Guard(
         "the list outlives a message whose id is none",
-        "backend/broker/wire.py",
+        "backend/ids.py",
         "isinstance(value, str) and _UUID",
         "_UUID",
         "tests/unit/test_task_ids.py",
@@ -497,7 +496,7 @@ GUARDS = [
     ),
     Guard(
         "4: nothing is compared while the broker is blocked by an alarm",
-        "backend/maintenance/reconciler.py",
+        "backend/maintenance/republish.py",
         "        return missing if missing and self._publisher.takes_messages() else Counter()",
         "        return missing",
         "tests/integration/test_publisher.py",
@@ -512,7 +511,7 @@ GUARDS = [
     ),
     Guard(
         "4: each queue is compared with its own tasks, per-queue",
-        "backend/maintenance/reconciler.py",
+        "backend/maintenance/republish.py",
         "        missing = expected - Counter(waiting)",
         "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
         "        missing = Counter() if hidden else expected - Counter(waiting)",
@@ -543,7 +542,7 @@ GUARDS = [
     ),
     Guard(
         "queues are classic in every vhost",
-        "backend/broker/app.py",
+        "backend/broker/queues.py",
         'arguments = {"x-max-priority": 9, **CLASSIC}',
         'arguments = {"x-max-priority": 9}',
         "tests/acceptance/test_queues.py",
@@ -566,7 +565,7 @@ GUARDS = [
     Guard(
         "what a killed migration left running is ended",
         "backend/db/migrate.py",
-        "        workers.break_connections(lock, _NAME)\n",
+        "        leases.break_connections(lock, _NAME)\n",
         "",
         "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
         "_repeated_after_it_was_killed",
@@ -625,9 +624,9 @@ GUARDS = [
     ),
     Guard(
         "a 202 that is not durable is reported",
-        "backend/api/services.py",
-        "            faults = durability_faults(connection)\n",
-        "            faults = []\n",
+        "backend/api/readiness.py",
+        "        faults = durability_faults(connection)\n",
+        "        faults = []\n",
         "tests/integration/test_session.py",
     ),
     Guard(
@@ -676,7 +675,7 @@ GUARDS = [
     ),
     Guard(
         "4: one locked row does not hold up the rest",
-        "backend/maintenance/reconciler.py",
+        "backend/maintenance/rescue.py",
         '    except StoreLocked:\n        logger.warning(\n            "the worker',
         '    except ZeroDivisionError:\n        logger.warning(\n            "the worker',
         "tests/integration/test_reconciler.py",
@@ -726,7 +725,7 @@ GUARDS = [
     ),
     Guard(
         "chaos: a queue of replies that is deleted before it is read is made again",
-        "backend/broker/app.py",
+        "backend/broker/connection.py",
         "    *_broker.channel_errors,\n",
         "    *_broker.recoverable_channel_errors,\n",
         "tests/integration/test_reply_queues.py",
@@ -740,7 +739,7 @@ GUARDS = [
     ),
     Guard(
         "installations: with a prefix installations share no queue",
-        "backend/broker/app.py",
+        "backend/broker/queues.py",
         "    return settings().queue_prefix + name\n",
         "    return name\n",
         "tests/acceptance/test_two_installations.py::test_installations_with_different_prefixes"
@@ -806,7 +805,7 @@ GUARDS = [
     ),
     Guard(
         "4: a stream keeps the ids of what may be stored",
-        "backend/api/routes/batch.py",
+        "backend/api/routes/batch_lines.py",
         '        answer.update(_fault("UNKNOWN", MAY_BE_STORED))\n        return\n',
         "        pass\n",
         "tests/acceptance/test_submissions.py::test_a_stream_keeps_the_ids_of_what_may_have_been"
@@ -899,7 +898,7 @@ GUARDS = [
     ),
     Guard(
         "9: numbers reach the task as they were written",
-        "backend/api/routes/batch.py",
+        "backend/api/routes/batch_items.py",
         "    if not _FRACTION.search(text):\n",
         "    if True:\n",
         "tests/integration/test_round_trip.py",
@@ -990,7 +989,7 @@ GUARDS = [
     ),
     Guard(
         "9: arguments that change with time are refused at import",
-        "backend/registry.py",
+        "backend/task.py",
         "        _check_model(name, arguments)\n",
         "",
         "tests/unit/test_registry.py",

@@ -203,7 +203,7 @@ def test_a_request_that_waited_too_long_is_told_so_and_not_done(
         with pytest.raises(StoreUnavailable):
             await first
         work.go.set()
-        monkeypatch.setattr(batcher, "STORE_TIMEOUT", 4.0)
+        monkeypatch.setattr("backend.batcher.STORE_TIMEOUT", 4.0)
         assert await batcher.submit(2) == 20
 
     run(work, scene)

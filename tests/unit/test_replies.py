@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.db.records import TaskRecord
+from backend.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
 ) -> None:
     from backend.api import replies
 
-    monkeypatch.setattr(replies.ReplyListener, "_run", lambda _: None)
+    monkeypatch.setattr(Loop, "start", lambda _: None)
     monkeypatch.setattr(replies, "POLL_SECONDS", 5.0)
     made: list[ReplyListener] = []
     looks = 0
@@ -55,7 +56,7 @@ def waited(
     """
     from backend.api import replies
 
-    monkeypatch.setattr(replies.ReplyListener, "_run", lambda _: None)
+    monkeypatch.setattr(Loop, "start", lambda _: None)
     left: list[bool] = []
 
     async def look(task_id: str) -> TaskRecord:

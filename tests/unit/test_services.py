@@ -35,14 +35,14 @@ def test_messages_are_counted_once_for_all_who_ask_together(
 
 
 def test_all_parts_stop_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.api import inspector, replies, services
+    from backend.api import services
     from backend.batcher import Batcher
+    from backend.loop import Loop
 
     def hang(_: object) -> None:
         time.sleep(0.4)
 
-    for kind in (replies.ReplyListener, inspector.Inspector):
-        monkeypatch.setattr(kind, "_run", lambda _: None)
+    monkeypatch.setattr(Loop, "start", lambda _: None)
     monkeypatch.setattr(Batcher, "close", hang)
 
     async def scene() -> float:

@@ -34,10 +34,11 @@ def test_a_repeated_request_does_not_count_as_waiting(monkeypatch: pytest.Monkey
         return earlier
 
     monkeypatch.setattr(submissions, "autocommit_connection", nullcontext)
-    monkeypatch.setattr("backend.api.submissions.outbox.backlog", lambda *_: (0, 0))
+    monkeypatch.setattr("backend.api.admission.autocommit_connection", nullcontext)
+    monkeypatch.setattr("backend.api.admission.outbox.backlog", lambda *_: (0, 0))
     monkeypatch.setattr(submissions, "_write", write)
     # Counted once: what is added since is all that is known of what waits.
-    monkeypatch.setattr(submissions, "SAMPLE_SECONDS", 3600)
+    monkeypatch.setattr("backend.api.admission.SAMPLE_SECONDS", 3600)
 
     async def scene() -> list[str]:
         accepting = submissions.Submissions()

@@ -13,6 +13,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from backend.broker.connection import connect
+from backend.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +48,14 @@ class EventLoopWatch:
     def __init__(self, end: Callable[[], None]) -> None:
         self._end = end
         self._ticked = False
-        self._stopping = threading.Event()
-        threading.Thread(target=self._run, name="event loop watch", daemon=True).start()
+        self._misses = Misses()
+        self._loop = Loop(
+            "event loop watch",
+            "ends this worker if its event loop hangs",
+            self._check,
+            interval=CHECK_SECONDS,
+        )
+        self._loop.start()
 
     def tick(self) -> None:
         """Note that the event loop runs; to be called by it every TICK_SECONDS."""
@@ -56,22 +63,20 @@ class EventLoopWatch:
 
     def stop(self) -> None:
         """Stop watching: the event loop is about to end."""
-        self._stopping.set()
+        self._loop.stopping.set()
 
-    def _run(self) -> None:
-        misses = Misses()
-        while not self._stopping.wait(CHECK_SECONDS):
-            ticked, self._ticked = self._ticked, False
-            if misses.check(ticked=ticked, reached=_broker_reached):
-                logger.critical(
-                    "the event loop has hung for %d s although the broker can be reached (in %s):"
-                    " this worker ends, and its tasks run again; start it again if nothing else"
-                    " does (make run and Docker Compose do)",
-                    misses.count * CHECK_SECONDS,
-                    _place(),
-                )
-                self._end()
-                return
+    def _check(self) -> None:
+        ticked, self._ticked = self._ticked, False
+        if self._misses.check(ticked=ticked, reached=_broker_reached):
+            logger.critical(
+                "the event loop has hung for %d s although the broker can be reached (in %s):"
+                " this worker ends, and its tasks run again; start it again if nothing else"
+                " does (make run and Docker Compose do)",
+                self._misses.count * CHECK_SECONDS,
+                _place(),
+            )
+            self._end()
+            self._loop.stopping.set()
 
 
 def _broker_reached() -> bool:

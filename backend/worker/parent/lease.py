@@ -10,8 +10,8 @@ import logging
 import os
 import queue
 import signal
-import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from celery import bootsteps
@@ -25,6 +25,7 @@ from celery.worker import state as celery_state
 from backend.db import leases, ledger, locked
 from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
+from backend.loop import Loop, start_thread
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
@@ -72,12 +73,19 @@ class Lease:
         self._worker = worker
         self._name: str = worker.hostname
         self._writes: queue.SimpleQueue[tuple[float, PendingWrite]] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._renew_at = 0.0
+        self._loop = Loop(
+            "lease",
+            "renews this worker's lease, writes what only the parent process notices",
+            self._turn,
+        )
+        self._stopping = self._loop.stopping
         self._lost_before: set[str] = set()
         self._locked = False
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._thread.start()
-        threading.Thread(target=self._watch_for_stop, name="stop watch", daemon=True).start()
+        self._loop.start()
+        start_thread(
+            "stop watch", "ends this worker if it does not stop in time", self._watch_for_stop
+        )
 
     def report(self, write: PendingWrite) -> None:
         """Make a change soon; returns at once."""
@@ -85,24 +93,21 @@ class Lease:
 
     def end(self) -> None:
         """Hand back what did not end and give up the lease; returns within 5 s."""
-        self._stopping.set()
-        self._thread.join(timeout=2)
+        self._loop.close(2)
         self._hand_back_soon()
 
-    def _run(self) -> None:
-        renew_at = 0.0
-        while not self._stopping.is_set():
-            now = time.monotonic()
-            if now >= renew_at:
-                renew_at = now + leases.RENEW_SECONDS
-                self._guarded(self._renew)
-            try:
-                until, write = self._writes.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if not self._guarded(write.record) and time.monotonic() < until:
-                self._writes.put((until, write))
-                self._stopping.wait(0.5)
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + leases.RENEW_SECONDS
+            self._guarded(self._renew)
+        try:
+            until, write = self._writes.get(timeout=0.2)
+        except queue.Empty:
+            return
+        if not self._guarded(write.record) and time.monotonic() < until:
+            self._writes.put((until, write))
+            self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
         """End the process that stops, whatever the rest waits for.
@@ -175,11 +180,8 @@ class Lease:
 
     def _hand_back_soon(self) -> None:
         """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""
-        step = threading.Thread(
-            target=self._guarded, args=[self._hand_back], name="hand back", daemon=True
-        )
-        step.start()
-        step.join(timeout=2)
+        step = partial(self._guarded, self._hand_back)
+        start_thread("hand back", "hands back tasks that did not end", step).join(timeout=2)
 
     def end_now(self, code: int) -> NoReturn:
         """End the process although tasks still run, leaving no child behind."""

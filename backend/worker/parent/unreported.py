@@ -7,8 +7,8 @@ must not wait for PostgreSQL.
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerLostError
@@ -17,6 +17,7 @@ from backend.broker.app import app
 from backend.db import ledger, locked
 from backend.db.records import Outcome
 from backend.db.session import transaction
+from backend.loop import start_thread
 from backend.states import RETRY, REVOKED
 from backend.telemetry.logs import about
 from backend.worker.failures import backoff, error_text
@@ -96,6 +97,4 @@ class Revoke:
 def _reply(delivery: Delivery, outcome: Outcome) -> None:
     """Reply in a thread: the lease's must not wait for the broker, which may take seconds."""
     results: Any = app.backend
-    threading.Thread(
-        target=results.reply, args=[[(delivery, outcome)]], name="reply", daemon=True
-    ).start()
+    start_thread("reply", "sends a reply", partial(results.reply, [(delivery, outcome)]))
