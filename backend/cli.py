@@ -75,9 +75,9 @@ def up() -> None:
         patience = 10.0 if killed else 0.0
         _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
-        with lifetime.servers(found) as inherited_fds:
+        with lifetime.servers(found) as (servers, inherited_fds):
             _migrate()
-            code = run(output, inherited_fds)
+            code = run(output, servers, inherited_fds)
     sys.exit(code)
 
 

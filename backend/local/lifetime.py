@@ -135,25 +135,28 @@ def remove_data(folder: Path) -> None:
 
 
 @contextmanager
-def servers(found: Settings) -> Iterator[list[int]]:
+def servers(found: Settings) -> Iterator[tuple[Sequence[Server], Sequence[int]]]:
     """Run the servers that the settings do not name; name them to this process and its children.
 
-    Gives file descriptors that the children have to keep open: should this process be killed, the
-    servers go on until the children have ended too.
+    Gives the servers, to be checked, and file descriptors that the children have to keep open:
+    should this process be killed, the servers go on until the children have ended too.
     To be called within `exclusive_data_dir`. Raises CannotRun for a server that does not start.
     """
+    running: list[Server] = []
     inherited_fds: list[int] = []
     with ExitStack() as cleanup:
         try:
-            urls = _start(found, cleanup, inherited_fds)
+            urls = _start(found, cleanup, running, inherited_fds)
         except OSError as error:
             raise CannotRun(f"cannot start the embedded servers: {error}") from error
         os.environ.update({name.upper(): url for name, url in urls.items()})
         os.environ[UP_VARIABLE] = str(found.data_dir / LOCK_FILE)
-        yield inherited_fds
+        yield running, inherited_fds
 
 
-def _start(found: Settings, cleanup: ExitStack, inherited_fds: list[int]) -> dict[str, str]:
+def _start(
+    found: Settings, cleanup: ExitStack, running: list[Server], inherited_fds: list[int]
+) -> dict[str, str]:
     """Start the servers and return their URLs by the settings' names."""
     # Written first: whenever this process is killed, the next one knows what to look for.
     note = found.data_dir / RUNNING_FILE
@@ -169,7 +172,6 @@ def _start(found: Settings, cleanup: ExitStack, inherited_fds: list[int]) -> dic
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
-    running: list[Server] = []
     cleanup.callback(_stop, running, sockets)
     for kind in kinds:
         running.append(kind(found, sockets))

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +30,13 @@ logger = logging.getLogger("system")
 START_SECONDS = 120.0
 # How to end a server: a signal, and the seconds until the next, harder one.
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
-# The pause before a server is tried again that cannot start.
+# The pause before a server that has ended is started again, and after a start that fails.
+FIRST_PAUSE = 1.0
 RESTART_SECONDS = 5.0
 
 
 class Server:
-    """A server process that is started again when it ends by itself, until it is told to end."""
+    """A server process. While `check` is called, it is started again when it ends by itself."""
 
     name: str
     setting: str
@@ -47,8 +47,10 @@ class Server:
         self.sockets = sockets
         self.log = self.folder / f"{self.name.lower()}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._changing = threading.Lock()
-        self._stopping = threading.Event()
+        self._command: Sequence[str] = ()
+        # When it may be started again; None while it runs.
+        self._start_at: float | None = None
+        self._failed = False
 
     @staticmethod
     def url(sockets: Path) -> str:
@@ -73,16 +75,35 @@ class Server:
         """Return when it serves. Raises CannotRun."""
         logger.info("starting %s", self.name)
         self.log.write_bytes(b"")
-        command = self.prepare()
+        self._command = self.prepare()
         self.clean_up()
-        process = self._process = self._spawn(command)
+        process = self._process = self._spawn()
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise self.failure()
             time.sleep(0.02)
-        keep = threading.Thread(target=self._keep, args=[command], name=self.name, daemon=True)
-        keep.start()
+
+    def check(self) -> None:
+        """Start it again if it has ended by itself, however often that fails."""
+        now = time.monotonic()
+        if self._start_at is None:
+            if self._process is not None and self._process.poll() is not None:
+                code = self._process.returncode
+                logger.warning("%s ended by itself (%s); starting it again", self.name, code)
+                self._start_at = now + FIRST_PAUSE
+        elif now >= self._start_at:
+            try:
+                self.clean_up()
+                self._process = self._spawn()
+            except (OSError, CannotRun) as error:
+                if not self._failed:
+                    logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
+                self._failed = True
+                self._start_at = now + RESTART_SECONDS
+            else:
+                self._failed = False
+                self._start_at = None
 
     def run(self, command: Sequence[str]) -> None:
         """Run a program to its end. Raises CannotRun where it fails."""
@@ -106,11 +127,9 @@ class Server:
         return CannotRun(f"{self.name} did not start: {last.strip()} ({self.log} has the rest)")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to end; after the first it is not started again."""
-        self._stopping.set()
-        with self._changing:
-            if self._process is not None:
-                self._process.send_signal(number)
+        """Send a signal to the process."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def ended(self, timeout: float) -> bool:
         """Wait for its end; False where it did not come."""
@@ -119,10 +138,10 @@ class Server:
         except subprocess.TimeoutExpired:
             return False
 
-    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own command
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -130,32 +149,6 @@ class Server:
                 env=_environment(),
                 start_new_session=True,  # Ctrl+C is for `up`, which stops them last
             )
-
-    def _keep(self, command: Sequence[str]) -> None:
-        while True:
-            assert self._process is not None  # noqa: S101 - for mypy: start() has made it
-            code = self._process.wait()
-            if self._stopping.wait(1.0):
-                return
-            logger.warning("%s ended by itself (%s); starting it again", self.name, code)
-            self._restart(command)
-
-    def _restart(self, command: Sequence[str]) -> None:
-        """Start it, however often that fails, unless it was told to stop."""
-        said = False
-        while not self._stopping.is_set():
-            try:
-                self.clean_up()
-                with self._changing:
-                    if not self._stopping.is_set():
-                        self._process = self._spawn(command)
-            except (OSError, CannotRun) as error:
-                if not said:
-                    logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
-                said = True
-                self._stopping.wait(RESTART_SECONDS)
-            else:
-                return
 
 
 class Postgres(Server):

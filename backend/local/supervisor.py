@@ -6,7 +6,6 @@ wrong, and the reason is above. Later ends are accidents: it is started again, w
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -14,17 +13,18 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
+from functools import partial
 from typing import IO, TYPE_CHECKING, Final
 
-from backend.settings import settings
+from backend.local.announce import announce
+from backend.loop import start_thread
 from backend.telemetry import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from backend.local.programs import Server
     from backend.telemetry.terminal import Output
 
 # The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
@@ -37,10 +37,6 @@ POLL_SECONDS = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 STEADY_SECONDS = 60.0
 
-# How long what is degraded, such as a missing worker, may delay the first addresses.
-DEGRADED_SECONDS = 30.0
-
-READY = "Tasks API is ready"
 PROCESSES: Final = ("api", "worker", "flower")
 
 logger = logging.getLogger("system")
@@ -123,13 +119,12 @@ class Service:
         except OSError as error:  # too many processes, or no memory for another
             self._start_later(f"{self.name} cannot be started ({error.strerror})")
             return
-        self._reader = threading.Thread(
-            target=self._pass_on, args=[self._process.stdout], name="output", daemon=True
-        )
-        self._reader.start()
+        pass_on = partial(self._pass_on, self._process.stdout)
+        self._reader = start_thread("output", f"prints the lines of {self.name}", pass_on)
         logger.info("%s started (pid %d)", self.name, self._process.pid)
 
-    def _pass_on(self, lines: IO[bytes]) -> None:
+    def _pass_on(self, lines: IO[bytes] | None) -> None:
+        assert lines is not None  # noqa: S101 - for mypy: stdout is a pipe
         with lines:
             for line in lines:
                 text = line.decode(errors="replace").rstrip()
@@ -145,15 +140,20 @@ class Supervisor:
         commands: Mapping[str, Sequence[str]],
         output: Output,
         *,
+        servers: Sequence[Server] = (),
         inherited_fds: Sequence[int] = (),
         parent: int | None = None,
     ) -> None:
-        """Run each command with `inherited_fds` open, while `parent` is our parent."""
+        """Run each command with `inherited_fds` open, while `parent` is our parent.
+
+        `servers` run already, and are started again too. They are not stopped here.
+        """
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
         self._stop_requested = False
         self._closed = output.closed
         self._parent = parent
+        self._servers = servers
         self._services = [
             Service(name, line, output, inherited_fds) for name, line in commands.items()
         ]
@@ -171,6 +171,8 @@ class Supervisor:
         try:
             while well and not self._must_stop():
                 time.sleep(POLL_SECONDS)
+                for server in self._servers:
+                    server.check()
                 restart = self.ready.is_set()
                 well = all(each.check(restart=restart) for each in self._services)
         finally:
@@ -213,10 +215,10 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
 
-def run(output: Output, inherited_fds: Sequence[int]) -> int:
+def run(output: Output, servers: Sequence[Server], inherited_fds: Sequence[int]) -> int:
     """Run until a signal, or until a process ends before all are ready; return the exit code.
 
-    The processes have `inherited_fds` open.
+    `servers`: the embedded servers, which run already. The processes have `inherited_fds` open.
     """
     os.environ["PYTHONUNBUFFERED"] = "1"
     # Whatever the terminal's is: their lines are read and printed here.
@@ -225,13 +227,19 @@ def run(output: Output, inherited_fds: Sequence[int]) -> int:
     # The Makefile names make's process, which may be killed.
     parent = os.environ.pop("TASKS_API_PARENT", None)
     supervisor = Supervisor(
-        commands, output, inherited_fds=inherited_fds, parent=int(parent) if parent else None
+        commands,
+        output,
+        servers=servers,
+        inherited_fds=inherited_fds,
+        parent=int(parent) if parent else None,
     )
     for number in stop_signals():
         signal.signal(number, lambda *_: supervisor.stop())
-    threading.Thread(
-        target=_announce, args=[supervisor, output], name="announce", daemon=True
-    ).start()
+    start_thread(
+        "announce",
+        "prints the addresses when everything answers",
+        partial(announce, supervisor.ready, output),
+    )
     if supervisor.run():
         logger.info("everything has stopped; what was accepted is kept")
         return 0
@@ -240,60 +248,3 @@ def run(output: Output, inherited_fds: Sequence[int]) -> int:
         " the lines above say which and why\n"
     )
     return 1
-
-
-def _announce(supervisor: Supervisor, output: Output) -> None:
-    """Print addresses and a first command once everything answers.
-
-    What is degraded at the start mostly ends within seconds; what does not is logged.
-    """
-    api = f"http://{settings().own_host}:{settings().api_port}"
-    flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
-    patience = time.monotonic() + DEGRADED_SECONDS
-    while (
-        (degraded := _degraded(f"{api}/health/ready")) is None
-        or (degraded and time.monotonic() < patience)
-        or not _answers(flower)
-    ):
-        time.sleep(0.2)
-    supervisor.ready.set()
-    for fault in degraded:
-        logger.warning("degraded: %s", fault)
-    pages = {"API": api, "Swagger": f"{api}/docs", "ReDoc": f"{api}/redoc", "Flower": flower}
-    first = (
-        f"curl -X POST {api}/tasks/ "
-        """-H "Content-Type: application/json" -d '{"content": "Hello World"}'"""
-    )
-    if not sys.stdout.isatty():
-        keys = {name.lower(): address for name, address in pages.items()}
-        output.show(terminal.event("system", READY, **keys, first=first))
-        return
-    bold, plain = ("\x1b[1m", "\x1b[0m") if terminal.coloured() else ("", "")
-    lines = [f"  {name:<9} {address}" for name, address in pages.items()]
-    lines = ["", f"{bold}{READY}{plain}", *lines, "Try it:", f"  {first}", "Stop with Ctrl+C.", ""]
-    output.write("\n".join([*lines, ""]))
-
-
-# Not through a proxy that the environment names for other addresses.
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _degraded(url: str) -> list[str] | None:
-    """Return what the API's readiness names as degraded; None while it is not ready."""
-    try:
-        with _DIRECT.open(url, timeout=1) as answer:
-            degraded: list[str] = json.load(answer)["degraded"]
-            return degraded
-    except (OSError, ValueError):
-        return None
-
-
-def _answers(url: str) -> bool:
-    """Return whether a page answers; a login page does too."""
-    try:
-        with _DIRECT.open(url, timeout=1):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code == 401  # noqa: PLR2004 - Flower with basic auth
-    except OSError:
-        return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from backend.local.supervisor import READY
+from backend.local.announce import READY
 from tests.support.ports import free_port
 from tests.support.stack import ROOT, Stack
 from tests.support.waiting import eventually

@@ -1099,7 +1099,7 @@ GUARDS = [
     ),
     Guard(
         "own addresses are not asked through a proxy",
-        "backend/local/supervisor.py",
+        "backend/local/announce.py",
         "build_opener(urllib.request.ProxyHandler({}))",
         "build_opener()",
         "tests/acceptance/test_addresses.py",

@@ -276,6 +276,11 @@ def test_a_server_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
     server.start()
     assert server._process is not None
     server._process.kill()
-    eventually(lambda: server.log.read_text().count("here") == 2, 5, "it is started again")
+
+    def started_again() -> bool:
+        server.check()
+        return server.log.read_text().count("here") == 2
+
+    eventually(started_again, 5, "it is started again")
     server.send(signal.SIGKILL)
     assert server.ended(5)

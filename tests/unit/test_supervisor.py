@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.local import supervisor
+from backend.local import announce, supervisor
 from backend.local.supervisor import Supervisor
 from backend.telemetry.terminal import Output
 from tests.support.waiting import eventually
@@ -247,7 +247,7 @@ class Readiness(BaseHTTPRequestHandler):
 def test_the_addresses_come_though_something_stays_degraded(
     said: Callable[[], str], monkeypatch: pytest.MonkeyPatch, *, lasting: bool
 ) -> None:
-    monkeypatch.setattr(supervisor, "DEGRADED_SECONDS", 0.5 if lasting else 20.0)
+    monkeypatch.setattr(announce, "DEGRADED_SECONDS", 0.5 if lasting else 20.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Readiness) as server:
         server.faults = [["no worker"], ["no worker"] if lasting else []]  # type: ignore[attr-defined]  # read above
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -257,10 +257,10 @@ def test_the_addresses_come_though_something_stays_degraded(
             flower_port=server.server_port,
             flower_path="",
         )
-        monkeypatch.setattr(supervisor, "settings", lambda: found)
+        monkeypatch.setattr(announce, "settings", lambda: found)
         stack = Supervisor({}, Output())
-        supervisor._announce(stack, Output())
+        announce.announce(stack.ready, Output())
         server.shutdown()
     assert stack.ready.is_set()
     assert ("degraded: no worker" in said()) is lasting
-    assert supervisor.READY in said()
+    assert announce.READY in said()
