@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -405,32 +404,6 @@ def test_every_module_is_in_the_map() -> None:
         if path.name != "__init__.py" and path.parent.name != "versions"
     }
     assert there == shown
-
-
-def _thread_names() -> Iterator[str]:
-    """Go over the names of the threads that the code starts."""
-    for path in (ROOT / "backend").rglob("*.py"):
-        source = path.read_text()
-        for node in ast.walk(ast.parse(source)):
-            if not isinstance(node, ast.Call):
-                continue
-            called = ast.unparse(node.func)
-            if called == "Batcher":
-                yield ast.literal_eval(node.args[0])
-            elif called in {"threading.Thread", "Thread"}:
-                (name,) = (keyword.value for keyword in node.keywords if keyword.arg == "name")
-                if isinstance(name, ast.Constant):
-                    yield str(name.value)
-                elif ast.unparse(name) == "self.name":
-                    yield from re.findall(r'^    name = "(\w+)"$', source, re.MULTILINE)
-                else:
-                    assert path.name == "batcher.py", f"a thread in {path} without a fixed name"
-
-
-def test_every_thread_is_in_the_table() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    table = text.partition("\n## Threads\n")[2].partition("\n## ")[0]
-    assert set(_thread_names()) == set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
 
 
 def test_every_state_change_is_in_the_table() -> None:

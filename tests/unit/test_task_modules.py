@@ -1,0 +1,116 @@
+"""Tasks of a package beside this one: TASK_MODULES and `run`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.settings import SettingsError, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DECLARATION = """
+from pydantic import BaseModel
+from backend.task import Run, task
+
+class Size(BaseModel):
+    width: int
+
+@task(name="resize", run="acme.resizing:resize")
+def resize(args: Size, run: Run) -> Size:
+    \"""Resize an image.\"""
+    raise NotImplementedError
+"""
+IMPLEMENTATION = """
+from backend.task import Run
+
+def resize(args, run: Run):
+    return args.model_copy(update={"width": args.width // 2})
+"""
+# Never connected to.
+SERVERS = {
+    "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:1/nothing",
+    "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+}
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """Make a package with a module of tasks, and a module that does the work."""
+    for name, text in {
+        "__init__": "",
+        "tasks/__init__": "",
+        "tasks/images": DECLARATION,
+        "resizing": IMPLEMENTATION,
+    }.items():
+        file = tmp_path / "acme" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path
+
+
+def python(code: str, folder: Path, modules: str) -> str:
+    """Run code in a process of its own; return what it prints, or its last line of error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **SERVERS, "PYTHONPATH": str(folder), "TASK_MODULES": modules},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_tasks_of_another_package_are_found_beside_ours(acme: Path) -> None:
+    found = python(
+        "from backend.registry import names; print(names())", acme, "backend.tasks, acme.tasks"
+    )
+    assert "insert_message, resize, slow" in found
+
+
+def test_what_does_the_work_is_imported_only_when_it_is_needed(acme: Path) -> None:
+    code = """
+import sys
+from backend.registry import registered
+task = registered()["resize"]
+print("acme.resizing" in sys.modules, task.arguments.__name__, task.result.__name__)
+print(task.function(task.arguments(width=8), None))
+"""
+    found = python(code, acme, "backend.tasks,acme.tasks.images")
+    assert found == "False Size Size\nwidth=4"
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("raise OSError('no camera')", "cannot be imported: OSError: no camera"),
+        ("", "cannot be imported: AttributeError: "),
+        ("def resize(args): ...", "task 'resize': its parameters are (args, run)"),
+    ],
+)
+def test_a_worker_does_not_start_without_what_does_the_work(
+    acme: Path, broken: str, said: str
+) -> None:
+    (acme / "acme" / "resizing.py").write_text(broken)
+    found = python("import backend.worker", acme, "backend.tasks,acme.tasks")
+    assert "RegistrationError" in found
+    assert said in found
+
+
+def test_a_module_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
+    found = python("from backend.registry import names; names()", tmp_path, "backend.tasks,nothing")
+    assert "nothing cannot be imported: ModuleNotFoundError" in found
+
+
+@pytest.mark.parametrize("value", ["acme.tasks", "backend.tasks,", "backend.tasks acme", "a-b"])
+def test_names_that_cannot_be_modules_are_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("TASK_MODULES", value)
+    with pytest.raises(SettingsError, match="TASK_MODULES must be names of modules"):
+        read()
