@@ -182,7 +182,7 @@ def _apt_get(words: list[str]) -> None:
 
 
 def _psql(words: list[str]) -> None:
-    embedded = (ROOT / "backend" / "embedded" / "lifetime.py").read_text()
+    embedded = (ROOT / "backend" / "local" / "lifetime.py").read_text()
     assert words == ["-h", "$(jq -r .sockets .data/running.json)", "-U", "postgres", "postgres"]
     assert '"sockets": str(sockets)' in embedded
 
