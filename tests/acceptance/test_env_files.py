@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TASK = """
 import json, os
 from pydantic import BaseModel
-from backend.registry import Run, task
+from backend.task import Run, task
 ours = {name: value for name, value in os.environ.items() if name.startswith("OURS_")}
 print("SEEN", json.dumps(ours), flush=True)
 class Empty(BaseModel): pass

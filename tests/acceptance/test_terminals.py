@@ -91,7 +91,7 @@ def test_a_path_of_sockets_may_have_spaces_and_any_sign(
             "DATABASE_URL": folder.urls()["database_url"],
             "CELERY_BROKER_URL": folder.urls()["celery_broker_url"],
         }
-        code = "from backend.broker.app import connect; connect(timeout=5).close()"
+        code = "from backend.broker.connection import connect; connect(timeout=5).close()"
         for command in (["-m", "backend", "migrate"], ["-c", code]):
             done = subprocess.run(
                 [sys.executable, *command],
