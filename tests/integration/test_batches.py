@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from backend import states
 from backend.db import idempotency, ledger, locked, queries, records
-from tests.integration.test_ledger import claim, put, submit, succeed, task
+from tests.support.ledger import claim, put, submit, succeed, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from backend.db import clock, locked, outbox
-from tests.integration.test_ledger import put, submit
+from tests.support.ledger import put, submit
 
 if TYPE_CHECKING:
     from datetime import timedelta

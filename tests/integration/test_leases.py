@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import leases, ledger, locked, queries
-from tests.integration.test_ledger import put, submit, succeed
+from tests.support.ledger import put, submit, succeed
 
 LEASES = {
     "no lease": (None, False),

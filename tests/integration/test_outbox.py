@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import select
-from collections import Counter
 from contextlib import closing
 from typing import cast
 from uuid import uuid4
@@ -15,19 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, outbox, queries, records
-from tests.integration.test_ledger import put, submit
-
-
-def age(database: sa.Engine, task_id: str, seconds: float, publishes: int = 1) -> None:
-    """Make a row look as if it had been published so long ago, for the nth time."""
-    with database.begin() as connection:
-        connection.execute(
-            sa.text(
-                "UPDATE outbox SET publishes = :n,"
-                " published_at = now() - make_interval(secs => :age) WHERE task_id = :id"
-            ),
-            {"id": task_id, "age": seconds, "n": publishes},
-        )
+from tests.support.ledger import age, put, submit
 
 
 def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) -> None:
@@ -111,25 +96,6 @@ def test_no_more_rows_than_are_missing_are_published_again_and_the_oldest_first(
     with database.begin() as connection:
         assert outbox.republish(connection, 2, bundled=False) == 2
         assert set(ids[-2:]) == {due.task_id for due in outbox.take(connection, 10)}
-
-
-def test_bundles_and_messages_of_one_task_are_published_again_each_by_their_own_number(
-    database: sa.Engine,
-) -> None:
-    alone, bundled = submit(database), submit(database)
-    with database.begin() as connection:
-        connection.execute(
-            sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": alone[0]}
-        )
-        outbox.take(connection, 10, bundled=["slow"])
-        assert outbox.published(connection) == (1, 1)
-    for task_id in (*alone, *bundled):
-        age(database, task_id, 100)
-    with database.begin() as connection:
-        assert outbox.republish(connection, 10, bundled=True) == 1
-        assert bundled == [due.task_id for due in outbox.take(connection, 10)]
-        assert outbox.republish(connection, 10, bundled=False) == 1
-        assert alone == [due.task_id for due in outbox.take(connection, 10)]
 
 
 def start(database: sa.Engine, task_id: str, accepted: float) -> None:
@@ -222,66 +188,6 @@ def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> N
         assert [cast("str", heard.channel) for heard in listener.notifies] == ["outbox"]
 
 
-def test_first_attempts_of_bundled_tasks_share_messages_and_others_have_their_own(
-    database: sa.Engine,
-) -> None:
-    ids = submit(database, outbox.BUNDLE + 20)
-    with database.begin() as connection:
-        connection.execute(
-            sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": ids[0]}
-        )
-        taken = outbox.take(connection, 500, bundled=["slow"])
-        sizes = Counter(due.bundle for due in taken)
-        assert sizes == {None: 1, 0: outbox.BUNDLE, 1: 19}
-        assert [due.attempt for due in taken if due.bundle is None] == [2]
-        assert outbox.published(connection) == (1, 2)
-
-
-def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> None:
-    third = outbox.BUNDLE_BYTES // 3
-    with database.begin() as connection:
-        args = json.dumps({"content": "x" * third})
-        new = [records.NewTask(str(uuid4()), "long", args, 3, None) for _ in range(7)]
-        ledger.submit(connection, new)
-        taken = outbox.take(connection, 500, bundled=["long"])
-        assert max(Counter(due.bundle for due in taken).values()) <= 4
-        assert outbox.published(connection) == (0, len({due.bundle for due in taken}))
-
-
-def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
-    database: sa.Engine,
-) -> None:
-    ids = submit(database, 3)
-    with database.begin() as connection:
-        outbox.take(connection, 500, bundled=["slow"])
-        connection.execute(
-            sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
-        )
-        ledger.claim(connection, {ids[0]: 1}, "w")
-        assert outbox.published(connection) == (0, 1)
-        assert outbox.republish(connection, 1, bundled=True) == 2
-        again = outbox.take(connection, 500, bundled=["slow"])
-        assert {due.task_id for due in again} == set(ids[1:])
-
-
-def test_messages_of_two_relays_that_took_at_the_same_time_are_all_counted(
-    database: sa.Engine,
-) -> None:
-    submit(database, 4)
-    with database.begin() as first, database.begin() as second:
-        outbox.take(first, 2, bundled=["slow"])
-        outbox.take(second, 2, bundled=["slow"])
-        for connection in (first, second):
-            connection.execute(
-                sa.text(
-                    "UPDATE outbox SET published_at = date_trunc('day', now())"
-                    " WHERE xmin = CAST(CAST(pg_current_xact_id() AS text) AS xid)"
-                )
-            )
-    with database.begin() as connection:
-        assert outbox.published(connection) == (0, 2)
-
-
 def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine) -> None:
     ids = submit(database, 3)
     with database.begin() as connection:
@@ -292,36 +198,3 @@ def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine
         taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]
         assert submit_in[0].id not in ids
-
-
-MEGABYTE = 1024 * 1024
-TEXTS = {"compressed": "x" * MEGABYTE, "plain": secrets.token_hex(MEGABYTE // 2)}
-
-
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("bundled", [(), ("slow",)])
-def test_large_tasks_are_taken_a_few_at_a_time_until_all_are_taken(
-    database: sa.Engine, text: str, bundled: tuple[str, ...]
-) -> None:
-    ids = submit(database, 20, args=json.dumps({"text": TEXTS[text]}))
-    takes = []
-    with database.begin() as connection:
-        while taken := outbox.take(connection, 500, bundled):
-            takes.append([due.task_id for due in taken])
-    assert sorted(task_id for take in takes for task_id in take) == sorted(ids)
-    assert 2 <= max(len(take) for take in takes) <= 6
-
-
-def test_a_task_larger_than_the_limit_is_taken_alone_and_small_ones_all_at_once(
-    database: sa.Engine,
-) -> None:
-    large = json.dumps({"text": secrets.token_hex(outbox.TAKE_BYTES)})
-    first = submit(database, 2, args=large)
-    small = submit(database, 100)
-    takes = []
-    with database.begin() as connection:
-        while taken := outbox.take(connection, 500):
-            takes.append([due.task_id for due in taken])
-    assert [len(take) for take in takes] == [1, 1, 100]
-    assert {task_id for take in takes[:2] for task_id in take} == set(first)
-    assert set(takes[2]) == set(small)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, locked, outbox, queries
-from tests.integration.test_bounds import KEEP_STATISTICS, blocks, plan
+from tests.support.plans import KEEP_STATISTICS, blocks, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,8 @@ import sqlalchemy as sa
 from backend.db import leases, ledger, outbox
 from backend.errors import LeaseExpired, StoreLocked, StoreNotWritable
 from backend.registry import registered
-from tests.integration.test_ledger import put, submit, task
-from tests.integration.test_outbox import age
 from tests.support.attempts import attempt_of
+from tests.support.ledger import age, put, submit, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, repairs
-from tests.integration.test_bounds import blocks
-from tests.integration.test_ledger import box, put, submit, task
 from tests.integration.test_plans import WAITING, burst
+from tests.support.ledger import box, put, submit, task
+from tests.support.plans import blocks
 from tests.support.waiting import eventually
 
 

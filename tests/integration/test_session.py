@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
-from tests.integration.test_ledger import submit
+from tests.support.ledger import submit
 
 if TYPE_CHECKING:
     from backend.api.readiness import Readiness

@@ -11,15 +11,15 @@ from pydantic import RootModel
 
 from backend.db import leases
 from backend.task import Task
-from tests.integration.test_ledger import submit, task
-from tests.integration.test_task_session import declare, run_in_batch, sql, waiting, written
 from tests.support.attempts import run_alone
+from tests.support.ledger import submit, task
+from tests.support.task_session import declare, run_in_batch, sql, waiting, written
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from backend.states import State
-    from tests.integration.test_task_session import Action
+    from tests.support.task_session import Action
 
 both_kinds = pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from backend.db import connection
-from tests.integration.test_task_session import raw, run_once, sql
+from tests.support.task_session import raw, run_once, sql
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.integration.test_task_session import Action
+    from tests.support.task_session import Action
 
 LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 SETTINGS = ["SET search_path TO nowhere", "SET LOCAL search_path TO nowhere", "RESET ALL"]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.test_ledger import box, submit, task
 from tests.support.attempts import attempt_of
+from tests.support.ledger import box, submit, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

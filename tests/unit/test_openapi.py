@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import openapi_spec_validator
 import pytest
 from fastapi.testclient import TestClient
 from openapi_schema_validator import OAS31Validator
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    RootModel,
     TypeAdapter,
     ValidationError,
 )
 
-from backend.api.routes import task_models
-from backend.task import Task
 from backend.tasks.insert_message import Content, MessageOut
-from backend.tasks.slow import SlowArguments, SlowResult
+from backend.tasks.slow import SlowResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 Operation = tuple[str, str, dict[str, Any]]
 
@@ -178,62 +172,6 @@ def test_the_document_shows_what_each_task_gives(
         OAS31Validator(schema).validate(example["value"])
     MessageOut.model_validate(answer["examples"]["insert_message"]["value"]["result"])
     SlowResult.model_validate(answer["examples"]["slow"]["value"]["result"])
-
-
-class Handle:
-    """What JSON Schema cannot describe."""
-
-
-class Odd(BaseModel):
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    handle: Annotated[Handle, PlainSerializer(lambda _: "x")]
-
-
-class Renamed(BaseModel):
-    """A model whose field has another name in JSON."""
-
-    in_days: int = Field(alias="inDays", examples=[3])
-
-
-Numbers = RootModel[Annotated[list[int], Field(examples=[[1, 2]])]]
-
-
-def task_of(result: type[BaseModel]) -> Task:
-    def function(args: BaseModel, run: object) -> BaseModel:
-        """Do something.
-
-        At length.
-        """
-        raise NotImplementedError
-
-    function.__annotations__["return"] = result
-    return Task("odd", function, BaseModel, 1, 60, one_commit=False)
-
-
-@pytest.mark.parametrize(
-    ("result", "example"),
-    [(Odd, None), (Renamed, {"inDays": 3}), (Numbers, [1, 2]), (SlowArguments, {"duration": 10})],
-)
-def test_any_result_is_documented(
-    monkeypatch: pytest.MonkeyPatch, result: type[BaseModel], example: object
-) -> None:
-    task = task_of(result)
-    assert task_models.example(task) == example
-    description = task_models.describe(task)
-    assert description.startswith("Do something.\n\nAt length.\n\nIts `result` in")
-    assert (json.dumps(example, indent=2) in description) == (example is not None)
-    monkeypatch.setattr(task_models, "registered", lambda: {"odd": task})
-    schema = task_models.task_state().model_json_schema(mode="serialization")
-    state = {"task_id": "x", "status": "SUCCESS", "result": example}
-    OAS31Validator(schema).validate(state)
-
-
-@pytest.mark.usefixtures("configured")
-def test_a_value_has_the_names_that_are_documented() -> None:
-    from backend.worker.attempt.call import as_json
-
-    assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}
 
 
 def test_no_parameter_has_a_default_that_a_browser_cannot_write(

@@ -1,0 +1,160 @@
+"""Scan bounds while others work: nothing that comes back or commits late is missed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from backend.db import bounds, ledger, outbox, records
+from tests.support.bounds import advance, advanced, backdate, below, minutes, take
+from tests.support.ledger import submit
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def put_back(connection: sa.Connection, ids: list[str]) -> None:
+    outbox.put_back(connection, ids)
+
+
+def republish(connection: sa.Connection, _ids: list[str]) -> None:
+    assert outbox.republish(connection, 10, bundled=False) == 2
+
+
+BRING_BACK = [put_back, republish]
+
+
+@pytest.fixture
+def published(database: sa.Engine) -> list[str]:
+    """Give old tasks that have been published, long enough ago; bounds stand a minute ago."""
+    ids = submit(database, 2)
+    with database.begin() as connection:
+        outbox.take(connection, 10)
+    backdate(database)
+    advanced(database)
+    assert minutes(database)["due_from"] == 1
+    return ids
+
+
+@pytest.mark.parametrize("bring_back", BRING_BACK)
+def test_what_is_to_be_published_again_is_taken_in_its_old_place(
+    database: sa.Engine,
+    published: list[str],
+    bring_back: Callable[[sa.Connection, list[str]], None],
+) -> None:
+    submit(database)
+    with database.begin() as connection:
+        bring_back(connection, published)
+        assert below(connection) == 0
+    assert minutes(database)["due_from"] == 10
+    with database.begin() as connection:
+        assert sorted(due.task_id for due in outbox.take(connection, 2)) == published
+
+
+@pytest.mark.parametrize("first", ["raise", "bring back"])
+@pytest.mark.parametrize("bring_back", BRING_BACK)
+def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
+    database: sa.Engine,
+    published: list[str],
+    bring_back: Callable[[sa.Connection, list[str]], None],
+    first: str,
+) -> None:
+    with database.begin() as connection:
+        bounds.reset(connection)
+    steps: list[Callable[[sa.Connection], object]] = [
+        advance,
+        lambda connection: bring_back(connection, published),
+    ]
+    if first == "bring back":
+        steps.reverse()
+
+    def run_second() -> None:
+        with database.begin() as connection:
+            steps[1](connection)
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    second = threading.Thread(target=run_second)
+    with database.connect() as connection, database.connect() as observer:
+        steps[0](connection)
+        second.start()
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        connection.commit()
+    second.join()
+    with database.begin() as connection:
+        assert below(connection) == 0
+        assert take(connection) == published
+
+
+def test_a_submission_that_commits_late_is_not_missed(database: sa.Engine) -> None:
+    with database.connect() as late:
+        ledger.submit(late, [records.NewTask(NEW, "slow", "{}", 3, None)])
+        advanced(database)
+        advanced(database, every_row=True)
+        late.commit()
+    with database.begin() as connection:
+        assert below(connection) == 0
+        assert take(connection) == [NEW]
+
+
+NEW = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
+
+
+def test_no_row_is_ever_below_its_bound_whoever_works_at_the_same_time(
+    database: sa.Engine,
+) -> None:
+    ids = submit(database, 40)
+    backdate(database)
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def forever(step: Callable[[sa.Connection], object]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                while not stop.is_set():
+                    with database.begin() as connection:
+                        step(connection)
+            except BaseException as error:  # noqa: BLE001 - any ends the test
+                failures.append(error)
+                stop.set()
+
+        return run
+
+    def check(connection: sa.Connection) -> None:
+        assert below(connection) == 0
+
+    def take_some(connection: sa.Connection) -> None:
+        taken = [due.task_id for due in outbox.take(connection, 20)]
+        # As if it had been long ago, for `republish`.
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET published_at = now() - interval '50 s'"
+                " WHERE task_id = ANY(CAST(:ids AS uuid[]))"
+            ),
+            {"ids": taken},
+        )
+
+    steps: list[Callable[[sa.Connection], object]] = [
+        take_some,
+        lambda connection: outbox.put_back(connection, ids[::3]),
+        lambda connection: outbox.republish(connection, 5, bundled=False),
+        advance,
+        bounds.lower,
+        bounds.reset,
+        check,
+    ]
+    threads = [threading.Thread(target=forever(step)) for step in steps]
+    for thread in threads:
+        thread.start()
+    stop.wait(3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    with database.begin() as connection:
+        connection.execute(sa.text("UPDATE outbox SET published_at = NULL"))
+        outbox.put_back(connection, ids)
+        assert take(connection) == ids

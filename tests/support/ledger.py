@@ -1,0 +1,97 @@
+"""Tasks of the tests in the ledger: made, claimed, ended and looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from backend import states
+from backend.db import ledger, locked, records
+
+
+def submit(
+    database: sa.Engine, count: int = 1, max_attempts: int = 3, args: str = '{"n": 1}'
+) -> list[str]:
+    ids = sorted(str(uuid4()) for _ in range(count))
+    with database.begin() as connection:
+        ledger.submit(
+            connection,
+            [records.NewTask(one, "slow", args, max_attempts, "replies") for one in ids],
+        )
+    return ids
+
+
+def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3) -> str:
+    """Make a task of a state, with the outbox row that belongs to it; return its id."""
+    (task_id,) = submit(database, max_attempts=max_attempts)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE tasks SET state = :s, attempt = :a, worker = 'w', started_at = now()"),
+            {"s": state, "a": attempt},
+        )
+        if state in {"PENDING", "RETRY"}:
+            connection.execute(sa.text("UPDATE outbox SET attempt = :a"), {"a": attempt})
+        else:
+            connection.execute(sa.text("DELETE FROM outbox"))
+    return task_id
+
+
+def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "w") -> bool:
+    """Start an attempt; return whether it counts."""
+    return task_id in ledger.claim(connection, {task_id: attempt}, worker).ids
+
+
+def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str = "{}") -> bool:
+    """End an attempt of the worker "w" that has been started; return whether it counted."""
+    end = records.Outcome(task_id, attempt, states.SUCCESS, result)
+    return bool(ledger.finish(connection, [end], "w", waiting=False))
+
+
+def reschedule(
+    connection: sa.Connection, task_id: str, attempt: int, *, waiting: bool = False, delay: int = 0
+) -> bool:
+    """Give a task of the worker "w" its next attempt at no cost; return whether it counted."""
+    again = ledger.reschedule(
+        connection,
+        {task_id: attempt},
+        "w",
+        waiting=waiting,
+        free=True,
+        error="away",
+        delay=delay,
+    )
+    return bool(again)
+
+
+def hand_back(connection: sa.Connection, worker: str) -> int:
+    """Do what a worker does that stops; return how many tasks it has given back."""
+    started = locked.lock_started_by(connection, worker)
+    return len(ledger.reschedule(connection, started, worker, waiting=False, free=True))
+
+
+def task(database: sa.Engine, task_id: str) -> dict[str, Any]:
+    with database.begin() as connection:
+        found = connection.execute(sa.text("SELECT * FROM tasks WHERE id = :id"), {"id": task_id})
+        return dict(found.mappings().one())
+
+
+def box(database: sa.Engine) -> list[tuple[str, int]]:
+    with database.begin() as connection:
+        rows = connection.execute(
+            sa.text("SELECT CAST(task_id AS text), attempt FROM outbox ORDER BY task_id")
+        )
+        return [(row[0], row[1]) for row in rows]
+
+
+def age(database: sa.Engine, task_id: str, seconds: float, publishes: int = 1) -> None:
+    """Make a row look as if it had been published so long ago, for the nth time."""
+    with database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET publishes = :n,"
+                " published_at = now() - make_interval(secs => :age) WHERE task_id = :id"
+            ),
+            {"id": task_id, "age": seconds, "n": publishes},
+        )

@@ -1,0 +1,32 @@
+"""What PostgreSQL does for a statement."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+# For the same plans each time: no statistics but those of the time when the most was waiting.
+KEEP_STATISTICS = (
+    "ALTER TABLE tasks SET (autovacuum_enabled = false);"
+    "ALTER TABLE outbox SET (autovacuum_enabled = false)"
+)
+
+
+def plan(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> str:
+    """Return what PostgreSQL has done for a statement, as JSON text, and undo it."""
+    *settings, last = statement.text.split(";")
+    for setting in map(sa.text, settings):
+        needed = setting.compile().params.keys()
+        connection.execute(setting, {name: parameters[name] for name in needed})
+    explain = sa.text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {last}")
+    done = connection.execute(explain, parameters).scalar_one()
+    connection.rollback()
+    return json.dumps(done)
+
+
+def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
+    """Return how many blocks a statement reads, and undo it."""
+    (done,) = json.loads(plan(connection, statement, parameters))
+    return int(done["Plan"]["Shared Hit Blocks"] + done["Plan"]["Shared Read Blocks"])
