@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from tests.support.servers import RabbitMQ, missing
 from tests.support.stack import ROOT
+from tests.support.submissions import CLIENT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -133,6 +134,13 @@ def client(service: Stack) -> Iterator[httpx.Client]:
     """Give a client of the file's own `service`."""
     with service.client() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def closing_client() -> Iterator[None]:
+    """Close the connections of the submissions' client at the end."""
+    yield
+    CLIENT.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.posting import Posting
 from tests.support.proxy import Proxy
-from tests.support.stack import Posting, Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.servers import Postgres, RabbitMQ
+    from tests.support.stack import Stack
 
 OUTAGE_SECONDS = 20.0
 RECOVERY_SECONDS = 120.0

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import psutil  # type: ignore[import-untyped]  # nobody publishes stubs
 import pytest
 
-from tests.acceptance.test_embedded import pytestmark as needs
 from tests.support.stack import ROOT
+from tests.support.up import needs_embedded
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [*needs, pytest.mark.timeout(300)]
+pytestmark = [*needs_embedded, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.support.stack import ROOT, Posting, Stack
+from tests.support.posting import Posting
+from tests.support.stack import ROOT, Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

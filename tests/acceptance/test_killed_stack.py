@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from tests.acceptance.test_embedded import Folder, alive, pytestmark
-from tests.support.servers import _tree
+from tests.support.servers import tree
+from tests.support.up import Folder, alive, needs_embedded
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["pytestmark"]
+pytestmark = needs_embedded
 
 MINUTE = 60.0
 PR_SET_CHILD_SUBREAPER = 36
@@ -49,7 +49,7 @@ def zombies_stay() -> Iterator[set[int]]:
 
 def kill_all(pid: int) -> set[int]:
     """Kill a process, then all that descend from it; return their ids. None is waited for."""
-    family = list(_tree(pid))
+    family = list(tree(pid))
     for each in family:
         with suppress(ProcessLookupError):
             os.kill(each, signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_postgresql_starts_beside_the_zombie_of_its_predecessor(
 ) -> None:
     with zombies_stay() as adopted:
         process = servers(folder)
-        family = set(_tree(process.pid))
+        family = set(tree(process.pid))
         before = postmaster(folder)
         if killed == "everything":
             kill_all(process.pid)
@@ -131,7 +131,7 @@ def test_postgresql_starts_beside_the_zombie_of_its_predecessor(
         process = servers(folder)
         assert postmaster(folder) != before
         assert not any(map(alive, family)), "what the first left has ended"
-        adopted.update(set(_tree(process.pid)) - {process.pid})
+        adopted.update(set(tree(process.pid)) - {process.pid})
         process.communicate(timeout=20)
 
 

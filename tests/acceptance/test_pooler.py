@@ -11,8 +11,9 @@ import httpx
 import psycopg2
 import pytest
 
+from tests.support.posting import Posting
 from tests.support.servers import Missing, PgBouncer
-from tests.support.stack import Posting, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

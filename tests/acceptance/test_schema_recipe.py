@@ -8,8 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from tests.acceptance.test_documents import example_migration, example_models
 from tests.support import documents
+from tests.support.recipes import example_migration, example_models
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.test_embedded import Folder, pytestmark
 from tests.acceptance.test_killed_stack import servers
 from tests.support.stack import ROOT
+from tests.support.up import Folder, needs_embedded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.stack import Stack
 
-__all__ = ["pytestmark"]
+pytestmark = needs_embedded
 
 MINUTE = 60.0
 TERMINALS = {

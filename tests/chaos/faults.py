@@ -17,7 +17,7 @@ import psycopg2
 import redis
 from kombu.exceptions import KombuError
 
-from tests.support.servers import _tree
+from tests.support.servers import tree
 from tests.support.waiting import eventually
 
 from . import messages
@@ -149,7 +149,7 @@ class Faults:
     def _freeze_worker(self, fault: Fault) -> None:
         """Freeze the parent, or, in half of the cases, its children too."""
         pid = self._cluster[fault.target].popen.pid
-        family = list(_tree(pid)) if fault.amount < 0.5 else [pid]
+        family = list(tree(pid)) if fault.amount < 0.5 else [pid]
         for member in family:
             with suppress(ProcessLookupError):
                 os.kill(member, signal.SIGSTOP)

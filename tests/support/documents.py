@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
+import pytest
 from flower.options import default_options
 
 from backend.cli import commands
@@ -287,3 +288,6 @@ def known_settings() -> set[str]:
     """Return the settings that there are, Flower's own among them."""
     ours = {name.upper() for name in Settings.model_fields}
     return ours | {f"FLOWER_{name.replace('-', '_').upper()}" for name in default_options}
+
+
+everywhere = pytest.mark.parametrize("document", documents(), ids=lambda d: d.path.name)

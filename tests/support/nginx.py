@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .servers import _answers, _find, _Server
+from .servers import Server, find_program, port_answers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ http {{
 """
 
 
-class Nginx(_Server):
+class Nginx(Server):
     """An nginx with the given blocks in `http`; their `listen 80` becomes its own port.
 
     Raises Missing without its program.
     """
 
     def __init__(self, http: str) -> None:
-        self._program = _find("nginx", "nginx", Path("/usr/sbin"))
+        self._program = find_program("nginx", "nginx", Path("/usr/sbin"))
         super().__init__("nginx")
         http, count = re.subn(r"\blisten 80;", f"listen 127.0.0.1:{self.port};", http)
         assert count == 1, http
@@ -60,4 +60,4 @@ class Nginx(_Server):
         return [self._program, "-e", "stderr", "-p", self.directory, "-c", "nginx.conf"], {}
 
     def _ready(self) -> bool:
-        return _answers(self.port, b"")
+        return port_answers(self.port, b"")

@@ -1,0 +1,100 @@
+"""What the documents show and name exists: links, paths, settings, metrics, bodies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import flower.events
+import pytest
+from pydantic import TypeAdapter
+
+from backend.api.problems import Problem
+from backend.api.routes.task_models import TaskState
+from backend.settings import Settings
+from backend.states import State
+from tests.support import documents
+from tests.support.documents import Block, Document, everywhere
+from tests.support.stack import ROOT
+
+MADE_BY_READERS = {"backend/.env", "backend/tasks/word_count.py"}
+
+
+def test_every_block_is_of_a_kind_that_is_tried() -> None:
+    tried = {"bash", "json", "http", "python", "javascript", "sql", "dotenv", "yaml", "text"}
+    tried.add("nginx")  # tests/acceptance/test_behind_nginx.py
+    for document in documents.documents():
+        assert document.text.count("\n```") == 2 * len(documents.FENCE.findall(document.text))
+        assert {block.language for block in document.blocks} <= tried
+        for block in document.blocks:
+            if block.language == "bash":
+                documents.checked(block)
+
+
+def test_a_command_that_nobody_knows_is_refused() -> None:
+    for text in ("frobnicate\n", "make nothing\n", "docker compose logs nobody\n", "make\nls\n"):
+        with pytest.raises(AssertionError):
+            documents.checked(Block("X.md", 1, "bash", text))
+
+
+def test_each_body_that_stands_alone_is_one_of_the_api() -> None:
+    for block in documents.blocks("json"):
+        (body,) = documents.values(block.text)
+        assert list(body) in (["task_id", "status", "result"], list(Problem.model_fields))
+        TypeAdapter(TaskState | Problem).validate_python(body)
+
+
+def test_each_setting_of_an_env_file_exists() -> None:
+    for block in documents.blocks("dotenv"):
+        for line in block.text.splitlines():
+            assert line.partition("=")[0] in documents.known_settings(), block.where
+
+
+def test_prometheus_is_told_an_address_that_flower_has() -> None:
+    (block,) = documents.blocks("yaml")
+    assert "metrics_path: /metrics\n" in block.text
+    assert f'targets: ["localhost:{Settings.model_fields["flower_port"].default}"]' in block.text
+
+
+def test_every_metric_of_flower_is_documented() -> None:
+    named = re.findall(r"'(flower_\w+)'", Path(flower.events.__file__).read_text())
+    table = re.findall(r"^\| `(flower_\w+)`", (ROOT / "FLOWER.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(table)
+
+
+@everywhere
+def test_each_link_and_anchor_leads_somewhere(document: Document) -> None:
+    assert document.links
+    for target in document.links:
+        name, _, anchor = target.partition("#")
+        path = ROOT / name if name else document.path
+        assert path.exists(), target
+        if anchor:
+            assert anchor in Document(path).anchors, target
+
+
+@everywhere
+def test_each_path_test_and_target_that_is_named_exists(document: Document) -> None:
+    tests = " ".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for code in re.findall(r"`([^`\n]+)`", document.prose):
+        if re.fullmatch(r"(?:backend|tests|examples|benchmarks|deploy|\.ci)/[\w/.-]*", code):
+            assert code in MADE_BY_READERS or (ROOT / code).exists(), code
+        elif re.fullmatch(r"(?:api|broker|db|embedded|relay|tasks|worker)/(?:\w+/)?\w+\.py", code):
+            assert (ROOT / "backend" / code).exists(), code
+        elif re.fullmatch(r"test_\w+", code):
+            assert f"def {code}(" in tests, code
+        elif re.match(r"(make|docker|\.venv/bin/tasks-api|tasks-api)( |$)", code):
+            text = code.replace(".venv/bin/", "").replace("tasks-api", ".venv/bin/tasks-api")
+            if text != ".venv/bin/tasks-api":
+                assert documents.checked(Block(document.path.name, 0, "bash", text))
+
+
+@everywhere
+def test_nothing_of_the_workplace_is_named(document: Document) -> None:
+    assert not re.findall(r"/work\b|/root\b|compose.lab|DESIGN|TRAPS|\bseed\b", document.text)
+
+
+def test_the_states_are_drawn_once() -> None:
+    drawings = [block.text for block in documents.blocks("text") if "─" in block.text]
+    (drawing,) = [text for text in drawings if "PENDING" in text]
+    assert all(state in drawing for state in State)

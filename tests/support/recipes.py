@@ -1,0 +1,31 @@
+"""The examples of the documents that a developer of a task copies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support import documents
+
+if TYPE_CHECKING:
+    from tests.support.documents import Block
+
+
+def example_task() -> Block:
+    (found,) = (block for block in documents.blocks("python") if "@task(" in block.text)
+    return found
+
+
+def example_migration() -> Block:
+    (found,) = (block for block in documents.blocks("python") if "def upgrade" in block.text)
+    return found
+
+
+def example_models() -> Block:
+    (found,) = (block for block in documents.blocks("python") if "(Base)" in block.text)
+    return found
+
+
+def example_index() -> Block:
+    """Return the recipe for a large index, which tests/integration/test_migrate_index.py runs."""
+    (found,) = (block for block in documents.blocks("python") if "autocommit_block" in block.text)
+    return found

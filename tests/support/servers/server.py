@@ -1,0 +1,159 @@
+"""What is the same for every server of the tests."""
+
+import atexit
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
+
+from .processes import clean_environment, identity, send_signal, tree
+
+# Seconds a server may take to start or to stop.
+PATIENCE = 60.0
+
+# Ends its arguments' process group (2, with signal 1) and directory (3) when the
+# tests' process is gone without having ended this one: its input ends then.
+HEIR = """
+read -r _ && exit
+kill -s "$1" -- "-$2"
+sleep 1
+kill -s KILL -- "-$2"
+rm -rf "$3"
+"""
+
+
+class Server:
+    """One server process in a session of its own, and its directory."""
+
+    # How to end it at once, without leaving anything behind in the system.
+    _end = signal.SIGKILL
+
+    def __init__(self, name: str, user: str | None = None) -> None:
+        self.name = name
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"test-{name}-"))
+        self._user = user
+        if user is not None:
+            shutil.chown(self.directory, user)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heirs: dict[int, subprocess.Popen[bytes]] = {}
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it on the state it has, and return when it serves.
+
+        Does nothing if it runs. Raises RuntimeError with the end of its log if it
+        ends instead, and AssertionError if it does not serve after a minute.
+        """
+        if not self.running:
+            self._stop(signal.SIGKILL)  # what is left of one that ended by itself
+            self._process = self._spawn(*self._command())
+            eventually(self._started, PATIENCE, f"{self.name} serves")
+
+    def freeze(self) -> None:
+        """Stop all its processes (SIGSTOP): it keeps its connections, in silence."""
+        for pid in tree(self._pid):
+            send_signal(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let its processes go on after `freeze()`; else, or if it is down, do nothing."""
+        if self.running:
+            for pid in tree(self._pid):
+                send_signal(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop it for good and remove its files; idempotent."""
+        atexit.unregister(self.close)
+        self._stop(self._end)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it runs and answers."""
+        return self.running and self._ready()
+
+    @property
+    def log(self) -> str:
+        """What it has logged since its first start."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    @property
+    def _pid(self) -> int:
+        if self._process is None or not self.running:
+            raise RuntimeError(f"{self.name} does not run")
+        return self._process.pid
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        """Return the command that runs it in the foreground, and its environment."""
+        raise NotImplementedError
+
+    def _ready(self) -> bool:
+        """Say whether it serves; does not wait."""
+        raise NotImplementedError
+
+    def _started(self) -> bool:
+        if not self.running:
+            raise RuntimeError(f"{self.name} ended:\n{self.log[-4000:]}")
+        return self._ready()
+
+    def _spawn(
+        self, argv: Sequence[str | Path], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                env={**clean_environment(self.directory), **environment},
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **identity(self._user),
+            )
+        heir = ["sh", "-c", HEIR, "heir", self._end.name.removeprefix("SIG")]
+        self._heirs[process.pid] = subprocess.Popen(
+            [*heir, str(process.pid), self.directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return process
+
+    def _stop(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._end_process(self._process, how)
+            self._process = None
+
+    def _end_process(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        """End it with `how`, by SIGKILL with all it started, or if it takes a minute."""
+        if process.poll() is None and how is not signal.SIGKILL:
+            process.send_signal(how)
+            for pid in tree(process.pid):
+                send_signal(pid, signal.SIGCONT)  # it may be frozen
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+        if process.poll() is None:
+            for pid in list(tree(process.pid)):
+                send_signal(pid, signal.SIGKILL)
+            process.wait()
+        self._heirs.pop(process.pid).communicate(b"\n")

@@ -1,0 +1,160 @@
+"""`tasks-api up` with everything of its own, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from dotenv import dotenv_values
+
+from backend import settings
+from tests.support.ports import free_port
+from tests.support.servers import tree
+from tests.support.stack import ROOT, Process, Stack
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+MINUTE = 60.0
+
+NAMED = [
+    name
+    for name in ("database_url", "celery_broker_url")
+    if os.environ.get(name.upper())
+    or any(dotenv_values(file).get(name.upper()) for file in settings.ENV_FILES)
+]
+needs_embedded = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        any(name.upper() not in os.environ for name in NAMED),
+        reason="a .env names servers, which embedded ones are not used beside",
+    ),
+]
+
+
+@dataclass
+class Folder:
+    """A place for an `up` with everything of its own: data, ports, environment."""
+
+    path: Path
+    api_port: int = field(default_factory=free_port)
+    flower_port: int = field(default_factory=free_port)
+    starts: int = 0
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def environment(self) -> dict[str, str]:
+        known = {name: value for name, value in os.environ.items() if name.lower() not in NAMED}
+        return {
+            **known,
+            "DATA_DIR": str(self.data),
+            "API_PORT": str(self.api_port),
+            "FLOWER_PORT": str(self.flower_port),
+            "API_WORKERS": "1",
+            "WORKER_CONCURRENCY": "2",
+            "CELERY_RESULT_BACKEND": "rpc://",
+        }
+
+    def run(
+        self, *command: str, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -m <command>` with the same settings."""
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=self.environment(),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=MINUTE,
+            check=False,
+        )
+
+    def start(self) -> Process:
+        """Start `up` and return when it says that all is ready."""
+        self.starts += 1
+        output = self.path / f"up-{self.starts}.log"
+        sink = output.open("wb")
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "backend", "up"],
+            cwd=ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        up = Process(popen, output, sink)
+
+        def ready() -> bool:
+            assert popen.poll() is None, up.log
+            return "Tasks API is ready" in up.log
+
+        eventually(ready, START_SECONDS, "all is ready")
+        return up
+
+    def urls(self) -> dict[str, str]:
+        urls: dict[str, str] = json.loads((self.data / settings.RUNNING_FILE).read_text())
+        return urls
+
+    def stack(self) -> Stack:
+        """Return what talks to the service that runs here."""
+        urls = self.urls()
+        return Stack(urls["database_url"], urls["celery_broker_url"], self.path, port=self.api_port)
+
+    @contextmanager
+    def running(self) -> Iterator[tuple[Process, Stack]]:
+        """Run `up`; whatever happens, nothing of it is left."""
+        up = self.start()
+        try:
+            yield up, self.stack()
+        except BaseException:
+            print(up.log[-6000:])
+            raise
+        finally:
+            stop(up, signal.SIGTERM)
+
+
+def stop(up: Process, how: signal.Signals) -> None:
+    """Stop `up` and see to it that all it started has ended in time."""
+    if up.popen.poll() is None:
+        family = list(tree(up.popen.pid))
+        up.popen.send_signal(how)
+        try:
+            assert up.popen.wait(STOP_SECONDS) == 0
+            assert [pid for pid in family if alive(pid)] == []
+        finally:
+            for pid in filter(alive, family):
+                os.kill(pid, signal.SIGKILL)
+            up.sink.close()
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}/exe")  # noqa: PTH110 - a zombie has none to point to
+
+
+def told(pid: int, name: str) -> bytes:
+    """Return what /proc tells of a process; nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # PostgreSQL's own processes come and go
+        return b""
+
+
+def program(up: Process, name: str) -> int:
+    """Return the process id of a server that `up` has started, the first time or again."""
+    return next(pid for pid in tree(up.popen.pid) if told(pid, "comm").strip() == name.encode())
