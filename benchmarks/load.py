@@ -105,15 +105,10 @@ def load(
     result = Load()
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_MAXCONNECTS, connections)
-    senders = {}
     left = float("inf") if count is None else count
     begin, cpu = time.monotonic(), _cpu()
-    for _ in range(int(min(connections, left))):
-        sender = _Connection(url)
-        senders[sender.curl] = sender
-        sender.prepare(request())
-        multi.add_handle(sender.curl)
-        left -= 1
+    senders = _send_first(multi, url, request, int(min(connections, left)))
+    left -= len(senders)
     under_way = len(senders)
     while under_way:
         multi.perform()
@@ -133,6 +128,22 @@ def load(
     result.ended = time.monotonic()
     result.seconds, result.cpu_seconds = result.ended - begin, _cpu() - cpu
     return result
+
+
+def _send_first(
+    multi: Any,  # noqa: ANN401 - pycurl has no types
+    url: str,
+    request: Callable[[], Request],
+    connections: int,
+) -> dict[Any, _Connection]:
+    """Open the connections, each with a request; return them by their handles."""
+    senders = {}
+    for _ in range(connections):
+        sender = _Connection(url)
+        senders[sender.curl] = sender
+        sender.prepare(request())
+        multi.add_handle(sender.curl)
+    return senders
 
 
 def _finished(multi: Any) -> list[tuple[Any, bool]]:  # noqa: ANN401 - pycurl has no types

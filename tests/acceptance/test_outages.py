@@ -67,6 +67,33 @@ def timed(
         return answer, time.monotonic() - begin
 
 
+def check_refusals(stack: Stack, task_id: str) -> None:
+    """Ask all that needs the store, at once: each says in time that it is away."""
+    with ThreadPoolExecutor(len(NEED_THE_STORE)) as pool:
+        asked = [
+            pool.submit(timed, stack, method, path.format(id=task_id), body)
+            for method, path, body in NEED_THE_STORE
+        ]
+    for (method, path, _body), answered in zip(NEED_THE_STORE, asked, strict=True):
+        answer, seconds = answered.result()
+        assert answer.status_code == 503, f"{method} {path}: {answer.text}"
+        assert seconds < 5, f"{method} {path}"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert int(answer.headers["retry-after"]) > 0
+        assert {"type", "title", "status", "detail"} == answer.json().keys()
+        assert "127.0.0.1" not in answer.text
+
+
+def check_what_needs_nothing(stack: Stack) -> None:
+    """Ask what needs no store: it is answered at once."""
+    for path in NEED_NOTHING:
+        answer, seconds = timed(stack, "GET", path)
+        assert answer.status_code == 200, path
+        assert seconds < 1, path
+    answer, seconds = timed(stack, "POST", "/tasks/", {"content": ""})
+    assert (answer.status_code, seconds < 1) == (422, True)
+
+
 @pytest.mark.parametrize("outage", [stopped, frozen])
 def test_without_postgresql_each_route_says_so_in_time_and_is_well_again_by_itself(
     stack: Stack, postgres: Postgres, outage: object
@@ -80,25 +107,8 @@ def test_without_postgresql_each_route_says_so_in_time_and_is_well_again_by_itse
     with outage(postgres):
         # Twice: connections that were open fail in other ways than new ones.
         for _ in range(2):
-            with ThreadPoolExecutor(len(NEED_THE_STORE)) as pool:
-                asked = [
-                    pool.submit(timed, stack, method, path.format(id=task_id), body)
-                    for method, path, body in NEED_THE_STORE
-                ]
-            for (method, path, _body), answered in zip(NEED_THE_STORE, asked, strict=True):
-                answer, seconds = answered.result()
-                assert answer.status_code == 503, f"{method} {path}: {answer.text}"
-                assert seconds < 5, f"{method} {path}"
-                assert answer.headers["content-type"] == "application/problem+json"
-                assert int(answer.headers["retry-after"]) > 0
-                assert {"type", "title", "status", "detail"} == answer.json().keys()
-                assert "127.0.0.1" not in answer.text
-            for path in NEED_NOTHING:
-                answer, seconds = timed(stack, "GET", path)
-                assert answer.status_code == 200, path
-                assert seconds < 1, path
-            answer, seconds = timed(stack, "POST", "/tasks/", {"content": ""})
-            assert (answer.status_code, seconds < 1) == (422, True)
+            check_refusals(stack, task_id)
+            check_what_needs_nothing(stack)
     eventually(
         lambda: timed(stack, "POST", "/tasks/", MESSAGE)[0].status_code == 202,
         MINUTE,

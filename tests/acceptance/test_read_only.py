@@ -67,6 +67,41 @@ def as_standby(_stack: Stack, postgres: Postgres) -> Iterator[None]:
         postgres.promote()
 
 
+def check_refusals(client: httpx.Client) -> None:
+    """Ask all that writes, and for readiness: each says that PostgreSQL is read-only."""
+    for path, body, headers in (
+        ("/tasks/", MESSAGE, {}),
+        ("/tasks/", MESSAGE, KEYED),
+        ("/tasks/slow", None, {}),
+        ("/tasks/batch", ITEMS, {}),
+        ("/messages/", MESSAGE, {}),
+    ):
+        answer = client.post(path, json=body, headers=headers)
+        assert answer.status_code == 503, f"{path}: {answer.text}"
+        assert int(answer.headers["retry-after"]) > 0
+        assert "read-only" in answer.json()["detail"]
+    lines = "\n".join(json.dumps(item) for item in ITEMS)
+    answer = client.post("/tasks/batch", content=lines, headers=NDJSON)
+    assert answer.status_code == 202
+    told = [json.loads(line)["status"] for line in answer.text.splitlines()]
+    assert told == ["REFUSED"] * 2
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    assert "read-only" in ready.json()["detail"]
+
+
+def wait_for_writes(stack: Stack) -> None:
+    """Wait until a task is accepted again, readiness says so, and every task has ended."""
+    with stack.client() as client:
+        eventually(
+            lambda: client.post("/tasks/", json=MESSAGE, headers=KEYED).status_code == 202,
+            MINUTE,
+            "a task is accepted again",
+        )
+        eventually(lambda: client.get("/health/ready").status_code == 200, 10, "it is ready")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "every task has ended")
+
+
 @pytest.mark.parametrize("read_only", [by_default, as_standby])
 def test_a_read_only_postgresql_costs_no_attempt_and_each_route_says_so(
     odd_stack: Stack,
@@ -89,38 +124,13 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_route_says_so(
         eventually(
             lambda: client.get(f"/tasks/{ended}").status_code == 200, 20, "reads are answered"
         )
-        for path, body, headers in (
-            ("/tasks/", MESSAGE, {}),
-            ("/tasks/", MESSAGE, KEYED),
-            ("/tasks/slow", None, {}),
-            ("/tasks/batch", ITEMS, {}),
-            ("/messages/", MESSAGE, {}),
-        ):
-            answer = client.post(path, json=body, headers=headers)
-            assert answer.status_code == 503, f"{path}: {answer.text}"
-            assert int(answer.headers["retry-after"]) > 0
-            assert "read-only" in answer.json()["detail"]
-        lines = "\n".join(json.dumps(item) for item in ITEMS)
-        answer = client.post("/tasks/batch", content=lines, headers=NDJSON)
-        assert answer.status_code == 202
-        told = [json.loads(line)["status"] for line in answer.text.splitlines()]
-        assert told == ["REFUSED"] * 2
-        ready = client.get("/health/ready")
-        assert ready.status_code == 503
-        assert "read-only" in ready.json()["detail"]
+        check_refusals(client)
         assert client.get("/tasks/").json()["total"] == len(names)
         assert client.get("/messages/").json()["total"] == 1
         go.touch()
         lost = "lost PostgreSQL"
         eventually(lambda: stack["worker"].log.count(lost) == 2, 20, "both that write met it")
-    with stack.client() as client:
-        eventually(
-            lambda: client.post("/tasks/", json=MESSAGE, headers=KEYED).status_code == 202,
-            MINUTE,
-            "a task is accepted again",
-        )
-        eventually(lambda: client.get("/health/ready").status_code == 200, 10, "it is ready")
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "every task has ended")
+    wait_for_writes(stack)
     spent = stack.query(
         "SELECT state, max_attempts - attempt FROM tasks WHERE name LIKE '%%wait%%'"
     )

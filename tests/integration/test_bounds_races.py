@@ -14,7 +14,7 @@ from tests.support.ledger import submit
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def put_back(connection: sa.Connection, ids: list[str]) -> None:
@@ -103,42 +103,55 @@ def test_a_submission_that_commits_late_is_not_missed(database: sa.Engine) -> No
 NEW = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 
 
+def check(connection: sa.Connection) -> None:
+    assert below(connection) == 0
+
+
+def take_as_if_long_ago(connection: sa.Connection) -> None:
+    """Take some rows, and have them old enough to be published again."""
+    taken = [due.task_id for due in outbox.take(connection, 20)]
+    connection.execute(
+        sa.text(
+            "UPDATE outbox SET published_at = now() - interval '50 s'"
+            " WHERE task_id = ANY(CAST(:ids AS uuid[]))"
+        ),
+        {"ids": taken},
+    )
+
+
+def run_all_at_once(
+    database: sa.Engine, steps: Sequence[Callable[[sa.Connection], object]], seconds: float
+) -> list[BaseException]:
+    """Repeat each step in a thread of its own; return what has ended one before its time."""
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def repeat(step: Callable[[sa.Connection], object]) -> None:
+        try:
+            while not stop.is_set():
+                with database.begin() as connection:
+                    step(connection)
+        except BaseException as error:  # noqa: BLE001 - any ends the test
+            failures.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=repeat, args=[step]) for step in steps]
+    for thread in threads:
+        thread.start()
+    stop.wait(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return failures
+
+
 def test_no_row_is_ever_below_its_bound_whoever_works_at_the_same_time(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, 40)
     backdate(database)
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def forever(step: Callable[[sa.Connection], object]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                while not stop.is_set():
-                    with database.begin() as connection:
-                        step(connection)
-            except BaseException as error:  # noqa: BLE001 - any ends the test
-                failures.append(error)
-                stop.set()
-
-        return run
-
-    def check(connection: sa.Connection) -> None:
-        assert below(connection) == 0
-
-    def take_some(connection: sa.Connection) -> None:
-        taken = [due.task_id for due in outbox.take(connection, 20)]
-        # As if it had been long ago, for `republish`.
-        connection.execute(
-            sa.text(
-                "UPDATE outbox SET published_at = now() - interval '50 s'"
-                " WHERE task_id = ANY(CAST(:ids AS uuid[]))"
-            ),
-            {"ids": taken},
-        )
-
     steps: list[Callable[[sa.Connection], object]] = [
-        take_some,
+        take_as_if_long_ago,
         lambda connection: outbox.put_back(connection, ids[::3]),
         lambda connection: outbox.republish(connection, 5, bundled=False),
         advance,
@@ -146,14 +159,7 @@ def test_no_row_is_ever_below_its_bound_whoever_works_at_the_same_time(
         bounds.reset,
         check,
     ]
-    threads = [threading.Thread(target=forever(step)) for step in steps]
-    for thread in threads:
-        thread.start()
-    stop.wait(3)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    assert not run_all_at_once(database, steps, 3)
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE outbox SET published_at = NULL"))
         outbox.put_back(connection, ids)

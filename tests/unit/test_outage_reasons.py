@@ -13,68 +13,67 @@ import redis
 from backend.broker.outage import explain
 from backend.db.outage import explain as explain_postgresql
 
+REASONS = [
+    (
+        amqp.NotAllowed("NOT_ALLOWED - access to vhost 'v' refused for user 'u'", (10, 40)),
+        "the broker refuses permission (NOT_ALLOWED - access to vhost 'v' refused for",
+        True,
+    ),
+    (
+        amqp.NotAllowed("NOT_ALLOWED - vhost jobs not found", (10, 40)),
+        "the broker does not know the virtual host (NOT_ALLOWED - vhost jobs not found): ",
+        True,
+    ),
+    (
+        amqp.PreconditionFailed("PRECONDITION_FAILED - inequivalent arg 'x-max-priority'"),
+        "the broker has a queue or exchange of ours with other settings (PRECONDITION_FAILED",
+        True,
+    ),
+    (
+        amqp.ConnectionForced("CONNECTION_FORCED - broker forced connection closure"),
+        "the broker cannot be reached (CONNECTION_FORCED - broker forced connection closure)",
+        False,
+    ),
+    (
+        ConnectionRefusedError(111, "Connection refused"),
+        "the broker cannot be reached (Connection refused): start it, or check",
+        False,
+    ),
+    (
+        socket.gaierror(-2, "Name or service not known"),
+        "the broker has a host name that cannot be resolved (Name or service not known)",
+        False,
+    ),
+    (
+        ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
+        "the broker fails to agree on TLS ([SSL: WRONG_VERSION_NUMBER] wrong version number",
+        True,
+    ),
+    (
+        redis.AuthenticationError("invalid username-password pair or user is disabled."),
+        "the broker refuses the login (invalid username-password pair or user is disabled):",
+        True,
+    ),
+    (
+        redis.ResponseError("DB index is out of range"),
+        "the broker does not have the database (DB index is out of range): name another number",
+        True,
+    ),
+    (
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but"),
+        "the broker cannot save to its disk (MISCONF Redis is configured to save RDB snapshots",
+        False,
+    ),
+    (
+        redis.ConnectionError("max number of clients reached"),
+        "the broker takes no more connections (max number of clients reached): raise",
+        False,
+    ),
+    (TimeoutError(), "the broker cannot be reached (TimeoutError): start it", False),
+]
 
-@pytest.mark.parametrize(
-    ("error", "line", "needs_operator"),
-    [
-        (
-            amqp.NotAllowed("NOT_ALLOWED - access to vhost 'v' refused for user 'u'", (10, 40)),
-            "the broker refuses permission (NOT_ALLOWED - access to vhost 'v' refused for",
-            True,
-        ),
-        (
-            amqp.NotAllowed("NOT_ALLOWED - vhost jobs not found", (10, 40)),
-            "the broker does not know the virtual host (NOT_ALLOWED - vhost jobs not found): ",
-            True,
-        ),
-        (
-            amqp.PreconditionFailed("PRECONDITION_FAILED - inequivalent arg 'x-max-priority'"),
-            "the broker has a queue or exchange of ours with other settings (PRECONDITION_FAILED",
-            True,
-        ),
-        (
-            amqp.ConnectionForced("CONNECTION_FORCED - broker forced connection closure"),
-            "the broker cannot be reached (CONNECTION_FORCED - broker forced connection closure)",
-            False,
-        ),
-        (
-            ConnectionRefusedError(111, "Connection refused"),
-            "the broker cannot be reached (Connection refused): start it, or check",
-            False,
-        ),
-        (
-            socket.gaierror(-2, "Name or service not known"),
-            "the broker has a host name that cannot be resolved (Name or service not known)",
-            False,
-        ),
-        (
-            ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
-            "the broker fails to agree on TLS ([SSL: WRONG_VERSION_NUMBER] wrong version number",
-            True,
-        ),
-        (
-            redis.AuthenticationError("invalid username-password pair or user is disabled."),
-            "the broker refuses the login (invalid username-password pair or user is disabled):",
-            True,
-        ),
-        (
-            redis.ResponseError("DB index is out of range"),
-            "the broker does not have the database (DB index is out of range): name another number",
-            True,
-        ),
-        (
-            redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but"),
-            "the broker cannot save to its disk (MISCONF Redis is configured to save RDB snapshots",
-            False,
-        ),
-        (
-            redis.ConnectionError("max number of clients reached"),
-            "the broker takes no more connections (max number of clients reached): raise",
-            False,
-        ),
-        (TimeoutError(), "the broker cannot be reached (TimeoutError): start it", False),
-    ],
-)
+
+@pytest.mark.parametrize(("error", "line", "needs_operator"), REASONS)
 def test_a_brokers_error_is_explained_with_what_to_do(
     error: Exception, line: str, *, needs_operator: bool
 ) -> None:
