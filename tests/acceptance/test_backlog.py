@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.acceptance.test_contract import enter, remove
+from tests.support.contract import enter, remove
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

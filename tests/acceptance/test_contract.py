@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.support.contract import enter, remove
 from tests.support.stack import Stack, serving
 from tests.support.waiting import eventually
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
     from tests.acceptance.conftest import Broker, Database
+
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PATIENCE = 30.0
@@ -38,29 +40,6 @@ def json_of(answer: httpx.Response, status: int = 200) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/json"
     body: dict[str, Any] = answer.json()
     return body
-
-
-def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[str]:
-    """Write accepted tasks whose time has not come, as the API does; return ids in order."""
-    rows = service.query(
-        "WITH new AS (INSERT INTO tasks (id, name, args, max_attempts, created_at)"
-        " SELECT gen_random_uuid(), 'slow', '{\"duration\": 0}', 5,"
-        "   now() + CAST(%s AS interval) + n * interval '1 ms' FROM generate_series(1, %s) n"
-        " RETURNING id, created_at),"
-        " box AS (INSERT INTO outbox (task_id, due_at)"
-        " SELECT id, now() + CAST(%s AS interval) FROM new),"
-        # The list starts at this time, and no row that the API writes is so old.
-        " bound AS (UPDATE scan_bounds SET unfinished_from = '-infinity')"
-        " SELECT CAST(id AS text) FROM new ORDER BY created_at",
-        created, count, due,
-    )  # fmt: skip
-    return [str(row[0]) for row in rows]
-
-
-def remove(service: Stack, ids: list[str]) -> None:
-    for table, key in (("outbox", "task_id"), ("tasks", "id")):
-        sql = f"DELETE FROM {table} WHERE CAST({key} AS text) = ANY(%s) RETURNING 1"
-        service.query(sql, ids)
 
 
 PATHS = [

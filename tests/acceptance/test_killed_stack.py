@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -14,12 +13,13 @@ import psycopg2
 import pytest
 
 from tests.support.servers import tree
-from tests.support.up import Folder, alive, needs_embedded
+from tests.support.up import Folder, alive, needs_embedded, servers
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
 
 pytestmark = needs_embedded
 
@@ -81,35 +81,6 @@ def test_after_everything_was_killed_the_next_one_starts_at_once(
         with folder.running() as (_, stack):
             for task_id in accepted:
                 assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
-
-
-def servers(folder: Folder) -> subprocess.Popen[bytes]:
-    """Start the embedded servers alone, and return when they serve."""
-    code = """
-import sys
-from pathlib import Path
-from backend.local.lifetime import exclusive_data_dir, servers
-from backend.settings import read
-found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
-with exclusive_data_dir(found.data_dir), servers(found):
-    print("they serve", flush=True)
-    sys.stdin.read()
-"""
-    environment = folder.environment()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, folder.data],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    said = b""
-    while b"they serve" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
-    return process
 
 
 @only_on_linux

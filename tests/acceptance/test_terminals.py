@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.acceptance.test_killed_stack import servers
 from tests.support.stack import ROOT
-from tests.support.up import Folder, needs_embedded
+from tests.support.up import Folder, needs_embedded, servers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,31 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, locked, outbox, queries
-from tests.support.plans import KEEP_STATISTICS, blocks, plan
+from tests.support.plans import WAITING, blocks, burst, plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WAITING = 20_000
 # Tasks that a statement is about.
 FEW = 10
 # Blocks that it may read and write for each of them; each index lookup reads three.
 BLOCKS = 30
-# Statistics of a time when everything had ended, and then a burst.
-BURST = [
-    KEEP_STATISTICS,
-    f"""
-    INSERT INTO tasks (id, name, args, state, result, max_attempts, started_at, finished_at)
-    SELECT gen_random_uuid(), 'slow', '{{}}', 'SUCCESS', '{{}}', 3, now(), now()
-    FROM generate_series(1, {WAITING})
-    """,
-    "ANALYZE tasks, outbox",
-    f"""
-    INSERT INTO tasks (id, name, args, max_attempts)
-    SELECT gen_random_uuid(), 'slow', '{{}}', 3 FROM generate_series(1, {WAITING})
-    """,
-    "INSERT INTO outbox (task_id) SELECT id FROM tasks WHERE state = 'PENDING'",
-]
 
 
 def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, Any]]]:
@@ -58,12 +42,6 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
         "put back": (outbox._PUT_BACK, few),
         "started": (queries._STARTED, {}),
     }
-
-
-def burst(database: sa.Engine, *more: str) -> None:
-    for statement in (*BURST, *more):
-        with database.begin() as connection:
-            connection.exec_driver_sql(statement)
 
 
 def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.Engine) -> None:

@@ -8,9 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, repairs
-from tests.integration.test_plans import WAITING, burst
 from tests.support.ledger import box, put, submit, task
-from tests.support.plans import blocks
+from tests.support.plans import WAITING, blocks, burst
 from tests.support.waiting import eventually
 
 
@@ -111,7 +110,7 @@ def test_the_reconciler_repairs_and_health_says_how_many(
     service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     from backend.maintenance.reconciler import Reconciler
-    from tests.integration.test_session import readiness
+    from tests.support.readiness import readiness
 
     (task_id,) = submit(service)
     empty_outbox(service)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,9 +10,7 @@ import sqlalchemy as sa
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
 from tests.support.ledger import submit
-
-if TYPE_CHECKING:
-    from backend.api.readiness import Readiness
+from tests.support.readiness import readiness
 
 ROWS = 5_000
 
@@ -93,14 +89,6 @@ def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
     with TaskSession(time_limit=60) as own:
         assert own.execute(changed, {"d": "default"}).all() == []
-
-
-def readiness() -> list[Readiness]:
-    """Ask what GET /health/ready asks of PostgreSQL."""
-    from backend.api.services import Services
-
-    services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
-    return Services._check(services, [None])
 
 
 @pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from backend.db import leases, queries
 from backend.registry import registered
-from tests.integration.test_session import readiness
 from tests.support.attempts import run_alone, run_together
 from tests.support.ledger import put, submit
+from tests.support.readiness import readiness
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

@@ -30,3 +30,27 @@ def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict
     """Return how many blocks a statement reads, and undo it."""
     (done,) = json.loads(plan(connection, statement, parameters))
     return int(done["Plan"]["Shared Hit Blocks"] + done["Plan"]["Shared Read Blocks"])
+
+
+WAITING = 20_000
+# Statistics of a time when everything had ended, and then a burst.
+BURST = [
+    KEEP_STATISTICS,
+    f"""
+    INSERT INTO tasks (id, name, args, state, result, max_attempts, started_at, finished_at)
+    SELECT gen_random_uuid(), 'slow', '{{}}', 'SUCCESS', '{{}}', 3, now(), now()
+    FROM generate_series(1, {WAITING})
+    """,
+    "ANALYZE tasks, outbox",
+    f"""
+    INSERT INTO tasks (id, name, args, max_attempts)
+    SELECT gen_random_uuid(), 'slow', '{{}}', 3 FROM generate_series(1, {WAITING})
+    """,
+    "INSERT INTO outbox (task_id) SELECT id FROM tasks WHERE state = 'PENDING'",
+]
+
+
+def burst(database: sa.Engine, *more: str) -> None:
+    for statement in (*BURST, *more):
+        with database.begin() as connection:
+            connection.exec_driver_sql(statement)

@@ -158,3 +158,32 @@ def told(pid: int, name: str) -> bytes:
 def program(up: Process, name: str) -> int:
     """Return the process id of a server that `up` has started, the first time or again."""
     return next(pid for pid in tree(up.popen.pid) if told(pid, "comm").strip() == name.encode())
+
+
+def servers(folder: Folder) -> subprocess.Popen[bytes]:
+    """Start the embedded servers alone, and return when they serve."""
+    code = """
+import sys
+from pathlib import Path
+from backend.local.lifetime import exclusive_data_dir, servers
+from backend.settings import read
+found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
+with exclusive_data_dir(found.data_dir), servers(found):
+    print("they serve", flush=True)
+    sys.stdin.read()
+"""
+    environment = folder.environment()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder.data],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    said = b""
+    while b"they serve" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return process

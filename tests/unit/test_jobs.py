@@ -12,7 +12,7 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state as celery_state
 
 from backend.states import FAILURE, RETRY, SUCCESS
-from tests.unit.test_request import request_of
+from tests.support.requests import request_of
 
 pytestmark = pytest.mark.usefixtures("configured", "_forget_requests")
 

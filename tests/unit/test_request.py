@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 from celery.exceptions import Terminated, WorkerLostError
 from celery.worker import state as celery_state
-from kombu import Message
+
+from tests.support.requests import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.worker.parent.request import LedgerRequest
+
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -36,28 +35,6 @@ def _forget_revokes() -> Iterator[None]:
     yield
     celery_state.revoked.clear()
     celery_state.active_requests.clear()
-
-
-def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
-    """Return a request of the task `slow`; what it reports to the lease is noted."""
-    import backend.worker  # noqa: F401 - registers the tasks
-    from backend.broker.app import app
-    from backend.worker.parent import lease
-    from backend.worker.parent.request import LedgerRequest
-
-    task: Any = app.tasks["slow"]
-
-    monkeypatch.setattr(lease, "_lease", SimpleNamespace(report=outcomes.append))
-    make: Any = Message  # the stubs want a real channel
-    message = make(
-        json.dumps([['{"duration": 0}'] if "ledger_attempt" in headers else [0], {}, {}]),
-        content_type="application/json",
-        content_encoding="utf-8",
-        headers={"task": "slow", "id": str(uuid4()), **headers},
-        properties={"reply_to": "", "correlation_id": ""},
-        delivery_info={"routing_key": "tasks"},
-    )
-    return LedgerRequest(message, app=app, task=task)
 
 
 def started(request: Any, pid: int = 4711) -> LedgerRequest:  # noqa: ANN401 - as above

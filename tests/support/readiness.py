@@ -1,0 +1,17 @@
+"""Readiness as the API asks for it, in the test's own process."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backend.api.readiness import Readiness
+
+
+def readiness() -> list[Readiness]:
+    """Ask what GET /health/ready asks of PostgreSQL."""
+    from backend.api.services import Services
+
+    services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
+    return Services._check(services, [None])
