@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.guards import GUARDS, ROOT, Guard
+from tests.support.guards import GUARDS, Guard
+from tests.support.stack import ROOT
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.holds)

@@ -1,0 +1,19 @@
+"""The guards of the rules, and the tests that fail without them."""
+
+from __future__ import annotations
+
+from . import api, attempts, broker, database, ledger, local, repairs, workers
+from .guard import Guard
+
+__all__ = ["GUARDS", "Guard"]
+
+GUARDS = [
+    *local.GUARDS,
+    *api.GUARDS,
+    *broker.GUARDS,
+    *repairs.GUARDS,
+    *ledger.GUARDS,
+    *database.GUARDS,
+    *workers.GUARDS,
+    *attempts.GUARDS,
+]

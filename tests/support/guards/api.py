@@ -1,0 +1,203 @@
+"""Guards of the API: routes, bodies, submissions, readiness."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+GUARDS = [
+    Guard(
+        "readiness tries a write",
+        "backend/api/readiness.py",
+        "        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)\n",
+        "",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "a stream tells the ids of what was stored",
+        "backend/api/routes/batch_lines.py",
+        "        except Exception as error:  # noqa: BLE001 - what is",
+        "        except HTTPError as error:  # what is",
+        "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
+        "_whatever_fails_later",
+    ),
+    Guard(
+        "a key counts for one form of request",
+        "backend/api/submissions.py",
+        'hashlib.sha256(f"{self.form}\\0".encode())',
+        "hashlib.sha256()",
+        "tests/acceptance/test_submission_keys.py::test_a_key_counts_for_the_form_of_request_that"
+        "_it_first_came_with",
+    ),
+    Guard(
+        "a stream's keys are no client's",
+        "backend/api/routes/batch_lines.py",
+        'f"{key} {number}" if key and number else key',
+        'f"{key}/{number}" if key else key',
+        "tests/acceptance/test_submission_keys.py::test_no_key_of_a_client_is_that_of_a_streams"
+        "_part",
+    ),
+    Guard(
+        "a known key is answered while new requests are refused",
+        "backend/api/submissions.py",
+        "            if request.key is None or (first",
+        "            if True or (first",
+        "tests/acceptance/test_backlog.py::test_a_repeated_request_is_answered_while_new_ones_are"
+        "_refused",
+    ),
+    Guard(
+        "a repeated request does not count as waiting",
+        "backend/api/submissions.py",
+        "        self._backlog.release(len(request.tasks))\n",
+        "",
+        "tests/unit/test_submissions.py",
+    ),
+    Guard(
+        "1: 202 only after the commit",
+        "backend/api/submissions.py",
+        "first = await batcher.submit(request)",
+        "import asyncio; asyncio.ensure_future(batcher.submit(request)); first = None",
+        "tests/acceptance/test_submissions.py::test_a_task_is_accepted_after_its_commit",
+    ),
+    Guard(
+        "5: no request waits for the broker",
+        "backend/api/inspector.py",
+        "question.answered.wait(REPLY_TIMEOUT)",
+        "question.answered.wait(10 * REPLY_TIMEOUT)",
+        "tests/acceptance/test_outages.py::test_without_the_broker_tasks_are_accepted_and_listed"
+        "_and_run_when_it_is_back",
+    ),
+    Guard(
+        "6: every process reads the ledger",
+        "backend/api/services.py",
+        "return await self.states.submit(task_id) if is_task_id(task_id) else None",
+        "self.seen = getattr(self, 'seen', {})\n"
+        "        if task_id not in self.seen:\n"
+        "            self.seen[task_id] = await self.states.submit(task_id)\n"
+        "        return self.seen[task_id]",
+        "tests/acceptance/test_contract_setups.py::test_no_replica_gives_a_wrong_or_an_older_state",
+    ),
+    Guard(
+        "queues of replies are classic in every vhost",
+        "backend/api/replies.py",
+        "                queue_arguments=CLASSIC,\n",
+        "",
+        "tests/acceptance/test_queues.py",
+    ),
+    Guard(
+        "a 202 that is not durable is reported",
+        "backend/api/readiness.py",
+        "        faults = durability_faults(connection)\n",
+        "        faults = []\n",
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "4: a stream keeps the ids of what may be stored",
+        "backend/api/routes/batch_lines.py",
+        '        answer.update(_fault("UNKNOWN", MAY_BE_STORED))\n        return\n',
+        "        pass\n",
+        "tests/acceptance/test_submissions.py::test_a_stream_keeps_the_ids_of_what_may_have_been"
+        "_stored",
+    ),
+    Guard(
+        "9: numbers reach the task as they were written",
+        "backend/api/routes/batch_items.py",
+        "    if not _FRACTION.search(text):\n",
+        "    if True:\n",
+        "tests/integration/test_round_trip.py",
+    ),
+    Guard(
+        "an unknown query parameter is refused",
+        "backend/api/route.py",
+        "        if name not in known\n    ]\n",
+        "        if False\n    ]\n",
+        "tests/unit/test_route.py",
+    ),
+    Guard(
+        "a query parameter that is given twice is refused",
+        "backend/api/route.py",
+        "    if len(texts) < len(given):\n",
+        "    if False:\n",
+        "tests/unit/test_route.py",
+    ),
+    Guard(
+        "a body where none is taken is refused",
+        "backend/api/route.py",
+        "                await refuse_body(request, refusal)\n",
+        "                pass\n",
+        "tests/unit/test_route_bodies.py",
+    ),
+    Guard(
+        "a declaration that a route would ignore is refused",
+        "backend/api/route.py",
+        "    if found:\n        raise TypeError(",
+        "    if False:\n        raise TypeError(",
+        "tests/unit/test_route_declarations.py",
+    ),
+    Guard(
+        "a dependency is called, and before the body is read",
+        "backend/api/route.py",
+        "value = await dependency._value(request, query, done)",
+        "value = None",
+        "tests/unit/test_route_declarations.py",
+    ),
+    Guard(
+        "a literal path wins over one with parameters",
+        "backend/api/route_table.py",
+        "if (route := self._literal.get((method, path))) is not None:",
+        "if (route := self._literal.get((method, path))) and False:",
+        "tests/unit/test_route_table.py",
+    ),
+    Guard(
+        "no route bypasses the table of routes",
+        "backend/api/app.py",
+        "    app.router.routes.insert(0, RouteTable(app.router.routes))\n",
+        "    app.router.routes.append(RouteTable(app.router.routes))\n",
+        "tests/unit/test_route_table.py",
+    ),
+    Guard(
+        "a body has the limits that its route declares",
+        "backend/api/route.py",
+        "body.field_info.rebuild_annotation()",
+        "body.field_info.annotation",
+        "tests/unit/test_route_bodies.py",
+    ),
+    Guard(
+        "9: NaN in a body is no JSON",
+        "backend/api/body.py",
+        "    refuse_constants(text)\n    return value, text\n",
+        "    return value, text\n",
+        "tests/integration/test_round_trip.py",
+    ),
+    Guard(
+        "a proxy that is not trusted is not believed",
+        "backend/api/forwarded.py",
+        " and (peer and peer[0]) in self._inner.trusted_hosts",
+        "",
+        "tests/unit/test_forwarded.py",
+    ),
+    Guard(
+        "a large body that is refused is read to its end, so that the client reads the answer",
+        "backend/api/protocol.py",
+        "            self.cycle.keep_alive = self._closes = True\n",
+        "            pass\n",
+        "tests/unit/test_protocol.py::test_an_answer_that_comes_before_the_body_reaches_a_client"
+        "_that_sends_all_first",
+    ),
+    Guard(
+        "a body that a client may leave out is not taken for its next request",
+        "backend/api/protocol.py",
+        "            self.cycle.keep_alive = False\n        elif",
+        "            pass\n        elif",
+        "tests/unit/test_protocol.py::test_an_answer_before_a_body_that_the_client_may_leave_out"
+        "_closes_the_connection",
+    ),
+    Guard(
+        "what cannot end when the API stops is answered 503",
+        "backend/api/limits.py",
+        "            await _end(scope, receive, send)\n",
+        "            raise\n",
+        "tests/acceptance/test_clients.py::test_what_cannot_end_when_the_api_stops_is_answered_503"
+        "_without_a_traceback",
+    ),
+]

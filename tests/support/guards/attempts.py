@@ -1,0 +1,157 @@
+"""Guards of an attempt: the task's call, its session, its outcome."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+GUARDS = [
+    Guard(
+        "losing PostgreSQL in the middle of a task costs no attempt",
+        "backend/worker/attempt/execute.py",
+        "        attempt.give_back(reason)\n        raise\n",
+        "        raise StatementFailed(reason) from error\n",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "2: a worker without a lease starts nothing",
+        "backend/worker/attempt/attempt.py",
+        "            if not claim.leased:\n",
+        "            if False:\n",
+        "tests/integration/test_reconciler.py",
+    ),
+    Guard(
+        "2: a claim of another program's task may be tried again",
+        "backend/worker/attempt/attempt.py",
+        "with connection.begin_nested():",
+        "if True:",
+        "tests/integration/test_reconciler.py",
+    ),
+    Guard(
+        "a failure is recorded before it is logged",
+        "backend/worker/attempt/execute.py",
+        "    outcome = _record(attempt, error, retry=not final)\n",
+        '    logger.error("%s raised", attempt.what)\n'
+        "    outcome = _record(attempt, error, retry=not final)\n",
+        "tests/unit/test_execute.py",
+    ),
+    Guard(
+        "installations: a message that runs alone is looked up if it is dropped",
+        "backend/worker/attempt/execute.py",
+        "    except Duplicate:\n        _note_dropped([attempt])\n",
+        "    except Duplicate:\n        pass\n",
+        "tests/integration/test_stray_messages.py",
+    ),
+    Guard(
+        "installations: a batch's messages are looked up if they are dropped",
+        "backend/worker/attempt/execute.py",
+        "    if len(outcomes) < len(attempts):\n        _note_dropped(",
+        "    if False:\n        _note_dropped(",
+        "tests/integration/test_stray_messages.py",
+    ),
+    Guard(
+        "2: a claim that was cut off in its commit counts",
+        "backend/worker/attempt/attempt.py",
+        "                if self._claim_transaction_id and committed(connection, "
+        "self._claim_transaction_id):\n                    return\n",
+        "",
+        "tests/integration/test_reconciler.py",
+    ),
+    Guard(
+        "3: objects of one task are written before the next begins",
+        "backend/worker/attempt/session.py",
+        "            self.flush()\n",
+        "",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "9: the worker reads the arguments as the API does",
+        "backend/worker/attempt/call.py",
+        "spec.arguments.model_validate_json(arguments)",
+        "spec.arguments.model_validate(__import__('json').loads(arguments))",
+        "tests/integration/test_round_trip.py",
+    ),
+    Guard(
+        "a value has the names that the OpenAPI document shows",
+        "backend/worker/attempt/call.py",
+        "model_dump_json(by_alias=True)",
+        "model_dump_json()",
+        "tests/unit/test_openapi_results.py",
+    ),
+    Guard(
+        "9: an infinite number in a value is no null",
+        "backend/worker/attempt/call.py",
+        '    if "null" in text and',
+        "    if False and",
+        "tests/integration/test_round_trip.py",
+    ),
+    Guard(
+        "3: no error of our own reaches the parent process",
+        "backend/worker/attempt/execute.py",
+        "        return Report()\n",
+        "        raise\n",
+        "tests/unit/test_execute.py",
+    ),
+    Guard(
+        "3: whatever a task raises ends its attempt",
+        "backend/worker/attempt/execute.py",
+        "    except BaseException as error:\n        if terminate_handler_fired():\n"
+        "            raise  # this",
+        "    except Exception as error:\n        if terminate_handler_fired():\n"
+        "            raise  # this",
+        "tests/acceptance/test_task_errors.py",
+    ),
+    Guard(
+        "3: whatever a short task raises is its own error",
+        "backend/worker/attempt/execute.py",
+        "    except BaseException as error:\n        if terminate_handler_fired():\n"
+        "            raise  # SIGTERM, as",
+        "    except ValueError as error:\n        if terminate_handler_fired():\n"
+        "            raise  # SIGTERM, as",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "9: a fork of a task's process ends and reports nothing",
+        "backend/worker/attempt/call.py",
+        "        if os.getpid() != pid:\n            _end_fork()\n",
+        "        pass\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
+        "_and_leaves_its_connection_alone",
+    ),
+    Guard(
+        "a task that breaks its connection each time is not tried without end",
+        "backend/worker/attempt/execute.py",
+        "        if attempt.losses < MAX_LOSSES:\n",
+        "        if True:\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a task that changes its own row is not tried without end",
+        "backend/worker/attempt/execute.py",
+        "        error = TaskError(OWN_ROW)\n",
+        "        return None\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a session that a task has kept is closed",
+        "backend/worker/attempt/session.py",
+        ", close_resets_only=False",
+        "",
+        "tests/integration/test_task_session.py::test_a_session_that_a_task_has_kept_is_of_no_use"
+        "_after_its_end",
+    ),
+    Guard(
+        "the limits of a task's transaction are its time limit",
+        "backend/worker/attempt/session.py",
+        "        if self._time_limit is not None:\n",
+        "        if self._time_limit is not None and self.began is not None:\n",
+        "tests/integration/test_task_settings.py::test_a_task_may_take_its_time_in_its_transaction",
+    ),
+    Guard(
+        "a claim that a failover has lost is no failure",
+        "backend/worker/attempt/attempt.py",
+        "waiting=self._claim_transaction_id is None",
+        "waiting=True",
+        "tests/integration/test_task_ends.py",
+    ),
+]

@@ -1,0 +1,172 @@
+"""Guards of connections, transactions, migrations and notifications."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+GUARDS = [
+    Guard(
+        "a read-only PostgreSQL's connections are given up",
+        "backend/db/session.py",
+        "        context.is_disconnect = True\n        for made in _engines():\n"
+        "            made.dispose()\n",
+        "        pass\n",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
+        "_route_says_so[by_default]",
+    ),
+    Guard(
+        "a listening connection that has broken is an outage",
+        "backend/db/listen.py",
+        "        with store_errors():\n            self._connection.close()",
+        "        self._connection.close()",
+        "tests/unit/test_listen.py",
+    ),
+    Guard(
+        "the lock of migrations is tried, not waited for",
+        "backend/db/migrate.py",
+        "SELECT pg_try_advisory_xact_lock({_LOCK})",
+        "SELECT pg_advisory_xact_lock({_LOCK}) IS NOT NULL",
+        "tests/integration/test_migrate_index.py::test_while_one_process_builds_an_index_concurrently"
+        "_no_other_waits_inside_a_statement",
+    ),
+    Guard(
+        "what a killed migration left running is ended",
+        "backend/db/migrate.py",
+        "        leases.break_connections(lock, _NAME)\n",
+        "",
+        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
+        "_repeated_after_it_was_killed",
+    ),
+    Guard(
+        "a migration has no time limit",
+        "backend/db/migrate.py",
+        "SET LOCAL statement_timeout = 0; ",
+        "",
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever_the"
+        "_roles_limits_are",
+    ),
+    Guard(
+        "the lock of migrations outlasts the limits",
+        "backend/db/migrate.py",
+        "SET LOCAL idle_in_transaction_session_timeout = 0;",
+        "",
+        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
+        "_repeated_after_it_was_killed",
+    ),
+    Guard(
+        "a pooler may refuse settings",
+        "backend/db/connection.py",
+        'if "options" not in str(error):',
+        'if "options" in str(error):',
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever"
+        "_the_roles_limits_are",
+    ),
+    Guard(
+        "nothing listens through a pooler",
+        "backend/db/listen.py",
+        "pooled = behind_pooler(connection)",
+        "pooled = False",
+        "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
+    ),
+    Guard(
+        "a task's own queries are planned with the defaults",
+        "backend/db/connection.py",
+        '    "timezone": "UTC",\n',
+        '    "timezone": "UTC",\n    "enable_bitmapscan": "off",\n',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "a burst is read in the order of an index",
+        "backend/db/session.py",
+        '"SET LOCAL enable_bitmapscan = off;"',
+        '"SET LOCAL enable_bitmapscan = on;"',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "a setting of a statement ends with it",
+        "backend/db/session.py",
+        '"SET LOCAL enable_bitmapscan = off;"',
+        '"SET enable_bitmapscan = off;"',
+        "tests/integration/test_session.py",
+    ),
+    Guard(
+        "14: a truncate waits for the counts that are being added up",
+        "backend/db/migrations/versions/0005_scan_bounds_and_clock.py",
+        'forget="TRUNCATE message_counts"',
+        'forget="DELETE FROM message_counts"',
+        "tests/integration/test_messages.py",
+    ),
+    Guard(
+        "3: what would end a task's transaction is refused",
+        "backend/db/transaction_policy.py",
+        "        if self.active:\n            self._refuse(\n",
+        "        if False:\n            self._refuse(\n",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: SQL is read before it is executed",
+        "backend/db/transaction_policy.py",
+        "        self._check(query)\n        super().execute(query, vars)\n",
+        "        super().execute(query, vars)\n",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: what was refused fails the task, though it swallows the error",
+        "backend/db/transaction_policy.py",
+        "        if self.refused is not None:\n            raise self.refused\n",
+        "",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: a task that goes on after a rollback fails",
+        "backend/db/transaction_policy.py",
+        "            self.policy.rolled_back = True\n",
+        "            pass\n",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: a task that goes on after a failed statement fails",
+        "backend/db/transaction_policy.py",
+        "self.rolled_back or status == extensions.TRANSACTION_STATUS_INERROR",
+        "self.rolled_back",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: a refused transaction's connection is closed",
+        "backend/db/transaction_policy.py",
+        "        self.discard_connection = True\n        raise",
+        "        raise",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: what outlasts a transaction goes with its connection",
+        "backend/db/session.py",
+        "    if policy.discard_connection:\n",
+        "    if False:\n",
+        "tests/integration/test_task_settings.py",
+    ),
+    Guard(
+        "options that a pooler drops are an error",
+        "backend/db/connection.py",
+        "        if needed and not mark:\n            raise OptionsDropped\n",
+        "",
+        "tests/acceptance/test_databases.py::test_options_that_a_pooler_drops_are_an_error_even_if"
+        "_the_role_has_all_limits",
+    ),
+    Guard(
+        "options that a pooler drops are an error for later connections too",
+        "backend/db/connection.py",
+        "    if not (first or needed):\n",
+        "    if not first:\n",
+        "tests/acceptance/test_databases.py::test_options_that_a_pooler_drops_are_an_error_for"
+        "_later_connections_too",
+    ),
+    Guard(
+        "9: a fork of a task's process leaves its connection alone",
+        "backend/db/transaction_policy.py",
+        "        return os.getpid() != self._pid\n",
+        "        return False\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
+        "_and_leaves_its_connection_alone",
+    ),
+]

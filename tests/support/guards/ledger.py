@@ -1,0 +1,144 @@
+"""Guards of the ledger's statements: tasks, leases, the outbox and the bounds of scans."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+GUARDS = [
+    Guard(
+        "1: ledger row and outbox row together",
+        "backend/db/ledger.py",
+        "INSERT INTO outbox (task_id) SELECT id FROM new ORDER BY id",
+        "SELECT 1",
+        "tests/integration/test_ledger.py::test_a_submission_writes_both_rows_or_none",
+    ),
+    Guard(
+        "2: a claim names the attempt",
+        "backend/db/ledger.py",
+        "wanted.id AND attempt = wanted.attempt AND",
+        "wanted.id AND",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: an ended task does not succeed again",
+        "backend/db/ledger.py",
+        "{row}attempt AND {_UNFINISHED}",
+        "{row}attempt",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: an ended task does not fail",
+        "backend/db/ledger.py",
+        "AND tasks.attempt < {LAST_ATTEMPT} AND {_UNFINISHED}",
+        "AND tasks.attempt < {LAST_ATTEMPT}",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: a worker ends no attempt of another",
+        "backend/db/ledger.py",
+        "THEN tasks.worker = :worker ELSE",
+        "THEN true ELSE",
+        "tests/integration/test_ledger.py",
+    ),
+    Guard(
+        "2: several tasks are looked up one by one",
+        "backend/db/ledger.py",
+        "SET LOCAL enable_seqscan = off;",
+        "",
+        "tests/integration/test_plans.py",
+    ),
+    Guard(
+        "3: a batch is claimed before it works",
+        "backend/db/ledger.py",
+        " AND {_WAITING}\n            FOR UPDATE",
+        "",
+        "tests/integration/test_batches.py",
+    ),
+    Guard(
+        "3: no clock decides whether a worker lives",
+        "backend/db/leases.py",
+        '(SELECT FROM workers WHERE name = :name)")',
+        '(SELECT FROM workers WHERE name = :name AND expires_at > now())")',
+        "tests/integration/test_leases.py::test_a_lease_lasts_whatever_the_clock_says",
+    ),
+    Guard(
+        "3: a worker that has renewed its lease in the meantime is not fenced",
+        "backend/db/leases.py",
+        "renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)",
+        "false",
+        "tests/integration/test_leases.py::test_a_worker_that_has_renewed_in_the_meantime_is_left"
+        "_alone",
+    ),
+    Guard(
+        "a relay takes no more than so many bytes at once",
+        "backend/db/outbox.py",
+        "WHERE before < :bytes",
+        "WHERE :bytes > 0",
+        "tests/integration/test_bundles.py",
+    ),
+    Guard(
+        "4: what newer tasks have overtaken is published again, and no backlog",
+        "backend/db/outbox.py",
+        "                AND started_at > created_at AND created_at <= now()\n",
+        "                AND created_at <= now()\n",
+        "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
+        "_were_overtaken",
+    ),
+    Guard(
+        "10: a scan starts at its bound",
+        "backend/db/bounds.py",
+        "coalesce((SELECT {bound} FROM scan_bounds), '-infinity')",
+        "timestamptz '-infinity'",
+        "tests/integration/test_bounds.py::test_a_scan_reads_little_of_what_has_ended_since_an_old"
+        "_snapshot",
+    ),
+    Guard(
+        "10: what is put back lowers the bound",
+        "backend/db/outbox.py",
+        "    )\n    {LOWER_DUE_FROM}",
+        "    )\n    SELECT FROM back",
+        "tests/integration/test_bounds_races.py",
+    ),
+    Guard(
+        "10: the bounds are locked before the rows are looked at",
+        "backend/db/bounds.py",
+        'LOCK = "SELECT FROM scan_bounds FOR UPDATE; "',
+        'LOCK = ""',
+        "tests/integration/test_bounds_races.py",
+    ),
+    Guard(
+        "10: a bound stays a minute behind",
+        "backend/db/bounds.py",
+        "least(:now, now()) - interval '1 min'\"",
+        "least(:now, now()) + interval '1 s'\"",
+        "tests/integration/test_bounds_races.py::test_a_submission_that_commits_late_is_not_missed",
+    ),
+    Guard(
+        "installations: of several processes that notice trouble one warns",
+        "backend/db/leases.py",
+        "    WHERE name = :name FOR UPDATE\n",
+        "    WHERE name = :name\n",
+        "tests/integration/test_stray_messages.py",
+    ),
+    Guard(
+        "10: statements about some tasks look them up",
+        "backend/db/ledger.py",
+        '_UNFINISHED = f"tasks.state NOT IN {one_of(ENDED)}"',
+        "_UNFINISHED = \"tasks.state IN ('PENDING', 'STARTED', 'RETRY')\"",
+        "tests/integration/test_plans.py",
+    ),
+    Guard(
+        "3: the outcome belongs to the transaction of the writes",
+        "backend/db/ledger.py",
+        "now() = coalesce(CAST(:began AS timestamptz), now())",
+        "CAST(:began AS timestamptz) IS NOT DISTINCT FROM :began",
+        "tests/integration/test_task_session.py",
+    ),
+    Guard(
+        "3: settings of one task do not reach the next",
+        "backend/db/ledger.py",
+        "    RESET ROLE; RESET ALL;\n",
+        "",
+        "tests/integration/test_task_settings.py",
+    ),
+]

@@ -1,0 +1,242 @@
+"""Guards of a worker's parent process: requests, the pool, the lease, stray messages."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+GUARDS = [
+    Guard(
+        "no variable comes into a worker's environment beside threads",
+        "backend/worker/parent/lease.py",
+        '        os.environ.setdefault(name, "")\n',
+        "        pass\n",
+        "tests/acceptance/test_processes_in_tasks.py::test_no_variable_comes_into_a_workers"
+        "_environment_beside_threads",
+    ),
+    Guard(
+        "4: a process that the parent saw die counts as an attempt",
+        "backend/worker/parent/request.py",
+        "        lease.report(Failure(self.delivery, self.hostname, error))\n",
+        "",
+        "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
+        "_the_end[kill_its_process_in_one_commit-3]",
+    ),
+    Guard(
+        "4: a worker whose event loop hangs ends",
+        "backend/worker/parent/hang.py",
+        "return self.count >= CHECKS",
+        "return False",
+        "tests/acceptance/test_hanging.py::test_a_worker_whose_event_loop_hangs_ends_and_its_tasks"
+        "_run_elsewhere",
+    ),
+    Guard(
+        "4: a broker that is away lets no worker end",
+        "backend/worker/parent/hang.py",
+        "ticked or not reached()",
+        "ticked",
+        "tests/unit/test_hang.py",
+    ),
+    Guard(
+        "a worker that the broker refuses pauses",
+        "backend/worker/parent/consumer.py",
+        "            self._pause(exc)\n        self._ready = False\n",
+        '            broker_outage.failed(explain(exc), "consumer")\n        self._ready = False\n',
+        "tests/acceptance/test_refusals.py::test_a_broker_that_refuses_is_one_line_in_each_process"
+        "_and_is_used_when_it_no_longer_does[no_permission]",
+    ),
+    Guard(
+        "4: events and replies are not sent while the broker is blocked",
+        "backend/worker/parent/hints.py",
+        "        return not self._blocked\n",
+        "        return True\n",
+        "tests/unit/test_hints.py",
+    ),
+    Guard(
+        "4: after a failure the broker is not tried for a while",
+        "backend/worker/parent/hints.py",
+        "time.monotonic() + seconds",
+        "0.0",
+        "tests/unit/test_hints.py",
+    ),
+    Guard(
+        "4: a heartbeat is not retried in the event loop",
+        "backend/worker/__init__.py",
+        "app.events.dispatcher_cls = Dispatcher",
+        "Dispatcher",
+        "tests/acceptance/test_hanging.py::test_a_worker_that_starts_under_a_memory_alarm_works_and"
+        "_is_well_afterwards",
+    ),
+    Guard(
+        "2: an attempt that no longer counts is killed in the event loop",
+        "backend/worker/parent/lease.py",
+        "self._worker.hub.call_soon(holds[key].kill, self._worker.pool)",
+        "holds[key].kill(self._worker.pool)",
+        "tests/unit/test_lease.py",
+    ),
+    Guard(
+        "2: only the child of an attempt that still runs is killed",
+        "backend/worker/parent/request.py",
+        "if self in celery_state.active_requests and not self.in_batch:",
+        "if not self.in_batch:",
+        "tests/unit/test_request.py",
+    ),
+    Guard(
+        "2: no child is killed for one member of a batch",
+        "backend/worker/parent/request.py",
+        "if self in celery_state.active_requests and not self.in_batch:",
+        "if self in celery_state.active_requests:",
+        "tests/unit/test_request.py",
+    ),
+    Guard(
+        "2: the ledger alone decides about a revoked id",
+        "backend/worker/parent/request.py",
+        "        if not self.delivery.external:\n            return self._already_revoked\n",
+        "",
+        "tests/acceptance/test_revokes.py::test_a_revoked_task_runs_when_the_ledger_gives_it"
+        "_another_attempt",
+    ),
+    Guard(
+        "8: an error while a message is read is the message's, not the broker's",
+        "backend/worker/parent/consumer.py",
+        "        except Exception as error:  # noqa: BLE001 - whatever was sent",
+        "        except self.connection_errors:\n"
+        "            raise\n"
+        "        except Exception as error:",
+        "tests/acceptance/test_malformed_messages.py",
+    ),
+    Guard(
+        "8: an entry on Redis that is no message is dropped",
+        "backend/worker/parent/malformed.py",
+        "        transport.Channel = Channel",
+        "        pass",
+        "tests/acceptance/test_malformed_messages.py",
+    ),
+    Guard(
+        "8: properties that amqp cannot read drop the message",
+        "backend/worker/parent/malformed.py",
+        "_readers[Basic.CLASS_ID] = _properties",
+        "_readers[Basic.CLASS_ID] = _read_properties",
+        "tests/acceptance/test_malformed_messages.py::test_a_message_whose_properties_cannot_be"
+        "_read_is_logged_and_dropped",
+    ),
+    Guard(
+        "2: a Redis that has gone ends no worker",
+        "backend/worker/parent/redis_channel.py",
+        "    QoS = Unacknowledged\n\n",
+        "",
+        "tests/integration/test_redis_channel.py",
+    ),
+    Guard(
+        "chaos: a result read in part is read to its end when the event loop starts over",
+        "backend/worker/parent/pool.py",
+        "        reading = self._unfinished(child, fd)\n",
+        "        reading = None\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: the event loop starts over while a child that has ended is in the pool",
+        "backend/worker/parent/pool.py",
+        '        if getattr(proc, "_sentinel_poll", proc) is not None:\n',
+        "        if proc:\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: the rest of a result is read from a child that has ended",
+        "backend/worker/parent/pool.py",
+        "                next(reading)\n",
+        "                pass\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: children that ended are looked at before their jobs are forgotten",
+        "backend/worker/parent/pool.py",
+        "        self.maintain_pool()\n",
+        "",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "chaos: a worker that was told to stop ends, whatever its end waits for",
+        "backend/worker/parent/lease.py",
+        "        time.sleep(EXIT_TIMEOUT)\n        os._exit(self._worker.exitcode or 0)\n",
+        "",
+        "tests/unit/test_lease.py",
+    ),
+    Guard(
+        "installations: dropped messages of known tasks are no trouble",
+        "backend/worker/stray_messages.py",
+        "                    return\n            with transaction",
+        "                    pass\n            with transaction",
+        "tests/integration/test_stray_messages.py",
+    ),
+    Guard(
+        "installations: while trouble lasts no further messages are looked up",
+        "backend/worker/stray_messages.py",
+        "        if time.monotonic() < _pause_until:\n            return\n",
+        "",
+        "tests/integration/test_stray_messages.py",
+    ),
+    Guard(
+        "3: an attempt that no child could be sent has failed",
+        "backend/worker/parent/jobs.py",
+        "            self._single.end_with(error)\n",
+        "",
+        "tests/unit/test_jobs.py",
+    ),
+    Guard(
+        "2: the lease holds a single attempt of the short queue",
+        "backend/worker/parent/jobs.py",
+        "            request.in_batch = self._single is None\n",
+        "",
+        "tests/unit/test_jobs.py",
+    ),
+    Guard(
+        "2: a task that is not short shares no transaction",
+        "backend/worker/parent/short.py",
+        "            if registered()[request.delivery.name].one_commit:\n",
+        "            if True:\n",
+        "tests/unit/test_short_tasks.py",
+    ),
+    Guard(
+        "an external task gets Celery's reply in a batch too",
+        "backend/worker/parent/results.py",
+        "            if delivery.external or len(ended) == 1:\n",
+        "            if len(ended) == 1:\n",
+        "tests/unit/test_results.py",
+    ),
+    Guard(
+        "9: what a pool process has started ends with it",
+        "backend/worker/parent/pool.py",
+        "            subprocesses.kill_with_subprocesses(proc.pid)\n",
+        "",
+        "tests/acceptance/test_subprocesses.py",
+    ),
+    Guard(
+        "a task may use multiprocessing",
+        "backend/worker/parent/subprocesses.py",
+        "    process._current_process = _MAIN_PROCESS",
+        "    process._not_current = _MAIN_PROCESS",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_task_uses_multiprocessing_as_any_program"
+        "_does",
+    ),
+    Guard(
+        "a child's end is noticed soon",
+        "backend/worker/parent/pool.py",
+        "        if proc in self._pool:\n",
+        "        if proc is None:\n",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "a child that is about to leave gets no job",
+        "backend/worker/parent/pool.py",
+        "            if child.jobs_done >= self._maxtasksperchild:\n                return\n",
+        "",
+        "tests/unit/test_pool.py",
+    ),
+    Guard(
+        "a fork that fails costs no other pool process",
+        "backend/worker/parent/pool.py",
+        "[each for each in self._pool if each not in before]",
+        "self._pool[-1:]",
+        "tests/unit/test_pool.py",
+    ),
+]
