@@ -7,12 +7,12 @@ RUN python -m venv --without-pip /opt/venv
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PYTHON=/opt/venv/bin/python PIP_ROOT_USER_ACTION=ignore
 
 # The packages alone first, so that a change of the code does not install them again. All come as wheels: no compiler.
-COPY requirements.txt /src/
+COPY requirements/run.txt /src/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --require-hashes --only-binary=:all: --requirement /src/requirements.txt
+    pip install --require-hashes --only-binary=:all: --requirement /src/requirements/run.txt
 
 COPY . /src/
-# setuptools builds the project and has nothing to do afterwards. The check fails where requirements.txt lacks what
+# setuptools builds the project and has nothing to do afterwards. The check fails where requirements/run.txt lacks what
 # pyproject.toml asks for.
 RUN pip install --no-index --no-deps --no-build-isolation /src && pip check && pip uninstall --yes setuptools
 

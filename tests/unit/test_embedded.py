@@ -231,7 +231,7 @@ def test_the_longest_folder_that_is_taken_fits_a_socket() -> None:
 
 
 def test_a_missing_wheel_is_told_in_one_line() -> None:
-    with pytest.raises(CannotRun, match="requirements-embedded") as told:
+    with pytest.raises(CannotRun, match="requirements/embedded") as told:
         programs._package("no_such_wheel", "PostgreSQL")
     assert "\n" not in str(told.value)
 
