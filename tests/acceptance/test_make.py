@@ -78,7 +78,7 @@ class Small:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Makefile", "deploy/check_locks.py"):
+        for name in ("Makefile", "deploy/check_locks.py", "deploy/environment.sh"):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
         (folder / "pyproject.toml").write_text(PROJECT)
