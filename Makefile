@@ -48,14 +48,18 @@ compare: environment-bench ## compare the speed of a commit with the code as it 
 format: environment-dev ## format the code, and repair what the linter can
 	@.venv/bin/ruff check --quiet --fix-only . && exec .venv/bin/ruff format .
 
-lint: environment-dev ## check lock files, format, lint, types, import layers, migrations in step with models
+lint: environment-dev ## check lock files, format, lint, sizes, types, import layers, dead code, dependencies, migrations
 	@failed=; \
 	check() { echo "-- $$1"; shift; "$$@" || failed=1; }; \
 	check locks .venv/bin/python deploy/check_locks.py; \
 	check format .venv/bin/ruff format --check .; \
 	check lint .venv/bin/ruff check .; \
+	check sizes .venv/bin/python deploy/check_sizes.py; \
 	check types .venv/bin/python -m mypy; \
 	check layers .venv/bin/lint-imports --no-logo; \
+	check 'dead code' .venv/bin/vulture; \
+	check dependencies .venv/bin/deptry --no-ansi .; \
+	check "the service's dependencies" .venv/bin/deptry --no-ansi --optional-dependencies-dev-groups dev,bench backend; \
 	check migrations .venv/bin/python -m tests.support.migrations_in_step; \
 	test -z "$$failed"
 

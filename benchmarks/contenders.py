@@ -18,6 +18,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tests.support.servers import Postgres
 
@@ -31,7 +32,6 @@ class Contender:
 
     name: str
     post = POST
-    id_key = "task_id"
     queues: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()  # emptied between rounds
     message_table = "messages"
@@ -64,11 +64,9 @@ class Contender:
         """Start what takes requests, and return when it does."""
         raise NotImplementedError
 
-    @contextmanager
-    def worker(self) -> Iterator[None]:
+    def worker(self) -> AbstractContextManager[None]:
         """Have a worker of two processes."""
         raise NotImplementedError
-        yield
 
     def restart(self) -> None:
         """Start over with fresh processes."""
@@ -236,7 +234,6 @@ class Flower(Contender):
 
     name = "flower"
     queues = ("textbook",)
-    id_key = "task-id"
     post = Request(
         "/api/task/async-apply/benchmarks.peers.textbook.insert_message",
         json.dumps({"args": [CONTENT]}).encode(),

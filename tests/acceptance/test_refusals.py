@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 WATCHED_SECONDS = 3.0
 SECRET = "secret-word"
-API, WORKER = ("api", "--no-relay"), ("worker",)
 
 
 @dataclass

@@ -67,15 +67,6 @@ class RabbitMQ(Server):
         self.stop()
         self.start()
 
-    def stop_app(self) -> None:
-        """Stop the broker in good order, as `rabbitmqctl stop_app` does."""
-        self._call("rabbit:stop()")
-
-    def start_app(self) -> None:
-        """Start the broker after `stop_app()`, and return when it serves."""
-        self._call("rabbit:start()")
-        eventually(self._started, PATIENCE, f"{self.name} serves")
-
     def queues(self) -> dict[str, int]:
         """Return how many messages, ready or unacknowledged, are in each queue of `/`.
 
