@@ -287,7 +287,7 @@ def _cannot_listen(host: str, port: int) -> OSError | None:
                     return error
                 absent = error
     except UnicodeError:
-        return socket.gaierror(socket.EAI_NONAME, "it is no name of a host")
+        return socket.gaierror(socket.EAI_NONAME, "not a valid host name")
     except socket.gaierror as error:
         return error
     return None if bound else absent

@@ -6,7 +6,7 @@ Error
 ├── TaskError                raised by a task's function: fails it for good, without another attempt
 ├── StatementFailed          a task's own statement failed, though PostgreSQL is there
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
-├── Superseded               this attempt of a task no longer counts; whatever it does is dropped
+├── Superseded               this attempt of a task no longer counts; its outcome is dropped
 │   └── Duplicate            the ledger does not wait for it, mostly as it came twice
 ├── StoreError               PostgreSQL did not do it; the text is for clients, as a 503
 │   ├── TextNotStorable      the database's encoding has no such character
@@ -103,7 +103,7 @@ class StoreLocked(StoreUnavailable):
 
 
 class LeaseExpired(StoreUnavailable):
-    """A worker has no lease: the reconciler would take from it whatever it starts."""
+    """A worker has no lease: the reconciler would take every attempt that it starts."""
 
     def __init__(self) -> None:
         super().__init__("this worker has no lease at the moment; it starts nothing without one")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = """
 Post a task, get an id at once, read its outcome whenever you like.
 
-**A 202 is final**: the task is on disk, and it runs whatever crashes next.
+**A 202 is final**: the task is on disk, and it runs even if every process crashes next.
 
 Each path works with and without its last slash. Each `GET` route answers `HEAD` too. A query
 parameter that a route does not know is refused.

@@ -138,7 +138,7 @@ class Inspector:
             if left <= 0 or not events.handle(timeout=left):
                 return
 
-    def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - whatever was sent
+    def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - any message
         """Note an answer: `{worker: [[task id, status], …]}`."""
         if not isinstance(body, dict):
             return
@@ -161,7 +161,7 @@ class _Question:
         if not self.missing:
             self.answered.set()
 
-    def answer(self, worker: str, holdings: Any) -> None:  # noqa: ANN401 - whatever was sent
+    def answer(self, worker: str, holdings: Any) -> None:  # noqa: ANN401 - any message
         """Take a worker's answer; an error of the worker's counts as an answer without tasks."""
         if isinstance(holdings, list):
             self.holdings.update((task_id, status) for task_id, status in holdings)

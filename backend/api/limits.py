@@ -61,7 +61,7 @@ class RequestLimits:
             app = problem(415, ENCODED)
         elif path == "/tasks/batch" and is_ndjson(scope):
             pass  # it is read line by line, with a limit on each line
-        elif length is None and scope["method"] != "GET":  # whose body nobody reads
+        elif length is None and scope["method"] != "GET":  # its body is not read
             receive = _limited(receive)
         elif length and length > MAX_BODY:  # the server holds a body to the length that it declares
             app = problem(413, TOO_LARGE)

@@ -111,7 +111,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
-        return problem(400, "The body broke off.")  # nobody reads it, and nothing is logged
+        return problem(400, "The body broke off.")  # the client has left; nothing is logged
 
 
 def summary(problems: Sequence[Mapping[str, str]]) -> str:

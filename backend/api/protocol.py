@@ -107,7 +107,7 @@ class HttpConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers are
+                if self.parser.get_method() == b"CONNECT":  # an upgrade with any headers
                     self._refuse(400, _NO_PROXY)
                     return
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
@@ -222,7 +222,7 @@ class HttpConnection(HttpToolsProtocol):
     def _is_incomplete(self) -> bool:
         """Return whether the client owes a request or the rest of one.
 
-        After an answer, whatever it has sent since has stopped uvicorn's keep-alive timer.
+        What the client has sent after an answer has stopped uvicorn's keep-alive timer.
         """
         cycle = self.cycle
         if cycle is None:

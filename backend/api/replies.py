@@ -139,7 +139,7 @@ class ReplyListener:
             self.connected = False
             connection.collect()
 
-    def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - whatever was sent
+    def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - any message
         """Wake who waits for a task (Celery's reply) or for one of a batch (ours)."""
         if isinstance(body, dict) and self._waiting:
             ids = body.get("task_ids") or [body.get("task_id")]

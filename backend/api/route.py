@@ -173,7 +173,7 @@ class _Call:
     ) -> dict[str, Any]:
         """Return the function's arguments by name; `done` has the values of dependencies.
 
-        Raises RequestValidationError with the given faults and those found, and whatever a
+        Raises RequestValidationError with the given faults and those found, and every error of a
         dependency raises.
         """
         values = dict(self._defaults)

@@ -138,7 +138,7 @@ def split_bundle(received: Message) -> Sequence[Message]:
         raise OtherVersion
     rows = json.loads(received.body or "")
     if not isinstance(rows, list) or not rows:
-        raise ValueError("it is no list of tasks")
+        raise ValueError("its body is not a list of tasks")
     whole = _Bundle(received, len(rows))
     return [_Part(whole, row) for row in rows]
 
@@ -159,7 +159,7 @@ class _Bundle:
 class _Part(Message):
     """The message of one task in a bundle."""
 
-    def __init__(self, whole: _Bundle, row: Any) -> None:  # noqa: ANN401 - whatever was sent
+    def __init__(self, whole: _Bundle, row: Any) -> None:  # noqa: ANN401 - any message
         errors = []
         body = self._arguments = ""
         options: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class _Part(Message):
             entry = OutboxEntry(*row) if isinstance(row, list) else OutboxEntry(**row)
             body, options = encode(entry)
             task_id, reply_to, self._arguments = entry.task_id, entry.reply_to, entry.args
-        except Exception:  # noqa: BLE001 - whatever was sent
+        except Exception:  # noqa: BLE001 - any message
             errors.append(sys.exc_info())
         super().__init__(
             body,

@@ -6,7 +6,7 @@ same statement reads. No row of a scan may be older than its bound:
 
 - `advance` raises a bound to the oldest row, at most to a minute ago: a transaction, whose rows
   have the time at which it began, has a minute to commit;
-- whatever brings back an older row lowers the bound in the same transaction;
+- a statement that brings back an older row lowers the bound in the same transaction;
 - when PostgreSQL's clock was set back, `reset` makes the scans start at the beginning.
 
 `advance` and the statements that bring rows back lock the bounds in one statement and read the rows

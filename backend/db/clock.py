@@ -45,7 +45,7 @@ _SET_BACK = text(
 )
 # Every row by the same time: those that share a message go on sharing their published_at. A row
 # that is locked is just being claimed, taken or put back, and is left: to wait for it could be a
-# deadlock. What is put back becomes due at once, whatever its due_at is.
+# deadlock. What is put back becomes due immediately, with any due_at.
 _MOVE = text(
     """
     UPDATE outbox SET due_at = due_at - :by, published_at = published_at - :by

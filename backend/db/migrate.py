@@ -151,7 +151,7 @@ def _locked() -> Iterator[sqlalchemy.Connection]:
 
 
 def _limit(connection: sqlalchemy.Connection) -> None:
-    """Set the limits of a migration's transaction, whatever the role's are.
+    """Set the limits of a migration's transaction, in place of the role's.
 
     Who waits for a table's lock makes all others wait who come later.
     """

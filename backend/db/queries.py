@@ -99,7 +99,7 @@ _KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uu
 
 
 def known(connection: Executor, ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that the ledger has, in whatever state."""
+    """Return those of the ids that the ledger has, in any state."""
     return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
 
 

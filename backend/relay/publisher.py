@@ -81,7 +81,7 @@ class Publisher:
         """
         self.refused = {}
         messages = list(_messages(batch))
-        # Noted before the first byte goes out: whatever breaks, nothing counts as published.
+        # Noted before the first byte goes out: after any error, nothing counts as published.
         self._unconfirmed = {
             self._tag + place: (options["routing_key"], ids)
             for place, (ids, _, options) in enumerate(messages, start=1)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# How long tasks gather after a batch was published: each has its price, whatever its size.
+# How long tasks gather after a batch was published: each batch has a cost, even a small one.
 GATHER_SECONDS = 0.025
 # Not after one of more bytes of arguments: its size may have ended it, and more is due.
 GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
-# How late a row that falls due by itself (a retry) may be published; new ones wake the relays.
+# How late a retry may be published: no NOTIFY wakes the relays when it becomes due.
 IDLE_SECONDS = 0.5
 # A queue that refused nothing for so long has recovered: longer than the longest pause before a
 # refused task is published again.

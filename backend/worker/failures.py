@@ -17,7 +17,7 @@ def backoff(attempt: int) -> float:
 def error_text(error: BaseException | str) -> str:
     """Return an error as one line for clients, without queries, hosts or what cannot be stored.
 
-    Never raises, whatever a task's error does.
+    Never raises, even if the text of the error cannot be read.
     """
     try:
         # Cut first: a text may have megabytes.

@@ -138,7 +138,7 @@ async def _accept_lines(
 ) -> bytes:
     """Accept the good lines together; return an answer for each line that is not blank.
 
-    Never raises, whatever goes wrong: the ids of the chunks before would be lost with the answer.
+    Never raises: the ids of the chunks before would be lost with the answer.
     """
     answers: list[dict[str, Any]] = []
     tasks: list[NewTask] = []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def call(spec: Task, arguments: str, run: Run) -> BaseModel:
     """Call a task's function with arguments as JSON text; return its value.
 
-    Raises TaskError for arguments that do not fit, and whatever the function raises.
+    Raises TaskError for arguments that do not fit, and every error of the function.
     """
     try:
         validated = spec.arguments.model_validate_json(arguments)

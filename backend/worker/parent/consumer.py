@@ -139,7 +139,7 @@ class LedgerConsumer(Consumer):
             if message.errors:
                 message._reraise_error()  # noqa: SLF001 - as kombu's Consumer does
             return how(message)
-        except Exception as error:  # noqa: BLE001 - whatever was sent
+        except Exception as error:  # noqa: BLE001 - any message
             reason = error
         self.on_decode_error(message, reason)
         return None

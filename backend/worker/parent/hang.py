@@ -82,7 +82,7 @@ class EventLoopWatch:
 def _broker_reached() -> bool:
     try:
         connect(timeout=1.0).release()
-    except Exception:  # noqa: BLE001 - it was not reached, for whatever reason
+    except Exception:  # noqa: BLE001 - for any reason
         return False
     return True
 

@@ -1,6 +1,6 @@
 """Publishing what may be lost: events, answers to control commands, replies about outcomes.
 
-The ledger has all that counts, so nothing here is tried again, and nobody waits for it longer than
+The ledger has all that counts, so nothing here is tried again, and no thread waits longer than
 a few seconds. While RabbitMQ's memory or disk alarm is raised it reads nothing from a connection
 that has published: these messages have connections of their own, so that the one that consumes can
 go on acknowledging.

@@ -1,7 +1,7 @@
 """The lease: a thread of the worker's parent process that says what it holds, every 2 s.
 
-It lives as long as the process does, whatever the broker is doing, and is also where the parent
-records the outcomes that only it notices.
+It lives as long as the process does, also while the broker is away. The parent process also records
+here the outcomes that only it notices.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # How long running tasks may go on after the worker was told to stop; the rest are handed back.
 STOP_TIMEOUT = 5.0
-# How long the process may take to end after that, whatever it waits for: Docker waits 10 s in all.
+# How long the process may take to end after that. Docker waits 10 s in all.
 EXIT_TIMEOUT = 4.0
 # Seconds to retry a write while PostgreSQL is away; then the reconciler handles the task.
 WRITE_TIMEOUT = 60.0
@@ -110,7 +110,7 @@ class Lease:
             self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
-        """End the process that stops, whatever the rest waits for.
+        """End the process that stops, even if another thread waits.
 
         If tasks still run, STOP_TIMEOUT after it was told to; else EXIT_TIMEOUT after `end` was
         called. A thread that never talks to PostgreSQL, which may hang.
@@ -132,7 +132,7 @@ class Lease:
         )
 
     def _guarded(self, step: Any) -> bool:  # noqa: ANN401 - any call without arguments
-        """Do a step, whatever happens; False where PostgreSQL was away."""
+        """Do a step and log its error; return False if PostgreSQL was away."""
         try:
             step()
         except StoreLocked:
@@ -179,7 +179,7 @@ class Lease:
             logger.info("running tasks handed back, to run again elsewhere: %d", len(again))
 
     def _hand_back_soon(self) -> None:
-        """Hand back, unless PostgreSQL does not answer: then the lease runs out by itself."""
+        """Hand back. If PostgreSQL does not answer within 2 s, the lease expires instead."""
         step = partial(self._guarded, self._hand_back)
         start_thread("hand back", "hands back tasks that did not end", step).join(timeout=2)
 

@@ -32,7 +32,7 @@ def _properties(buffer: memoryview, offset: int) -> tuple[dict[str, Any], int]:
     """
     try:
         properties: tuple[dict[str, Any], int] = _read_properties(buffer, offset)
-    except Exception as error:  # noqa: BLE001 - whatever was sent
+    except Exception as error:  # noqa: BLE001 - any message
         what = f"unknown: its properties cannot be read ({type(error).__name__})"
         return {"content_type": what}, len(buffer)
     return properties

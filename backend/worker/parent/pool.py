@@ -157,7 +157,7 @@ class Processes(AsynPool):
     def flush(self) -> None:
         """Forget, after a lost connection, what no child has begun.
 
-        First see to the children that have ended: afterwards nobody knows that a job was written to
+        Handle ended children first: afterwards nothing shows that a job was written to
         one of them, and the next child gets the pipe with that job, or a part of it, still in it.
         """
         self.maintain_pool()

@@ -59,7 +59,7 @@ def _dropping_malformed(receive: Callable[..., Any], **options: Any) -> Any:  # 
         reason: Exception = error
     except (Empty, RedisError, InconsistencyError, OSError):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever was sent
+    except Exception as error:  # noqa: BLE001 - any message
         reason = error
     logger.error("an entry that is no message was dropped (%s)", type(reason).__name__)
     raise Empty

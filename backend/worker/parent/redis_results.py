@@ -39,7 +39,7 @@ class RedisResults(LedgerResultBackend, RedisBackend):
                 succeeded = outcome.state == SUCCESS
                 value = json.loads(outcome.result or "null") if succeeded else exception_of(outcome)
                 RedisBackend.store_result(self, outcome.id, value, outcome.state)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the ledger has the outcome
+        except Exception as error:  # noqa: BLE001 - the ledger has the outcome
             self._silent_until = time.monotonic() + SILENCE_SECONDS
             kind = type(error).__name__
             line = f"copies of results are dropped ({kind}); check CELERY_RESULT_BACKEND"

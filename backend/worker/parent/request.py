@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class LedgerRequest(Request):
     """Celery's request, made only of a message that `wire.decode` can take apart.
 
-    Raises what that raises, or whatever else a message of another shape leads to.
+    Raises what that raises, or any other error for a message of another shape.
     """
 
     # Whether a child runs it together with other short tasks.

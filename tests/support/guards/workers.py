@@ -98,7 +98,7 @@ GUARDS = [
     Guard(
         "8: an error while a message is read is the message's, not the broker's",
         "backend/worker/parent/consumer.py",
-        "        except Exception as error:  # noqa: BLE001 - whatever was sent",
+        "        except Exception as error:  # noqa: BLE001 - any message",
         "        except self.connection_errors:\n"
         "            raise\n"
         "        except Exception as error:",
