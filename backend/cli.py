@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,14 +17,19 @@ import click
 
 from backend.errors import CannotRun, RegistrationError, StoreLocked, StoreUnavailable
 from backend.local import lifetime
+from backend.ports import refuse_taken
 from backend.settings import SettingsError, read, settings
 from backend.telemetry.logs import print_any_text, set_up_logging
 from backend.telemetry.terminal import Output
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from fastapi import FastAPI
+
+    from backend.local.programs import Server
+    from backend.maintenance.reconciler import Reconciler
+    from backend.relay.relay import Relay
 
 logger = logging.getLogger("system")
 
@@ -69,14 +72,14 @@ def up() -> None:
     found = read()
     output = Output()
     set_up_logging(found.log_level, stream=output)
-    registered()  # a task that is declared wrongly is said before anything starts
+    registered()  # a task that is declared wrongly is reported before anything starts
     with lifetime.exclusive_data_dir(found.data_dir) as killed:
         # What a killed `up` had started is stopping then.
         patience = 10.0 if killed else 0.0
-        _refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
-        _refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
+        refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
+        refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
         with lifetime.servers(found) as (servers, inherited_fds):
-            _migrate()
+            _migrate(servers)
             code = run(output, servers, inherited_fds)
     sys.exit(code)
 
@@ -102,7 +105,7 @@ def api(*, no_relay: bool) -> None:
     """Serve the HTTP API, with a relay in each of its processes."""
     import uvicorn
 
-    _refuse_taken(settings().api_host, settings().api_port, "API_PORT")
+    refuse_taken(settings().api_host, settings().api_port, "API_PORT")
     # After a clean stop uvicorn raises the signal that asked for it once more.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     uvicorn.run(
@@ -139,7 +142,7 @@ def create_app_with_relay() -> FastAPI:
             try:
                 yield state
             finally:
-                await asyncio.gather(*map(asyncio.to_thread, (relay.close, reconciler.close)))
+                await _close(relay, reconciler)
 
     app.router.lifespan_context = lifespan
     return app
@@ -153,10 +156,12 @@ def worker() -> None:
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
     from celery.utils.nodenames import gethostname, nodename
 
+    from backend.registry import import_functions
     from backend.worker.parent import subprocesses
 
     subprocesses.start_cleaner()  # before Celery starts its threads
-    set_up_logging(settings().log_level, "worker")  # before the lease's thread has something to say
+    set_up_logging(settings().log_level, "worker")  # before the lease's thread logs
+    import_functions()
     from backend.broker.app import app
 
     # Eight lines against running as root, for the sake of pickle, which we do not take.
@@ -189,8 +194,12 @@ def relay() -> None:
     relay.start()
     reconciler.start()
     stopping.wait()
-    relay.close()
-    reconciler.close()
+    asyncio.run(_close(relay, reconciler))
+
+
+async def _close(*threads: Relay | Reconciler) -> None:
+    """Stop them at the same time."""
+    await asyncio.gather(*(asyncio.to_thread(each.close) for each in threads))
 
 
 @commands.command()
@@ -205,7 +214,7 @@ def flower() -> None:
     install()
     # For its broker page, until the workers have told it theirs.
     app.conf.task_queues = list(QUEUES)
-    _refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
+    refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     # Flower reads these variables too, and fails on empty ones.
     for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):
         os.environ.pop(name, None)
@@ -228,7 +237,11 @@ def migrate() -> None:
     _migrate()
 
 
-def _migrate() -> None:
+def _migrate(servers: Sequence[Server] = ()) -> None:
+    """Bring the schema up to date; wait for PostgreSQL, for MIGRATE_TIMEOUT at most.
+
+    `servers`: the embedded servers, which are restarted when they end.
+    """
     from backend.db.migrate import upgrade, why_not_migrated
 
     deadline = time.monotonic() + MIGRATE_TIMEOUT
@@ -244,50 +257,7 @@ def _migrate() -> None:
                 what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
                 logger.info("waiting for %s at the address in DATABASE_URL", what)
             time.sleep(1)
+            for server in servers:
+                server.check()
         else:
             return
-
-
-def _refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
-    """Exit with one line if the port cannot be used, or is in use and stays so."""
-    deadline = time.monotonic() + patience
-    while error := _cannot_listen(host, port):
-        if isinstance(error, socket.gaierror):
-            sys.exit(f"tasks-api: {host} cannot be resolved ({error.strerror}); set API_HOST")
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            sys.exit(f"tasks-api: port {port} needs privileges; set {setting} to one above 1023")
-        if error.errno != errno.EADDRINUSE:
-            reason = os.strerror(error.errno or 0)
-            sys.exit(f"tasks-api: cannot listen on {host} ({reason}); set API_HOST")
-        if time.monotonic() > deadline:
-            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
-        time.sleep(0.1)
-
-
-def _cannot_listen(host: str, port: int) -> OSError | None:
-    """Try each address of the host; return why it will not do, if so.
-
-    An address that is not there is no obstacle while another is: a host's name may have one of
-    IPv6 where there is no IPv6.
-    """
-    absent: OSError | None = None
-    bound = False
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in found:
-            try:
-                with socket.socket(family, kind, protocol) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    if family == socket.AF_INET6:
-                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    probe.bind(address)
-                bound = True
-            except OSError as error:
-                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
-                    return error
-                absent = error
-    except UnicodeError:
-        return socket.gaierror(socket.EAI_NONAME, "not a valid host name")
-    except socket.gaierror as error:
-        return error
-    return None if bound else absent

@@ -1,6 +1,6 @@
-"""Background threads. Every thread that this project starts is one of these two kinds.
+"""Background threads: a Loop, or a thread that does one thing.
 
-With LOG_LEVEL=DEBUG each thread logs its name and its work when it starts.
+With LOG_LEVEL=DEBUG the start of each thread is logged, with its name and its work.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def start_thread(name: str, purpose: str, work: Callable[[], object]) -> threadi
     `purpose`: what it does, for the log.
     """
     thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
     logger.debug("thread %s: %s", name, purpose)
+    thread.start()
     return thread
 
 
@@ -50,8 +50,8 @@ class Loop:
     ) -> None:
         """Make the loop; `start` starts it.
 
-        `interval`: seconds between two turns. `pause_after`: returns the seconds to wait after an
-        error that it has reported, and None for every other error. The loop logs those and goes on.
+        `interval`: seconds before each turn. `pause_after`: reports an error that it knows, and
+        returns the seconds to wait. For None the loop logs the error, and continues.
         """
         self.name = name
         self._purpose = purpose
@@ -65,26 +65,29 @@ class Loop:
         """Start the thread."""
         self._thread = start_thread(self.name, self._purpose, self._run)
 
-    def close(self, seconds: float = 3.0) -> None:
-        """Stop the thread; returns within `seconds`, when it has ended or not."""
+    def close(self, seconds: float = 3.0) -> bool:
+        """Stop the thread, and wait for its end; return False if it runs after `seconds`."""
         self.stopping.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self.stopping.is_set():
-            self.stopping.wait(self._take_turn())
+        pause = self._interval
+        while not self.stopping.wait(pause):
+            pause = self._take_turn()
 
     def _take_turn(self) -> float:
         """Call `turn` once; return the seconds until the next call."""
         try:
             self._turn()
         except StoreUnavailable:  # db/session.py has reported it
-            return RETRY_SECONDS
+            return max(RETRY_SECONDS, self._interval)
         except Exception as error:
             pause = self._pause_after(error)
             if pause is None:
-                logger.exception("the %s met an error; it goes on", self.name)
-                return RETRY_SECONDS
+                logger.exception("an error in the thread %s; it continues", self.name)
+                return max(RETRY_SECONDS, self._interval)
             return pause
         return self._interval

@@ -31,9 +31,13 @@ def registered() -> Mapping[str, Task]:
 
 
 def _modules_in(module: ModuleType) -> Iterator[str]:
-    """Give the full names of the modules in a package, none for a module that is no package."""
+    """Give the full names of the modules in a package, without packages inside of it.
+
+    A module that is not a package has none.
+    """
     for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}."):
-        yield found.name
+        if not found.name.endswith(".__main__"):
+            yield found.name
 
 
 def _import(name: str) -> ModuleType:
@@ -41,8 +45,17 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except RegistrationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise cannot_import(name, error) from error
+
+
+def import_functions() -> None:
+    """Import the functions that tasks name as `run`, for a worker. Raises RegistrationError.
+
+    A worker that starts without them would fail each of their attempts.
+    """
+    for task in registered().values():
+        _ = task.function
 
 
 def names() -> str:

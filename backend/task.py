@@ -91,7 +91,7 @@ class Task:
             return self.declared
         try:
             function: Function = pkgutil.resolve_name(self.run)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise cannot_import(f"run={self.run!r} of task {self.name!r}", error) from error
         _check_function(self.name, function)
         return function
@@ -142,6 +142,8 @@ def task(
     def register(function: Function) -> Function:
         _check_function(name, function)
         _check_limits(name, max_attempts, time_limit)
+        if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
+            raise RegistrationError(f"task {name!r}: run is 'module:function'")
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _check_model(name, arguments)
@@ -159,7 +161,7 @@ def _check_function(name: str, function: Function) -> None:
         raise RegistrationError(f"task {name!r}: make it a `def`, not an `async def`")
     try:
         inspect.signature(function).bind("args", "run")
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise RegistrationError(f"task {name!r}: its parameters are (args, run)") from error
 
 
@@ -202,7 +204,7 @@ def _check_model(name: str, model: type[BaseModel]) -> None:
         if factory and not schema.get("default_factory_takes_data") and factory() != factory():
             raise RegistrationError(
                 f"task {name!r}: a default that differs each time would differ in each attempt;"
-                " make it in the task, of run.task_id"
+                " compute it in the task from run.task_id"
             )
 
 
@@ -229,7 +231,7 @@ def _register(name: str, new: Task) -> None:
     declared_tasks[name] = new
 
 
-def cannot_import(what: str, error: Exception) -> RegistrationError:
+def cannot_import(what: str, error: BaseException) -> RegistrationError:
     """Return the error for a module that cannot be imported: one line that says why and where."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if not isinstance(error, SyntaxError):  # its text says where

@@ -42,7 +42,7 @@ class Backlog:
         self._added += count
 
     def release(self, count: int) -> None:
-        """Let `count` admitted tasks not count as waiting: they are none, or had been counted."""
+        """Let `count` admitted tasks not count: they were not stored, or are counted already."""
         self._added = max(self._added - count, 0)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the routes work with: a batcher for each kind of question, and the broker's side."""
+"""What the routes work with: a batcher for each kind of question, and connections to the broker."""
 
 from __future__ import annotations
 

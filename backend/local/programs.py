@@ -89,21 +89,25 @@ class Server:
         now = time.monotonic()
         if self._start_at is None:
             if self._process is not None and self._process.poll() is not None:
-                code = self._process.returncode
-                logger.warning("%s ended by itself (%s); starting it again", self.name, code)
                 self._start_at = now + FIRST_PAUSE
         elif now >= self._start_at:
-            try:
-                self.clean_up()
-                self._process = self._spawn()
-            except (OSError, CannotRun) as error:
-                if not self._failed:
-                    logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
-                self._failed = True
-                self._start_at = now + RESTART_SECONDS
-            else:
-                self._failed = False
-                self._start_at = None
+            self._start_again()
+
+    def _start_again(self) -> None:
+        if self._process is not None and not self._failed:
+            code = self._process.returncode
+            logger.warning("%s ended by itself (%s); starting it again", self.name, code)
+        try:
+            self.clean_up()
+            self._process = self._spawn()
+        except Exception as error:  # noqa: BLE001 - the other processes go on without it
+            if not self._failed:
+                logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
+            self._failed = True
+            self._start_at = time.monotonic() + RESTART_SECONDS
+        else:
+            self._failed = False
+            self._start_at = None
 
     def run(self, command: Sequence[str]) -> None:
         """Run a program to its end. Raises CannotRun where it fails."""
@@ -123,7 +127,7 @@ class Server:
     def failure(self) -> CannotRun:
         """Return the error of a server that did not start, with the end of its log."""
         lines = self.log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no word why")
+        last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
         return CannotRun(f"{self.name} did not start: {last.strip()} ({self.log} has the rest)")
 
     def send(self, number: signal.Signals) -> None:
@@ -152,7 +156,7 @@ class Server:
 
 
 class Postgres(Server):
-    """PostgreSQL, everything as durable as it comes; as root, run by the user nobody."""
+    """PostgreSQL with its default durability; as root, run by the user nobody."""
 
     name = "PostgreSQL"
     setting = "database_url"

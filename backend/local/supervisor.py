@@ -146,7 +146,7 @@ class Supervisor:
     ) -> None:
         """Run each command with `inherited_fds` open, while `parent` is our parent.
 
-        `servers` run already, and are started again too. They are not stopped here.
+        `servers` run already, and are restarted when they end. They are not stopped here.
         """
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
@@ -171,13 +171,16 @@ class Supervisor:
         try:
             while well and not self._must_stop():
                 time.sleep(POLL_SECONDS)
-                for server in self._servers:
-                    server.check()
+                self._check_servers()
                 restart = self.ready.is_set()
                 well = all(each.check(restart=restart) for each in self._services)
         finally:
             self._stop_all()
         return well
+
+    def _check_servers(self) -> None:
+        for server in self._servers:
+            server.check()
 
     def _must_stop(self) -> bool:
         orphaned = self._parent is not None and os.getppid() != self._parent
@@ -194,6 +197,7 @@ class Supervisor:
             deadline = time.monotonic() + seconds
             while not all(service.ended() for service in running) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
+                self._check_servers()  # a worker that stops hands its tasks back
         deadline = time.monotonic() + LAST_LINES_SECONDS
         for service in self._services:
             service.send(signal.SIGKILL)  # what is left of its group

@@ -22,21 +22,20 @@ from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
 from backend.maintenance.liveness import Calm, Liveness
+from backend.maintenance.republish import LostMessages
+from backend.maintenance.rescue import retry_abandoned
 from backend.settings import settings
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 
-from backend.maintenance.republish import LostMessages
-from backend.maintenance.rescue import retry_abandoned
-
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
 # No transaction that began before a jump of PostgreSQL's clock is still under way after so long.
 CALM_SECONDS = 60.0
-# How often the bounds are compared with every row: should one be wrong, nothing waits for longer.
+# How often the bounds are compared with every row: a wrong bound delays tasks by this time at most.
 COMPARE_SECONDS = 300.0
 # How many unfinished tasks one pass checks for a missing outbox row.
 REPAIR_LIMIT = 1000
@@ -66,8 +65,8 @@ class Reconciler:
 
     def close(self) -> None:
         """Stop the thread; returns within 3 s."""
-        self._loop.close()
-        self._lost_messages.disconnect()
+        if self._loop.close():
+            self._lost_messages.disconnect()
 
     def _turn(self) -> None:
         try:

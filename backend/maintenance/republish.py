@@ -65,8 +65,8 @@ class LostMessages:
         if not (alone or bundles):
             return
         self._missing = self._compare(Counter({TASKS_QUEUE.name: alone, SHORT_QUEUE.name: bundles}))
-        # What a relay has sent and the broker has not read yet is missing too: the first pass after
-        # an alarm may find it so, the second does not.
+        # A message that the broker has not read yet looks lost in one pass. So a message counts as
+        # lost when it is missing in two passes.
         lost = before & self._missing
         bundled = 0
         with transaction() as connection:
@@ -79,7 +79,7 @@ class LostMessages:
                 return
             outbox.notify_relays(connection)
             waiting, busy = leases.not_begun(connection)
-        # The others are with busy workers; an idle one may begin them now.
+        # Not lost: tasks that busy workers hold. They are published again too, for idle workers.
         count = max(0, unbundled - waiting) + max(0, bundled - busy * GATHERED)
         if count:
             logger.warning(

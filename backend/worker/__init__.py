@@ -11,8 +11,7 @@ from backend.worker.parent.short import ShortTasks
 
 app.Task.Request = "backend.worker.parent.request:LedgerRequest"
 # Celery knows our tasks by name only: what runs one is attempt/execute.py.
-for name, task in registered().items():
-    _ = task.function  # imports it: a wrong `run` ends the worker now, and not its first attempt
+for name in registered():
     app.register_task(type(name, (app.Task,), {"name": name})())
 app.steps["consumer"].add(ShortTasks)
 app.events.dispatcher_cls = Dispatcher  # type: ignore[assignment]  # a name or a class

@@ -7,13 +7,13 @@ import socket
 
 import pytest
 
-from backend import cli
+from backend import cli, ports
 from tests.support.ports import free_port
 
 
 def said(host: str, port: int) -> str:
     with pytest.raises(SystemExit) as ended:
-        cli._refuse_taken(host, port, "API_PORT")
+        ports.refuse_taken(host, port, "API_PORT")
     return str(ended.value)
 
 
@@ -26,7 +26,7 @@ def test_a_free_port_is_not_refused_and_a_taken_one_is(host: str) -> None:
             listener.bind((host, 0))
         except OSError:
             pytest.skip("there is no such address here")
-        cli._refuse_taken(host, port, "API_PORT")
+        ports.refuse_taken(host, port, "API_PORT")
         listener.listen()
         port = listener.getsockname()[1]
         expected = f"tasks-api: port {port} is taken; stop what uses it or set API_PORT"
@@ -44,7 +44,7 @@ def test_a_host_that_cannot_be_had_is_named_with_its_setting() -> None:
 
 
 def test_a_privileged_port_is_named_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_cannot_listen", lambda *_: PermissionError(errno.EACCES, "no"))
+    monkeypatch.setattr(ports, "_cannot_listen", lambda *_: PermissionError(errno.EACCES, "no"))
     expected = "tasks-api: port 80 needs privileges; set API_PORT to one above 1023"
     assert said("127.0.0.1", 80) == expected
 

@@ -38,6 +38,8 @@ SERVERS = {
     "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
 }
 
+OURS_AND_ACME = "backend.tasks,acme.tasks"
+
 
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
@@ -97,9 +99,26 @@ def test_a_worker_does_not_start_without_what_does_the_work(
     acme: Path, broken: str, said: str
 ) -> None:
     (acme / "acme" / "resizing.py").write_text(broken)
-    found = python("import backend.worker", acme, "backend.tasks,acme.tasks")
+    found = python("from backend.registry import import_functions as do; do()", acme, OURS_AND_ACME)
     assert "RegistrationError" in found
     assert said in found
+
+
+def test_flower_and_the_api_start_without_what_does_the_work(acme: Path) -> None:
+    (acme / "acme" / "resizing.py").write_text("raise OSError")
+    assert python("import backend.worker; print('fine')", acme, OURS_AND_ACME) == "fine"
+
+
+def test_a_module_that_is_run_as_a_program_is_not_imported(acme: Path) -> None:
+    (acme / "acme" / "tasks" / "__main__.py").write_text("raise SystemExit(3)")
+    found = python("from backend.registry import names; print(names())", acme, OURS_AND_ACME)
+    assert "resize" in found
+
+
+def test_a_module_that_ends_the_process_is_named_in_one_line(acme: Path) -> None:
+    (acme / "acme" / "tasks" / "images.py").write_text("raise SystemExit(3)")
+    found = python("from backend.registry import names; print(names())", acme, OURS_AND_ACME)
+    assert "acme.tasks.images cannot be imported: SystemExit: 3" in found
 
 
 def test_a_module_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Lease:
             if not self._locked:
                 logger.warning(
                     "another session of PostgreSQL holds a lock that the lease of %s needs: this"
-                    " worker claims no tasks without it; end that session",
+                    " worker claims no tasks without a lease; end that session",
                     self._name,
                 )
             self._locked = True

@@ -1,0 +1,54 @@
+"""Whether a port can be listened on: said in one line before a server starts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+
+
+def refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
+    """Exit with one line if the port cannot be used, or is in use and stays so."""
+    deadline = time.monotonic() + patience
+    while error := _cannot_listen(host, port):
+        if isinstance(error, socket.gaierror):
+            sys.exit(f"tasks-api: {host} cannot be resolved ({error.strerror}); set API_HOST")
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            sys.exit(f"tasks-api: port {port} needs privileges; set {setting} to one above 1023")
+        if error.errno != errno.EADDRINUSE:
+            reason = os.strerror(error.errno or 0)
+            sys.exit(f"tasks-api: cannot listen on {host} ({reason}); set API_HOST")
+        if time.monotonic() > deadline:
+            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
+        time.sleep(0.1)
+
+
+def _cannot_listen(host: str, port: int) -> OSError | None:
+    """Try each address of the host; return why it will not do, if so.
+
+    An address that is not there is no obstacle while another is: a host's name may have one of
+    IPv6 where there is no IPv6.
+    """
+    absent: OSError | None = None
+    bound = False
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind(address)
+                bound = True
+            except OSError as error:
+                if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                    return error
+                absent = error
+    except UnicodeError:
+        return socket.gaierror(socket.EAI_NONAME, "not a valid host name")
+    except socket.gaierror as error:
+        return error
+    return None if bound else absent
