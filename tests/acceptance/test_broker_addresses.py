@@ -70,7 +70,7 @@ def broker(kind: str, rabbitmq_or_none: RabbitMQ | None, tmp_path: Path) -> Iter
 
 def connects(url: str, **environment: str) -> str:
     """Connect to a broker as every process does; return "" or the error."""
-    code = "from backend.broker.app import *\ntry: connect(timeout=5).close()\n"
+    code = "from backend.broker.connection import *\ntry: connect(timeout=5).close()\n"
     code += "except Exception as error: print(type(error).__name__, error)"
     environment = {
         **os.environ,

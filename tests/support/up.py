@@ -163,14 +163,16 @@ def program(up: Process, name: str) -> int:
 def servers(folder: Folder) -> subprocess.Popen[bytes]:
     """Start the embedded servers alone, and return when they serve."""
     code = """
-import sys
+import select, sys
 from pathlib import Path
 from backend.local.lifetime import exclusive_data_dir, servers
 from backend.settings import read
 found = read().model_copy(update={"data_dir": Path(sys.argv[1])})
-with exclusive_data_dir(found.data_dir), servers(found):
+with exclusive_data_dir(found.data_dir), servers(found) as (running, _):
     print("they serve", flush=True)
-    sys.stdin.read()
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        for server in running:
+            server.check()
 """
     environment = folder.environment()
     process = subprocess.Popen(
