@@ -165,4 +165,32 @@ GUARDS = [
         "    if (left := _signal(processes, signal.SIGKILL, KILL_SECONDS)) and not left:\n",
         "tests/unit/test_leftovers.py",
     ),
+    Guard(
+        "discovery runs no program of a package of tasks",
+        "backend/registry.py",
+        '        if not found.name.endswith(".__main__"):\n',
+        "        if True:\n",
+        "tests/unit/test_task_modules.py",
+    ),
+    Guard(
+        "a worker does not start without the functions that tasks name",
+        "backend/cli.py",
+        "    import_functions()\n",
+        "",
+        "tests/unit/test_task_modules.py",
+    ),
+    Guard(
+        "an unexpected error does not end a background thread",
+        "backend/loop.py",
+        "        except Exception as error:\n",
+        "        except TimeoutError as error:\n",
+        "tests/unit/test_loop.py",
+    ),
+    Guard(
+        "an embedded server that ends is started again",
+        "backend/local/programs.py",
+        "            self._start_again()\n",
+        "            pass\n",
+        "tests/unit/test_embedded.py",
+    ),
 ]
