@@ -17,7 +17,13 @@ from alembic.operations import Operations
 from tests.support import documents
 from tests.support.documents import Document, everywhere
 from tests.support.reader import AUTH, BLOCK_SECONDS, Reader, end_management
-from tests.support.recipes import example_index, example_migration, example_models, example_task
+from tests.support.recipes import (
+    example_index,
+    example_migration,
+    example_models,
+    example_task,
+    first_task,
+)
 from tests.support.stack import ROOT, Stack
 from tests.support.waiting import eventually
 
@@ -94,7 +100,13 @@ def test_each_command_does_what_the_document_shows(reader: Reader, document: Doc
 
 
 def test_each_client_in_python_runs(reader: Reader) -> None:
-    special = (example_task(), example_models(), example_migration(), example_index())
+    special = (
+        first_task(),
+        example_task(),
+        example_models(),
+        example_migration(),
+        example_index(),
+    )
     clients = [block for block in documents.blocks("python") if block not in special]
     assert clients
     for block in clients:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backend.settings import SettingsError, read
+from tests.support.recipes import first_task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,16 @@ def test_tasks_of_another_package_are_found_beside_ours(acme: Path) -> None:
         "from backend.registry import names; print(names())", acme, "backend.tasks, acme.tasks"
     )
     assert "insert_message, resize, slow" in found
+
+
+def test_the_task_that_readme_shows_runs(acme: Path) -> None:
+    (acme / "acme" / "tasks" / "images.py").write_text(first_task().text)
+    code = """
+from backend.registry import registered
+task = registered()["count_words"]
+print(task.function(task.arguments(text="to be or not to be"), None))
+"""
+    assert python(code, acme, OURS_AND_ACME) == "words=6"
 
 
 def test_what_does_the_work_is_imported_only_when_it_is_needed(acme: Path) -> None:
