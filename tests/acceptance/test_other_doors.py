@@ -10,7 +10,17 @@ import httpx
 import pytest
 
 from tests.support.celery_command import celery_command
-from tests.support.foreign import body_of, enter, headers_of, send, works, written
+from tests.support.foreign import (
+    JSON,
+    MINUTE,
+    QUEUES,
+    body_of,
+    enter,
+    headers_of,
+    send,
+    works,
+    written,
+)
 from tests.support.stack import Stack, serving
 from tests.support.waiting import eventually
 
@@ -18,11 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.servers import Postgres, RabbitMQ
-
-
-MINUTE = 60.0
-JSON = "application/json"
-QUEUES = pytest.mark.parametrize("queue", ["tasks", "short_tasks"])
 
 
 @pytest.fixture(scope="module")

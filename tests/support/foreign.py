@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import kombu
+import pytest
 
 if TYPE_CHECKING:
     from tests.support.stack import Stack
 
 MINUTE = 60.0
+JSON = "application/json"
+QUEUES = pytest.mark.parametrize("queue", ["tasks", "short_tasks"])
 
 
 def send(
