@@ -15,7 +15,7 @@ from backend.api.replies import ReplyListener
 from backend.api.submissions import Submissions
 from backend.batcher import Batcher
 from backend.db import messages, queries
-from backend.db.records import NewTask
+from backend.db.records import TaskRecord
 from backend.db.session import autocommit_connection
 from backend.ids import is_task_id, new_task_id
 from backend.task import Task
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.db.messages import Message
-    from backend.db.records import TaskRecord
 
 
 class _Closable(Protocol):
@@ -52,12 +51,12 @@ class Services:
         """Return what the ledger knows of a task, None for an id that was never issued."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
-    def new_task(self, task: Task, arguments: str) -> NewTask:
+    def new_task(self, task: Task, arguments: str) -> TaskRecord:
         """Return a task with a new id, whose outcome this process wants to hear of.
 
         The arguments are JSON text that fits the task's model.
         """
-        return NewTask(
+        return TaskRecord(
             new_task_id(),
             task.name,
             arguments,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Header
@@ -11,14 +13,13 @@ from fastapi import Header
 from backend.api.admission import Backlog
 from backend.batcher import Batcher
 from backend.db import idempotency, ledger
+from backend.db.idempotency import Key
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import Invalid, StoreNotWritable, TooManyWaiting
 from backend.registry import registered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from backend.db.records import NewTask
+    from backend.db.records import TaskRecord
 
 IdempotencyKey = Annotated[
     str,
@@ -32,20 +33,26 @@ IdempotencyKey = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitRequest:
-    """What one request asks for: tasks, all or none, and the answer once they are on disk.
+# Of an answer: a repeated request can only get the form that it had at first.
+Form = Literal["task", "batch", "lines"]
 
-    `form`: of the answer, which a repeated request can only get in the form that it had at first.
-    """
 
-    tasks: Sequence[NewTask]
-    answer: str
-    form: Literal["task", "batch", "lines"]
-    key: str | None = None
+@dataclass(frozen=True)
+class _Request:
+    """What one call of `submit` asks for; `name` is the text of the client's key."""
 
-    @property
-    def fingerprint(self) -> str:
+    tasks: Sequence[TaskRecord]
+    form: Form
+    name: str | None
+    render: Callable[[Sequence[str]], str]
+
+    @cached_property
+    def key(self) -> Key:
+        """What is stored for the client's key if it is new."""
+        ids = [task.id for task in self.tasks]
+        return Key(self.name or "", self._fingerprint(), ids, self.render(ids))
+
+    def _fingerprint(self) -> str:
         """Return a digest of what is asked for and in which form, without the new ids.
 
         Of the arguments as they were understood: a client may write them in another order.
@@ -72,32 +79,42 @@ class Submissions:
         # Whether the last write found PostgreSQL read-only or its disk full.
         self.refused = False
 
-    async def accept(self, request: SubmitRequest) -> str:
-        """Return the answer when the tasks are on disk, or the first one given to the key.
+    async def submit(
+        self,
+        tasks: Sequence[TaskRecord],
+        form: Form,
+        key: str | None,
+        render: Callable[[Sequence[str]], str],
+    ) -> Sequence[str]:
+        """Return the ids of the tasks when they are on disk, or those first given to the key.
+
+        All or none. `render` returns the body of the answer for ids; replicas of the version
+        before repeat it (to be removed in the release after this one).
 
         Raises TooManyWaiting, Invalid for a key that came with something else, StoreUnavailable.
         """
+        request = _Request(tasks, form, key, render)
         try:
-            await self._backlog.admit(len(request.tasks))
+            await self._backlog.admit(len(tasks))
         except TooManyWaiting:
             # A repeated request was accepted already. Looked up here only: otherwise the write
             # finds the key without another round trip.
-            if request.key is None or (first := await self._known.submit(request.key)) is None:
+            if key is None or (first := await self._known.submit(key)) is None:
                 raise
-            return _first_answer(request, first)
-        batcher = self._small if len(request.tasks) == 1 else self._large
+            return _first_ids(request, first)
+        batcher = self._small if len(tasks) == 1 else self._large
         first = await batcher.submit(request)
         if first is None:
-            return request.answer
-        self._backlog.release(len(request.tasks))
-        return _first_answer(request, first)
+            return [task.id for task in tasks]
+        self._backlog.release(len(tasks))
+        return _first_ids(request, first)
 
     @property
     def parts(self) -> tuple[Batcher[Any, Any] | Backlog, ...]:
         """What has a thread, to be closed; each takes as long as a Batcher."""
         return self._small, self._large, self._known, self._backlog
 
-    def _write(self, requests: Sequence[SubmitRequest]) -> list[idempotency.Key | None]:
+    def _write(self, requests: Sequence[_Request]) -> list[Key | None]:
         try:
             written = _write(requests)
         except StoreNotWritable:
@@ -107,54 +124,45 @@ class Submissions:
         return written
 
 
-def _size(request: SubmitRequest) -> int:
+def _size(request: _Request) -> int:
     """Return about how many bytes a small request's arguments have."""
     return len(request.tasks[0].args)
 
 
-def _first_answer(request: SubmitRequest, first: idempotency.Key) -> str:
-    """Return the answer given to the first request with a key. Raises Invalid for another one."""
-    if first.fingerprint != request.fingerprint:
+def _first_ids(request: _Request, first: Key) -> Sequence[str]:
+    """Return the ids given to the first request with a key. Raises Invalid for another one."""
+    if first.fingerprint != request.key.fingerprint:
         what = "this Idempotency-Key was used before, for another request: use a new one"
         fault = {"detail": what, "pointer": "Idempotency-Key"}
         raise Invalid(f"The request is not valid: {what}.", [fault])
-    return first.answer
+    return first.ids
 
 
-def _look_up(keys: Sequence[str]) -> list[idempotency.Key | None]:
+def _look_up(names: Sequence[str]) -> list[Key | None]:
     with autocommit_connection() as connection:
-        found = idempotency.find(connection, keys)
-    return [found.get(key) for key in keys]
+        found = idempotency.find(connection, names)
+    return [found.get(name) for name in names]
 
 
-def _write(requests: Sequence[SubmitRequest]) -> list[idempotency.Key | None]:
+def _write(requests: Sequence[_Request]) -> list[Key | None]:
     """Write what is new of the requests in one commit; return, for the others, their first use."""
-    first: dict[str, SubmitRequest] = {}
+    first: dict[str, Key] = {}
     for request in requests:
-        if request.key:
-            first.setdefault(request.key, request)
-    counts: dict[str, idempotency.Key] = {}
+        if request.name:
+            first.setdefault(request.name, request.key)
     # Without keys one statement is all there is to do.
     with transaction() if first else autocommit_connection() as connection:
-        if first:
-            keys = [
-                idempotency.Key(key, request.fingerprint, request.answer)
-                for key, request in first.items()
-            ]
-            counts = idempotency.remember(connection, keys)
-        uses = [_earlier_use(request, counts) for request in requests]
+        stored = idempotency.remember(connection, list(first.values())) if first else {}
+        uses = [_earlier_use(request, stored) for request in requests]
         new = [request for request, earlier in zip(requests, uses, strict=True) if earlier is None]
         if new:
             ledger.submit(connection, [task for request in new for task in request.tasks])
     return uses
 
 
-def _earlier_use(
-    request: SubmitRequest, counts: dict[str, idempotency.Key]
-) -> idempotency.Key | None:
+def _earlier_use(request: _Request, stored: dict[str, Key]) -> Key | None:
     """Return the use of a request's key by another one; None if this request is new."""
-    if request.key is None:
+    if request.name is None:
         return None
-    first = counts[request.key]
-    # Answers hold the ids of their tasks, so no two are the same.
-    return None if first.answer == request.answer else first
+    first = stored[request.name]
+    return None if first.ids == request.key.ids else first

@@ -1,4 +1,4 @@
-"""Idempotency keys: the first answer to a request, for as long as its client may repeat it."""
+"""Idempotency keys: the tasks of a request, for as long as its client may repeat it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
+from backend.db.ledger import array
 from backend.db.session import changed_rows
 
 if TYPE_CHECKING:
@@ -15,26 +16,41 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """A client's key, the fingerprint of what it was sent with, and the answer given."""
+    """A client's key, the fingerprint of what it was sent with, and the ids of the tasks.
+
+    `answer` is only written: replicas of the version before read it. To be removed, with the
+    column, in the release after this one.
+    """
 
     key: str
     fingerprint: str
-    answer: str
+    ids: list[str]
+    answer: str = ""
 
 
 # A key that another transaction is inserting is waited for. In order, so that two batches with the
 # same keys cannot wait for each other.
 _INSERT = text(
     """
-    INSERT INTO idempotency_keys (key, fingerprint, answer)
-    SELECT key, fingerprint, answer FROM unnest(
-        CAST(:keys AS text[]), CAST(:fingerprints AS text[]), CAST(:answers AS text[])
-    ) AS new (key, fingerprint, answer)
+    INSERT INTO idempotency_keys (key, fingerprint, ids, answer)
+    SELECT key, fingerprint, CAST(ids AS uuid[]), answer FROM unnest(
+        CAST(:keys AS text[]), CAST(:fingerprints AS text[]), CAST(:ids AS text[]),
+        CAST(:answers AS text[])
+    ) AS new (key, fingerprint, ids, answer)
     ORDER BY key
     ON CONFLICT (key) DO NOTHING
     """
 )
-_FIND = text("SELECT key, fingerprint, answer FROM idempotency_keys WHERE key = ANY(:keys)")
+# The version before stored no ids: they are in the answer.
+_FIND = text(
+    """
+    SELECT key, fingerprint, coalesce(
+        CAST(ids AS text[]),
+        ARRAY(SELECT found[1] FROM regexp_matches(answer, '"task_id":"([0-9a-f-]{36})"', 'g') found)
+    ) AS ids
+    FROM idempotency_keys WHERE key = ANY(:keys)
+    """
+)
 
 
 def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
@@ -42,6 +58,7 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
     new = {
         "keys": [key.key for key in keys],
         "fingerprints": [key.fingerprint for key in keys],
+        "ids": [array(key.ids) for key in keys],
         "answers": [key.answer for key in keys],
     }
     found: dict[str, Key] = {}
@@ -57,7 +74,7 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
 def find(connection: Executor, keys: Sequence[str]) -> dict[str, Key]:
     """Return what is stored of those keys that have been used."""
     rows = connection.execute(_FIND, {"keys": list(keys)})
-    return {row[0]: Key(*row) for row in rows}
+    return {row.key: Key(row.key, row.fingerprint, row.ids) for row in rows}
 
 
 _PURGE = text(

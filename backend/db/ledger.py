@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from backend.db.records import NewTask, Outcome
+    from backend.db.records import TaskRecord
     from backend.db.session import Executor
 
 
@@ -45,13 +45,23 @@ _SUBMIT = text(
 )
 
 
-def submit(connection: Executor, tasks: Sequence[NewTask]) -> None:
+def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
     """Write ledger row and outbox row of each task; with the commit they are accepted.
 
-    One statement, so that one round trip does it; the commit wakes the relays. Raises
-    IntegrityError for an id that the ledger has.
+    Writes id, name, args, max_attempts and reply_to. One statement, so that one round trip does
+    it; the commit wakes the relays. Raises IntegrityError for an id that the ledger has.
     """
-    connection.execute(_SUBMIT, {"rows": json.dumps([new._asdict() for new in tasks])})
+    rows = [
+        {
+            "id": task.id,
+            "name": task.name,
+            "args": task.args,
+            "max_attempts": task.max_attempts,
+            "reply_to": task.reply_to,
+        }
+        for task in tasks
+    ]
+    connection.execute(_SUBMIT, {"rows": json.dumps(rows)})
 
 
 # The same as models.IS_UNFINISHED, written so that only the index of the keys fits. With `state IN`
@@ -185,7 +195,7 @@ _FINISH = _finish(
 
 def finish(
     connection: Executor,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TaskRecord],
     worker: str | None,
     *,
     waiting: bool,
@@ -193,6 +203,7 @@ def finish(
 ) -> frozenset[str]:
     """End tasks; return the ids of those that it has ended.
 
+    `outcomes`: id, attempt and state; the result of SUCCESS, the error of FAILURE and REVOKED.
     `worker`: a started attempt has to be this worker's. `waiting`: whether an attempt that has not
     started may end too. `began`: when the transaction of the tasks' writes began, if they have
     written; in another one nothing is ended. Also resets all settings of the session, those of the
@@ -200,7 +211,14 @@ def finish(
     """
     common = {"worker": worker, "waiting": waiting, "began": began, "name": connection_name()}
     if len(outcomes) == 1:
-        found = connection.execute(_FINISH_ONE, {**outcomes[0]._asdict(), **common})
+        end = outcomes[0]
+        values: dict[str, object] = {
+            "id": end.id,
+            "attempt": end.attempt,
+            "state": end.state,
+            "result": end.result,
+            "error": end.error,
+        }
     else:
         values = {
             "ids": array(end.id for end in outcomes),
@@ -209,7 +227,7 @@ def finish(
             "results": [end.result for end in outcomes],
             "errors": [end.error for end in outcomes],
         }
-        found = connection.execute(_FINISH, {**values, **common})
+    found = connection.execute(_FINISH_ONE if len(outcomes) == 1 else _FINISH, {**values, **common})
     return frozenset(found.scalars())
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.ledger import array, finish, reschedule
-from backend.db.records import Locked, Outcome
+from backend.db.records import TaskRecord
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
 if TYPE_CHECKING:
@@ -23,10 +23,22 @@ _LOCK_STARTED_BY = text(
 )
 
 
-def lock(connection: Executor, ids: Iterable[str]) -> dict[str, Locked]:
-    """Lock the rows of tasks, in order of id; return those that exist, by id."""
+def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
+    """Lock the rows of tasks, in order of id; return those that exist, by id.
+
+    Reads id, attempt, max_attempts, state and worker.
+    """
     rows = connection.execute(_LOCK, {"ids": array(ids)})
-    return {row["id"]: Locked(**row) for row in rows.mappings()}
+    return {
+        row.id: TaskRecord(
+            row.id,
+            max_attempts=row.max_attempts,
+            attempt=row.attempt,
+            state=State(row.state),
+            worker=row.worker,
+        )
+        for row in rows
+    }
 
 
 def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
@@ -63,7 +75,7 @@ def fail(
             delay=delay,
         )
         return RETRY if again else None
-    end = Outcome(task_id, attempt, FAILURE, error=error)
+    end = TaskRecord(task_id, attempt=attempt, state=FAILURE, error=error)
     return FAILURE if finish(connection, [end], worker, waiting=waiting) else None
 
 
@@ -77,5 +89,5 @@ def revoke(
     row = lock(connection, [task_id]).get(task_id)
     if row is None or (attempt is None and row.state == STARTED):
         return None
-    end = Outcome(task_id, attempt or row.attempt, REVOKED, error=error)
+    end = row._replace(attempt=attempt or row.attempt, state=REVOKED, error=error)
     return end.attempt if finish(connection, [end], row.worker, waiting=True) else None

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     SmallInteger,
     Text,
+    Uuid,
     func,
     text,
 )
@@ -63,7 +64,7 @@ class Task(Base):
     name: Mapped[str] = mapped_column(comment="The registered name of the task")
     args: Mapped[dict[str, Any]] = mapped_column(comment="The arguments, as validated")
     state: Mapped[str] = mapped_column(
-        server_default=PENDING, comment="Where the task is; see the state machine in models.py"
+        server_default=PENDING, comment="Where the task is; CONTRIBUTING.md draws the states"
     )
     attempt: Mapped[int] = mapped_column(
         server_default="1", comment="The attempt that counts; a message for another is dropped"
@@ -150,14 +151,19 @@ class MessageCount(Base):
 
 
 class IdempotencyKey(Base):
-    """The first answer to a request that came with an Idempotency-Key."""
+    """The tasks of the first request that came with an Idempotency-Key."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index("idempotency_keys_age", "created_at"),)
 
     key: Mapped[str] = mapped_column(primary_key=True, comment="The client's key")
     fingerprint: Mapped[str] = mapped_column(comment="A digest of what was asked for")
-    answer: Mapped[str] = mapped_column(comment="The body of the answer")
+    answer: Mapped[str] = mapped_column(
+        comment="The body of the answer; only the version before 0009 reads it"
+    )
+    ids: Mapped[list[UUID] | None] = mapped_column(
+        ARRAY(Uuid()), comment="The tasks, in order; null in rows of the version before"
+    )
     created_at: Mapped[datetime] = mapped_column(
         server_default=func.now(), comment="When the key was first used"
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.records import Started, TaskRecord
 from backend.db.session import IN_INDEX_ORDER
-from backend.states import ACTIVE, RESERVED, SCHEDULED, STARTED
+from backend.states import ACTIVE, RESERVED, SCHEDULED, STARTED, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy import Row
 
     from backend.db.session import Executor
 
@@ -25,17 +27,39 @@ FEW = 100
 
 _STATES = text(
     """
-    SELECT CAST(id AS text), state, CAST(result AS text), error, progress
+    SELECT CAST(id AS text) AS id, state, CAST(result AS text) AS result, error, progress
     FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
     """
 )
 
 
 def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
-    """Return what is known of each task, None for an id that was never issued."""
+    """Return what is known of each task, None for an id that was never issued.
+
+    Reads id, state, result, error and progress.
+    """
     rows = connection.execute(_STATES, {"ids": list(set(ids))})
-    found = {row[0]: TaskRecord(*row) for row in rows}
+    found = {
+        row.id: TaskRecord(
+            row.id,
+            state=State(row.state),
+            result=row.result,
+            error=row.error,
+            progress=row.progress,
+        )
+        for row in rows
+    }
     return [found.get(task_id) for task_id in ids]
+
+
+def _record(row: Row[Any]) -> TaskRecord:
+    return TaskRecord(
+        row.id,
+        state=State(row.state),
+        result=row.result,
+        error=row.error,
+        progress=row.progress,
+    )
 
 
 # The inner CASE says whether a task is due later. Where few tasks are, it looks at a list of them;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from backend.states import ENDED
+from backend.states import ENDED, PENDING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -13,30 +13,29 @@ if TYPE_CHECKING:
     from backend.states import State
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
-    """What the ledger knows of a task; `result` is JSON text, None unless SUCCESS."""
+class TaskRecord(NamedTuple):
+    """A row of `tasks`: what a statement writes or has read of it.
+
+    Each function says which fields those are; the others have their defaults. `args` and `result`
+    are JSON text, `result` is None unless SUCCESS. db/models.py describes each column.
+    """
 
     id: str
-    state: str
-    result: str | None
-    error: str | None
-    progress: str | None
+    name: str = ""
+    args: str = ""
+    max_attempts: int = 1
+    reply_to: str | None = None
+    attempt: int = 1
+    state: State = PENDING
+    worker: str | None = None
+    result: str | None = None
+    error: str | None = None
+    progress: str | None = None
 
     @property
     def ended(self) -> bool:
         """Return whether the task has come to its end."""
         return self.state in ENDED
-
-
-class NewTask(NamedTuple):
-    """A task to be accepted; `args` is JSON text."""
-
-    id: str
-    name: str
-    args: str
-    max_attempts: int
-    reply_to: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +66,6 @@ class Claim:
     began: datetime
     transaction_id: str
     leased: bool
-
-
-class Outcome(NamedTuple):
-    """How a task ends: SUCCESS with its value as JSON text, FAILURE or REVOKED with an error."""
-
-    id: str
-    attempt: int
-    state: State
-    result: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Locked:
-    """What a locked row says of a task."""
-
-    id: str
-    attempt: int
-    max_attempts: int
-    state: str
-    worker: str | None
 
 
 class Started(NamedTuple):

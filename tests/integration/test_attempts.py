@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from backend import states
 from backend.db import ledger, locked, outbox, queries, records
 from tests.support.ledger import box, claim, hand_back, put, reschedule, submit, succeed, task
 
@@ -18,7 +19,9 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
         assert succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not succeed(connection, task_id, 1, '{"b": 2}')
         (state,) = queries.states(connection, [task_id])
-    assert state == records.TaskRecord(task_id, "SUCCESS", '{"b": 1, "a": "\\u0000"}', None, "3/10")
+    assert state == records.TaskRecord(
+        task_id, state=states.SUCCESS, result='{"b": 1, "a": "\\u0000"}', progress="3/10"
+    )
     assert task(database, task_id)["finished_at"] is not None
 
 

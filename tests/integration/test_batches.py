@@ -23,7 +23,10 @@ PLAN = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 def finish(connection: sa.Connection, results: Mapping[str, str], worker: str = "w") -> bool:
     """End first attempts that were claimed without a start; return whether all of them ended."""
-    ends = [records.Outcome(one, 1, states.SUCCESS, result) for one, result in results.items()]
+    ends = [
+        records.TaskRecord(one, state=states.SUCCESS, result=result)
+        for one, result in results.items()
+    ]
     return ledger.finish(connection, ends, worker, waiting=True) == results.keys()
 
 
@@ -65,7 +68,7 @@ def test_two_submissions_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> str:
-        ledger.submit(connection, [records.NewTask(i, "slow", "{}", 3, None) for i in ids])
+        ledger.submit(connection, [records.TaskRecord(i, "slow", "{}", 3, None) for i in ids])
         return "submitted"
 
     ids = sorted(str(uuid4()) for _ in range(SIZE))
@@ -105,8 +108,8 @@ def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, keys: Sequence[str]) -> dict[str, idempotency.Key]:
-        answer = str(uuid4())
-        asked = [idempotency.Key(key, "the same", answer) for key in keys]
+        ids = [str(uuid4())]
+        asked = [idempotency.Key(key, "the same", ids) for key in keys]
         return idempotency.remember(connection, asked)
 
     keys = [f"key-{place:02d}" for place in range(SIZE)]
@@ -114,7 +117,7 @@ def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
     assert first == second
     assert isinstance(first, dict)
     assert first.keys() == set(keys)
-    assert len({key.answer for key in first.values()}) == 1
+    assert len({key.ids[0] for key in first.values()}) == 1
 
 
 def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine) -> None:
@@ -128,7 +131,7 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
         assert ledger.claim(connection, attempts, "me", start=False).ids == {waits}
         assert finish(connection, {waits: '{"a": 1}'}, "me")
         (state,) = queries.states(connection, [waits])
-    assert state == records.TaskRecord(waits, "SUCCESS", '{"a": 1}', None, None)
+    assert state == records.TaskRecord(waits, state=states.SUCCESS, result='{"a": 1}')
     assert task(database, waits)["worker"] == "me"
     assert task(database, started)["worker"] == "other"
 

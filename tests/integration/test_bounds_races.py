@@ -91,7 +91,7 @@ def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
 
 def test_a_submission_that_commits_late_is_not_missed(database: sa.Engine) -> None:
     with database.connect() as late:
-        ledger.submit(late, [records.NewTask(NEW, "slow", "{}", 3, None)])
+        ledger.submit(late, [records.TaskRecord(NEW, "slow", "{}", 3, None)])
         advanced(database)
         advanced(database, every_row=True)
         late.commit()

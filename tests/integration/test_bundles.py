@@ -52,7 +52,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
     third = outbox.BUNDLE_BYTES // 3
     with database.begin() as connection:
         args = json.dumps({"content": "x" * third})
-        new = [records.NewTask(str(uuid4()), "long", args, 3, None) for _ in range(7)]
+        new = [records.TaskRecord(str(uuid4()), "long", args, 3, None) for _ in range(7)]
         ledger.submit(connection, new)
         taken = outbox.take(connection, 500, bundled=["long"])
         assert max(Counter(due.bundle for due in taken).values()) <= 4

@@ -27,7 +27,7 @@ def test_a_submission_writes_both_rows_or_none(database: sa.Engine) -> None:
     row = task(database, first)
     assert (row["state"], row["attempt"], row["args"]) == ("PENDING", 1, {"n": 1})
     assert (row["max_attempts"], row["reply_to"]) == (3, "replies")
-    twice = [records.NewTask(one, "slow", "{}", 3, None) for one in (NEVER, first)]
+    twice = [records.TaskRecord(one, "slow", "{}", 3, None) for one in (NEVER, first)]
     with pytest.raises(sa.exc.IntegrityError), database.begin() as connection:
         ledger.submit(connection, twice)
     assert box(database) == [(first, 1), (second, 1)]
@@ -90,7 +90,10 @@ def test_only_the_attempt_that_waits_is_claimed(
 
 def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
     """End a task together with another one, which never was."""
-    ends = [records.Outcome(one, attempt, states.SUCCESS, "{}") for one in (task_id, NEVER)]
+    ends = [
+        records.TaskRecord(one, attempt=attempt, state=states.SUCCESS, result="{}")
+        for one in (task_id, NEVER)
+    ]
     return bool(ledger.finish(connection, ends, "w", waiting=True))
 
 
@@ -153,7 +156,7 @@ def test_only_a_started_task_makes_progress_or_ends(
 @pytest.mark.parametrize("state", UNFINISHED)
 def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: str) -> None:
     task_id = put(database, state)
-    end = records.Outcome(task_id, 1, states.SUCCESS, "{}")
+    end = records.TaskRecord(task_id, state=states.SUCCESS, result="{}")
     before = task(database, task_id)
     with database.begin() as connection:
         assert not ledger.finish(connection, [end], "other", waiting=False)

@@ -133,7 +133,7 @@ def test_a_task_of_another_program_does_not_show_that_others_were_overtaken(
     (waiting,) = submit(database)
     age(database, waiting, 7200)
     with database.begin() as connection:
-        sent = records.NewTask(str(uuid4()), "slow", "{}", 3, None)
+        sent = records.TaskRecord(str(uuid4()), "slow", "{}", 3, None)
         ledger.submit(connection, [sent])
         assert ledger.claim(connection, {sent.id: 1}, "w").ids
         assert outbox.republish_overtaken(connection, 10) == 0
@@ -193,7 +193,7 @@ def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE outbox SET due_at = due_at - interval '1 h'"))
         connection.execute(sa.text("DELETE FROM tasks"))
-        submit_in = [records.NewTask(str(uuid4()), "slow", "{}", 3, None)]
+        submit_in = [records.TaskRecord(str(uuid4()), "slow", "{}", 3, None)]
         ledger.submit(connection, submit_in)
         taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from backend.broker.wire import Delivery
-    from backend.db.records import Outcome
+    from backend.db.records import TaskRecord
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Give a list of what is replied."""
     from backend.broker.app import app
 
-    sent: list[tuple[Delivery, Outcome]] = []
+    sent: list[tuple[Delivery, TaskRecord]] = []
     monkeypatch.setattr(app.backend, "reply", sent.extend)
     return sent
 

@@ -18,7 +18,7 @@ def submit(
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [records.NewTask(one, "slow", args, max_attempts, "replies") for one in ids],
+            [records.TaskRecord(one, "slow", args, max_attempts, "replies") for one in ids],
         )
     return ids
 
@@ -45,7 +45,7 @@ def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "
 
 def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str = "{}") -> bool:
     """End an attempt of the worker "w" that has been started; return whether it counted."""
-    end = records.Outcome(task_id, attempt, states.SUCCESS, result)
+    end = records.TaskRecord(task_id, attempt=attempt, state=states.SUCCESS, result=result)
     return bool(ledger.finish(connection, [end], "w", waiting=False))
 
 

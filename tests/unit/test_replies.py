@@ -10,6 +10,7 @@ import pytest
 
 from backend.db.records import TaskRecord
 from backend.loop import Loop
+from backend.states import PENDING, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +33,9 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     async def look(task_id: str) -> TaskRecord:
         nonlocal looks
         looks += 1
-        state = "SUCCESS" if looks > 1 else "PENDING"
+        state = SUCCESS if looks > 1 else PENDING
         made[0]._wake([task_id])
-        return TaskRecord(task_id, state, None, None, None)
+        return TaskRecord(task_id, state=state)
 
     async def scene() -> None:
         made.append(replies.ReplyListener(look))
@@ -60,7 +61,7 @@ def waited(
     left: list[bool] = []
 
     async def look(task_id: str) -> TaskRecord:
-        return TaskRecord(task_id, "PENDING", None, None, None)
+        return TaskRecord(task_id)
 
     async def scene() -> None:
         made = replies.ReplyListener(look)

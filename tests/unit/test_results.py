@@ -33,14 +33,14 @@ def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
     """Reply to tasks of (id, reply queue, external, state, value or error)."""
     from backend.broker.app import app
     from backend.broker.wire import Delivery
-    from backend.db.records import Outcome
+    from backend.db.records import TaskRecord
 
     backend: Any = app.backend
     ended = []
     for task_id, queue, external, state, text in ends:
         value, error = (text, None) if state == SUCCESS else (None, text)
         delivery = Delivery(task_id, 1, "slow", [], {}, queue, None, "tasks", external)
-        ended.append((delivery, Outcome(task_id, 1, state, value, error)))
+        ended.append((delivery, TaskRecord(task_id, state=state, result=value, error=error)))
     backend.reply(ended)
 
 

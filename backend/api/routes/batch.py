@@ -22,11 +22,11 @@ from backend.api.routes.batch_items import (
 )
 from backend.api.routes.batch_lines import accept_lines, describe_answers
 from backend.api.services import services_of
-from backend.api.submissions import IdempotencyKey, SubmitRequest
+from backend.api.submissions import IdempotencyKey
 from backend.states import PENDING
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,10 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
             problems += error.errors()
     if problems:
         raise RequestValidationError(problems)
-    rows = [{"task_id": task.id, "status": PENDING} for task in tasks]
-    answer = dump_json({"tasks": rows, "total": len(rows)})
-    answer = await services.submissions.accept(SubmitRequest(tasks, answer, "batch", key))
-    return Response(answer, 202, media_type="application/json")
+    ids = await services.submissions.submit(tasks, "batch", key, _render)
+    return Response(_render(ids), 202, media_type="application/json")
+
+
+def _render(ids: Sequence[str]) -> str:
+    rows = [{"task_id": task_id, "status": PENDING} for task_id in ids]
+    return dump_json({"tasks": rows, "total": len(rows)})

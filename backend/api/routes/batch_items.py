@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.api.services import Services
-    from backend.db.records import NewTask
+    from backend.db.records import TaskRecord
 
 
 MAX_ITEMS = 1000
@@ -88,7 +88,7 @@ def arguments_of(items: Sequence[BatchItem], text: str) -> list[str]:
     return [_MARKED.sub(r"\1", json.dumps(item["arguments"])) for item in read]
 
 
-def task_of(item: BatchItem, arguments: str, services: Services, *place: int) -> NewTask:
+def task_of(item: BatchItem, arguments: str, services: Services, *place: int) -> TaskRecord:
     """Return the task of an item; `place` is where the item stands in the body.
 
     Raises RequestValidationError.

@@ -17,7 +17,6 @@ from backend.api.limits import NDJSON
 from backend.api.problems import OUR_FAULT, faults
 from backend.api.routes.batch_items import MAX_ITEMS, BatchItem, BatchLine, arguments_of, task_of
 from backend.api.routes.task_models import EXAMPLE_ID
-from backend.api.submissions import SubmitRequest
 from backend.errors import HTTPError, StoreError, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.states import PENDING
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from backend.api.services import Services
-    from backend.db.records import NewTask
+    from backend.db.records import TaskRecord
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ async def _accept_lines(
     Never raises: the ids of the chunks before would be lost with the answer.
     """
     answers: list[dict[str, Any]] = []
-    tasks: list[NewTask] = []
+    tasks: list[TaskRecord] = []
     for number, line in enumerate(lines, first + 1):
         if not line.strip():
             continue
@@ -155,16 +154,21 @@ async def _accept_lines(
         except Exception:
             logger.exception("a line of a stream could not be read; it was refused")
             answer.update(_fault("REFUSED", OUR_FAULT))
-    text = "".join(dump_json(answer) + "\n" for answer in answers)
     if tasks:
+        good = [answer for answer in answers if "task_id" in answer]
         try:
-            text = await services.submissions.accept(SubmitRequest(tasks, text, "lines", key))
+            submit = services.submissions.submit
+            ids = await submit(tasks, "lines", key, lambda _: _dump_lines(answers))
+            for answer, task_id in zip(good, ids, strict=True):
+                answer["task_id"] = task_id
         except Exception as error:  # noqa: BLE001 - what is not one of ours was logged there
-            for answer in answers:
-                if "task_id" in answer:
-                    _take_back(answer, error)
-            text = "".join(dump_json(answer) + "\n" for answer in answers)
-    return text.encode()
+            for answer in good:
+                _take_back(answer, error)
+    return _dump_lines(answers).encode()
+
+
+def _dump_lines(answers: Sequence[dict[str, Any]]) -> str:
+    return "".join(dump_json(answer) + "\n" for answer in answers)
 
 
 def _take_back(answer: dict[str, Any], error: Exception) -> None:
@@ -184,7 +188,7 @@ def _fault(status: str, detail: str) -> dict[str, Any]:
 _TOO_LONG = {"type": "too_long", "loc": ("body",), "msg": "the line is over 1 MiB"}
 
 
-def _line_task(line: bytes, services: Services) -> NewTask:
+def _line_task(line: bytes, services: Services) -> TaskRecord:
     if len(line) > MAX_LINE:
         raise RequestValidationError([_TOO_LONG])
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
@@ -12,7 +11,7 @@ from backend.api.openapi import NOT_FOUND, STORE_AWAY, SUBMISSION_REFUSED, heade
 from backend.api.route import ABSENT
 from backend.api.routes.task_models import EXAMPLE_ID, TaskAccepted, TaskList, TaskState, describe
 from backend.api.services import services_of
-from backend.api.submissions import IdempotencyKey, SubmitRequest
+from backend.api.submissions import IdempotencyKey
 from backend.errors import NotFound
 from backend.registry import names, registered
 from backend.settings import settings
@@ -21,7 +20,7 @@ from backend.task import Task
 from backend.tasks.insert_message import MessageIn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pydantic import BaseModel
 
@@ -51,13 +50,15 @@ async def _accept(
     request: Request, task: Task, arguments: str, message: str, key: str | None
 ) -> Response:
     """Accept a task with arguments as JSON text: the answer is sent after the commit."""
+
+    def render(ids: Sequence[str]) -> str:
+        return f'{{"task_id":"{ids[0]}","status":"{PENDING}","message":"{message}"}}'
+
     services = services_of(request)
     new = services.new_task(task, arguments)
-    answer = f'{{"task_id":"{new.id}","status":"{PENDING}","message":"{message}"}}'
-    answer = await services.submissions.accept(SubmitRequest([new], answer, "task", key))
-    task_id = new.id if key is None else json.loads(answer)["task_id"]
-    headers = {"Location": f"{settings().root_path}/tasks/{task_id}"}
-    return Response(answer, 202, headers=headers, media_type="application/json")
+    ids = await services.submissions.submit([new], "task", key, render)
+    headers = {"Location": f"{settings().root_path}/tasks/{ids[0]}"}
+    return Response(render(ids), 202, headers=headers, media_type="application/json")
 
 
 @router.post(

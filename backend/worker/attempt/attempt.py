@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pydantic import RootModel
 from sqlalchemy.exc import IntegrityError
 
-from backend.db import ledger, locked, queries, records
+from backend.db import ledger, locked, queries
+from backend.db.records import TaskRecord
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, LeaseExpired, TaskError
 from backend.telemetry.logs import about
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backend.broker.wire import Delivery
+    from backend.db.records import Claim
     from backend.db.session import Executor
     from backend.states import State
     from backend.task import Task
@@ -78,6 +80,12 @@ class Attempt:
                 "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
             ) from error
 
+    def outcome(
+        self, state: State, *, result: str | None = None, error: str | None = None
+    ) -> TaskRecord:
+        """Return the row of a task that this attempt ends, or that is to be retried."""
+        return TaskRecord(self.id, attempt=self.number, state=state, result=result, error=error)
+
     def claim(self) -> None:
         """Claim it in a transaction of its own.
 
@@ -97,7 +105,7 @@ class Attempt:
                 raise LeaseExpired
             self._claim_transaction_id = claim.transaction_id
 
-    def claim_in(self, connection: Executor) -> records.Claim:
+    def claim_in(self, connection: Executor) -> Claim:
         """Claim it in a transaction under way. Raises Duplicate."""
         self.adopt(connection)
         claim = ledger.claim(connection, {self.id: self.number}, self.worker)
@@ -113,7 +121,7 @@ class Attempt:
             arguments = self.arguments
         except TaskError:
             arguments = "null"  # the error needs a row; reading the arguments again raises it
-        new = records.NewTask(
+        new = TaskRecord(
             self.id, self.spec.name, arguments, self.spec.max_attempts, self.delivery.reply_to
         )
         if queries.known(connection, [self.id]):

@@ -16,7 +16,6 @@ from sqlalchemy.exc import DataError
 
 from backend.broker.app import app
 from backend.db import ledger
-from backend.db.records import Outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
 from backend.errors import (
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.broker.wire import Delivery
+    from backend.db.records import TaskRecord
     from backend.db.session import Executor
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def run(attempts: Sequence[Attempt]) -> Report:
     return report
 
 
-def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[Outcome]:
+def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
     """Run attempts together; return the outcomes, and add to the report those to be run alone."""
     left = list(attempts)
     while left:
@@ -115,7 +115,7 @@ def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[Outcome]:
     return []
 
 
-def _run_alone(attempt: Attempt, report: Report) -> Outcome | None:
+def _run_alone(attempt: Attempt, report: Report) -> TaskRecord | None:
     """Run one attempt; return its outcome, None if nothing was recorded."""
     try:
         if attempt.spec.one_commit:
@@ -138,7 +138,7 @@ def _run_alone(attempt: Attempt, report: Report) -> Outcome | None:
     return None
 
 
-def _in_one_commit(attempts: Sequence[Attempt]) -> list[Outcome]:
+def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     """Claim, run and finish attempts in one transaction; return the outcomes of those that count.
 
     Raises TaskRaised for an error of a task, Duplicate for a task of another program that is known
@@ -154,7 +154,7 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[Outcome]:
         numbers = {attempt.id: attempt.number for attempt in attempts}
         claim = ledger.claim(session, numbers, worker, start=start)
         outcomes = [
-            Outcome(attempt.id, attempt.number, SUCCESS, _value_in_one_commit(attempt, session))
+            attempt.outcome(SUCCESS, result=_value_in_one_commit(attempt, session))
             for attempt in attempts
             if attempt.id in claim.ids
         ]
@@ -190,14 +190,14 @@ def _value_in_one_commit(attempt: Attempt, session: TaskSession) -> str:
         raise TaskRaised(attempt.id) from error
 
 
-def _in_steps(attempt: Attempt) -> Outcome:
+def _in_steps(attempt: Attempt) -> TaskRecord:
     """Run an attempt that was claimed, and finish it in the transaction of its writes."""
     try:
         with TaskSession(time_limit=attempt.spec.time_limit) as session:
             with session.lent():
                 run = Run(attempt.id, attempt.number, session)
                 value = as_json(call(attempt.spec, attempt.arguments, run))
-            outcome = Outcome(attempt.id, attempt.number, SUCCESS, value)
+            outcome = attempt.outcome(SUCCESS, result=value)
             if session.in_transaction():
                 _finish(session, [outcome], attempt.worker, waiting=False, began=session.began)
                 session.commit()
@@ -221,7 +221,7 @@ def _in_steps(attempt: Attempt) -> Outcome:
 
 def _finish(
     connection: Executor,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TaskRecord],
     worker: str,
     *,
     waiting: bool,
@@ -242,7 +242,7 @@ def _finish(
         raise Superseded("the ledger has moved on")
 
 
-def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> Outcome | None:
+def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> TaskRecord | None:
     """Record and log what an attempt has raised; return its outcome, None if not recorded."""
     if isinstance(error, Superseded):
         # Its writes were rolled back. If it counts all the same, it has changed its own row.
@@ -256,7 +256,7 @@ def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> Out
     return outcome
 
 
-def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome | None:
+def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecord | None:
     text = error_text(error)
     try:
         state = retry_while_unavailable(lambda: attempt.record_error(text, retry=retry))
@@ -275,7 +275,7 @@ def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> Outcome |
         )
         return None
     logger.warning("%s: %s after an error: %s", attempt.label, state, text, extra=attempt.log_extra)
-    return Outcome(attempt.id, attempt.number, state, error=text)
+    return attempt.outcome(state, error=text)
 
 
 def _note_dropped(attempts: Sequence[Attempt]) -> None:
@@ -290,7 +290,7 @@ def _note_dropped(attempts: Sequence[Attempt]) -> None:
         DroppedMessages(ours[0].worker, ours[0].delivery.queue, [each.id for each in ours]).record()
 
 
-def _reply(attempts: Sequence[Attempt], outcomes: Sequence[Outcome]) -> None:
+def _reply(attempts: Sequence[Attempt], outcomes: Sequence[TaskRecord]) -> None:
     """Send the outcomes that ended tasks to whoever asked for them."""
     deliveries = {attempt.id: attempt.delivery for attempt in attempts}
     ended = [(deliveries[end.id], end) for end in outcomes if end.state != RETRY]

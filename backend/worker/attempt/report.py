@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backend.db.records import Outcome
+    from backend.db.records import TaskRecord
     from backend.states import State
 
 # How many characters of a value Flower is shown.
@@ -28,7 +28,7 @@ class Report:
     traceback: str = ""
     seconds: float = 0.0
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: TaskRecord) -> None:
         """Add how an attempt has ended."""
         text = outcome.error or str(outcome.result)[:VALUE_LENGTH]
         self.ended[outcome.id] = outcome.state, text

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.broker.wire import Delivery
-    from backend.db.records import Outcome
+    from backend.db.records import TaskRecord
 
 _redis = Outage("results are copied again")
 
@@ -27,7 +27,7 @@ class RedisResults(LedgerResultBackend, RedisBackend):
 
     _silent_until = 0.0
 
-    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
         """Store copies, or drop them: every reader of ours has the ledger.
 
         After a failure none is stored for a while, so that tasks do not wait for Redis.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from backend.broker.wire import Delivery
-    from backend.db.records import Outcome
+    from backend.db.records import TaskRecord
 
 
 class LedgerResultBackend:
@@ -47,12 +47,12 @@ class LedgerResultBackend:
         """Return PENDING: Celery asks before it marks a task as revoked, and the ledger decides."""
         return states.PENDING
 
-    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
         """Send the outcomes of deliveries to whoever asked for them, or drop them; never raises."""
         raise NotImplementedError
 
 
-def exception_of(outcome: Outcome) -> Exception:
+def exception_of(outcome: TaskRecord) -> Exception:
     """Return a task's error as Celery has it."""
     kind = TaskRevokedError if outcome.state == REVOKED else TaskError
     return kind(outcome.error)
@@ -63,7 +63,7 @@ class RpcResults(LedgerResultBackend, RPCBackend):
 
     encode_result: Any  # Celery's; the stubs leave it out
 
-    def reply(self, ended: Sequence[tuple[Delivery, Outcome]]) -> None:
+    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
         """Send the ids of tasks of ours, one message to each queue; Celery's message for others."""
         ids: defaultdict[str, list[str]] = defaultdict(list)
         for delivery, outcome in ended:
@@ -78,7 +78,7 @@ class RpcResults(LedgerResultBackend, RPCBackend):
         for queue, task_ids in ids.items():
             _send(queue, json.dumps({"task_ids": task_ids}))
 
-    def _result_message(self, outcome: Outcome) -> str:
+    def _result_message(self, outcome: TaskRecord) -> str:
         """Return what Celery's clients read, as JSON text.
 
         The value is not decoded: Pydantic reads less deeply nested JSON than it writes.

@@ -15,7 +15,7 @@ from celery.exceptions import WorkerLostError
 
 from backend.broker.app import app
 from backend.db import ledger, locked
-from backend.db.records import Outcome
+from backend.db.records import TaskRecord
 from backend.db.session import transaction
 from backend.loop import start_thread
 from backend.states import RETRY, REVOKED
@@ -52,7 +52,7 @@ class Failure:
             return
         logger.warning("%s: %s", state, error, extra=about(delivery.id, delivery.attempt))
         if state != RETRY:
-            _reply(delivery, Outcome(delivery.id, delivery.attempt, state, error=error))
+            _reply(delivery, TaskRecord(delivery.id, state=state, error=error))
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Revoke:
             return
         logger.warning("REVOKED: %s", error, extra=about(self.task_id, ended))
         if self.delivery:
-            _reply(self.delivery, Outcome(self.task_id, ended, REVOKED, error=error))
+            _reply(self.delivery, TaskRecord(self.task_id, state=REVOKED, error=error))
 
 
-def _reply(delivery: Delivery, outcome: Outcome) -> None:
+def _reply(delivery: Delivery, outcome: TaskRecord) -> None:
     """Reply in a thread: the lease's must not wait for the broker, which may take seconds."""
     results: Any = app.backend
     start_thread("reply", "sends a reply", partial(results.reply, [(delivery, outcome)]))

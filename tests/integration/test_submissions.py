@@ -1,0 +1,119 @@
+"""Accepting tasks: what a key stands for, and what counts as waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from backend.api.submissions import Submissions
+from backend.db import idempotency
+from backend.db.records import TaskRecord
+from backend.errors import Invalid, TooManyWaiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import sqlalchemy as sa
+
+
+@pytest.fixture
+def submissions(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Submissions]:
+    """Give submissions to an empty database, of which 50 tasks may wait."""
+    monkeypatch.setenv("MAX_WAITING", "50")
+    assert service
+    made = Submissions()
+    yield made
+    for part in made.parts:
+        part.close()
+
+
+def tasks(*arguments: str) -> list[TaskRecord]:
+    return [TaskRecord(str(uuid4()), "insert_message", text, 5) for text in arguments]
+
+
+def render(ids: Sequence[str]) -> str:
+    rows = [{"task_id": task_id, "status": "PENDING"} for task_id in ids]
+    return json.dumps({"tasks": rows}, separators=(",", ":"))
+
+
+def test_a_repeated_request_does_not_count_as_waiting(submissions: Submissions) -> None:
+    async def scene() -> list[Sequence[str]]:
+        answers = [
+            await submissions.submit(tasks(*["{}"] * count), "batch", key, render)
+            for count, key in [(10, "ten")] * 5 + [(40, None)]
+        ]
+        with pytest.raises(TooManyWaiting):
+            await submissions.submit(tasks("{}"), "task", None, render)
+        return answers
+
+    *ten, forty = asyncio.run(scene())
+    assert len({tuple(ids) for ids in ten}) == 1
+    assert [len(ten[0]), len(forty)] == [10, 40]
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ('{"content":"x"}', '{ "more": 1, "content": "x" }'),
+        ("[1]", "[1]"),  # arguments that cannot be validated again
+    ],
+)
+def test_a_key_stands_for_the_arguments_as_they_are_understood(
+    submissions: Submissions, first: str, again: str
+) -> None:
+    async def scene() -> None:
+        ids = await submissions.submit(tasks(first), "task", "key", render)
+        assert await submissions.submit(tasks(again), "task", "key", render) == ids
+        with pytest.raises(Invalid):
+            await submissions.submit(tasks("[2]"), "task", "key", render)
+
+    asyncio.run(scene())
+
+
+def test_a_key_that_the_version_before_has_stored_has_its_tasks(
+    submissions: Submissions, database: sa.Engine
+) -> None:
+    async def scene() -> Sequence[str]:
+        first = await submissions.submit(tasks("{}", "{}", "{}"), "batch", "old", render)
+        with database.begin() as connection:
+            connection.execute(text("UPDATE idempotency_keys SET ids = NULL"))
+        assert await submissions.submit(tasks("{}", "{}", "{}"), "batch", "old", render) == first
+        return first
+
+    ids = asyncio.run(scene())
+    with database.connect() as connection:
+        answer = connection.execute(text("SELECT answer FROM idempotency_keys")).scalar_one()
+    assert answer == render(ids)  # which a replica of the version before repeats
+
+
+class _Purged:
+    """A connection on which an old key is purged when the first insert has met it."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._purged = False
+
+    def execute(self, statement: sa.TextClause, values: dict[str, Any]) -> object:
+        result = self._connection.execute(statement, values)
+        if not self._purged:
+            self._purged = True
+            self._connection.execute(text("DELETE FROM idempotency_keys WHERE key = 'old'"))
+        return result
+
+
+def test_a_key_that_is_purged_between_insert_and_look_is_stored_as_new(
+    database: sa.Engine,
+) -> None:
+    before, again, other = (
+        idempotency.Key(key, fingerprint, [str(uuid4())])
+        for key, fingerprint in [("old", "before"), ("old", "now"), ("new", "now")]
+    )
+    with database.begin() as connection:
+        assert idempotency.remember(connection, [before]) == {"old": before}
+        purged: Any = _Purged(connection)
+        assert idempotency.remember(purged, [again, other]) == {"old": again, "new": other}
