@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 from benchmarks.machine import describe
 from benchmarks.report import lines, save
 from benchmarks.results import Figures, Result
-from benchmarks.rows import batch, done, flood, growth, listing, memory, peers, post, state, wait
+from benchmarks.rows import (
+    batch,
+    done,
+    flood,
+    growth,
+    listing,
+    memory,
+    ordinary,
+    peers,
+    post,
+    state,
+    wait,
+)
 from benchmarks.session import Bench
 from tests.support.servers import Missing
 
@@ -23,6 +35,7 @@ ROWS = {
     "post": post.run,
     "batch": batch.run,
     "done": done.run,
+    "ordinary": ordinary.run,
     "list": listing.run,
     "wait": wait.run,
     "memory": memory.run,

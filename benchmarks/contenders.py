@@ -12,7 +12,7 @@ from psycopg2.errors import DeadlockDetected
 
 from benchmarks.load import Load, Request, load
 from benchmarks.processes import ROOT, START_SECONDS, Processes
-from benchmarks.servers import Broker, Database, Depth
+from benchmarks.servers import Broker, Database, Depth, Succeeded
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -89,6 +89,10 @@ class Contender:
     def messages(self) -> int:
         """Return how many messages were written."""
         return self.database.number(f"SELECT count(*) FROM {self.message_table}")
+
+    def ended(self) -> int:
+        """Return how many tasks have succeeded."""
+        raise NotImplementedError
 
     def missing(self, answers: Load) -> int:
         """Return how many of the tasks accepted the service's own books do not have."""
@@ -198,6 +202,19 @@ class Textbook(Contender):
     tables = ("textbook_messages",)
     message_table = "textbook_messages"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._succeeded = Succeeded(self._broker, self.name)
+
+    def close(self) -> None:
+        """Stop all."""
+        super().close()
+        self._succeeded.close()
+
+    def ended(self) -> int:
+        """Return how many tasks have succeeded; only Celery's events say it."""
+        return self._succeeded()
+
     def start(self) -> None:
         """Start the API."""
         self._serve("textbook")
@@ -209,6 +226,7 @@ class Textbook(Contender):
         argv += ["--concurrency=2"]
         self.processes.start("worker", argv, self.environment)
         eventually(lambda: self._depth.consumers() > 0, START_SECONDS, "the worker consumes")
+        self._succeeded.collect()
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,7 @@ class Depth:
     """Tells in a millisecond how many messages wait in some queues, and for how many consumers."""
 
     def __init__(self, broker: Broker, host: str, queues: Sequence[str]) -> None:
-        self._connection = Connection(
-            host=f"127.0.0.1:{broker.port}", virtual_host=host, userid="guest", password="guest"
-        )
+        self._connection = _connection(broker, host)
         self._queues = queues
 
     def __call__(self) -> int:
@@ -73,6 +72,37 @@ class Depth:
                 continue
             finally:
                 channel.close()
+
+
+class Succeeded:
+    """Counts the tasks that have succeeded, by the events of Celery's workers."""
+
+    def __init__(self, broker: Broker, host: str) -> None:
+        self._connection = _connection(broker, host)
+        self._count = 0
+
+    def collect(self) -> None:
+        """Collect events from now on; a worker has to run."""
+        self._connection.connect()  # does nothing where it is
+        self._channel = self._connection.channel()
+        self._channel.queue_declare("events", exclusive=True)
+        self._channel.queue_bind("events", "celeryev", "task.multi")
+
+    def __call__(self) -> int:
+        """Return how many have succeeded in all."""
+        while (message := self._channel.basic_get("events", no_ack=True)) is not None:
+            events = json.loads(message.body)
+            self._count += sum(event["type"] == "task-succeeded" for event in events)
+        return self._count
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+
+def _connection(broker: Broker, host: str) -> Connection:
+    address = f"127.0.0.1:{broker.port}"
+    return Connection(host=address, virtual_host=host, userid="guest", password="guest")
 
 
 class Database:

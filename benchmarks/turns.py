@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.load import Request, load
 from benchmarks.rows import batch, growth, listing, wait
+from benchmarks.rows import ordinary as ordinary_tasks
 from benchmarks.rows.done import finish, work_off
 from benchmarks.session import check
 from benchmarks.tables import fill
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
     Turn = Callable[[], float]
     Row = Callable[[Ours, float, Result], AbstractContextManager[Turn]]
 
-ORDINARY = Request("/tasks/slow?duration=0", b"")
-ORDINARY_CONNECTIONS = 16
 SLOW = {"name": "slow", "arguments": {"duration": 3600}}
 SLOW_BATCH = Request("/tasks/batch", json.dumps([SLOW] * batch.SIZE).encode())
-ORDINARY_TASKS = 250  # for each second of a turn: about what is done in it
 ROWS_STORED = 100_000
 
 
@@ -84,12 +82,8 @@ def done(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 def ordinary(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
     """From posting a number of `slow` tasks of 0 s to their end."""
 
-    def submit() -> Load:
-        count = int(ORDINARY_TASKS * seconds)
-        return load(ours.url, lambda: ORDINARY, count=count, connections=ORDINARY_CONNECTIONS)
-
     def turn() -> float:
-        rate, _ = work_off(ours, submit, ours.ended, result)
+        rate = ordinary_tasks.finish(ours, seconds, result)
         ours.clear()
         return rate
 

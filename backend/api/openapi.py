@@ -26,9 +26,6 @@ from backend.api.route import JSON, Route, unknown_parameter
 from backend.errors import StoreUnavailable, TooManyWaiting
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Responses = dict[int | str, dict[str, Any]]

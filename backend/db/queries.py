@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
@@ -13,8 +13,6 @@ from backend.states import ACTIVE, RESERVED, SCHEDULED, STARTED, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from sqlalchemy import Row
 
     from backend.db.session import Executor
 
@@ -50,16 +48,6 @@ def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
         for row in rows
     }
     return [found.get(task_id) for task_id in ids]
-
-
-def _record(row: Row[Any]) -> TaskRecord:
-    return TaskRecord(
-        row.id,
-        state=State(row.state),
-        result=row.result,
-        error=row.error,
-        progress=row.progress,
-    )
 
 
 # The inner CASE says whether a task is due later. Where few tasks are, it looks at a list of them;

@@ -5,6 +5,7 @@ Run it with `uvicorn benchmarks.peers.textbook:app` and
 """
 
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -67,11 +68,26 @@ def insert_message(content: str) -> dict[str, object]:
         }
 
 
+@celery.task
+def slow(duration: int) -> dict[str, str]:
+    """Take some seconds."""
+    time.sleep(duration)
+    return {"message": f"Task completed after {duration} seconds"}
+
+
 @app.post("/tasks/", status_code=202)
 def create_task(message: MessageIn) -> dict[str, str]:
     """Enqueue."""
     task = insert_message.delay(message.content)
     return {"task_id": task.id, "status": "PENDING", "message": "Task enqueued successfully"}
+
+
+@app.post("/tasks/slow", status_code=202)
+def create_slow_task(duration: int = 10) -> dict[str, str]:
+    """Enqueue."""
+    task = slow.delay(duration)
+    message = f"Slow task enqueued for {duration} seconds"
+    return {"task_id": task.id, "status": "PENDING", "message": message}
 
 
 @app.get("/tasks/")

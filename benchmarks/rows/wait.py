@@ -1,4 +1,4 @@
-"""From submitting a task to hearing of its success by `wait=`, on an idle service."""
+"""From submitting a task to hearing of its success by `wait=`, one task at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.contenders import POST
 from benchmarks.load import Request, load
 from benchmarks.results import Figures, Result
+from benchmarks.rows.ordinary import ORDINARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,29 +22,35 @@ PAUSE_SECONDS = 0.05
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """One task at a time, with a pause before each."""
-    ours = Figures("ours", "ms")
-    result = Result("wait", "submit → SUCCESS by wait=, idle", ours, wanted=25.0, bound="most")
+    """On an idle service, with a pause before each task; then without a pause."""
     bench.ours.clear()
     with bench.ours.worker():
         once(bench.ours.url)  # warm
-        for _ in bench.turns():
-            times = []
-            for _ in range(TIMES):
-                time.sleep(PAUSE_SECONDS)
-                took, status = once(bench.ours.url)
-                times.append(took)
-                if status != "SUCCESS":
-                    result.faults.append(f"was told {status}")
-            ours.values.append(median(times) * 1000)
+        yield _measure(bench, "submit → SUCCESS by wait=, idle", POST, PAUSE_SECONDS, 25.0)
+        yield _measure(bench, "the same, one after the other", POST, 0, 15.0)
+        yield _measure(bench, "the same, ordinary tasks", ORDINARY, 0, 15.0)
     bench.ours.clear()
-    yield result
 
 
-def once(url: str) -> tuple[float, str]:
+def _measure(bench: Bench, what: str, request: Request, pause: float, most: float) -> Result:
+    ours = Figures("ours", "ms")
+    result = Result("wait", what, ours, wanted=most, bound="most")
+    for _ in bench.turns():
+        times = []
+        for _ in range(TIMES):
+            time.sleep(pause)
+            took, status = once(bench.ours.url, request)
+            times.append(took)
+            if status != "SUCCESS":
+                result.faults.append(f"was told {status}")
+        ours.values.append(median(times) * 1000)
+    return result
+
+
+def once(url: str, request: Request = POST) -> tuple[float, str]:
     """Submit a task and wait for its end; return the seconds and the state that was read."""
     begin = time.monotonic()
-    posted = load(url, lambda: POST, count=1).bodies[0]
+    posted = load(url, lambda: request, count=1).bodies[0]
     question = Request(f"/tasks/{json.loads(posted)['task_id']}?wait=10")
     told = load(url, lambda: question, count=1).bodies[0]
     return time.monotonic() - begin, json.loads(told)["status"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Request, Response
@@ -27,8 +26,6 @@ from backend.states import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = logging.getLogger(__name__)
 
 
 async def _read_body(request: Request, adapter: TypeAdapter[Any]) -> tuple[Any, str]:
