@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.db import leases, queries
@@ -27,33 +26,25 @@ PAUSE_SECONDS = 60.0
 _pause_until = 0.0
 
 
-@dataclass(frozen=True)
-class DroppedMessages:
-    """Messages of ours, from one queue, that a worker has dropped."""
+def note_dropped(worker: str, queue: str, task_ids: Sequence[str]) -> None:
+    """Note in the worker's row if the ledger lacks a task whose message it dropped; never raises.
 
-    worker: str
-    queue: str
-    task_ids: Sequence[str]
-
-    def record(self) -> None:
-        """Note it in the worker's row if the ledger lacks one of the tasks; warn at the first.
-
-        Never raises.
-        """
-        global _pause_until  # noqa: PLW0603 - for the whole process
-        if time.monotonic() < _pause_until:
-            return
-        try:
-            with autocommit_connection() as connection:
-                if queries.known(connection, self.task_ids).issuperset(self.task_ids):
-                    return
-            with transaction() as connection:
-                first = leases.note_stray(connection, self.worker, error_text(self.queue))
-        except StoreUnavailable:
-            return  # the next such message is as good
-        except Exception:
-            logger.exception("dropped messages could not be looked up; the worker goes on")
-            first = False
-        _pause_until = time.monotonic() + PAUSE_SECONDS
-        if first:
-            logger.warning(leases.STRAY_MESSAGES, error_text(self.queue))
+    The messages came from one queue. Logs a warning at the first stray message.
+    """
+    global _pause_until  # noqa: PLW0603 - for the whole process
+    if time.monotonic() < _pause_until:
+        return
+    try:
+        with autocommit_connection() as connection:
+            if queries.known(connection, task_ids).issuperset(task_ids):
+                return
+        with transaction() as connection:
+            first = leases.note_stray(connection, worker, error_text(queue))
+    except StoreUnavailable:
+        return  # the next such message is as good
+    except Exception:
+        logger.exception("dropped messages could not be looked up; the worker goes on")
+        first = False
+    _pause_until = time.monotonic() + PAUSE_SECONDS
+    if first:
+        logger.warning(leases.STRAY_MESSAGES, error_text(queue))

@@ -41,7 +41,7 @@ def drop(worker: str) -> Drop:
     """Give what the worker's processes call."""
     from backend.worker import stray_messages
 
-    return lambda queue, ids: stray_messages.DroppedMessages(worker, queue, ids).record()
+    return lambda queue, ids: stray_messages.note_dropped(worker, queue, ids)
 
 
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])

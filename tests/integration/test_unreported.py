@@ -32,12 +32,12 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason
     service: sa.Engine, replies: list[Any], max_attempts: int, state: str
 ) -> None:
     from backend.registry import registered
-    from backend.worker.parent.unreported import Failure
+    from backend.worker.parent.unreported import record_failure
 
     (task_id,) = submit(service, max_attempts=max_attempts)
     error = RecursionError("maximum recursion depth exceeded")
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
-    Failure(delivery, "w", error).record()
+    record_failure(delivery, "w", error)
     row = task(service, task_id)
     assert (row["state"], row["error"]) == (state, str(error))
     assert box(service) == ([(task_id, 2)] if state == "RETRY" else [])
@@ -50,11 +50,11 @@ def test_a_revoked_attempt_ends_and_who_waits_is_told(
     service: sa.Engine, replies: list[Any]
 ) -> None:
     from backend.registry import registered
-    from backend.worker.parent.unreported import Revoke
+    from backend.worker.parent.unreported import record_revoke
 
     (task_id,) = submit(service)
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
-    Revoke(task_id, "terminated", delivery).record()
+    record_revoke(task_id, "terminated", delivery)
     assert task(service, task_id)["state"] == "REVOKED"
     eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
     assert (replies[0][1].state, replies[0][1].error) == ("REVOKED", "terminated")

@@ -12,13 +12,17 @@ from celery.exceptions import NotRegistered
 pytestmark = pytest.mark.usefixtures("configured")
 
 
-def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
+def dropped(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]
+) -> list[tuple[object, ...]]:
     """Return what the lease's thread is given when a message of an unknown name is dropped."""
     from backend.worker.parent import lease
     from backend.worker.parent.consumer import LedgerConsumer
 
-    reported: list[object] = []
-    monkeypatch.setattr(lease, "report", reported.append)
+    reported: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        lease, "write_soon", lambda write: reported.append((write.func, *write.args))
+    )
     consumer: Any = LedgerConsumer.__new__(LedgerConsumer)
     consumer.hostname = "a worker"
     message = Mock(headers=headers, delivery_info={"routing_key": "tasks"})
@@ -30,11 +34,11 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
 def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.stray_messages import DroppedMessages
+    from backend.worker.stray_messages import note_dropped
 
     task_id = str(uuid4())
     reported = dropped(monkeypatch, {"id": task_id, "ledger_attempt": 1})
-    assert reported == [DroppedMessages("a worker", "tasks", [task_id])]
+    assert reported == [(note_dropped, "a worker", "tasks", [task_id])]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from backend.worker.attempt.report import Report
 from backend.worker.attempt.session import TaskSession
 from backend.worker.failures import error_text
 from backend.worker.retry import retry_while_unavailable
-from backend.worker.stray_messages import DroppedMessages
+from backend.worker.stray_messages import note_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -287,7 +287,7 @@ def _note_dropped(attempts: Sequence[Attempt]) -> None:
         )
     ours = [attempt for attempt in attempts if not attempt.delivery.external]
     if ours:
-        DroppedMessages(ours[0].worker, ours[0].delivery.queue, [each.id for each in ours]).record()
+        note_dropped(ours[0].worker, ours[0].delivery.queue, [each.id for each in ours])
 
 
 def _reply(attempts: Sequence[Attempt], outcomes: Sequence[TaskRecord]) -> None:

@@ -18,7 +18,7 @@ from backend.broker.outage import broker_outage, explain
 from backend.worker.parent import activity, lease, malformed
 from backend.worker.parent.hang import TICK_SECONDS, EventLoopWatch
 from backend.worker.parent.jobs import Job
-from backend.worker.stray_messages import DroppedMessages
+from backend.worker.stray_messages import note_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +157,7 @@ class LedgerConsumer(Consumer):
             )
             if task_id := wire.ledger_task_id(headers):
                 queue = str(message.delivery_info.get("routing_key"))
-                lease.report(DroppedMessages(self.hostname, queue, [task_id]))
+                lease.write_soon(partial(note_dropped, self.hostname, queue, [task_id]))
         elif isinstance(exc, wire.OtherVersion):
             logger.warning(
                 "a message of another version is dropped, and published again later: update all"

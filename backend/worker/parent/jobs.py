@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.worker.state import task_ready
@@ -12,7 +13,7 @@ from backend.registry import registered
 from backend.states import FAILURE, RETRY, SUCCESS
 from backend.worker.attempt.execute import execute
 from backend.worker.parent import activity, lease
-from backend.worker.parent.unreported import LostBatch
+from backend.worker.parent.unreported import record_lost_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -117,7 +118,7 @@ class Job:
         for request in self._requests.values():
             task_ready(request)
         numbers = {task_id: request.delivery.attempt for task_id, request in self._requests.items()}
-        lease.report(LostBatch(numbers))
+        lease.write_soon(partial(record_lost_batch, numbers))
 
     def _run_alone(self, task_ids: Iterable[str]) -> None:
         for task_id in task_ids:

@@ -12,7 +12,7 @@ import queue
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import bootsteps
 from celery.signals import (
@@ -29,7 +29,7 @@ from backend.loop import Loop, start_thread
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from backend.worker.parent.request import LedgerRequest
 
@@ -59,20 +59,13 @@ CELERY_VARIABLES = (
 _CLOSING = {bootsteps.CLOSE, bootsteps.TERMINATE}  # type: ignore[attr-defined]  # as said
 
 
-class PendingWrite(Protocol):
-    """A change of the ledger that the parent process makes: an end of a task, stray messages."""
-
-    def record(self) -> None:
-        """Write it to the ledger. Raises StoreUnavailable."""
-
-
 class Lease:
     """Renews a worker's lease until the worker stops."""
 
     def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
         self._worker = worker
         self._name: str = worker.hostname
-        self._writes: queue.SimpleQueue[tuple[float, PendingWrite]] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
         self._renew_at = 0.0
         self._loop = Loop(
             "lease",
@@ -87,8 +80,8 @@ class Lease:
             "stop watch", "ends this worker if it does not stop in time", self._watch_for_stop
         )
 
-    def report(self, write: PendingWrite) -> None:
-        """Make a change soon; returns at once."""
+    def write_soon(self, write: Callable[[], None]) -> None:
+        """Call `write` in the lease's thread, again while it raises StoreUnavailable."""
         self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
     def end(self) -> None:
@@ -105,7 +98,7 @@ class Lease:
             until, write = self._writes.get(timeout=0.2)
         except queue.Empty:
             return
-        if not self._guarded(write.record) and time.monotonic() < until:
+        if not self._guarded(write) and time.monotonic() < until:
             self._writes.put((until, write))
             self._stopping.wait(0.5)
 
@@ -200,10 +193,10 @@ class Lease:
 _lease: Lease | None = None
 
 
-def report(write: PendingWrite) -> None:
-    """Let the lease's thread make a change; for the parent process."""
+def write_soon(write: Callable[[], None]) -> None:
+    """Let the lease's thread change the ledger; for the parent process."""
     if _lease is not None:
-        _lease.report(write)
+        _lease.write_soon(write)
 
 
 def end_now() -> None:

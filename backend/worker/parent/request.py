@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Terminated
@@ -15,7 +16,7 @@ from backend.broker import wire
 from backend.telemetry.logs import about
 from backend.worker.failures import error_text
 from backend.worker.parent import activity, lease
-from backend.worker.parent.unreported import Failure, Revoke
+from backend.worker.parent.unreported import record_failure, record_revoke
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +79,7 @@ class LedgerRequest(Request):
         task_ready(self)
         activity.count_failure()
         self.send_event("task-failed", exception=error_text(error), traceback="")
-        lease.report(Failure(self.delivery, self.hostname, error))
+        lease.write_soon(partial(record_failure, self.delivery, self.hostname, error))
 
     def _announce_revoked(
         self,
@@ -90,7 +91,7 @@ class LedgerRequest(Request):
         """End a revoked attempt, as Celery does; the lease's thread records it."""
         task_ready(self)
         self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
-        lease.report(Revoke(self.id, reason, self.delivery))
+        lease.write_soon(partial(record_revoke, self.id, reason, self.delivery))
         self.acknowledge()
         self._already_revoked = True
 

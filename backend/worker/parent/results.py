@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -20,7 +21,7 @@ from backend.ids import is_task_id
 from backend.states import REVOKED, SUCCESS
 from backend.worker.parent import lease
 from backend.worker.parent.hints import Hints
-from backend.worker.parent.unreported import Revoke
+from backend.worker.parent.unreported import record_revoke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ class LedgerResultBackend:
         Celery calls this for any id, also for tasks that this worker does not have.
         """
         if state == states.REVOKED and is_task_id(task_id):
-            lease.report(Revoke(task_id, str(result)))
+            lease.write_soon(partial(record_revoke, task_id, str(result)))
         return result
 
     def get_state(self, task_id: str) -> str:  # noqa: ARG002 - Celery's signature

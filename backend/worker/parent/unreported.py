@@ -7,7 +7,6 @@ must not wait for PostgreSQL.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,68 +29,51 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An attempt whose child was lost or killed, or that no child could be sent."""
+def record_failure(delivery: Delivery, worker: str, error: BaseException) -> None:
+    """Record an attempt whose child was lost or killed, or that no child could be sent.
 
-    delivery: Delivery
-    worker: str
-    error: BaseException
-
-    def record(self) -> None:
-        """Write the ledger; reply if that ended the task. Raises StoreUnavailable."""
-        delivery, error = self.delivery, error_text(self.error)
-        # A lost process is no reason to wait; a task that takes too long is.
-        lost = isinstance(self.error, WorkerLostError)
-        delay = 0.0 if lost else backoff(delivery.attempt)
-        with transaction() as connection:
-            state = locked.fail(
-                connection, delivery.id, delivery.attempt, error, self.worker, delay=delay
-            )
-        if state is None:
-            return
-        logger.warning("%s: %s", state, error, extra=about(delivery.id, delivery.attempt))
-        if state != RETRY:
-            _reply(delivery, TaskRecord(delivery.id, state=state, error=error))
+    Replies if that ended the task. Raises StoreUnavailable.
+    """
+    reason = error_text(error)
+    # A lost process is no reason to wait; a task that takes too long is.
+    delay = 0.0 if isinstance(error, WorkerLostError) else backoff(delivery.attempt)
+    with transaction() as connection:
+        state = locked.fail(connection, delivery.id, delivery.attempt, reason, worker, delay=delay)
+    if state is None:
+        return
+    logger.warning("%s: %s", state, reason, extra=about(delivery.id, delivery.attempt))
+    if state != RETRY:
+        _reply(delivery, TaskRecord(delivery.id, state=state, error=reason))
 
 
-@dataclass(frozen=True)
-class LostBatch:
-    """Attempts, by task id, that shared a child which was lost. None of them has started."""
+def record_lost_batch(attempts: Mapping[str, int]) -> None:
+    """Reschedule attempts, by task id, that shared a child which was lost; each runs alone.
 
-    attempts: Mapping[str, int]
-
-    def record(self) -> None:
-        """Reschedule the tasks; each runs alone. Raises StoreUnavailable."""
-        with transaction() as connection:
-            locked.lock(connection, self.attempts)
-            again = ledger.reschedule(connection, self.attempts, None, waiting=True, free=True)
-        logger.warning(
-            "a process was lost; of its short tasks (%d) run again, alone: %d",
-            len(self.attempts),
-            len(again),
-        )
+    None of them has started. Raises StoreUnavailable.
+    """
+    with transaction() as connection:
+        locked.lock(connection, attempts)
+        again = ledger.reschedule(connection, attempts, None, waiting=True, free=True)
+    logger.warning(
+        "a process was lost; of its short tasks (%d) run again, alone: %d",
+        len(attempts),
+        len(again),
+    )
 
 
-@dataclass(frozen=True)
-class Revoke:
-    """A revoke. Without a delivery it ends the task only if the task is waiting."""
+def record_revoke(task_id: str, reason: str, delivery: Delivery | None = None) -> None:
+    """Record a revoke; without a delivery it ends the task only if the task is waiting.
 
-    task_id: str
-    reason: str
-    delivery: Delivery | None = None
-
-    def record(self) -> None:
-        """Write the ledger, reply if that ended the task. Raises StoreUnavailable."""
-        error = error_text(self.reason)
-        attempt = self.delivery.attempt if self.delivery else None
-        with transaction() as connection:
-            ended = locked.revoke(connection, self.task_id, error, attempt)
-        if ended is None:
-            return
-        logger.warning("REVOKED: %s", error, extra=about(self.task_id, ended))
-        if self.delivery:
-            _reply(self.delivery, TaskRecord(self.task_id, state=REVOKED, error=error))
+    Replies if that ended the task. Raises StoreUnavailable.
+    """
+    error = error_text(reason)
+    with transaction() as connection:
+        ended = locked.revoke(connection, task_id, error, delivery.attempt if delivery else None)
+    if ended is None:
+        return
+    logger.warning("REVOKED: %s", error, extra=about(task_id, ended))
+    if delivery:
+        _reply(delivery, TaskRecord(task_id, state=REVOKED, error=error))
 
 
 def _reply(delivery: Delivery, outcome: TaskRecord) -> None:

@@ -16,7 +16,7 @@ GUARDS = [
     Guard(
         "4: a process that the parent saw die counts as an attempt",
         "backend/worker/parent/request.py",
-        "        lease.report(Failure(self.delivery, self.hostname, error))\n",
+        "        lease.write_soon(partial(record_failure, self.delivery, self.hostname, error))\n",
         "",
         "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
         "_the_end[kill_its_process_in_one_commit-3]",
