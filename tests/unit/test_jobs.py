@@ -60,8 +60,8 @@ def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
     controller.pool.apply_async.side_effect = error
     job.send()
     controller.semaphore.release.assert_called_once_with()
-    (failure,) = controller.reported
-    assert (failure.delivery.id, failure.error) == (request.id, error)
+    ((delivery, _, reason),) = controller.reported
+    assert (delivery.id, reason) == (request.id, error)
     assert request not in celery_state.reserved_requests
 
 
@@ -127,7 +127,6 @@ def test_attempts_whose_child_is_lost_are_reported_once(
     with pytest.raises(WorkerLostError) as caught:
         raise WorkerLostError("signal 9")
     job._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
-    (reported,) = controller.reported
-    ids = {reported.delivery.id} if count == 1 else set(reported.attempts)
-    assert ids == {request.id for request in requests}
+    ((lost, *_),) = controller.reported
+    assert ({lost.id} if count == 1 else set(lost)) == {request.id for request in requests}
     assert not celery_state.active_requests

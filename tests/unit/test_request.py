@@ -58,8 +58,8 @@ def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.Monk
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
     assert request.revoked()
-    (revoke,) = outcomes
-    assert (revoke.task_id, revoke.reason) == (request.id, "revoked")
+    ((task_id, reason, _),) = outcomes
+    assert (task_id, reason) == (request.id, "revoked")
 
 
 def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.Mo
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=2))
     error = WorkerLostError("signal 9")
     request.child_lost(error)
-    (failure,) = outcomes
-    assert (failure.delivery.id, failure.delivery.attempt) == (request.id, 2)
-    assert failure.error is error
+    ((delivery, _, reason),) = outcomes
+    assert (delivery.id, delivery.attempt) == (request.id, 2)
+    assert reason is error
 
 
 def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
@@ -80,8 +80,8 @@ def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     request.terminate(Pool(), signal=signal.SIGTERM)
     assert outcomes == []
     request.child_lost(Terminated(signal.SIGTERM))
-    (revoke,) = outcomes
-    assert (revoke.task_id, revoke.delivery.attempt) == (request.id, 1)
+    ((task_id, _, delivery),) = outcomes
+    assert (task_id, delivery.attempt) == (request.id, 1)
 
 
 def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
