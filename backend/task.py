@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.types import PathType
 
 from backend.db import ledger
+from backend.db.records import TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
 
@@ -77,6 +78,10 @@ class Task:
     time_limit: float
     one_commit: bool
     run: str | None = None
+
+    def record(self, task_id: str, args: str, reply_to: str | None) -> TaskRecord:
+        """Return a task of this kind to be submitted; `args` is JSON text."""
+        return TaskRecord(task_id, self.name, args, self.max_attempts, reply_to)
 
     @cached_property
     def result(self) -> type[BaseModel]:

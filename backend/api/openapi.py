@@ -37,7 +37,8 @@ def header(description: str, kind: str, example: object) -> dict[str, Any]:
     return {"description": description, "required": True, "schema": schema}
 
 
-def _error(status: int, description: str, detail: str) -> Responses:
+def error(status: int, description: str, detail: str) -> Responses:
+    """Return the description of an error; `detail` is its example."""
     example = document(status, detail)
     return {
         status: {
@@ -48,9 +49,9 @@ def _error(status: int, description: str, detail: str) -> Responses:
     }
 
 
-def _retry_later_error(status: int, description: str, detail: str, seconds: int) -> Responses:
+def _retry_later(status: int, description: str, detail: str, seconds: int) -> Responses:
     """Return the description of an error that says when to try again."""
-    documented = _error(status, description, detail)
+    documented = error(status, description, detail)
     retry_after = header("Seconds until you try again", "integer", seconds)
     documented[status]["headers"] = {"Retry-After": retry_after}
     return documented
@@ -63,26 +64,24 @@ def _invalid(description: str) -> Responses:
 
 # What every route can answer.
 ERRORS = {
-    **_error(405, "The path does not take the request's method", DETAILS[405]),
+    **error(405, "The path does not take the request's method", DETAILS[405]),
     **_invalid("The request is not valid"),
-    **_error(500, "Our fault; the log has it", OUR_FAULT),
+    **error(500, "Our fault; the log has it", OUR_FAULT),
 }
 ERRORS[405]["headers"] = {"Allow": header("The methods of the path", "string", "GET, HEAD, POST")}
-NOT_FOUND = _error(404, "No task has this id", "There is no task with this id.")
+NOT_FOUND = error(404, "No task has this id", "There is no task with this id.")
 BODY_REFUSED = {
-    **_error(413, "The body is over 1 MiB", TOO_LARGE),
-    **_error(415, "The body is compressed", ENCODED),
+    **error(413, "The body is over 1 MiB", TOO_LARGE),
+    **error(415, "The body is compressed", ENCODED),
 }
 SUBMISSION_REFUSED = {
     **BODY_REFUSED,
     **_invalid("The request is not valid, or its Idempotency-Key came with another one"),
-    **_retry_later_error(
+    **_retry_later(
         429, "More tasks wait than MAX_WAITING allows", str(TooManyWaiting(100_000, 30)), 30
     ),
 }
-STORE_AWAY = _retry_later_error(
-    503, "PostgreSQL is away or stores nothing", str(StoreUnavailable()), 2
-)
+STORE_AWAY = _retry_later(503, "PostgreSQL is away or stores nothing", str(StoreUnavailable()), 2)
 
 
 def router_of(

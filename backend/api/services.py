@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastapi import Request
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.db.messages import Message
+    from backend.db.session import Executor
 
 
 class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-Page = tuple[list["Message"], int]
+T = TypeVar("T")
 
 
 class Services:
@@ -40,7 +41,7 @@ class Services:
         self.submissions = Submissions()
         self.states = Batcher("states", _states)
         self.new_messages = Batcher("new messages", _insert_messages)
-        self.message_pages = Batcher("message pages", _message_pages)
+        self._reads: Batcher[Callable[[Executor], Any], Any] = Batcher("reads", _read)
         self.listing = Listing()
         self.readiness = Batcher("readiness", self._check)
         self.replies = ReplyListener(self.state)
@@ -51,18 +52,20 @@ class Services:
         """Return what the ledger knows of a task, None for an id that was never issued."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
+    async def read(self, question: Callable[[Executor], T]) -> T:
+        """Return what a function of `db` finds; for what is not asked a thousand times a second.
+
+        Raises StoreUnavailable and Overloaded as Batcher does.
+        """
+        found: T = await self._reads.submit(question)
+        return found
+
     def new_task(self, task: Task, arguments: str) -> TaskRecord:
         """Return a task with a new id, whose outcome this process wants to hear of.
 
         The arguments are JSON text that fits the task's model.
         """
-        return TaskRecord(
-            new_task_id(),
-            task.name,
-            arguments,
-            task.max_attempts,
-            self.replies.queue_name,
-        )
+        return task.record(new_task_id(), arguments, self.replies.queue_name)
 
     async def close(self) -> None:
         """Stop all threads at the same time; returns within 5 s."""
@@ -70,7 +73,7 @@ class Services:
             *self.submissions.parts,
             self.states,
             self.new_messages,
-            self.message_pages,
+            self._reads,
             *self.listing.parts,
             self.readiness,
             self.replies,
@@ -99,11 +102,9 @@ def _insert_messages(contents: Sequence[str]) -> list[Message]:
         return messages.insert_many(connection, contents)
 
 
-def _message_pages(asked: Sequence[tuple[int, int]]) -> list[Page]:
+def _read(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
     with autocommit_connection() as connection:
-        pages = [messages.page(connection, limit, before) for limit, before in asked]
-        total = messages.count(connection)
-    return [(page, total) for page in pages]
+        return [question(connection) for question in questions]
 
 
 def services_of(request: Request) -> Services:

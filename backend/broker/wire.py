@@ -16,7 +16,7 @@ from celery.exceptions import InvalidTaskError, NotRegistered
 from kombu import Message
 
 from backend.broker.queues import SHORT_QUEUE, TASKS_QUEUE
-from backend.db.records import OutboxEntry
+from backend.db.records import LAST_ATTEMPT, OutboxEntry
 from backend.ids import is_task_id
 from backend.registry import registered
 from backend.telemetry.logs import about
@@ -30,8 +30,6 @@ VERSION: Final = 2
 VERSION_HEADER: Final = "ledger_version"
 ATTEMPT_HEADER: Final = "ledger_attempt"
 BUNDLE_HEADER: Final = "bundle"
-# The largest attempt that the ledger can hold (smallint).
-MAX_ATTEMPT: Final = 2**15 - 1
 # Seconds, about three years: a timer can still count them.
 MAX_SECONDS: Final = 10**8
 
@@ -251,8 +249,8 @@ def _check(fields: Mapping[str, Any]) -> None:
         raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
     attempt = fields.get(ATTEMPT_HEADER)
     if attempt is not None:
-        if not (type(attempt) is int and 0 < attempt <= MAX_ATTEMPT):
-            raise InvalidTaskError(f"its attempt is no number from 1 to {MAX_ATTEMPT}")
+        if not (type(attempt) is int and 0 < attempt <= LAST_ATTEMPT):
+            raise InvalidTaskError(f"its attempt is no number from 1 to {LAST_ATTEMPT}")
         if fields["kwargs"] or [type(argument) for argument in fields["args"]] != [str]:
             raise InvalidTaskError("its arguments are no JSON text")
     limits = fields.get("timelimit")

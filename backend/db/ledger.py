@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
 
-from backend.db.records import Claim
+from backend.db.records import LAST_ATTEMPT, Claim
 from backend.db.session import changed_rows, connection_name
 from backend.states import ENDED, RETRY, STARTED, SUCCESS, one_of
 
@@ -231,9 +231,7 @@ def finish(
     return frozenset(found.scalars())
 
 
-# Both numbers are smallint: a task with the last one there is stays with its worker, and fails when
-# that is gone.
-LAST_ATTEMPT = 2**15 - 1
+# A task with the last attempt stays with its worker, and fails when that is gone.
 _RESCHEDULE = text(
     f"""
     {_ROW_BY_ROW}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from backend.db.bounds import LOCK, LOWER_DUE_FROM, rows_from
 from backend.db.records import OutboxEntry
@@ -64,9 +64,9 @@ _TAKE = text(
             publishes = least(publishes + 1, 1000)
         FROM numbered WHERE outbox.task_id = numbered.task_id
     )
-    SELECT CAST(task_id AS text), attempt, name, args, reply_to,
-        CASE WHEN bundled THEN number END
-    FROM numbered WHERE name IS NOT NULL ORDER BY due_at, task_id
+    SELECT CAST(task_id AS text) AS task_id, attempt, name, args, reply_to,
+        CASE WHEN bundled THEN number END AS bundle
+    FROM numbered WHERE name IS NOT NULL ORDER BY due_at, numbered.task_id
     """
 )
 
@@ -83,31 +83,36 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
     rows = connection.execute(
         _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}
     )
-    return [OutboxEntry(*row) for row in rows]
+    return [
+        OutboxEntry(row.task_id, row.attempt, row.name, row.args, row.reply_to, row.bundle)
+        for row in rows
+    ]
 
 
-def _make_due(chosen: str) -> str:
-    """Return SQL that makes rows due at once; `chosen` is a query of their ids.
+def _publish_again(chosen: str, before: str = "") -> TextClause:
+    """Return the statement that makes rows due at once, and counts them.
 
-    An array, for a join may read all that has left the outbox since an old snapshot. The rows have
-    been due: if PostgreSQL's clock was set back in the meantime, they still are.
+    `chosen`: a query of their ids, which may read from `before`. An array, for a join may read all
+    that has left the outbox since an old snapshot. The rows have been due: if PostgreSQL's clock
+    was set back in the meantime, they still are.
     """
-    return f"""
-        UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
-        WHERE task_id = ANY(ARRAY({chosen} FOR UPDATE SKIP LOCKED))
-        RETURNING due_at
-    """
-
-
-_PUT_BACK = text(
-    f"""
-    {LOCK}
-    WITH back AS (
-        {_make_due("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")}
+    return text(
+        f"""
+        {IN_INDEX_ORDER}
+        {LOCK}
+        WITH {before} back AS (
+            UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
+            WHERE task_id = ANY(ARRAY({chosen} FOR UPDATE SKIP LOCKED))
+            RETURNING due_at
+        ), lowered AS (
+            {LOWER_DUE_FROM}
+        )
+        SELECT count(*) FROM back
+        """
     )
-    {LOWER_DUE_FROM}
-    """
-)
+
+
+_PUT_BACK = _publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")
 
 
 def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
@@ -170,29 +175,22 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # What was published 10 s, 20 s, … 320 s ago: longer after each time.
 _LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
 
-_SHARING = f"""
+# The oldest go first: a queue is served in order, so what it no longer has is most likely what it
+# was given first.
+_REPUBLISH = _publish_again(
+    f"""
     SELECT task_id FROM outbox
     WHERE {rows_from("published_from")}
         AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
-"""
-# The oldest go first: a queue is served in order, so what it no longer has is most likely what it
-# was given first.
-_REPUBLISH = text(
-    f"""
-    {IN_INDEX_ORDER}
-    {LOCK}
-    WITH lost AS (
+    """,
+    before=f"""
+    lost AS (
         SELECT DISTINCT published_at FROM outbox
         WHERE {rows_from("published_from")}
             AND {_LONG_PUBLISHED} AND (bundled IS TRUE) = :bundled
         ORDER BY published_at LIMIT :limit
-    ), back AS (
-        {_make_due(_SHARING)}
-    ), lowered AS (
-        {LOWER_DUE_FROM}
-    )
-    SELECT count(*) FROM back
-    """
+    ),
+    """,
 )
 
 
@@ -213,7 +211,8 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
 # publish at the same time. A task of another program has one time for both, accepted and started,
 # and proves nothing; nor does a task from before PostgreSQL's clock was set back. Bundled tasks are
 # never seen STARTED. The queue must have a single priority.
-_OVERTAKEN = f"""
+_REPUBLISH_OVERTAKEN = _publish_again(
+    f"""
     SELECT task_id FROM outbox
     WHERE {rows_from("published_from")}
         AND published_at < (
@@ -223,17 +222,6 @@ _OVERTAKEN = f"""
         )
         AND {_LONG_PUBLISHED} AND bundled IS NOT TRUE
     ORDER BY published_at LIMIT :limit
-"""
-_REPUBLISH_OVERTAKEN = text(
-    f"""
-    {IN_INDEX_ORDER}
-    {LOCK}
-    WITH back AS (
-        {_make_due(_OVERTAKEN)}
-    ), lowered AS (
-        {LOWER_DUE_FROM}
-    )
-    SELECT count(*) FROM back
     """
 )
 

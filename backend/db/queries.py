@@ -117,8 +117,8 @@ def known(connection: Executor, ids: Sequence[str]) -> set[str]:
 
 _STARTED = text(
     f"""
-    SELECT CAST(t.id AS text), t.attempt, t.worker, w.renewed_at,
-        coalesce(CAST(t.id AS text) || '/' || t.attempt = ANY (w.holds), false)
+    SELECT CAST(t.id AS text) AS task_id, t.attempt, t.worker, w.renewed_at,
+        coalesce(CAST(t.id AS text) || '/' || t.attempt = ANY (w.holds), false) AS held
     FROM tasks t LEFT JOIN workers w ON w.name = t.worker
     WHERE {rows_from("started_from")}
     ORDER BY t.id
@@ -128,4 +128,4 @@ _STARTED = text(
 
 def started(connection: Executor) -> list[Started]:
     """Return every started attempt."""
-    return [Started(*row) for row in connection.execute(_STARTED)]
+    return [Started(**row) for row in connection.execute(_STARTED).mappings()]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from backend.states import State
 
+# The largest attempt there can be (smallint).
+LAST_ATTEMPT = 2**15 - 1
+
 
 class TaskRecord(NamedTuple):
     """A row of `tasks`: what a statement writes or has read of it.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
-from backend.db.ledger import LAST_ATTEMPT
+from backend.db.records import LAST_ATTEMPT
 from backend.db.session import IN_INDEX_ORDER
 from backend.states import ENDED, STARTED, one_of
 

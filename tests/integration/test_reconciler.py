@@ -162,7 +162,9 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     again = threading.Thread(target=claim_again)
     with service.connect() as cut_off, service.connect() as observer:
-        attempt._claim_transaction_id = attempt.claim_in(cut_off).transaction_id
+        attempt.adopt(cut_off)
+        claim = ledger.claim(cut_off, {task_id: 1}, "w")
+        attempt._claim_transaction_id = claim.transaction_id
         again.start()
         eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
         cut_off.commit()

@@ -163,7 +163,7 @@ def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
 ) -> None:
     """It holds up the others of its batch, which runs without it."""
-    from backend.worker import retry
+    from backend.worker.attempt import retry
 
-    monkeypatch.setattr(retry, "STORE_TIMEOUT", 1)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 1)
     assert run_once(service, action, one_commit=True)["state"] != "SUCCESS"

@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.task import Task
-    from backend.worker.attempt.attempt import Attempt
-    from backend.worker.attempt.report import Report
+    from backend.worker.attempt.attempt import Attempt, Report
 
 
 def attempt_of(

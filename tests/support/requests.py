@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
-    """Return a request of the task `slow`; the arguments of what the lease is to write are noted."""
+    """Return a request of the task `slow`; the arguments of what is to be written are noted."""
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.broker.app import app
     from backend.worker.parent import lease

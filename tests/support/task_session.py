@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from backend.worker.attempt.attempt import Attempt
-    from backend.worker.attempt.report import Report
+    from backend.worker.attempt.attempt import Attempt, Report
 
     Action = Callable[[Session], object]
 

@@ -17,10 +17,8 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
     from backend.worker.parent import lease
     from backend.worker.parent.consumer import LedgerConsumer
 
-    reported: list[tuple[object, ...]] = []
-    monkeypatch.setattr(
-        lease, "write_soon", lambda write: reported.append((write.func, *write.args))
-    )
+    reported: list[object] = []
+    monkeypatch.setattr(lease, "write_soon", lambda write: reported.append(write.args))
     consumer: Any = LedgerConsumer.__new__(LedgerConsumer)
     consumer.hostname = "a worker"
     message = Mock(headers=headers, delivery_info={"routing_key": "tasks"})

@@ -46,8 +46,8 @@ def done() -> Iterator[list[str]]:
 
 def test_an_error_of_our_own_reaches_the_log_and_not_the_parent(done: list[str]) -> None:
     from backend.broker.wire import Delivery
+    from backend.worker.attempt.attempt import Report
     from backend.worker.attempt.execute import execute
-    from backend.worker.attempt.report import Report
 
     unknown = Delivery(str(uuid4()), 1, "nobody_knows", ["{}"], {}, None, None, "tasks")
     assert execute("w", [unknown]) == Report()

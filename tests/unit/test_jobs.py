@@ -80,7 +80,7 @@ def test_a_batch_that_cannot_be_sent_runs_alone(
 def test_each_attempt_of_a_report_ends_and_flower_is_told(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
-    from backend.worker.attempt.report import Report
+    from backend.worker.attempt.attempt import Report
 
     job, requests = job_of(monkeypatch, controller, 5)
     job.send()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Query, Request
 from pydantic import Field
@@ -11,7 +11,12 @@ from backend.api.body import Answer
 from backend.api.openapi import BODY_REFUSED, STORE_AWAY, router_of
 from backend.api.route import ABSENT
 from backend.api.services import services_of
+from backend.db import messages
 from backend.tasks.insert_message import MessageIn, MessageOut
+
+if TYPE_CHECKING:
+    from backend.db.messages import Message
+    from backend.db.session import Executor
 
 router = router_of("Messages", STORE_AWAY)
 
@@ -35,7 +40,12 @@ async def list_messages(
     ] = ABSENT,
 ) -> MessageList:
     """List the newest messages, ids ascending; for older ones pass the first id as `before`."""
-    rows, total = await services_of(request).message_pages.submit((limit, before or LAST_ID))
+
+    def ask(connection: Executor) -> tuple[list[Message], int]:
+        page = messages.page(connection, limit, before or LAST_ID)
+        return page, messages.count(connection)
+
+    rows, total = await services_of(request).read(ask)
     return MessageList(messages=[MessageOut.model_validate(row) for row in rows], total=total)
 
 

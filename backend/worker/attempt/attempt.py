@@ -1,9 +1,10 @@
-"""One attempt of a task: adopt, claim, give back, record an error."""
+"""One attempt of a task: adopt, claim, give back, record an error. And a report about attempts."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,13 @@ from backend.db.records import TaskRecord
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, LeaseExpired, TaskError
 from backend.telemetry.logs import about
+from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.failures import backoff
-from backend.worker.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backend.broker.wire import Delivery
-    from backend.db.records import Claim
     from backend.db.session import Executor
     from backend.states import State
     from backend.task import Task
@@ -92,46 +92,38 @@ class Attempt:
         Raises Duplicate where the task does not wait for it, LeaseExpired, StoreUnavailable.
         """
         with transaction() as connection:
-            try:
-                claim = self.claim_in(connection)
-            except Duplicate:
-                # The connection may have broken during the previous commit. Checked last:
-                # claim_in has waited for the row's lock, so that commit is over.
+            claim = None
+            if self.adopt(connection):
+                claim = ledger.claim(connection, {self.id: self.number}, self.worker)
+            if claim is None or not claim.ids:
+                # The connection may have broken during the previous commit. Checked last: the
+                # statements have waited for the row's lock, so that commit is over.
                 if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
                     return
-                raise
+                raise Duplicate
             if not claim.leased:
                 # The reconciler would take the task away at once. Retried until the lease is back.
                 raise LeaseExpired
             self._claim_transaction_id = claim.transaction_id
 
-    def claim_in(self, connection: Executor) -> Claim:
-        """Claim it in a transaction under way. Raises Duplicate."""
-        self.adopt(connection)
-        claim = ledger.claim(connection, {self.id: self.number}, self.worker)
-        if self.id not in claim.ids:
-            raise Duplicate
-        return claim
-
-    def adopt(self, connection: Executor) -> None:
-        """Submit the task if another program has sent it. Raises Duplicate for a known id."""
+    def adopt(self, connection: Executor) -> bool:
+        """Submit the task if another program has sent it; return False for a known id."""
         if not self.delivery.external:
-            return
+            return True
         try:
             arguments = self.arguments
         except TaskError:
             arguments = "null"  # the error needs a row; reading the arguments again raises it
-        new = TaskRecord(
-            self.id, self.spec.name, arguments, self.spec.max_attempts, self.delivery.reply_to
-        )
+        new = self.spec.record(self.id, arguments, self.delivery.reply_to)
         if queries.known(connection, [self.id]):
-            raise Duplicate
+            return False
         try:
             # On a savepoint, so that the transaction can go on when another delivery was faster.
             with connection.begin_nested():
                 ledger.submit(connection, [new])
-        except IntegrityError as error:
-            raise Duplicate from error
+        except IntegrityError:
+            return False
+        return True
 
     def give_back(self, reason: str) -> None:
         """Reschedule the task without using up an attempt, when PostgreSQL takes writes again.
@@ -165,11 +157,8 @@ class Attempt:
         None where the attempt does not count.
         """
         with transaction() as connection:
-            if self.spec.one_commit:
-                try:
-                    self.adopt(connection)
-                except Duplicate:
-                    return None  # another delivery has submitted it in the meantime
+            if self.spec.one_commit and not self.adopt(connection):
+                return None  # another delivery has submitted it in the meantime
             return locked.fail(
                 connection,
                 self.id,
@@ -182,3 +171,28 @@ class Attempt:
                 retry=retry,
                 delay=backoff(self.number),
             )
+
+
+# How many characters of a value Flower is shown.
+VALUE_LENGTH = 200
+
+
+@dataclass
+class Report:
+    """What became of attempts, for the parent process.
+
+    ended: by task id the state that the attempt led to, and the start of its value or its error.
+    alone: the ids of those that are still to be run, each alone. An attempt in neither has no
+    outcome to report: it was dropped, or PostgreSQL was away.
+    traceback: of the error of a single attempt. seconds: how long all of them took.
+    """
+
+    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)
+    traceback: str = ""
+    seconds: float = 0.0
+
+    def add(self, outcome: TaskRecord) -> None:
+        """Add how an attempt has ended."""
+        text = outcome.error or str(outcome.result)[:VALUE_LENGTH]
+        self.ended[outcome.id] = outcome.state, text

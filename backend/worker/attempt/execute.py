@@ -31,12 +31,11 @@ from backend.registry import registered
 from backend.states import RETRY, SUCCESS
 from backend.task import Run
 from backend.telemetry.logs import plain_traceback
-from backend.worker.attempt.attempt import Attempt
+from backend.worker.attempt.attempt import Attempt, Report
 from backend.worker.attempt.call import as_json, call
-from backend.worker.attempt.report import Report
+from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.attempt.session import TaskSession
 from backend.worker.failures import error_text
-from backend.worker.retry import retry_while_unavailable
 from backend.worker.stray_messages import note_dropped
 
 if TYPE_CHECKING:
@@ -76,11 +75,8 @@ def run(attempts: Sequence[Attempt]) -> Report:
     """Run attempts; return a report. Raises only what ends this process."""
     begin = time.monotonic()
     report = Report()
-    if len(attempts) == 1:
-        outcome = _run_alone(attempts[0], report)
-        outcomes = [outcome] if outcome else []
-    else:
-        outcomes = _run_batch(attempts, report)
+    alone = len(attempts) == 1
+    outcomes = _run_alone(attempts[0], report) if alone else _run_batch(attempts, report)
     for end in outcomes:
         report.add(end)
     if logger.isEnabledFor(logging.DEBUG):
@@ -115,15 +111,14 @@ def _run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
     return []
 
 
-def _run_alone(attempt: Attempt, report: Report) -> TaskRecord | None:
-    """Run one attempt; return its outcome, None if nothing was recorded."""
+def _run_alone(attempt: Attempt, report: Report) -> list[TaskRecord]:
+    """Run one attempt; return its outcome, none if nothing was recorded."""
     try:
         if attempt.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
-            outcomes = retry_while_unavailable(lambda: _in_one_commit([attempt]))
-            return outcomes[0] if outcomes else None
+            return retry_while_unavailable(lambda: _in_one_commit([attempt]))
         retry_while_unavailable(attempt.claim)
-        return _in_steps(attempt)
+        return [_in_steps(attempt)]
     except Duplicate:
         _note_dropped([attempt])
     except StoreUnavailable as reason:
@@ -135,7 +130,7 @@ def _run_alone(attempt: Attempt, report: Report) -> TaskRecord | None:
         if terminate_handler_fired():
             raise  # this process was told to end (SIGTERM), and its worker knows
         return _handle_error(attempt, error, report)
-    return None
+    return []
 
 
 def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
@@ -150,7 +145,8 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     start = len(attempts) == 1
     with TaskSession() as session:
         for attempt in attempts:
-            attempt.adopt(session)
+            if not attempt.adopt(session):
+                raise Duplicate
         numbers = {attempt.id: attempt.number for attempt in attempts}
         claim = ledger.claim(session, numbers, worker, start=start)
         outcomes = [
@@ -167,14 +163,9 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
 
 
 def _value_in_one_commit(attempt: Attempt, session: TaskSession) -> str:
-    """Run a task's function; return its value as JSON text.
-
-    Raises TaskRaised, StoreUnavailable.
-    """
+    """Return the value as JSON text. Raises TaskRaised, StoreUnavailable."""
     try:
-        run = Run(attempt.id, attempt.number, session, one_commit=True)
-        with session.lent():
-            return as_json(call(attempt.spec, attempt.arguments, run))
+        return _value(attempt, session)
     except StoreNotWritable:
         raise
     except StoreUnavailable as error:
@@ -190,14 +181,18 @@ def _value_in_one_commit(attempt: Attempt, session: TaskSession) -> str:
         raise TaskRaised(attempt.id) from error
 
 
+def _value(attempt: Attempt, session: TaskSession) -> str:
+    """Run a task's function; return its value as JSON text. Raises what the function raises."""
+    run = Run(attempt.id, attempt.number, session, one_commit=attempt.spec.one_commit)
+    with session.lent():
+        return as_json(call(attempt.spec, attempt.arguments, run))
+
+
 def _in_steps(attempt: Attempt) -> TaskRecord:
     """Run an attempt that was claimed, and finish it in the transaction of its writes."""
     try:
         with TaskSession(time_limit=attempt.spec.time_limit) as session:
-            with session.lent():
-                run = Run(attempt.id, attempt.number, session)
-                value = as_json(call(attempt.spec, attempt.arguments, run))
-            outcome = attempt.outcome(SUCCESS, result=value)
+            outcome = attempt.outcome(SUCCESS, result=_value(attempt, session))
             if session.in_transaction():
                 _finish(session, [outcome], attempt.worker, waiting=False, began=session.began)
                 session.commit()
@@ -242,8 +237,8 @@ def _finish(
         raise Superseded("the ledger has moved on")
 
 
-def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> TaskRecord | None:
-    """Record and log what an attempt has raised; return its outcome, None if not recorded."""
+def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> list[TaskRecord]:
+    """Record and log what an attempt has raised; return its outcome, none if not recorded."""
     if isinstance(error, Superseded):
         # Its writes were rolled back. If it counts all the same, it has changed its own row.
         error = TaskError(OWN_ROW)
@@ -253,7 +248,7 @@ def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> Tas
     if not final:
         logger.error("%s raised", attempt.label, extra=attempt.log_extra, exc_info=error)
         report.traceback = plain_traceback(error)
-    return outcome
+    return [outcome] if outcome else []
 
 
 def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecord | None:

@@ -18,7 +18,7 @@ from backend.worker.parent.unreported import record_lost_batch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from backend.worker.attempt.report import Report
+    from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
 
 logger = logging.getLogger(__name__)

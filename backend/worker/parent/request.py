@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.exceptions import Terminated
 from celery.worker import state as celery_state
@@ -17,9 +17,6 @@ from backend.telemetry.logs import about
 from backend.worker.failures import error_text
 from backend.worker.parent import activity, lease
 from backend.worker.parent.unreported import record_failure, record_revoke
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +40,6 @@ class LedgerRequest(Request):
         super().__init__(message, **options)
         queue = str(self.delivery_info["routing_key"])
         self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
-
-    @property
-    def log_extra(self) -> Mapping[str, object]:
-        """The `extra` of a log line about it."""
-        return about(self.id, self.delivery.attempt)
 
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; end it then.
@@ -109,5 +101,6 @@ class LedgerRequest(Request):
         Celery it is a cancel: unlike a revoke it records nothing.
         """
         if self in celery_state.active_requests and not self.in_batch:
-            logger.warning("stopping an attempt that no longer counts", extra=self.log_extra)
+            extra = about(self.id, self.delivery.attempt)
+            logger.warning("stopping an attempt that no longer counts", extra=extra)
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)

@@ -95,8 +95,8 @@ GUARDS = [
     Guard(
         "10: what is put back lowers the bound",
         "backend/db/outbox.py",
-        "    )\n    {LOWER_DUE_FROM}",
-        "    )\n    SELECT FROM back",
+        "            {LOWER_DUE_FROM}\n        )\n        SELECT count",
+        "            SELECT FROM back\n        )\n        SELECT count",
         "tests/integration/test_bounds_races.py",
     ),
     Guard(

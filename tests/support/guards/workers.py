@@ -164,14 +164,14 @@ GUARDS = [
     Guard(
         "installations: dropped messages of known tasks are no trouble",
         "backend/worker/stray_messages.py",
-        "                    return\n            with transaction",
-        "                    pass\n            with transaction",
+        "                return\n        with transaction",
+        "                pass\n        with transaction",
         "tests/integration/test_stray_messages.py",
     ),
     Guard(
         "installations: while trouble lasts no further messages are looked up",
         "backend/worker/stray_messages.py",
-        "        if time.monotonic() < _pause_until:\n            return\n",
+        "    if time.monotonic() < _pause_until:\n        return\n",
         "",
         "tests/integration/test_stray_messages.py",
     ),

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Seconds. After that the attempt is left to the reconciler.
-STORE_TIMEOUT = 60.0
+RETRY_SECONDS = 60.0
 
 
 def retry_while_unavailable(write: Callable[[], T]) -> T:
-    """Run `write`, a whole transaction, until it succeeds, for at most STORE_TIMEOUT.
+    """Run `write`, a whole transaction, until it succeeds, for at most RETRY_SECONDS.
 
     Returns its value. Raises StoreUnavailable when the time is up.
     """
-    deadline = time.monotonic() + STORE_TIMEOUT
+    deadline = time.monotonic() + RETRY_SECONDS
     pause = 0.1
     while True:
         try:
