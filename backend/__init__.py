@@ -1,7 +1,7 @@
 """Tasks API: an HTTP task service whose 202 is final.
 
-`celery -A backend …` finds the Celery application here; it is imported only when asked for, so
-that `import backend.settings` stays cheap and the import layers hold.
+`celery -A backend …` finds the Celery application here. It is imported only on access, so that
+`import backend.settings` stays fast and does not break the import layers.
 """
 
 from __future__ import annotations

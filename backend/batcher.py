@@ -1,7 +1,7 @@
-"""The micro-batcher: what makes durability cheap.
+"""The micro-batcher: concurrent requests share a commit, so durability is cheap.
 
-While one transaction is under way the next requests gather, and one thread takes them all in one
-statement and one commit. There is no timer, so an idle service answers at once.
+While a transaction runs, new requests gather. Then one thread handles all of them with one
+statement and one commit. There is no delay, so an idle service answers at once.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How long a request waits for the store before it is told 503: below the 5 s that clients are
-# promised, above what a commit takes on a busy disk.
+# How long a request waits for the store before it gets 503: less than the 5 s that clients are
+# promised, more than a commit takes on a busy disk.
 STORE_TIMEOUT = 4.0
-# How many batches may wait. What would wait longer is told 503 at once, and holds no memory.
+# How many batches may wait. Further requests get 503 at once, and use no memory.
 BATCHES = 10
-# So many bytes are handled together, and one item more: the rest need not wait for all of them, and
-# `work` holds them in memory several times over.
+# A batch ends with the item that reaches this size: other requests should not wait for a huge
+# batch, and `work` holds several copies of it in memory.
 BATCH_BYTES = 4 * 1024 * 1024
-# Large items come a few to a batch, yet this many are served within STORE_TIMEOUT.
+# At least this many items may wait: even if a batch has only a few large ones, they are handled
+# within STORE_TIMEOUT.
 LEAST_ROOM = 100
 
 
 class Batcher(Generic[T, R]):
-    """Gathers the items of concurrent requests and has `work` do them together, in one thread.
+    """Gathers the items of concurrent requests and calls `work` with them, in one thread.
 
-    `work` takes the items and returns a result for each, in order, and does all of them or none.
-    When it fails for a reason other than the store being away, each item is tried again alone, so
-    that one item's bad data fails that item only.
+    `work` handles all items or none, and returns a result for each, in order. If it fails although
+    the store is available, each item is tried again alone, so that bad data fails only its own
+    item.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class Batcher(Generic[T, R]):
         limit: int = 500,
         size: Callable[[T], int] | None = None,
     ) -> None:
-        """`size` returns an item's bytes: after BATCH_BYTES no more are taken into a batch."""
+        """Start the thread. `size` returns an item's bytes; a batch ends at BATCH_BYTES."""
         self._work = work
         self._limit = limit
         self._size = size
         self._room = max(BATCHES * limit, LEAST_ROOM)
         # Items from this iteration of the event loop, handed over with one notify at its end.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
-        # When what was handed over together is given up; one timer watches over the first of them.
+        # Deadlines of items that were handed over together; one timer runs for the first deadline.
         self._deadlines: deque[tuple[float, list[asyncio.Future[R]]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -81,7 +82,7 @@ class Batcher(Generic[T, R]):
         return await future
 
     def close(self) -> None:
-        """Do what waits, then end the thread; returns within STORE_TIMEOUT seconds."""
+        """Handle the waiting items, then end the thread; returns within STORE_TIMEOUT seconds."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -105,7 +106,7 @@ class Batcher(Generic[T, R]):
             for future in self._deadlines.popleft()[1]:
                 if not future.done():
                     future.set_exception(StoreUnavailable())
-        # They give up in the order in which they came, so what is of no more use stands in front.
+        # Items expire in the order of their arrival, so expired ones are in front.
         with self._wake:
             while self._waiting and self._waiting[0][1].done():
                 self._waiting.popleft()
@@ -120,7 +121,7 @@ class Batcher(Generic[T, R]):
                         return
                     self._wake.wait()
                 batch = self._next()
-            # A request that gave up is not done: its client was told so.
+            # Expired items are skipped: their clients got 503.
             batch = [(item, future) for item, future in batch if not future.done()]
             if batch:
                 self._do(batch)
@@ -145,19 +146,19 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             if len(batch) > 1:
                 for single in batch:
-                    # One by one takes longer, so some may have given up.
+                    # One by one takes longer, so some may have expired.
                     if not single[1].done():
                         self._do([single])
                 return
             if not isinstance(error, TextNotStorable):
-                logger.exception("%s failed; the request was told so", self._thread.name)
+                logger.exception("%s failed; the request gets an error", self._thread.name)
             results = [error]
         futures = [future for _, future in batch]
         loop = futures[0].get_loop()
         try:
             loop.call_soon_threadsafe(_settle, futures, results)
         except RuntimeError:
-            logger.warning("%s ended after its event loop had stopped", self._thread.name)
+            logger.warning("%s finished after its event loop had stopped", self._thread.name)
 
 
 def _settle(futures: Sequence[asyncio.Future[R]], results: Sequence[R | Exception]) -> None:

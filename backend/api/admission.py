@@ -1,4 +1,4 @@
-"""How many tasks may wait: MAX_WAITING, and when to try again."""
+"""Limits how many tasks may wait (MAX_WAITING), and says when to try again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from backend.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# How often the backlog is counted at most.
+# The backlog is counted at most once in this time.
 SAMPLE_SECONDS = 1.0
 
 
 class Backlog:
-    """How many tasks wait: counted once a second at most, and what this process added since."""
+    """Counts waiting tasks: at most once a second in PostgreSQL, plus those admitted since."""
 
     def __init__(self) -> None:
         self._limit = settings().max_waiting
@@ -32,7 +32,7 @@ class Backlog:
         self._rate = 0.0
 
     async def admit(self, count: int) -> None:
-        """Let `count` more tasks wait. Raises TooManyWaiting, saying when to try again."""
+        """Admit `count` more tasks. Raises TooManyWaiting, StoreUnavailable and Overloaded."""
         if time.monotonic() - self._sampled_at > SAMPLE_SECONDS:
             await self._samples.submit(None)
         over = self._counted + self._added + count - self._limit
@@ -42,7 +42,7 @@ class Backlog:
         self._added += count
 
     def release(self, count: int) -> None:
-        """Let `count` admitted tasks not count: they were not stored, or are counted already."""
+        """Subtract `count` admitted tasks, because they were not stored."""
         self._added = max(self._added - count, 0)
 
     def close(self) -> None:

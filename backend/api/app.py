@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-DESCRIPTION: Final = """
-Post a task, get an id at once, read its outcome whenever you like.
+DESCRIPTION: Final = """Post a task, get an id at once, read its outcome at any later time.
 
 **A 202 is final**: the task is on disk, and it runs even if every process crashes next.
 
@@ -43,8 +42,8 @@ TAGS: Final = [
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     services = Services()
     app.state.services = services
-    # All that is there by now stays: without this the collector goes over it again and again, which
-    # takes a tenth of the time of POST /tasks/.
+    # The objects that exist now are kept until the end. Without freeze() the garbage collector
+    # scans them again and again, which takes a tenth of the time of POST /tasks/.
     gc.collect()
     gc.freeze()
     try:
@@ -63,7 +62,7 @@ def create_app() -> FastAPI:
         openapi_tags=TAGS,
         lifespan=_lifespan,
         redirect_slashes=False,
-        # Nothing here exports it, and being asked costs each request.
+        # Nothing here exports telemetry, and the check for it costs time in each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)

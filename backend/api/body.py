@@ -1,4 +1,4 @@
-"""The body of a request, read as JSON: its value, and its text, which is what a task gets."""
+"""Reads the body of a request as JSON: the value, and the text, which the task gets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EMPTY_BODIES = {b"", b"{}", b"null"}
 
 
 async def refuse_body(request: Request, refusal: str) -> None:
-    """Raise Invalid for a body with data, which would be ignored."""
+    """Raise Invalid for a body with data: the route would ignore it."""
     if b"".join((await request.body()).split()) not in _EMPTY_BODIES:
         raise Invalid(refusal, [{"detail": refusal, "pointer": "#"}])
 
@@ -37,7 +37,7 @@ def json_text(request: Request) -> str:
 async def read_json(request: Request, adapter: TypeAdapter[T]) -> tuple[T, str]:
     """Return the body as a value of the adapter's type, and its text.
 
-    Raises Invalid for another Content-Type than JSON, and RequestValidationError.
+    Raises Invalid if Content-Type is not JSON, RequestValidationError if the body is not valid.
     """
     body = await request.body()
     if not _is_json(request):
@@ -74,7 +74,7 @@ def _read_leniently(error: ValidationError, body: bytes, adapter: TypeAdapter[T]
 
 
 def refuse_constants(text: str) -> None:
-    """Raise RequestValidationError for NaN and Infinity, which Pydantic reads and JSON lacks."""
+    """Raise RequestValidationError for NaN and Infinity: Pydantic accepts them, JSON does not."""
     if "NaN" not in text and "Infinity" not in text:
         return
 
@@ -91,7 +91,7 @@ def dump_json(value: object) -> str:
 
 
 def in_body(faults: Iterable[Mapping[str, Any]], *place: int | str) -> list[dict[str, Any]]:
-    """Return Pydantic's faults with their place in the body, as FastAPI has them."""
+    """Return Pydantic's faults with FastAPI's `loc`: it begins with `body` and `place`."""
     return [{**fault, "loc": ("body", *place, *fault["loc"])} for fault in faults]
 
 
@@ -107,6 +107,6 @@ def _is_json(request: Request) -> bool:
 
 
 class Answer(BaseModel):
-    """An answer: it has exactly the keys of its model."""
+    """The base of all answers: an answer has exactly the keys of its model."""
 
     model_config = ConfigDict(extra="forbid")

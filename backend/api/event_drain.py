@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 10
 BEAT_SECONDS = 1.0
-# What `handle_all` handles at most, however fast more comes.
+# The most events that one `handle_all` handles.
 MAX_EVENTS = 1000
 
 
 class EventDrain:
     """Hands a connection's messages to its consumers.
 
-    The heartbeat goes by the clock: waiting for a silent moment would starve it under load.
+    Heartbeats are sent by the clock. Under load there may be no pause in which to send one.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -25,7 +25,7 @@ class EventDrain:
         self._beat_at = time.monotonic()
 
     def handle(self, timeout: float) -> bool:
-        """Handle what arrives next; False when nothing did in time."""
+        """Handle the next event; return False if none arrives within `timeout` seconds."""
         try:
             self._connection.drain_events(timeout=timeout)
         except TimeoutError:
@@ -38,7 +38,7 @@ class EventDrain:
         return arrived
 
     def handle_all(self) -> None:
-        """Handle what has arrived already."""
+        """Handle the events that have arrived, at most MAX_EVENTS."""
         for _ in range(MAX_EVENTS):
             if not self.handle(timeout=0.001):
                 return

@@ -1,4 +1,4 @@
-"""X-Forwarded-* headers: who asked, and for which address, where a proxy stands in front."""
+"""Reads X-Forwarded-* headers: behind a proxy they have the client and the address it used."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _HEADERS = {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 
 
 class ForwardedHeaders:
-    """ASGI middleware; believes X-Forwarded-For, -Host and -Proto of trusted proxies.
+    """ASGI middleware that uses X-Forwarded-For, -Host and -Proto of trusted proxies.
 
     Sets `scope["forwarded"]` for a request that has one of them.
     """
 
     def __init__(self, app: ASGIApp, trusted: str) -> None:
-        inner: Any = app  # uvicorn has types of its own for ASGI
+        inner: Any = app  # uvicorn has its own types for ASGI
         self._inner: Any = ProxyHeadersMiddleware(inner, trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on. Comes first: it needs the address of the connection itself."""
+        """Pass a request on. This must be the outermost middleware: it needs the peer's address."""
         peer = scope.get("client")
         if scope["type"] == "http" and (peer and peer[0]) in self._inner.trusted_hosts:
             forwarded = {name: value for name, value in scope["headers"] if name in _HEADERS}

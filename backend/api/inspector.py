@@ -1,7 +1,7 @@
-"""Asking the workers what they hold: one broadcast, one thread, one connection.
+"""Asks the workers what they hold: one broadcast, one thread, one connection.
 
-A worker that does not answer is waited for once, up to a second, and not again before it has
-answered something. With the broker away no request waits at all.
+A request waits up to a second for a worker that does not answer. Later requests do not wait for
+this worker until it has answered again. During an outage of the broker no request waits.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ REPLY_TIMEOUT = 1.0
 
 Holdings = dict[str, str]
 
-# Where workers listen for questions; the stubs leave it out.
+# The mailbox that workers read questions from.
 _control: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in the stubs
 
 
 class Inspector:
-    """A thread that keeps a connection for questions, and answers one caller at a time."""
+    """A thread with a connection for questions; it serves one caller at a time."""
 
     def __init__(self) -> None:
         self._silent: set[str] = set()
@@ -51,10 +51,10 @@ class Inspector:
         self._loop.start()
 
     def ask(self, workers: Sequence[str]) -> Callable[[], Holdings]:
-        """Ask the workers what they hold; return what waits for it, task id to status.
+        """Ask the workers what they hold; return a function that waits for their answers.
 
-        That takes the time of the slowest answer, a second at most. Not to be called again before
-        it has returned.
+        The function returns task ids with their statuses. It waits for the slowest answer, at most
+        a second. Call `ask` again only after the function has returned.
         """
         if not workers or not self._connected.is_set():
             return dict
@@ -87,8 +87,8 @@ class Inspector:
     def _answer_questions(self, connection: Connection) -> None:
         channel = connection.channel()
         producer = Producer(channel, exchange=_control.exchange, serializer="json")
-        # A new name each time: RabbitMQ keeps the old queue, which no other connection may use, as
-        # long as it takes the old connection for alive.
+        # A new name for each connection: the old queue is exclusive, and RabbitMQ keeps it until it
+        # notices that the old connection is dead.
         name = prefixed(f"inspect.{uuid4()}")
         queue = Queue(
             name,
@@ -105,7 +105,7 @@ class Inspector:
             self._connected.set()
             while not self._stopping.is_set():
                 asked = self._asked.wait(timeout=2.0)
-                # Late answers first: a worker that was silent is heard however often we ask.
+                # Read late answers first: a worker that has answered late is no longer silent.
                 events.handle_all()
                 if broker_outage.failing:
                     broker_outage.succeeded("inspector")
@@ -116,7 +116,7 @@ class Inspector:
                         self._collect(question, events)
 
     def _put(self, question: _Question, producer: Producer, reply_to: str) -> None:
-        """Broadcast the question, as kombu.pidbox does, but with a reply queue that stays."""
+        """Broadcast a question, as kombu.pidbox does, but with one reply queue for all."""
         producer.publish(
             {
                 "method": "holdings",
@@ -139,7 +139,7 @@ class Inspector:
                 return
 
     def _on_answer(self, body: Any, message: Any) -> None:  # noqa: ANN401 - any message
-        """Note an answer: `{worker: [[task id, status], …]}`."""
+        """Record an answer: `{worker: [[task id, status], …]}`."""
         if not isinstance(body, dict):
             return
         question = self._question
@@ -150,7 +150,7 @@ class Inspector:
 
 
 class _Question:
-    """A question under way; waits for those of `workers` that are not known to be silent."""
+    """A question to `workers`. `answered` is set when all but the silent ones have answered."""
 
     def __init__(self, workers: Sequence[str], silent: set[str]) -> None:
         self.ticket = str(uuid4())
@@ -162,7 +162,7 @@ class _Question:
             self.answered.set()
 
     def answer(self, worker: str, holdings: Any) -> None:  # noqa: ANN401 - any message
-        """Take a worker's answer; an error of the worker's counts as an answer without tasks."""
+        """Record a worker's answer. An error is taken for an answer without tasks."""
         if isinstance(holdings, list):
             self.holdings.update((task_id, status) for task_id, status in holdings)
         self.missing.discard(worker)

@@ -1,4 +1,4 @@
-"""What happens to a request before it is routed: HEAD, one form of each path, a limit on bodies."""
+"""Prepares a request for routing: HEAD, one form of each path, a limit on bodies."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _WITH_SLASH = {"/tasks": "/tasks/", "/messages": "/messages/"}
 class RequestLimits:
     """ASGI middleware; serves each path with and without its last slash, without redirects.
 
-    HEAD is served as GET: the server, which has its own copy of the scope, sends no body.
-    A path may come with the prefix `root_path` or, from a proxy that removes it, without.
+    HEAD is served as GET: the server sends no body, because its own copy of the scope says HEAD. A
+    path may come with the prefix `root_path` or, from a proxy that removes it, without.
     """
 
     def __init__(self, app: ASGIApp, root_path: str = "") -> None:
@@ -39,7 +39,7 @@ class RequestLimits:
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 413 or 415; 503 if it has to end because the API stops."""
+        """Pass a request on, or answer 413 or 415. Answer 503 if the API stops meanwhile."""
         app = self._app
         if scope["type"] != "http":
             await app(scope, receive, send)
@@ -63,7 +63,7 @@ class RequestLimits:
             pass  # it is read line by line, with a limit on each line
         elif length is None and scope["method"] != "GET":  # its body is not read
             receive = _limited(receive)
-        elif length and length > MAX_BODY:  # the server holds a body to the length that it declares
+        elif length and length > MAX_BODY:  # the server lets no body exceed its declared length
             app = problem(413, TOO_LARGE)
         try:
             await app(scope, receive, send)
@@ -72,7 +72,7 @@ class RequestLimits:
 
 
 async def _end(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 503; if the client reads an answer slowly, break it off."""
+    """Answer 503, or close the connection if no answer can be sent now."""
     connection: HttpConnection = scope["extensions"]["tasks_api"]
     if not connection.break_off():
         await problem(503, _STOPPING, {"Retry-After": "2"})(scope, receive, send)
@@ -98,7 +98,7 @@ def _body_headers(scope: Scope) -> tuple[int | None, bool]:
 
 
 def _limited(receive: Receive) -> Receive:
-    """Count what a body without a declared length brings, and stop at the limit."""
+    """Return a `receive` that raises HTTPException 413 when the body exceeds MAX_BODY."""
     size = 0
 
     async def counted() -> Message:

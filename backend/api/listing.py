@@ -20,7 +20,7 @@ Listed = tuple[list[tuple[str, str]], int]
 
 
 class Listing:
-    """Lists unfinished tasks, once for all requests that came while the last list was made."""
+    """Lists unfinished tasks. Requests that arrive during one query share the next one."""
 
     def __init__(self) -> None:
         self._totals = Totals()
@@ -34,20 +34,20 @@ class Listing:
         """
         tasks, total = await self._lists.submit(limit)
         if total > queries.COUNTED:
-            # A second old at most, and of another moment than the list.
+            # Up to a second old, so it may not match the list.
             total = await self._totals.get()
         return tasks, total
 
     @property
     def parts(self) -> tuple[Totals, Inspector, Batcher[int, Listed]]:
-        """What has a thread, to be closed."""
+        """Return the parts that have a thread and must be closed."""
         return self._totals, self._inspector, self._lists
 
     def _list(self, limits: Sequence[int]) -> list[Listed]:
         most, many = max(limits), self._totals.many
         with autocommit_connection() as connection:
             answers = self._inspector.ask(leases.alive(connection))
-            # While they answer.
+            # Read the ledger while the workers answer.
             tasks, total = queries.unfinished(connection, most, many=many)
         held = answers()
         external = set(filter(is_task_id, held.keys() - tasks.keys()))

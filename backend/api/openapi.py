@@ -1,7 +1,7 @@
-"""What the OpenAPI document says beyond the routes' signatures: errors, examples, tasks' results.
+"""Adds to the OpenAPI document what signatures do not say: errors, examples, tasks' results.
 
 FastAPI writes the document from each route's declarations. `responses` of a route has every error
-that the route can answer, with an example in the words of the error itself.
+that the route can answer. The example of an error has the text of the error itself.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ STORE_AWAY = _retry_later(503, "PostgreSQL is away or stores nothing", str(Store
 def router_of(
     tag: str, responses: Responses | None = None, route_class: type[Route] = Route
 ) -> APIRouter:
-    """Return a router; its routes' operations are called as their functions are."""
+    """Return a router. The ids of its operations are the names of the functions."""
     return APIRouter(
         tags=[tag],
         responses={**ERRORS, **(responses or {})},
@@ -97,9 +97,9 @@ def router_of(
 
 
 def install(app: FastAPI, state_examples: Mapping[str, Any]) -> None:
-    """Correct the document of the app; `state_examples` are of answers of GET /tasks/{id}.
+    """Correct the document of the app; `state_examples` are answers of GET /tasks/{id}.
 
-    FastAPI gives errors the content type of the answer, and takes nulls out of examples.
+    FastAPI gives errors the content type of successful answers, and drops nulls from examples.
     """
     described = app.openapi
 

@@ -1,4 +1,4 @@
-"""How every error is answered: application/problem+json, as RFC 9457 has it."""
+"""Answers every error as application/problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not Found"])
@@ -40,7 +40,7 @@ class Problem(BaseModel):
 
 
 class InvalidProblem(Problem):
-    """A request that cannot be understood, with a line for each fault."""
+    """A request that is not valid, with an entry for each fault."""
 
     errors: list[FieldProblem]
 
@@ -59,7 +59,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, str]] | None = None,
 ) -> JSONResponse:
-    """Return a problem document; `errors` names single faults of the request."""
+    """Return a problem document; `errors` lists the faults of the request."""
     body = document(status, detail, errors)
     return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM)
 
@@ -80,7 +80,7 @@ def document(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app here."""
+    """Register a handler for every error of the app."""
 
     @app.exception_handler(HTTPError)
     async def ours(_request: Request, error: HTTPError) -> JSONResponse:
@@ -89,7 +89,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def store(_request: Request, error: StoreError) -> JSONResponse:
-        # Trying again helps unless it is the text.
+        # Trying again cannot help if the database cannot store the text.
         again = isinstance(error, StoreUnavailable)
         return problem(503, str(error), RETRY_SOON if again else None)
 
@@ -126,7 +126,7 @@ def faults(error: RequestValidationError) -> list[dict[str, str]]:
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
-    """Say what is wrong and where, without repeating what was sent."""
+    """Return what is wrong and where, without the value that was sent."""
     place, *path = fault["loc"]
     if fault["type"] == "json_invalid":
         return {"detail": "the body is not JSON", "pointer": "#"}

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with fixes for what clients of many kinds send and how they leave."""
+"""uvicorn's HTTP protocol, with fixes for unusual requests and for clients that disconnect."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 # Close a connection after this many seconds without a byte while a request is incomplete, and
 # after twice as many in which the client reads nothing of an answer.
 READ_SECONDS = 30.0
-# Bytes of a request's head, or between two pieces of its body. A read may bring more at once.
+# The limit on bytes of a request's head, or between two pieces of its body. It is checked after
+# each read, so one read may exceed it.
 MAX_HEAD = 64 * 1024
 _TOO_LONG = "The URL and the headers are over 64 KiB. Send less."
 _NOT_HTTP = (
-    "This is no valid HTTP/1.1 request. Check the client, and that the URL begins with http:."
+    "This is not a valid HTTP/1.1 request. Check the client, and that the URL begins with http:."
 )
-_NO_PROXY = "This is no proxy. Send the request without CONNECT."
+_NO_PROXY = "This is not a proxy. Send the request without CONNECT."
 # Tokens of the Connection header, and headers, that ask for another protocol. A server may ignore
 # them (RFC 9110, 7.8).
 _UPGRADE_TOKENS = {b"upgrade", b"http2-settings"}
@@ -47,7 +48,7 @@ class HttpConnection(HttpToolsProtocol):
     # The client has ended its side, and waits for an answer or has left.
     _half_closed = False
     _stopping = False
-    # Bytes that waited for the client at the last look, if it was silent since.
+    # Bytes that were not sent at the last check, if the client was silent then.
     _unsent = 0
 
     def has_gone(self) -> bool:
@@ -57,7 +58,7 @@ class HttpConnection(HttpToolsProtocol):
     def break_off(self) -> bool:
         """Close the connection if no answer can be sent now; return whether it was closed.
 
-        That is when one has begun, or the client does not read those before it.
+        None can be sent if an answer has begun, or if the client does not read earlier ones.
         """
         cycle = self._answering
         close = cycle is None or cycle.response_started or self.flow.write_paused
@@ -66,7 +67,7 @@ class HttpConnection(HttpToolsProtocol):
         return close
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        """Serve a connection, and watch over it."""
+        """Start to serve a connection, and to check it for silence."""
         super().connection_made(transport)
         self._last_read = self.loop.time()
         self._check = self.loop.call_later(READ_SECONDS, self._check_silence)
@@ -83,9 +84,10 @@ class HttpConnection(HttpToolsProtocol):
         self.cycle = self.scope = self._answering = None  # type: ignore[assignment]  # as uvicorn does with the parser
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes
-        """Return whether to stay open, for the answer to a client that ended its side (`nc -N`).
+        """Return whether to keep the connection, when the client has ended its side (`nc -N`).
 
-        A client that has left ends its side too, so `wait=` is answered now.
+        It is kept while an answer is due. A client that has left ends its side too, so `wait=` is
+        answered now.
         """
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
@@ -126,11 +128,11 @@ class HttpConnection(HttpToolsProtocol):
         self._upgrading = self.parser.should_upgrade()
         if self._upgrading:
             return
-        extensions: Any = {"tasks_api": self}  # ours, no extension of ASGI's
+        extensions: Any = {"tasks_api": self}  # ours, not part of ASGI
         self.scope["extensions"] = extensions
         super().on_headers_complete()
         self._undelivered = 0
-        self.headers = []  # for trailers: they are no headers of the request
+        self.headers = []  # trailers must not become headers of the request
         # How to treat the connection if the answer ends before the body has arrived.
         if self.expect_100_continue:
             # Close: the client may leave out the body and send another request instead.
@@ -171,16 +173,17 @@ class HttpConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer bytes that are no request, and close.
+        """Answer bytes that are not a request, and close the connection.
 
-        Complete requests before them are answered, the last one instead of these bytes.
+        Complete requests before them are answered first. If one is still being answered, these
+        bytes get no answer.
         """
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 cycle.keep_alive = False
                 return
-            if cycle.response_started or self.pipeline:  # no answer can be sent in its turn
+            if cycle.response_started or self.pipeline:  # an answer would be out of order
                 self.transport.close()
                 return
         answer = problem(status, detail, headers={"Connection": "close"})
@@ -202,10 +205,11 @@ class HttpConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _check_silence(self) -> None:
-        """Close the connection if it was silent for too long; else look again.
+        """Close the connection if it was silent for too long; else check again later.
 
-        That is within a request, or with an answer that is not read. Not while reading is paused,
-        nor between requests, when uvicorn's keep-alive timer runs.
+        The limit applies during a request, and while the client does not read an answer. It does
+        not apply while reading is paused, or between requests: uvicorn's keep-alive timer runs
+        then.
         """
         now = self.loop.time()
         silent = now - self._last_read >= READ_SECONDS
@@ -220,9 +224,10 @@ class HttpConnection(HttpToolsProtocol):
         self._check = self.loop.call_later(again, self._check_silence)
 
     def _is_incomplete(self) -> bool:
-        """Return whether the client owes a request or the rest of one.
+        """Return whether a request, or the rest of one, is still to come.
 
-        What the client has sent after an answer has stopped uvicorn's keep-alive timer.
+        After an answer, the first bytes of the next request have stopped uvicorn's keep-alive
+        timer.
         """
         cycle = self.cycle
         if cycle is None:

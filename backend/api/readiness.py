@@ -1,4 +1,4 @@
-"""Whether tasks can be accepted, as far as PostgreSQL shows it."""
+"""Checks in PostgreSQL whether tasks can be accepted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Readiness(NamedTuple):
-    """What PostgreSQL shows of the service; `faults` are lines for the operator."""
+    """The state of the service in PostgreSQL; `faults` are lines for the operator."""
 
     migrated: bool
     workers: bool
@@ -21,7 +21,7 @@ class Readiness(NamedTuple):
 
 
 def check(*, large: bool) -> Readiness:
-    """Ask PostgreSQL, and try a write: a large one if the last submission was refused.
+    """Return what PostgreSQL says, after a trial write: a large one if `large`.
 
     Raises StoreUnavailable.
     """

@@ -1,8 +1,8 @@
-"""Waiting for outcomes: RPC replies wake who waits, and the ledger answers.
+"""Waits for outcomes: a reply wakes the waiting requests, which then read the ledger.
 
-Each API process has one reply queue and one thread that reads it. A reply is only a hint to look,
-so a lost one, or one that went to another replica, costs the next look at the ledger, every 250 ms
-for all who wait together.
+Each API process has one reply queue and one thread that reads it. A reply is only a hint: waiting
+requests also read the ledger every 250 ms, all with one statement. So they notice an end even if
+the reply is lost or goes to another replica.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ POLL_SECONDS = 0.25
 
 
 class ReplyListener:
-    """This process's reply queue; `connected`: whether the broker can be reached."""
+    """Reads this process's reply queue. `connected` is true while the broker can be reached."""
 
     def __init__(self, look: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
-        """Start reading; `look` asks the ledger for a task's state."""
+        """Start reading. `look` returns a task's state from the ledger."""
         self.connected = False
         self.queue_name = prefixed(f"replies.{uuid4()}")
         self._look = look
@@ -49,7 +49,7 @@ class ReplyListener:
         self._listener.start()
 
     def stop_waiting(self) -> None:
-        """Stop reading, and answer everybody who waits with the state as it is.
+        """Stop reading, and answer every waiting request with the current state.
 
         Called for each connection; only the first call does anything.
         """
@@ -65,9 +65,9 @@ class ReplyListener:
     ) -> TaskRecord | None:
         """Return the task's state once it has ended, `seconds` have passed or the process stops.
 
-        Also when the client has left: then `gone` returns true. None for an id that was never
-        issued. Raises StoreUnavailable if the last read failed; then too it takes no longer than
-        `seconds`, or than one look.
+        Returns also when the client has left (`gone` returns true). Returns None for an id that was
+        never issued. Raises StoreUnavailable or Overloaded if the last read failed. It takes at
+        most `seconds`, or the time of one read.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -75,7 +75,8 @@ class ReplyListener:
         self._waiting[task_id].add(changed)
         try:
             while True:
-                # Before the look: a reply that comes while it is under way calls for another.
+                # Clear it before the read: a reply that arrives during the read leads to another
+                # read.
                 changed.clear()
                 begin = loop.time()
                 left = deadline - begin
@@ -84,7 +85,7 @@ class ReplyListener:
                 except (StoreUnavailable, Overloaded):
                     now = loop.time()
                     left = deadline - now
-                    # The next look may take as long as this one did.
+                    # The next read may take as long as this one.
                     if left <= now - begin or self._is_over(gone):
                         raise
                 else:
@@ -111,7 +112,8 @@ class ReplyListener:
     def _read(self) -> None:
         connection = connect(heartbeat=HEARTBEAT_SECONDS)
         try:
-            # The queue outlives a lost connection, and is gone soon after this process.
+            # The queue survives a lost connection. The broker deletes it after 600 s without a
+            # consumer.
             queue = Queue(
                 self.queue_name,
                 Exchange(""),
@@ -140,7 +142,7 @@ class ReplyListener:
             connection.collect()
 
     def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - any message
-        """Wake who waits for a task (Celery's reply) or for one of a batch (ours)."""
+        """Wake requests that wait for a task (Celery's reply) or for one of a batch (ours)."""
         if isinstance(body, dict) and self._waiting:
             ids = body.get("task_ids") or [body.get("task_id")]
             self._loop.call_soon_threadsafe(self._wake, ids)

@@ -1,4 +1,4 @@
-"""The class of our routes: declared as FastAPI's, and compiled once.
+"""Our route class: routes are declared like FastAPI's, and compiled once.
 
 FastAPI 0.165 examines a route's declaration at each request: 60 us for a POST with a body and a
 header, 43 us for a GET (here 20 and 16; all of POST /tasks/ takes about 140). This class reads the
@@ -35,9 +35,9 @@ JSON = "application/json"
 
 
 class Route(APIRoute):
-    """A route of FastAPI's, compiled from its declaration.
+    """A FastAPI route, compiled from its declaration.
 
-    Supported: `async def`; `request`; path parameters; query parameters and headers of one value;
+    Supported: `async def`; `request`; path parameters; query parameters and headers with one value;
     one JSON body; dependencies that are `async def`, each called once a request, before the body is
     read. The endpoint returns a Response, or a value for the route's response model. Overrides of
     dependencies (`app.dependency_overrides`) have no effect.
@@ -50,7 +50,7 @@ class Route(APIRoute):
     read_body = staticmethod(read_json)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request (see FastAPI, "Custom Request and APIRoute class").
+        """Return the function that answers a request (FastAPI: "Custom Request and APIRoute").
 
         Raises TypeError for a declaration that is not supported.
         """
@@ -100,7 +100,7 @@ class Route(APIRoute):
         _refuse(self.path, unsupported)
 
     def _responder(self) -> Callable[[Any], Response]:
-        """Return what makes a response of an endpoint's value."""
+        """Return the function that makes a response from an endpoint's value."""
         model, status, path = self.response_model, self.status_code or 200, self.path
         adapter: TypeAdapter[Any] = TypeAdapter(model)
 
@@ -124,7 +124,7 @@ class _Call:
         self.cached = declared.use_cache
         self._request = declared.request_param_name
         self._path = {field.alias: field for field in declared.path_params}
-        # Any text will do, so there is nothing to check.
+        # Any text is valid, so nothing is checked.
         self._plain_path = all(
             field.field_info.annotation is str
             and not field.field_info.metadata
@@ -173,7 +173,7 @@ class _Call:
     ) -> dict[str, Any]:
         """Return the function's arguments by name; `done` has the values of dependencies.
 
-        Raises RequestValidationError with the given faults and those found, and every error of a
+        Raises RequestValidationError with the given faults and those found here, and what a
         dependency raises.
         """
         values = dict(self._defaults)
@@ -214,7 +214,7 @@ def _refuse(path: str, unsupported: Mapping[str, object]) -> None:
 
 
 def _header_name(field: ModelField) -> str:
-    """Return a header's name in lower case; that of a parameter without an alias has dashes."""
+    """Return a header's name in lower case, with dashes if the parameter has no alias."""
     convert = getattr(field.field_info, "convert_underscores", False)
     name = field.alias.replace("_", "-") if convert and field.alias == field.name else field.alias
     return name.lower()
@@ -238,7 +238,7 @@ def _read(
 
 
 def unknown_parameter(known: Collection[str]) -> str:
-    """Return what is said of a query parameter that is none of the known."""
+    """Return the error text for a query parameter that is not known."""
     listed = f"known here: {', '.join(known)}" if known else "this route takes none"
     return f"unknown parameter; {listed}"
 
@@ -263,7 +263,7 @@ def _read_query(request: Request, known: Collection[str]) -> tuple[Mapping[str, 
 
 
 def _texts(request: Request, names: Mapping[bytes, str]) -> Mapping[str, str]:
-    """Return the values of headers by name; of two with one name the first counts."""
+    """Return the values of headers by name; if a name is repeated, the first value."""
     texts: dict[str, str] = {}
     for name, value in request.scope["headers"]:
         if name in names and names[name] not in texts:
@@ -272,7 +272,7 @@ def _texts(request: Request, names: Mapping[bytes, str]) -> Mapping[str, str]:
 
 
 def _body_refusal(query: Mapping[str, ModelField]) -> str:
-    """Return what to say to a body where none is taken."""
+    """Return the error text for a body that the route does not take."""
     refusal = "This route takes no body."
     if query:
         example = "&".join(

@@ -1,4 +1,4 @@
-"""How a request finds its route."""
+"""Finds the route of a request."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class RouteTable(BaseRoute):
                     self._literal[method, route.path] = route
 
     def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
-        """Leave it to the routes themselves."""
+        """Raise NoMatchFound: the routes themselves build paths."""
         raise NoMatchFound(name, path_params)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match every HTTP request."""
+        """Return a full match for every HTTP request."""
         return (Match.FULL if scope["type"] == "http" else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ class RouteTable(BaseRoute):
         await answer(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp:
-        """Return what answers a request, and put what it needs into the scope."""
+        """Return the ASGI app of a request; put the route and its parameters into the scope."""
         path, method = get_route_path(scope), scope["method"]
         if (route := self._literal.get((method, path))) is not None:
             scope.update(route=route, endpoint=route.endpoint, path_params={})
@@ -78,9 +78,9 @@ class RouteTable(BaseRoute):
         raise HTTPException(404)
 
     def _allowed(self, path: str) -> set[str]:
-        """Return the methods of a path, those of its literal routes where it has any.
+        """Return the methods of a path: of its literal routes, else of routes with parameters.
 
-        HEAD is one wherever GET is: it is served as GET (limits.py).
+        HEAD is added to GET, since it is served as GET (limits.py).
         """
         allowed = {method for method, literal in self._literal if literal == path}
         if not allowed:

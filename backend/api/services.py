@@ -1,4 +1,4 @@
-"""What the routes work with: a batcher for each kind of question, and connections to the broker."""
+"""The objects that routes use: a batcher for each kind of request, connections to the broker."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Services:
         return found
 
     def new_task(self, task: Task, arguments: str) -> TaskRecord:
-        """Return a task with a new id, whose outcome this process wants to hear of.
+        """Return a task with a new id; the reply about its outcome goes to this process.
 
         The arguments are JSON text that fits the task's model.
         """

@@ -1,4 +1,4 @@
-"""Accepting tasks: many in one commit, once for each Idempotency-Key, and not without limit."""
+"""Accepts tasks: many in one commit, once for each Idempotency-Key, up to MAX_WAITING."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-# Of an answer: a repeated request can only get the form that it had at first.
+# The form of an answer. A repeated request must have the same form as the first one.
 Form = Literal["task", "batch", "lines"]
 
 
@@ -48,14 +48,14 @@ class _Request:
 
     @cached_property
     def key(self) -> Key:
-        """What is stored for the client's key if it is new."""
+        """Return what is stored for the client's key if it is new."""
         ids = [task.id for task in self.tasks]
         return Key(self.name or "", self._fingerprint(), ids, self.render(ids))
 
     def _fingerprint(self) -> str:
         """Return a digest of what is asked for and in which form, without the new ids.
 
-        Of the arguments as they were understood: a client may write them in another order.
+        It uses the validated arguments, since a client may write them in another order.
         """
         digest = hashlib.sha256(f"{self.form}\0".encode())
         for task in self.tasks:
@@ -69,7 +69,7 @@ class _Request:
 
 
 class Submissions:
-    """Writes tasks: small requests together in one commit, large ones apart so that none waits."""
+    """Stores tasks. Single tasks share commits; larger requests have another batcher."""
 
     def __init__(self) -> None:
         self._small = Batcher("submissions", self._write, size=_size)
@@ -86,19 +86,20 @@ class Submissions:
         key: str | None,
         render: Callable[[Sequence[str]], str],
     ) -> Sequence[str]:
-        """Return the ids of the tasks when they are on disk, or those first given to the key.
+        """Store the tasks, all or none; return their ids, or those of the key's first request.
 
-        All or none. `render` returns the body of the answer for ids; replicas of the version
-        before repeat it (to be removed in the release after this one).
+        `render` returns the body of the answer for ids; replicas of the version before repeat it
+        (to be removed in the release after this one).
 
-        Raises TooManyWaiting, Invalid for a key that came with something else, StoreUnavailable.
+        Raises TooManyWaiting, StoreUnavailable, Overloaded, and Invalid for a key that was used for
+        another request.
         """
         request = _Request(tasks, form, key, render)
         try:
             await self._backlog.admit(len(tasks))
         except TooManyWaiting:
-            # A repeated request was accepted already. Looked up here only: otherwise the write
-            # finds the key without another round trip.
+            # A repeated request is not refused. The key is looked up only here: otherwise the write
+            # finds it without another round trip.
             if key is None or (first := await self._known.submit(key)) is None:
                 raise
             return _first_ids(request, first)
@@ -111,7 +112,7 @@ class Submissions:
 
     @property
     def parts(self) -> tuple[Batcher[Any, Any] | Backlog, ...]:
-        """What has a thread, to be closed; each takes as long as a Batcher."""
+        """Return the parts that have a thread and must be closed."""
         return self._small, self._large, self._known, self._backlog
 
     def _write(self, requests: Sequence[_Request]) -> list[Key | None]:
@@ -130,7 +131,7 @@ def _size(request: _Request) -> int:
 
 
 def _first_ids(request: _Request, first: Key) -> Sequence[str]:
-    """Return the ids given to the first request with a key. Raises Invalid for another one."""
+    """Return the ids of the first request with a key. Raises Invalid if the requests differ."""
     if first.fingerprint != request.key.fingerprint:
         what = "this Idempotency-Key was used before, for another request: use a new one"
         fault = {"detail": what, "pointer": "Idempotency-Key"}
@@ -145,12 +146,12 @@ def _look_up(names: Sequence[str]) -> list[Key | None]:
 
 
 def _write(requests: Sequence[_Request]) -> list[Key | None]:
-    """Write what is new of the requests in one commit; return, for the others, their first use."""
+    """Store the new requests in one commit; return for each the earlier use of its key, or None."""
     first: dict[str, Key] = {}
     for request in requests:
         if request.name:
             first.setdefault(request.name, request.key)
-    # Without keys one statement is all there is to do.
+    # Without keys there is only one statement, which needs no transaction.
     with transaction() if first else autocommit_connection() as connection:
         stored = idempotency.remember(connection, list(first.values())) if first else {}
         uses = [_earlier_use(request, stored) for request in requests]
@@ -161,7 +162,7 @@ def _write(requests: Sequence[_Request]) -> list[Key | None]:
 
 
 def _earlier_use(request: _Request, stored: dict[str, Key]) -> Key | None:
-    """Return the use of a request's key by another one; None if this request is new."""
+    """Return the use of a request's key by an earlier one; None if this request is new."""
     if request.name is None:
         return None
     first = stored[request.name]

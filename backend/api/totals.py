@@ -1,4 +1,4 @@
-"""How many tasks have not ended, where they are too many to count at each question."""
+"""Counts unfinished tasks when there are too many to count them for each request."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Totals:
 
     @property
     def many(self) -> bool:
-        """Whether the last count, however old, found more tasks than are counted each time."""
+        """Return whether the last count, of any age, found more than COUNTED tasks."""
         return self._total > queries.COUNTED
 
     async def get(self) -> int:
-        """Return a count that is at most COUNT_SECONDS old when the question comes.
+        """Return a count that is at most COUNT_SECONDS old.
 
         Raises StoreUnavailable as Batcher does.
         """
@@ -42,7 +42,7 @@ class Totals:
         self._counts.close()
 
     def _count(self, asked: Sequence[None]) -> list[int]:
-        # Those who came while another count was under way have its result.
+        # Requests that arrived during the last count use its result.
         if not self._fresh():
             with autocommit_connection() as connection:
                 self._total = queries.count_unfinished(connection)

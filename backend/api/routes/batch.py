@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def _read_body(request: Request, adapter: TypeAdapter[Any]) -> tuple[Any, str]:
-    """Read JSON; the endpoint reads NDJSON, line by line. Raises RequestValidationError."""
+    """Return JSON and its text; the endpoint reads NDJSON itself. Raises what `read_json` does."""
     return (None, "") if is_ndjson(request.scope) else await read_json(request, adapter)
 
 
@@ -55,7 +55,7 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
     """Enqueue up to 1,000 tasks as a JSON array, all or none; the answer has their ids in order.
 
     Or send NDJSON (`Content-Type: application/x-ndjson`): any number of lines, each an item of the
-    array. The answer is NDJSON too, with a line for each; bad lines are named and skipped.
+    array. The answer is NDJSON too, with a line for each; invalid lines are reported and skipped.
 
     ```
     {"arguments": {"content": "Hello World"}}

@@ -58,12 +58,12 @@ class BatchLine(Answer):
 
     line: int = Field(description="The line's number, from 1", examples=[1])
     task_id: TaskId | SkipJsonSchema[None] = Field(
-        None, description="Where the task is on disk, or may be (UNKNOWN)"
+        None, description="The id of a task that is on disk, or may be (UNKNOWN)"
     )
     status: Literal[State.PENDING, "REFUSED", "UNKNOWN"] | SkipJsonSchema[None] = Field(
         None,
-        description="PENDING: on disk. REFUSED: a good line that was not stored. UNKNOWN: the store"
-        " went away, the task may have been stored. Absent where the line is not valid",
+        description="PENDING: on disk. REFUSED: a valid line that was not stored. UNKNOWN: the"
+        " store failed, the task may have been stored. Absent if the line is not valid",
     )
     errors: list[FieldProblem] | SkipJsonSchema[None] = Field(
         None, description="What is wrong; absent with PENDING"
@@ -89,7 +89,7 @@ def arguments_of(items: Sequence[BatchItem], text: str) -> list[str]:
 
 
 def task_of(item: BatchItem, arguments: str, services: Services, *place: int) -> TaskRecord:
-    """Return the task of an item; `place` is where the item stands in the body.
+    """Return the task of an item; `place` is the item's index in the body.
 
     Raises RequestValidationError.
     """

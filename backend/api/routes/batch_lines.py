@@ -32,13 +32,13 @@ MAX_LINE = 1024 * 1024
 # Lines that are committed together: as many as an array may hold, and about so many bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
-# After these PostgreSQL has certainly stored nothing; else a commit may have been cut off.
+# After these errors PostgreSQL has stored nothing. After others a commit may have happened.
 NOTHING_STORED = (StoreNotWritable, StoreLocked)
 MAY_BE_STORED = (
-    "The task store went away while the task was stored. It may have been stored: ask for its state"
+    "The task store failed while the task was stored. It may have been stored: ask for its state"
     " later."
 )
-# What answers to a stream may take of memory; the rest waits on disk.
+# Bytes of answers to a stream that are kept in memory; more are kept in a file.
 SPOOL = 1024 * 1024
 
 _item = TypeAdapter(BatchItem)
@@ -50,9 +50,9 @@ _ANSWERS = (
 
 
 def describe_answers() -> dict[str, Any]:
-    """Return OpenAPI's description of NDJSON: a text, as a schema describes one JSON value."""
+    """Return OpenAPI's description of NDJSON: a string, since a schema describes one value."""
     line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")
-    del line["$defs"]  # The document has them already, of InvalidProblem.
+    del line["$defs"]  # The document has them already, from InvalidProblem.
     return {
         "schema": {
             "type": "string",
@@ -65,10 +65,10 @@ def describe_answers() -> dict[str, Any]:
 
 
 async def accept_lines(request: Request, services: Services, key: str | None) -> Response:
-    """Take lines as they come, in bounded memory; answer when all were read.
+    """Accept lines as they arrive, in bounded memory; return the answer when all were read.
 
-    Not earlier, for a client that only reads when it has sent everything would wait for us to read,
-    and we for it.
+    Not earlier: a client that reads only after it has sent everything would wait for us, and we for
+    it.
     """
     answers = SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 - closed when it was sent
     number = 0
@@ -83,7 +83,7 @@ async def accept_lines(request: Request, services: Services, key: str | None) ->
             while piece := answers.read(64 * 1024):
                 yield piece
 
-    # With its length: a client that speaks HTTP/1.0 would take the sizes of chunks for lines.
+    # With Content-Length: a client with HTTP/1.0 would take the sizes of chunks for lines.
     headers = {"Content-Length": str(length)}
     return StreamingResponse(send(), 202, headers=headers, media_type=NDJSON)
 
@@ -91,16 +91,16 @@ async def accept_lines(request: Request, services: Services, key: str | None) ->
 def _chunk_key(key: str | None, number: int) -> str | None:
     """Return the key of the chunk after `number` lines: a repeated request has the same chunks.
 
-    The first has the client's own key, so that a key sent with another form of request is noticed.
-    Those of the others have a space, which no client's key can have.
+    The first chunk has the client's own key, so that the same key on another form of request is
+    noticed. The keys of later chunks have a space, which a client's key cannot have.
     """
     return f"{key} {number}" if key and number else key
 
 
 async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
-    """Give the body's lines, up to CHUNK or CHUNK_BYTES at a time.
+    """Yield the body's lines, up to CHUNK or CHUNK_BYTES at a time.
 
-    Where a chunk ends depends on the lines only, not on the pieces in which they come.
+    Where a chunk ends depends only on the lines, not on the pieces in which they arrive.
     """
     chunk: list[bytes] = []
     size = 0
@@ -115,7 +115,7 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
 
 
 async def _body_lines(request: Request) -> AsyncIterator[bytes]:
-    """Give the body's lines; one that is too long is cut, to a byte over the limit."""
+    """Yield the body's lines; one that is too long is cut, to a byte over the limit."""
     rest = b""
     first = True
     async for piece in request.stream():
@@ -135,9 +135,9 @@ async def _body_lines(request: Request) -> AsyncIterator[bytes]:
 async def _accept_lines(
     lines: Sequence[bytes], first: int, services: Services, key: str | None
 ) -> bytes:
-    """Accept the good lines together; return an answer for each line that is not blank.
+    """Accept the valid lines together; return an answer for each line that is not blank.
 
-    Never raises: the ids of the chunks before would be lost with the answer.
+    Never raises: the ids of earlier chunks would be lost.
     """
     answers: list[dict[str, Any]] = []
     tasks: list[TaskRecord] = []
@@ -161,7 +161,7 @@ async def _accept_lines(
             ids = await submit(tasks, "lines", key, lambda _: _dump_lines(answers))
             for answer, task_id in zip(good, ids, strict=True):
                 answer["task_id"] = task_id
-        except Exception as error:  # noqa: BLE001 - what is not one of ours was logged there
+        except Exception as error:  # noqa: BLE001 - the batcher has logged unexpected errors
             for answer in good:
                 _take_back(answer, error)
     return _dump_lines(answers).encode()
@@ -172,7 +172,7 @@ def _dump_lines(answers: Sequence[dict[str, Any]]) -> str:
 
 
 def _take_back(answer: dict[str, Any], error: Exception) -> None:
-    """Change the answer to a good line: its task was refused, or may have been stored."""
+    """Change the answer to a valid line: its task was refused, or may have been stored."""
     if isinstance(error, StoreUnavailable) and not isinstance(error, NOTHING_STORED):
         answer.update(_fault("UNKNOWN", MAY_BE_STORED))
         return

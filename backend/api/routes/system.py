@@ -23,11 +23,11 @@ class Health(Answer):
 
 
 class Readiness(Answer):
-    """Whether tasks can be accepted, and what runs below its best."""
+    """Tasks can be accepted; `degraded` lists problems."""
 
     status: Literal["ready"]
     degraded: list[str] = Field(
-        description="What is away though tasks are accepted",
+        description="Problems that do not stop tasks from being accepted",
         examples=[["no worker is running: tasks wait until one is"]],
     )
 
@@ -47,7 +47,7 @@ _PAGE = """<!doctype html>
 <style>body{{font:16px/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}}
 pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style>
 <h1>Tasks API</h1>
-<p>Post a task, get an id at once, read the outcome whenever you like.</p>
+<p>Post a task, get an id at once, read its outcome at any later time.</p>
 <ul><li><a href="{docs}">Swagger UI</a>: try every route</li>
 <li><a href="{redoc}">ReDoc</a>: read about every route</li>
 <li><a href="{flower}">Flower</a>: watch workers and tasks</li></ul>
@@ -64,7 +64,7 @@ pre{{background:#f4f4f4;padding:1rem;overflow:auto}}</style>
     summary="Where to go from here",
 )
 async def get_links(request: Request) -> Response:
-    """Give links to the documentation and to Flower: JSON, or a page for a browser."""
+    """Return links to the documentation and to Flower: JSON, or a page for a browser."""
     root_path = settings().root_path
     links = {
         "docs": f"{root_path}/docs",
@@ -78,7 +78,7 @@ async def get_links(request: Request) -> Response:
 
 
 def _flower(request: Request) -> str:
-    """Return Flower's address: that of its prefix behind a trusted proxy, else that of its port."""
+    """Return Flower's URL: with its prefix behind a trusted proxy, else with its port."""
     path = settings().flower_path
     if path and "forwarded" in request.scope:
         return str(request.base_url.replace(path=path))
@@ -88,7 +88,7 @@ def _flower(request: Request) -> str:
 @router.get("/health", name="get_health", summary="Is it healthy?")
 @router.get("/health/live", name="get_liveness", summary="Does the process serve?")
 async def health() -> Health:
-    """Answer while the process serves."""
+    """Return 200 while the process serves."""
     return Health(status="healthy")
 
 
@@ -98,7 +98,7 @@ async def health() -> Health:
     summary="Can tasks be accepted?",
 )
 async def get_readiness(request: Request) -> Readiness:
-    """Answer 200 while tasks can be accepted, naming what is degraded; else 503."""
+    """Return 200 while tasks can be accepted, with what is degraded; else 503 with the reason."""
     services = services_of(request)
     readiness = await services.readiness.submit(None)
     if not readiness.migrated:

@@ -1,4 +1,4 @@
-"""The answers about tasks. Each has exactly these keys: clients compare them whole."""
+"""The answers about tasks. Each has exactly these keys: clients compare whole answers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def example(task: Task) -> Any:  # noqa: ANN401 - JSON
 
 
 def describe(task: Task) -> str:
-    """Return what the document says of a task: its docstring, and its result."""
+    """Return a task's description for the OpenAPI document: its docstring, and its result."""
     result = f"Its `result` in `GET /tasks/{{task_id}}` is a `{task.result.__name__}`"
     value = example(task)
     if value is not None:
@@ -91,7 +91,7 @@ def describe(task: Task) -> str:
 
 
 def _documented(model: type[BaseModel]) -> Any:  # noqa: ANN401 - a type
-    """Return the type that documents a task's value: Any where JSON Schema cannot say it."""
+    """Return the type that documents a task's value: Any if JSON Schema cannot describe it."""
     try:
         model.model_json_schema(mode="serialization")
     except PydanticUserError:

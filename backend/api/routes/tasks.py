@@ -33,7 +33,7 @@ _ACCEPTED: dict[int | str, Any] = {
     202: {
         "model": TaskAccepted,
         "description": "On disk, and it will run",
-        "headers": {"Location": header("Where to ask for it", "string", f"/tasks/{EXAMPLE_ID}")},
+        "headers": {"Location": header("The task's path", "string", f"/tasks/{EXAMPLE_ID}")},
         "links": {
             "state": {
                 "operationId": "get_task",
@@ -49,7 +49,7 @@ _ACCEPTED: dict[int | str, Any] = {
 async def _accept(
     request: Request, task: Task, arguments: str, message: str, key: str | None
 ) -> Response:
-    """Accept a task with arguments as JSON text: the answer is sent after the commit."""
+    """Accept a task with arguments as JSON text; return the answer after the commit."""
 
     def render(ids: Sequence[str]) -> str:
         return f'{{"task_id":"{ids[0]}","status":"{PENDING}","message":"{message}"}}'
@@ -85,7 +85,7 @@ async def submit_message(
         200: {
             "headers": {
                 "Progress": {
-                    "description": "How far a running task says it is, done/total",
+                    "description": "What a running task reports: done/total",
                     "schema": {"type": "string"},
                 }
             },
@@ -99,10 +99,10 @@ async def get_task(
     request: Request,
     wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for its end")] = 0,
 ) -> Response:
-    """Tell state and result of a task, at once or when it has ended."""
+    """Return state and result of a task, at once or, with `wait`, when it has ended."""
     services = services_of(request)
     if wait:
-        # Missing where another server than ours serves the application.
+        # Missing if the server does not use our HttpConnection.
         connection: HttpConnection | None = request.scope.get("extensions", {}).get("tasks_api")
         gone = connection.has_gone if connection else None
         state = await services.replies.wait(task_id, wait, gone)
@@ -112,7 +112,7 @@ async def get_task(
         raise NotFound("There is no task with this id.")
     failed = state.ended and state.state != SUCCESS
     result = dump_json({"error": state.error or "No reason was given"}) if failed else state.result
-    # The result is JSON already; writing it out as it is spares decoding it.
+    # The result is JSON text already, so it is not decoded.
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None
     return Response(body, headers=headers, media_type="application/json")
@@ -130,14 +130,14 @@ async def submit_slow(
     duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
     key: IdempotencyKey = ABSENT,
 ) -> Response:
-    """Enqueue a task that takes `duration` seconds, to have something to look at."""
+    """Enqueue a task that takes `duration` seconds, for tests and demonstrations."""
     task = registered()["slow"]
     message = f"Slow task enqueued for {duration} seconds"
     return await _accept(request, task, dump_json({"duration": duration}), message, key)
 
 
 def _route(task: Task) -> Callable[..., Awaitable[Response]]:
-    """Return the route of a registered task: its arguments are the body."""
+    """Return the endpoint of a registered task, whose arguments are the body."""
 
     async def enqueue(
         arguments: BaseModel,  # noqa: ARG001 - the same
@@ -166,10 +166,11 @@ for _name, _task in registered().items():
 
 async def refuse_unknown_task(_request: Request) -> Response:
     """Raise NotFound with the names of all tasks."""
-    raise NotFound(f"There is no task of this name. There are: {names()}.")
+    raise NotFound(f"There is no task with this name. The tasks are: {names()}.")
 
 
-# Starlette's class of routes: a wrong name is reported before a bad query or body.
+# Starlette's route class, which checks nothing: an unknown name is reported before an invalid query
+# or body.
 router.add_route("/tasks/{name}", refuse_unknown_task, methods=["POST"], include_in_schema=False)
 
 
@@ -183,6 +184,6 @@ async def list_tasks(
     ACTIVE: a worker executes it now. SCHEDULED: it is due later. RESERVED: it waits for a worker.
     """
     tasks, total = await services_of(request).listing.get(limit)
-    # Ids and statuses need no escaping, and a thousand of them are written so in half the time.
+    # Ids and statuses need no escaping. This takes half the time of a JSON encoder.
     rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
     return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")
