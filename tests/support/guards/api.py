@@ -16,8 +16,8 @@ GUARDS = [
     Guard(
         "a stream tells the ids of what was stored",
         "backend/api/routes/batch_lines.py",
-        "        except Exception as error:  # noqa: BLE001 - what is",
-        "        except HTTPError as error:  # what is",
+        "        except Exception as error:  # noqa: BLE001 - the batcher",
+        "        except HTTPError as error:  # the batcher",
         "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
         "_whatever_fails_later",
     ),
