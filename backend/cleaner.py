@@ -1,4 +1,4 @@
-"""The cleaner: a small process that cleans up when others have ended, by `kill -9` too."""
+"""The cleaner: a small process that cleans up when others have ended, even by `kill -9`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def start(clean_up: Callable[[int], None]) -> tuple[int, int]:
     """Fork the process before threads exist. Return its pid and the write end of a pipe.
 
-    It runs `clean_up` with the read end, then exits. `clean_up` first has to read to end-of-file,
-    which comes when every process has closed the write end.
+    The new process runs `clean_up` with the read end, then exits. `clean_up` must first read to
+    end-of-file, which comes when every process has closed the write end.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -24,7 +24,7 @@ def start(clean_up: Callable[[int], None]) -> tuple[int, int]:
             os.setsid()
             for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(name, signal.SIG_IGN)
-            # All but the pipe: a reader of this program's output must see its end.
+            # Close all files but the pipe: a reader of this program's output must get end-of-file.
             for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 - as numbers, not as paths
                 if number != reading:
                     with suppress(OSError):

@@ -38,7 +38,7 @@ MIGRATE_TIMEOUT = 60.0
 
 
 def main() -> None:
-    """Run the command; a setting that makes no sense ends it with a line that says which."""
+    """Run the command; exit with one line for an invalid setting or another known error."""
     print_any_text()
     lifetime.end_with_up()
     try:
@@ -61,8 +61,8 @@ def commands() -> None:
 def up() -> None:
     """Run the whole stack in the foreground: API with its relay, worker and Flower.
 
-    PostgreSQL and Valkey too, where DATABASE_URL or CELERY_BROKER_URL is not set; the other
-    commands find them then. They keep their data in DATA_DIR.
+    If DATABASE_URL or CELERY_BROKER_URL is not set, it also runs PostgreSQL or Valkey, which the
+    other commands then use. They keep their data in DATA_DIR.
     """
     from backend.local.supervisor import run, stop_signals
     from backend.registry import registered
@@ -74,7 +74,7 @@ def up() -> None:
     set_up_logging(found.log_level, stream=output)
     registered()  # a task that is declared wrongly is reported before anything starts
     with lifetime.exclusive_data_dir(found.data_dir) as killed:
-        # What a killed `up` had started is stopping then.
+        # Processes of a killed `up` may still be stopping.
         patience = 10.0 if killed else 0.0
         refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
@@ -106,7 +106,7 @@ def api(*, no_relay: bool) -> None:
     import uvicorn
 
     refuse_taken(settings().api_host, settings().api_port, "API_PORT")
-    # After a clean stop uvicorn raises the signal that asked for it once more.
+    # After a clean stop uvicorn raises the signal again that made it stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     uvicorn.run(
         "backend.api.app:create_app" if no_relay else "backend.cli:create_app_with_relay",
@@ -164,12 +164,12 @@ def worker() -> None:
     import_functions()
     from backend.broker.app import app
 
-    # Eight lines against running as root, for the sake of pickle, which we do not take.
+    # Celery's warning against root is about pickle, which we do not accept.
     warnings.simplefilter("ignore", SecurityWarning)
-    # As `celery worker` does it, without the 13 MiB that Celery's other commands weigh.
+    # As `celery worker` does it, without importing Celery's other commands (13 MiB).
     running = app.Worker(
-        # A restarted worker is another worker: its predecessor's lease must run out. Process
-        # numbers come again, in a container at every start.
+        # A random name: a restarted worker must not renew the lease of the one before. Process ids
+        # are not unique: in a container they are the same at every start.
         hostname=nodename(f"tasks-{secrets.token_hex(3)}", gethostname()),
         without_gossip=True,
         without_mingle=True,
@@ -182,7 +182,7 @@ def worker() -> None:
 
 @commands.command()
 def relay() -> None:
-    """Publish what the API accepts, and what was lost on the way."""
+    """Publish accepted tasks, and publish again those that the broker has lost."""
     from backend.maintenance.reconciler import Reconciler
     from backend.relay.relay import Relay
 
@@ -212,7 +212,7 @@ def flower() -> None:
     from backend.flower import install
 
     install()
-    # For its broker page, until the workers have told it theirs.
+    # For Flower's broker page, until workers have reported their queues.
     app.conf.task_queues = list(QUEUES)
     refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     # Flower reads these variables too, and fails on empty ones.
@@ -225,7 +225,7 @@ def flower() -> None:
         options.append(f"--basic_auth={settings().flower_basic_auth}")
     if settings().flower_url_prefix:
         options.append(f"--url_prefix={settings().flower_url_prefix}")
-    # What `app.start` does, apart from dropping the command's exit code.
+    # As `app.start` does it; that would drop the command's exit code.
     celery.params[0].default = app
     sys.exit(celery.main(args=["flower", *options], standalone_mode=False))
 

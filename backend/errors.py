@@ -3,12 +3,12 @@
 Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── CannotRun                `up` or `reset` cannot do its work; one line that says what to do
-├── TaskError                raised by a task's function: fails it for good, without another attempt
-├── StatementFailed          a task's own statement failed, though PostgreSQL is there
+├── TaskError                raised by a task's function: fails it at once, without another attempt
+├── StatementFailed          a task's own statement failed, although PostgreSQL is available
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
-├── Superseded               this attempt of a task no longer counts; its outcome is dropped
-│   └── Duplicate            the ledger does not wait for it, mostly as it came twice
-├── StoreError               PostgreSQL did not do it; the text is for clients, as a 503
+├── Superseded               not the current attempt of the task; its outcome is dropped
+│   └── Duplicate            the task does not wait for this delivery, usually the second one
+├── StoreError               PostgreSQL did not do it; clients get 503 with this text
 │   ├── TextNotStorable      the database's encoding has no such character
 │   └── StoreUnavailable     PostgreSQL cannot be reached, or did not answer in time
 │       ├── StoreNotWritable it answers and stores nothing
@@ -40,7 +40,7 @@ class CannotRun(Error):
 
 
 class TaskError(Error):
-    """Fails a task for good: its message is the task's error, and no attempt follows."""
+    """Fails a task at once: its message is the task's error, and no attempt follows."""
 
 
 class StatementFailed(Error):
@@ -48,9 +48,9 @@ class StatementFailed(Error):
 
 
 class TaskRaised(Error):
-    """A task's function raised an error, its cause.
+    """A task's function raised an error, which is the cause of this one.
 
-    Wrapped, so that it does not count as an error of the ledger's own statements.
+    The wrapper distinguishes it from errors of the ledger's own statements.
     """
 
     def __init__(self, task_id: str) -> None:
@@ -59,15 +59,15 @@ class TaskRaised(Error):
 
 
 class Superseded(Error):
-    """The ledger no longer counts this attempt of a task."""
+    """The attempt is not the current one of its task, or the task has ended."""
 
 
 class Duplicate(Superseded):
-    """The ledger does not wait for this delivery: most likely another one was first."""
+    """The task does not wait for this delivery: most likely another one was first."""
 
 
 class StoreError(Error):
-    """PostgreSQL did not do what it was asked. The text says in plain words what to do."""
+    """PostgreSQL did not do what it was asked. The text says what a client can do."""
 
 
 class TextNotStorable(StoreError):
@@ -99,7 +99,7 @@ class StoreNotWritable(StoreUnavailable):
 
 
 class StoreLocked(StoreUnavailable):
-    """Another session of PostgreSQL has held a lock for longer than it was waited for."""
+    """Another session of PostgreSQL has held a lock for longer than we wait."""
 
 
 class LeaseExpired(StoreUnavailable):
@@ -110,9 +110,9 @@ class LeaseExpired(StoreUnavailable):
 
 
 class HTTPError(Error):
-    """An error that a client is told of.
+    """An error that becomes an HTTP answer.
 
-    `detail` says in plain words what to do; it never holds a query, a host or a traceback.
+    `detail` says what is wrong and what to do; it never has a query, a host or a traceback.
     """
 
     status: ClassVar[int]
@@ -130,7 +130,7 @@ class NotFound(HTTPError):
 
 
 class Invalid(HTTPError):
-    """The request cannot be understood; `problems` has a line for each fault.
+    """The request is not valid; `problems` has an entry for each fault.
 
     Each problem is `{"detail", "pointer"}`, the pointer a JSON pointer into the body
     (`#/content`) or the name of a query parameter (`?limit`).
@@ -144,7 +144,7 @@ class Invalid(HTTPError):
 
 
 class TooManyWaiting(HTTPError):
-    """More tasks wait than MAX_WAITING allows; `seconds` is when to try again."""
+    """More tasks wait than MAX_WAITING allows; the client may try again after `seconds`."""
 
     status = 429
 

@@ -1,6 +1,6 @@
 """Flower's event thread: one log line per outage, pauses of 30 s at most.
 
-Flower's own thread logs each failure, a traceback every 5 s for a login that is refused, and
+Flower's own thread logs each failure, and a traceback every 5 s while its login is refused. It
 doubles its pauses without a limit.
 """
 
@@ -28,7 +28,7 @@ class _Receiver(EventReceiver):
     _reads = 0
 
     def on_iteration(self) -> None:
-        """Note that the broker is read; called before each read."""
+        """Report a success after the first read; called before each read."""
         if self._reads and broker_outage.failing:
             broker_outage.succeeded("events")
         self._reads += 1
@@ -36,15 +36,15 @@ class _Receiver(EventReceiver):
 
 class _Events(Events):  # type: ignore[misc]  # Flower has no types
     def run(self) -> NoReturn:
-        """Hand events to Flower, for as long as the process runs."""
+        """Pass events to Flower, as long as the process runs."""
         while True:
             try:
                 self._capture()
             except BROKER_ERRORS as error:
                 time.sleep(broker_outage.failed(explain(error), "events"))
             except Exception:
-                # Such as an event of another program that is no event.
-                logger.exception("the events of Flower met an error; they are read again")
+                # For example, another program has sent something that is not an event.
+                logger.exception("an error in Flower's event thread; it continues")
                 time.sleep(RETRY_SECONDS)
 
     def _capture(self) -> None:
@@ -62,5 +62,5 @@ class _Events(Events):  # type: ignore[misc]  # Flower has no types
 
 
 def install() -> None:
-    """Give the `flower` command this thread of events in place of its own."""
+    """Make the `flower` command use this event thread instead of its own."""
     flower.app.Events = _Events

@@ -1,7 +1,7 @@
 """The Celery application and its configuration.
 
-All that Celery does for us is carrying work to processes and watching over those; state, retries
-and times are the ledger's. Loaded by API, relay, worker and Flower, and by `celery -A backend`.
+Celery only brings messages to processes and watches these processes. The ledger has states, retries
+and times. Loaded by API, relay, worker and Flower, and by `celery -A backend`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from backend.broker.queues import TASKS_QUEUE, prefixed
 from backend.settings import settings
 from backend.telemetry.logs import set_up_logging
 
-# How long the broker may take for each step of a connection's start.
+# How long the broker may take for each step of connecting.
 CONNECT_TIMEOUT = 3.0
-# Redis answers at once or not at all; what waits longest for it waits a second (BRPOP).
+# Longer than any command waits on purpose: BRPOP waits a second.
 REDIS_TIMEOUT = 3.0
 _REDIS_OPTIONS: Final = {
-    # One list a priority, the first of them is served first: 0 is the most urgent here.
+    # One list for each priority. The first list is served first, so 0 is the most urgent here.
     "priority_steps": list(range(10)),
     "socket_connect_timeout": REDIS_TIMEOUT,
     "socket_timeout": REDIS_TIMEOUT,
     "socket_keepalive": True,
-    # How long a consumer's connection may be silent, beyond that second, until it is replaced.
+    # How long a consumer's connection may be silent, beyond that second, until it is checked.
     "health_check_interval": 5,
     **{f"{key}_key": prefixed(key) for key in ("unacked", "unacked_index", "unacked_mutex")},
 }
 
 
 def _amqp_tls(url: str) -> dict[str, Any]:
-    """Return the parameters of an amqps:// address as py-amqp wants them; kombu does not.
+    """Return the TLS parameters of an amqps:// address for py-amqp; kombu does not convert them.
 
-    Without `server_hostname` py-amqp would take a certificate of any host.
+    Without `server_hostname` py-amqp would accept a certificate of any host.
     """
     given = {name.removeprefix("ssl_"): value for name, value in parse_qsl(urlsplit(url).query)}
     required = given.pop("cert_reqs", "required")
@@ -50,8 +50,8 @@ _BROKER_URL: Final = settings().celery_broker_url
 _AMQPS: Final = _BROKER_URL.startswith("amqps:")
 
 _CONF: dict[str, Any] = {
-    # `broker_url` would lose against CELERY_BROKER_URL in the environment, as it was before
-    # settings.py checked it.
+    # Not `broker_url`: Celery prefers CELERY_BROKER_URL from the environment, which settings.py has
+    # not checked.
     **dict.fromkeys(
         ["broker_read_url", "broker_write_url"],
         _BROKER_URL.partition("?")[0] if _AMQPS else _BROKER_URL,
@@ -60,11 +60,11 @@ _CONF: dict[str, Any] = {
     "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},
     "task_queues": [TASKS_QUEUE],
     "task_default_queue": TASKS_QUEUE.name,
-    # What `inspect`, `control` and Flower use. Celery makes more names of these.
+    # What `inspect`, `control` and Flower use. Celery derives more names from these.
     "control_exchange": prefixed("celery"),
     "event_exchange": prefixed("celeryev"),
     "event_queue_prefix": prefixed("celeryev"),
-    # Retry connecting without limit: a worker outlives its broker.
+    # Retry connecting without limit: a worker survives every outage of the broker.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     # RabbitMQ closes a channel that holds a message longer than its consumer_timeout.
@@ -95,8 +95,8 @@ _CONF: dict[str, Any] = {
 def _backend_class() -> str:
     """Return our result backend's name in Celery's notation.
 
-    As `backend_cls` it wins over CELERY_RESULT_BACKEND in the environment, which beats every other
-    way to configure it (celery.app.base.Celery._get_backend).
+    As `backend_cls` it has priority over CELERY_RESULT_BACKEND in the environment, which has
+    priority over all other configuration (celery.app.base.Celery._get_backend).
     """
     url = settings().celery_result_backend
     rpc = url.startswith("rpc")
@@ -111,5 +111,5 @@ app.conf.update(_CONF)
 
 @setup_logging.connect
 def _keep_our_logging(**_: object) -> None:
-    """Keep Celery from setting up logs of its own, in workers and in its commands."""
+    """Replace Celery's own logging, in workers and in its commands."""
     set_up_logging(settings().log_level, "worker")

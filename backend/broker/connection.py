@@ -1,4 +1,4 @@
-"""Connections to the broker with a deadline for everything, and the errors that they raise."""
+"""Connections to the broker, with a timeout for each read and write, and their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 _broker: Any = app.connection_for_write()  # the stubs' errors are not quite exceptions
-# What a broker raises that is away, refuses something or does not answer; see outage.py.
+# The errors of a broker that is away, refuses something or does not answer; see outage.py.
 BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
     *_broker.connection_errors,
     *_broker.channel_errors,
@@ -26,10 +26,10 @@ BROKER_ERRORS: Final[tuple[type[Exception], ...]] = (
 
 
 def pause_after(part: str) -> Callable[[Exception], float | None]:
-    """Return what a Loop asks how long to pause after an error.
+    """Return the `pause_after` function of a Loop that uses the broker.
 
-    The function reports an error of the broker as one of this part of the process, and returns the
-    seconds to pause; None for every other error.
+    The function reports an error of the broker as a failure of this part of the process, and
+    returns the seconds to pause. It returns None for every other error.
     """
 
     def pause(error: Exception) -> float | None:
@@ -46,8 +46,8 @@ def connect(
     """Return a new connection to the broker whose reads and writes end after `timeout` seconds.
 
     `survives_alarm`: Linux must not drop the connection while RabbitMQ reads nothing (alarm). The
-    caller must then check heartbeats. Raises one of BROKER_ERRORS within 3 s where the broker is
-    away, refuses or does not answer.
+    caller must then check heartbeats. Raises one of BROKER_ERRORS within 3 s if the broker is away,
+    refuses or does not answer.
     """
     options: dict[str, Any] = {}
     # A busy broker needs longer for a new connection than for anything else.

@@ -83,7 +83,7 @@ _RULES: Final = (
 
 
 def explain(error: BaseException) -> Reason:
-    """Return what an error of the broker means, with what to do; never with a message's content."""
+    """Return the reason of an error of the broker, and what to do, without a message's content."""
     said = _own_words(error)
     rule = first_rule(_RULES, error, said)
     line = f"the broker {rule.kind} ({said}): {rule.advice}; tasks wait until then"

@@ -8,8 +8,8 @@ from kombu import Exchange, Queue
 
 from backend.settings import settings
 
-# Every queue names its type. Without it the virtual host's default counts, which may be quorum, and
-# a quorum queue refuses x-max-priority (406).
+# Every queue names its type. Otherwise the virtual host's default applies. It may be quorum, and a
+# quorum queue refuses x-max-priority (406).
 CLASSIC: Final = {"x-queue-type": "classic"}
 
 
@@ -27,7 +27,7 @@ def _queue(name: str) -> Queue:
 
 EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
 TASKS_QUEUE: Final = _queue("tasks")
-# First attempts of tasks that take one commit: they travel in bundles, and workers run them in
-# batches. What fails there runs alone from then on.
+# First attempts of short tasks: they are sent in bundles, and workers run them in batches. Later
+# attempts are sent alone, in the other queue.
 SHORT_QUEUE: Final = _queue("short_tasks")
 QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)

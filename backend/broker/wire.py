@@ -1,8 +1,8 @@
 """A task as a message: encoded for the broker, and decoded. Only this module knows our headers.
 
-An attempt has a message of its own, in the form of Celery's protocol version 2 (docs.celeryq.dev,
-"Message Protocol"), or shares one with other short tasks: a bundle, since a message costs broker,
-relay and worker more than a short task does.
+An attempt has its own message, in Celery's protocol version 2 (docs.celeryq.dev, "Message
+Protocol"). Short tasks share one, a bundle, because a message costs broker, relay and worker more
+than a short task does.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _EMBED: Final = '{"callbacks": null, "errbacks": null, "chain": null, "chord": n
 
 
 class OtherVersion(Exception):
-    """A message has a form that another version of this project has written."""
+    """A message has the format of another version of this project."""
 
 
 class Delivery(NamedTuple):
     """A message taken apart: one attempt of one task.
 
-    args, kwargs: a message of ours has one argument, the JSON text of all.
-    external: another program sent it, such as Flower or `celery call`; its attempt is 1.
-    callbacks: it asks for other tasks to be sent when this one has ended.
+    args, kwargs: a message of ours has one argument, the JSON text of all arguments. external:
+    another program sent it, such as Flower or `celery call`; its attempt is 1. callbacks: it asks
+    for other tasks to be sent when this one has ended.
     """
 
     id: str
@@ -73,8 +73,8 @@ def bundled_task_names() -> list[str]:
 def encode(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of an attempt's own message.
 
-    Written out, since `send_task` costs four times as much. The only argument is the JSON text of
-    all: what the API has validated is what the worker validates.
+    Built here, because `send_task` takes four times as long. The only argument is the JSON text of
+    all arguments, so the worker validates the same text as the API.
     """
     headers = {
         "lang": "py",
@@ -124,10 +124,11 @@ def encode_bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
 
 
 def split_bundle(received: Message) -> Sequence[Message]:
-    """Return a message for each task of a bundle, or the message itself where it is none.
+    """Return a message for each task of a bundle, or the message itself if it is not a bundle.
 
-    A row that cannot be read becomes a message with `errors`, to be dropped like any other: the
-    tasks of the other rows run. Raises OtherVersion, ValueError for a body that is no list of rows.
+    A row that cannot be read becomes a message with `errors`, which is dropped like any unreadable
+    message; the tasks of the other rows run. Raises OtherVersion, and ValueError for a body that is
+    not a list of rows.
     """
     if BUNDLE_HEADER not in received.headers:
         return [received]
@@ -183,22 +184,22 @@ class _Part(Message):
         self._bundle = whole
 
     def decode(self) -> tuple[list[str], dict[str, object], dict[str, object]]:
-        """Return what the body holds, in a fraction of the time that kombu takes."""
+        """Return the decoded body, in a fraction of the time that kombu takes."""
         return [self._arguments], {}, {}
 
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
-        """Acknowledge this task: the last one of a bundle acknowledges the bundle."""
+        """Mark this task as acknowledged; the last one of a bundle acknowledges the bundle."""
         if not self.acknowledged:
             self._state = "ACK"
             self._bundle.part_done()
 
     def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
-        """Acknowledge it: if it has to run, the outbox publishes it again."""
+        """Do the same as `ack`: if the task still waits, it is published again."""
         self.ack()
 
 
 def log_extra(headers: Mapping[str, Any]) -> Mapping[str, object]:
-    """Return the `extra` of a log line about a message, which may hold anything."""
+    """Return the `extra` of a log line about a message, whose headers may have any type."""
     return about(str(headers.get("id"))[:100], headers.get(ATTEMPT_HEADER, 1))
 
 
@@ -209,22 +210,22 @@ def ledger_task_id(headers: Mapping[str, Any]) -> str | None:
 
 
 def decode(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
-    """Return a message taken apart.
+    """Return a message as a Delivery.
 
     fields: the headers, with `args`, `kwargs`, `reply_to` and `correlation_id`, as Celery's request
     has them. embedded: the third part of the body.
 
-    Raises OtherVersion; NotRegistered for a task that this worker does not have; InvalidTaskError
-    naming the first field with a wrong type, never its value. Checked now, because Celery reads
-    most fields later, in its event loop, where an error ends the worker.
+    Raises OtherVersion; NotRegistered for a task that this worker does not have; InvalidTaskError,
+    which names the first wrong field but not its value. The fields are checked now, because Celery
+    reads most of them later, in its event loop, where an error ends the worker.
     """
     if fields.get(VERSION_HEADER, VERSION) != VERSION:
         raise OtherVersion
     _check(fields)
     if not isinstance(embedded, (dict, NoneType)):
-        raise InvalidTaskError("its body's third part is no object")
+        raise InvalidTaskError("the third part of its body is not an object")
     if fields["task"] not in registered():
-        raise NotRegistered(fields["task"])  # Celery has some of its own
+        raise NotRegistered(fields["task"])  # Celery registers tasks of its own
     attempt = fields.get(ATTEMPT_HEADER)
     return Delivery(
         id=fields["id"],
@@ -241,24 +242,24 @@ def decode(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
 
 
 def _check(fields: Mapping[str, Any]) -> None:
-    """Raise InvalidTaskError naming the first field that is wrong; never its value."""
+    """Raise InvalidTaskError, which names the first wrong field but not its value."""
     for name, types in _TYPES.items():
         if not isinstance(fields.get(name), types):
-            raise InvalidTaskError(f"its {name} has another type")
+            raise InvalidTaskError(f"its {name} has a wrong type")
     if not is_task_id(fields["id"]):
-        raise InvalidTaskError("its id is no UUID in lower case; send it without an id")
+        raise InvalidTaskError("its id is not a UUID in lower case; send it without an id")
     attempt = fields.get(ATTEMPT_HEADER)
     if attempt is not None:
         if not (type(attempt) is int and 0 < attempt <= LAST_ATTEMPT):
             raise InvalidTaskError(f"its attempt is no number from 1 to {LAST_ATTEMPT}")
         if fields["kwargs"] or [type(argument) for argument in fields["args"]] != [str]:
-            raise InvalidTaskError("its arguments are no JSON text")
+            raise InvalidTaskError("its arguments are not one JSON text")
     limits = fields.get("timelimit")
     hard_and_soft = 2
     if limits and not (len(limits) == hard_and_soft and all(map(_is_limit, limits))):
-        raise InvalidTaskError("its timelimit is no pair of seconds")
+        raise InvalidTaskError("its timelimit is not a pair of numbers of seconds")
     if not all(isinstance(name, str) for name in fields.get("stamped_headers") or ()):
-        raise InvalidTaskError("its stamped_headers are no names")
+        raise InvalidTaskError("its stamped_headers are not names")
 
 
 def _is_limit(limit: object) -> bool:

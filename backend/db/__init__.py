@@ -1,1 +1,1 @@
-"""Everything that the project says to PostgreSQL, and nothing else."""
+"""All access to PostgreSQL."""

@@ -1,11 +1,11 @@
 """Scan bounds: the time at which each scan of a partial index starts.
 
-While a snapshot is open (pg_dump), an index keeps the entries of all rows that have left it since,
-and a scan from the beginning reads every one of them. So each scan starts at a bound, which the
-same statement reads. No row of a scan may be older than its bound:
+While a snapshot is open (pg_dump), an index keeps the entries of rows that no longer belong to it,
+and a scan from the beginning reads all of them. So each scan starts at a bound, which the same
+statement reads. No row of a scan may be older than its bound:
 
-- `advance` raises a bound to the oldest row, at most to a minute ago: a transaction, whose rows
-  have the time at which it began, has a minute to commit;
+- `advance` raises a bound to the oldest row, at most to a minute ago. Rows have the time at which
+  their transaction began, so a transaction has a minute to commit;
 - a statement that brings back an older row lowers the bound in the same transaction;
 - when PostgreSQL's clock was set back, `reset` makes the scans start at the beginning.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from backend.db.session import Executor
 
-# A bound; the column of whose values none is older, its table and the rows of its partial index.
+# By bound: the column that it limits, the table, and the condition of the partial index.
 _SCANS = {
     "unfinished_from": ("created_at", "tasks", IS_UNFINISHED),
     "started_from": ("started_at", "tasks", IS_STARTED),
@@ -35,10 +35,10 @@ _SCANS = {
     "published_from": ("published_at", "outbox", "published_at IS NOT NULL"),
 }
 
-# To be followed, in the same transaction, by a statement that changes the bounds.
+# Goes before a statement that changes the bounds, in the same transaction.
 LOCK = "SELECT FROM scan_bounds FOR UPDATE; "
 
-# To follow a CTE `back` with the due_at of rows that are to be published once more.
+# Goes after a CTE `back`, which has the due_at of rows that are to be published again.
 LOWER_DUE_FROM = """
     UPDATE scan_bounds SET due_from = oldest.due_at
     FROM (SELECT min(due_at) AS due_at FROM back) oldest WHERE oldest.due_at < due_from
@@ -58,8 +58,8 @@ def rows_from(bound: str) -> str:
 
 def _rows(bound: str, start: str) -> str:
     column, _, rows = _SCANS[bound]
-    # The second end makes the planner expect few rows, as of any range that it cannot estimate, and
-    # use the index. Of what has no end it expects a third of the table, and would read all of it.
+    # The upper limit makes the planner use the index: it expects few rows of a range that it cannot
+    # estimate. Without an upper limit it expects a third of the table, and reads all of it.
     return f"{rows} AND {column} >= {start} AND {column} < 'infinity'"
 
 
@@ -70,7 +70,7 @@ def _oldest(bound: str, start: str) -> str:
 
 def _raised(bound: str) -> str:
     start = f"least((SELECT {bound} FROM scan_bounds), now() - interval '1 min')"
-    # Of two times, so that a jump of the clock between the caller's reading and now raises nothing.
+    # The earlier of two times: the clock may have jumped since the caller has read it.
     latest = "least(:now, now()) - interval '1 min'"
     return f"least({_oldest(bound, start)}, {latest}) AS {bound}"
 
@@ -79,7 +79,8 @@ def _for_each(sql: str, between: str) -> str:
     return between.join(sql.format(bound=bound) for bound in _SCANS)
 
 
-# By a minute or more: each change leaves a dead version of a row that every scan reads.
+# Changes bounds by a minute or more: each change leaves a dead version of the row, and every scan
+# reads these.
 _ADVANCE = text(
     f"""
     SET LOCAL statement_timeout = '60s'; {LOCK}
@@ -94,13 +95,13 @@ _ADVANCE = text(
 def advance(connection: Executor, now: datetime) -> None:
     """Raise the bounds to the oldest rows, at most to a minute before `now`.
 
-    `now`: PostgreSQL's time, which has run evenly for a minute.
+    `now`: PostgreSQL's time. Its clock must not have jumped within the last minute.
     """
     connection.execute(_ADVANCE, {"now": now})
 
 
-# Without LOCK, which relays wait for: it takes long while a snapshot is open, and a bound that is
-# too low does no harm.
+# Without LOCK: this takes long while a snapshot is open, and relays wait for that lock. A bound
+# that is too low does no harm.
 _LOWER = text(
     f"""
     SET LOCAL statement_timeout = '60s';
@@ -115,7 +116,7 @@ _LOWER = text(
 
 
 def lower(connection: Executor) -> None:
-    """Look at every row, and lower the bounds that some row is below."""
+    """Compare the bounds with every row, and lower those that are too high."""
     connection.execute(_LOWER)
 
 

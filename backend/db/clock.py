@@ -1,4 +1,4 @@
-"""PostgreSQL's clock, which may be set back: by hand, by NTP, by a failover to another machine."""
+"""Corrects times when PostgreSQL's clock was set back: by hand, by NTP, or by a failover."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Reading(NamedTuple):
-    """What the clock says, and whether it said at least 5 s more before."""
+    """The clock's time, and whether it has shown a time at least 5 s later before."""
 
     now: datetime
     set_back: bool
 
 
-# At most once a second, however many reconcilers run: each change leaves a dead version.
+# At most once a second, however many reconcilers run: each change leaves a dead row version.
 _READ = text(
     """
     UPDATE clock SET latest = clock_timestamp() WHERE latest < clock_timestamp() - interval '1 s';
@@ -36,16 +36,16 @@ def read(connection: Executor) -> Reading:
     return Reading(*connection.execute(_READ).one())
 
 
-# Under the row's lock, so that of several reconcilers one moves the rows, and moves them once.
+# The row's lock allows only one of several reconcilers to move the rows, and only once.
 _SET_BACK = text(
     """
     SELECT latest - clock_timestamp() FROM clock
     WHERE latest > clock_timestamp() + interval '5 s' FOR UPDATE SKIP LOCKED
     """
 )
-# Every row by the same time: those that share a message go on sharing their published_at. A row
-# that is locked is just being claimed, taken or put back, and is left: to wait for it could be a
-# deadlock. What is put back becomes due immediately, with any due_at.
+# Every row moves by the same time, so rows that share a message still have the same published_at. A
+# locked row is being claimed, taken or put back. It is skipped, because waiting for it could be a
+# deadlock. A row that is put back is due at once, with any due_at.
 _MOVE = text(
     """
     UPDATE outbox SET due_at = due_at - :by, published_at = published_at - :by
@@ -59,8 +59,8 @@ _WAIT_FOR_WRITERS = text("LOCK TABLE outbox IN SHARE ROW EXCLUSIVE MODE")
 def wait_for_writers(connection: Executor) -> None:
     """Wait for the end of every transaction that has written to the outbox.
 
-    One that began before the clock was set back writes times of before. To be called in a
-    transaction of its own before `follow`. Raises StoreLocked, through store_errors, after 5 s.
+    A transaction that began before the clock was set back writes the clock's old times. Call this
+    in a separate transaction before `follow`. Raises StoreLocked, through store_errors, after 5 s.
     """
     connection.execute(_WAIT_FOR_WRITERS)
 
@@ -68,8 +68,8 @@ def wait_for_writers(connection: Executor) -> None:
 def follow(connection: Executor) -> timedelta | None:
     """Move the outbox's times back by as much as the clock was set back; return how much.
 
-    Without it retries, and what the broker lost, would wait for that much longer. Returns None if
-    another process does it or has done it.
+    Otherwise retries and lost messages would be late by that time. Returns None if another process
+    does it or has done it.
     """
     by: timedelta | None = connection.execute(_SET_BACK).scalar()
     if by is None:

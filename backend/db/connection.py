@@ -1,4 +1,4 @@
-"""How a connection to PostgreSQL is made: with its limits, or through a pooler without them."""
+"""Connects to PostgreSQL: with time limits, or through a pooler without them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # As PostgreSQL shows them.
 _SETTINGS = {
-    # A statement is short by design; what takes longer waits for something that will not come.
+    # Our statements are short. One that takes longer is stuck.
     "statement_timeout": "10s",
     "lock_timeout": "5s",
     # How long a transaction may wait for its client; a task's own may take the task's time limit.
@@ -30,7 +30,7 @@ _SETTINGS = {
 _UNCHECKED_SETTINGS = {
     # psycopg2 sets it where the server's default is another one; RESET ALL would undo that.
     "datestyle": "ISO",
-    # The server's side too: a machine that vanished must not keep its locks.
+    # For the server too: it must not keep the locks of a client machine that has vanished.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -42,18 +42,18 @@ NO_LIMITS = {
     "idle_in_transaction_session_timeout": "0",
 }
 
-# Set beside the options of DATABASE_URL: where it is missing, a pooler has dropped all of them.
+# Sent with the options of DATABASE_URL. If a connection lacks it, a pooler has dropped all options.
 _MARK = "tasks_api.options"
 
 # Whether a pooler has refused `options`, and whether this process has checked a connection.
 _refused = False
 _checked = False
-# Whether the database can hold every text, as that check found.
+# Whether the database can store every text; set by that check.
 every_text_fits = True
 
 
 class OptionsDropped(psycopg2.OperationalError):
-    """A pooler drops what DATABASE_URL has as options, such as a search_path."""
+    """A pooler drops the options in DATABASE_URL, such as a search_path."""
 
     def __init__(self) -> None:
         super().__init__("a connection pooler drops its options")
@@ -62,10 +62,10 @@ class OptionsDropped(psycopg2.OperationalError):
 def arguments(
     url: sqlalchemy.URL, name: str, changed: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return psycopg2's arguments for a connection with a name, beside those of the URL.
+    """Return psycopg2's arguments for a connection with a name, in addition to the URL's.
 
-    `changed` are other settings. The URL's own parameters win over ours, and its options are added
-    to ours; settings.py refuses those that we have to set.
+    `changed` replaces some of our settings. The URL's parameters have priority over ours, and its
+    options are added to ours; urls.py refuses those that we must set.
     """
     settings = {**_SETTINGS, **_UNCHECKED_SETTINGS, **changed}
     if "options" in url.query:
@@ -79,7 +79,7 @@ def arguments(
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 5_000,
-        # Whatever the role's or the database's is: they need not hold every text.
+        # Not the default of the role or the database, which may not hold every text.
         "client_encoding": "utf8",
     }
     given = {name: value for name, value in ours.items() if name not in url.query}
@@ -94,9 +94,9 @@ def connect(
 ) -> Any:  # noqa: ANN401 - psycopg2's connection, which is none to SQLAlchemy's types
     """Connect for SQLAlchemy (its event `do_connect`).
 
-    A pooler such as PgBouncer may refuse `options`: this process does without them from then on.
-    Its first connection is checked. Raises psycopg2's OperationalError; OptionsDropped where
-    DATABASE_URL has options, since a search_path that is dropped would lead to other tables.
+    A pooler such as PgBouncer may refuse `options`: from then on this process connects without
+    them. Its first connection is checked. Raises psycopg2's OperationalError. Raises OptionsDropped
+    if options in DATABASE_URL are dropped: without a search_path we would use other tables.
     """
     global _refused  # noqa: PLW0603 - what one connection met, the next need not try
     without = {key: value for key, value in keywords.items() if key != "options"}
@@ -116,7 +116,7 @@ def connect(
 
 @cache
 def log_once(text: str) -> None:
-    """Log an error, of each text one in this process."""
+    """Log an error, each text once in this process."""
     logger.error("%s", text)
 
 
@@ -134,9 +134,9 @@ _CHECK = """
 
 
 def _check(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
-    """Log what the settings of a process's first connection lack.
+    """Check the settings of a process's first connection, and log what is missing.
 
-    Raises OptionsDropped where any connection lacks those of DATABASE_URL and they are `needed`.
+    If `needed`, check every connection: raises OptionsDropped if it lacks DATABASE_URL's options.
     """
     global _checked, every_text_fits  # noqa: PLW0603 - one look a process
     first = not _checked
@@ -169,7 +169,7 @@ def _check(made: Any, *, needed: bool) -> None:  # noqa: ANN401 - as above
 
 
 def undurable(fsync: str, synchronous_commit: str) -> list[str]:
-    """Say, of these settings, which let a crash of PostgreSQL take back an answered 202."""
+    """Return a line for each setting with which a crash of PostgreSQL may lose accepted tasks."""
     crash = "a crash of PostgreSQL may lose tasks that were answered with 202: set"
     faults = []
     if fsync == "off":
@@ -180,7 +180,7 @@ def undurable(fsync: str, synchronous_commit: str) -> list[str]:
 
 
 def encoding_fault(encoding: str) -> str | None:
-    """Return what to do if a database of this encoding cannot hold every text; None if it can."""
+    """Return what to do if a database with this encoding cannot store every text, else None."""
     if encoding == "UTF8":
         return None
     return (
@@ -192,7 +192,7 @@ def encoding_fault(encoding: str) -> str | None:
 def behind_pooler(connection: sqlalchemy.Connection) -> bool:
     """Return whether a pooler answers in place of PostgreSQL.
 
-    It gives its clients process ids of its own making.
+    A pooler invents the process ids that it sends to its clients.
     """
     raw: Any = connection.connection.dbapi_connection
     pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()

@@ -28,8 +28,8 @@ class Key(NamedTuple):
     answer: str = ""
 
 
-# A key that another transaction is inserting is waited for. In order, so that two batches with the
-# same keys cannot wait for each other.
+# Waits for a transaction that is inserting the same key. Keys are sorted, so two batches with the
+# same keys cannot deadlock.
 _INSERT = text(
     """
     INSERT INTO idempotency_keys (key, fingerprint, ids, answer)
@@ -54,7 +54,7 @@ _FIND = text(
 
 
 def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
-    """Store the keys that are new; return, for each key, what counts: the first that came."""
+    """Store the keys that are new; return, for each key, what its first request has stored."""
     new = {
         "keys": [key.key for key in keys],
         "fingerprints": [key.fingerprint for key in keys],
@@ -72,7 +72,7 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
 
 
 def find(connection: Executor, keys: Sequence[str]) -> dict[str, Key]:
-    """Return what is stored of those keys that have been used."""
+    """Return what is stored for those of the keys that were used."""
     rows = connection.execute(_FIND, {"keys": list(keys)})
     return {row.key: Key(row.key, row.fingerprint, row.ids) for row in rows}
 

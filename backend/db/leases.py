@@ -41,11 +41,11 @@ _LOST = text(
 
 
 def renew(connection: Executor, name: str, held: Callable[[], Sequence[str]]) -> list[str]:
-    """Renew a lease; return what it holds (each id/attempt) and should not: ended or superseded.
+    """Renew a lease; return those of its attempts (id/attempt) that are ended or superseded.
 
     Calls `held` inside the transaction, so that every earlier claim is listed.
     """
-    connection.execute(text("SELECT 1"))  # now(), and so `renewed_at`, is from here
+    connection.execute(text("SELECT 1"))  # fixes now(), and so `renewed_at`
     holds = held()
     connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, "holds": list(holds)})
     return list(connection.execute(_LOST, {"holds": list(holds)}).scalars())
@@ -103,7 +103,7 @@ _END_DEAD = text(
 
 
 def end_dead(connection: Executor, name: str, renewed_at: datetime | None) -> bool:
-    """Delete a dead worker's lease; False if the worker has renewed it since `renewed_at`."""
+    """Delete a dead worker's lease; return False if it was renewed since `renewed_at`."""
     connection.execute(_END_DEAD, {"name": name, "renewed_at": renewed_at})
     return not leased(connection, name)
 
@@ -114,7 +114,7 @@ def renewals(connection: Executor) -> dict[str, datetime]:
     return {row[0]: row[1] for row in rows}
 
 
-# What a log and health say of note_stray's queue.
+# What the log and /health/ready say about a queue with stray messages.
 STRAY_MESSAGES = (
     "queue %s has messages of tasks that this database does not have; they are dropped. If another"
     " installation uses this broker, set QUEUE_PREFIX in one of them, or give it a virtual host (a"
@@ -141,17 +141,17 @@ _STRAY_QUEUES = text(
 
 
 def note_stray(connection: Executor, name: str, queue: str) -> bool:
-    """Note that a worker got messages of tasks that the ledger does not have.
+    """Record in a worker's row that it got stray messages: of tasks that the ledger lacks.
 
-    Returns whether there were none in the last STRAY_SECONDS.
+    Returns whether these were the first in STRAY_SECONDS.
     """
     before = connection.execute(_LOCK_STRAY, {"name": name, "seconds": STRAY_SECONDS}).scalar()
     connection.execute(_NOTE_STRAY, {"name": name, "queue": queue})
-    return before is False  # None: the lease is gone, and with it the place for a note
+    return before is False  # None: there is no lease, so no row to change
 
 
 def stray_queues(connection: Executor) -> list[str]:
-    """Return the queues of such messages in the last STRAY_SECONDS."""
+    """Return the queues that had stray messages in the last STRAY_SECONDS."""
     return list(connection.execute(_STRAY_QUEUES, {"seconds": STRAY_SECONDS}).scalars())
 
 
@@ -166,7 +166,7 @@ _NOT_BEGUN = text(
 
 
 def not_begun(connection: Executor) -> tuple[int, int]:
-    """Return how many attempts workers hold without having begun them, and how many are busy."""
+    """Return how many held attempts have not begun, and how many workers hold attempts."""
     waiting, busy = connection.execute(_NOT_BEGUN).one()
     return waiting, busy
 

@@ -1,8 +1,8 @@
 """The ledger: every change of a task's state.
 
-Four verbs, each for several tasks at once: `submit`, `claim`, `finish` and `reschedule`. The last
-three name the attempt, and leave alone a task whose attempt or state is another by then; they
-return the tasks that they changed. What a caller has done for the others no longer counts.
+Four functions, each for several tasks: `submit`, `claim`, `finish` and `reschedule`. The last three
+name the attempt. They do not change a task that has another attempt or another state by then, and
+return the tasks that they changed. For the others, the caller must drop its work.
 
 Locks are taken in the order tasks by id, then outbox. `claim` locks in that order itself. For
 `finish` and `reschedule` of several tasks the caller has locked them: with `claim`, or as in
@@ -46,7 +46,7 @@ _SUBMIT = text(
 
 
 def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
-    """Write ledger row and outbox row of each task; with the commit they are accepted.
+    """Write ledger row and outbox row of each task; the commit accepts them.
 
     Writes id, name, args, max_attempts and reply_to. One statement, so that one round trip does
     it; the commit wakes the relays. Raises IntegrityError for an id that the ledger has.
@@ -64,9 +64,9 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
     connection.execute(_SUBMIT, {"rows": json.dumps(rows)})
 
 
-# The same as models.IS_UNFINISHED, written so that only the index of the keys fits. With `state IN`
-# the index of unfinished tasks fits too, and with statistics from before a burst PostgreSQL reads
-# all of it to find one task.
+# The same as models.IS_UNFINISHED, but only the primary key's index can be used. With `state IN`
+# the index of unfinished tasks could be used too: with old statistics, PostgreSQL would read all of
+# it to find one task.
 _UNFINISHED = f"tasks.state NOT IN {one_of(ENDED)}"
 # PENDING or RETRY.
 _WAITING = f"{_UNFINISHED} AND tasks.state <> '{STARTED}'"
@@ -113,10 +113,10 @@ _CLAIM = text(
 def claim(
     connection: Executor, attempts: Mapping[str, int], worker: str, *, start: bool = True
 ) -> Claim:
-    """Claim attempts (task id to attempt) that wait, for a worker; return which it has.
+    """Claim waiting attempts (task id to attempt) for a worker; return those that it got.
 
-    `start`: they are STARTED with the commit. Otherwise they are only locked, their state stays
-    visible as it is, and `finish` has to end them in the same transaction.
+    `start`: set them to STARTED. Otherwise they are only locked, their state does not change, and
+    `finish` must end them in the same transaction.
     """
     row = connection.execute(_CLAIM, {**_arrays(attempts), "worker": worker, "start": start})
     ids, began, transaction_id, leased = row.one()
@@ -134,22 +134,21 @@ def same_transaction(connection: Executor, began: datetime | None) -> bool:
     return bool(found.scalar())
 
 
-# The state that an attempt of the worker has by right.
+# Whether the task is in a state in which the caller may end this attempt.
 _COUNTS = f"CASE WHEN tasks.state = '{STARTED}' THEN tasks.worker = :worker ELSE :waiting END"
 
 
-# Makes an UPDATE of several tasks look each of them up, until the transaction ends. A join would
-# read the whole table while that is small.
+# Makes an UPDATE of several tasks look up each of them, until the transaction ends. A join would
+# read the whole table while the table is small.
 _ROW_BY_ROW = "SET LOCAL enable_seqscan = off;"
 
 
 def _finish(source: str, row: str, plan: str = "") -> TextClause:
-    """Return the statement that ends tasks; `row` stands before the name of each value.
+    """Return the statement that ends tasks; `row` is the prefix of each value's name.
 
-    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL.
-    What a task has set for its session must not reach the next task on the same connection. Through
-    a pooler RESET ALL also undoes the name, by which the reconciler finds a dead worker's
-    connections.
+    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL. RESET
+    ALL keeps a task's settings from the next task on the same connection. Through a pooler it also
+    resets the name by which the reconciler finds a dead worker's connections.
     """
     return text(
         f"""
@@ -206,8 +205,8 @@ def finish(
     `outcomes`: id, attempt and state; the result of SUCCESS, the error of FAILURE and REVOKED.
     `worker`: a started attempt has to be this worker's. `waiting`: whether an attempt that has not
     started may end too. `began`: when the transaction of the tasks' writes began, if they have
-    written; in another one nothing is ended. Also resets all settings of the session, those of the
-    transaction too: a task may have changed them.
+    written; in another transaction nothing is ended. Also resets all settings of session and
+    transaction, because a task may have changed them.
     """
     common = {"worker": worker, "waiting": waiting, "began": began, "name": connection_name()}
     if len(outcomes) == 1:
@@ -267,10 +266,10 @@ def reschedule(
     error: str | None = None,
     delay: float = 0,
 ) -> frozenset[str]:
-    """Give tasks their next attempt, due in `delay` seconds; return the ids of those that have it.
+    """Give tasks their next attempt, due in `delay` seconds; return the ids of those that got it.
 
     `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here costs none, so
-    max_attempts grows too. `error`: why it ended, if not as before.
+    max_attempts grows too. `error`: why it ended; None keeps the error before.
     """
     values = {
         **_arrays(attempts),
@@ -292,7 +291,7 @@ _PROGRESS = text(
 
 
 def progress(connection: Executor, task_id: str, attempt: int, done: int, total: int) -> bool:
-    """Note how far a started task is; False where the attempt no longer counts."""
+    """Store how far a started task is; return False if the attempt is not the current one."""
     changed = connection.execute(
         _PROGRESS, {"id": task_id, "attempt": attempt, "progress": f"{done}/{total}"}
     )

@@ -13,7 +13,7 @@ from backend.db.session import autocommit, store_errors
 
 logger = logging.getLogger(__name__)
 
-# How often a relay looks for new rows where a pooler keeps it from being woken.
+# How often a relay looks for new rows behind a pooler, where nothing wakes it.
 POLL_SECONDS = 0.1
 
 
@@ -27,9 +27,9 @@ class _Notified(Protocol):
 
 
 class OutboxListener:
-    """Hears `outbox.notify_relays` from every process, on a connection of its own.
+    """Receives NOTIFY about the outbox from every process, on its own connection.
 
-    Through a pooler nothing can be heard: there it is only a pause of POLL_SECONDS.
+    Through a pooler nothing can be received: there `wait` only pauses for POLL_SECONDS.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class OutboxListener:
         self._raw = None if pooled else cast("_Notified", connection.connection.dbapi_connection)
 
     def wait(self, timeout: float) -> None:
-        """Return when it rings, after `timeout` seconds at the latest."""
+        """Wait for NOTIFY, at most `timeout` seconds. Raises StoreUnavailable."""
         if self._raw is None:
             time.sleep(min(timeout, POLL_SECONDS))
             return
@@ -59,7 +59,7 @@ class OutboxListener:
                 self._raw.notifies.clear()
 
     def close(self) -> None:
-        """Stop listening. Raises StoreUnavailable where the connection has broken."""
+        """Stop listening. Raises StoreUnavailable if the connection has broken."""
         with store_errors():
             self._connection.close()
 

@@ -42,7 +42,7 @@ def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
 
 
 def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
-    """Lock all that a worker has started and not ended; return each task's attempt."""
+    """Lock the tasks that a worker has started and not ended; return each task's attempt."""
     rows = connection.execute(_LOCK_STARTED_BY, {"worker": worker})
     return {row.id: row.attempt for row in rows}
 
@@ -58,10 +58,10 @@ def fail(
     retry: bool = True,
     delay: float = 0,
 ) -> State | None:
-    """End an attempt with an error: RETRY while there are attempts left and `retry` allows.
+    """End an attempt with an error: RETRY if attempts are left and `retry` is true, else FAILURE.
 
     `worker` and `waiting`: as for `finish`. The next attempt is due in `delay` seconds. Returns the
-    new state, None where the attempt does not count.
+    new state, None if the attempt is not the current one.
     """
     row = lock(connection, [task_id]).get(task_id)
     if row is not None and retry and attempt < row.max_attempts:
@@ -82,9 +82,9 @@ def fail(
 def revoke(
     connection: Executor, task_id: str, error: str, attempt: int | None = None
 ) -> int | None:
-    """End a task as revoked, unless it has ended or a later attempt counts.
+    """Revoke a task, unless it has ended or has a later attempt.
 
-    Without `attempt` only a task that waits. Returns the attempt that ended so, None without one.
+    Without `attempt`, revoke it only if it waits. Returns the revoked attempt, or None.
     """
     row = lock(connection, [task_id]).get(task_id)
     if row is None or (attempt is None and row.state == STARTED):

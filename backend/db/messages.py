@@ -26,7 +26,7 @@ class Message:
 
 
 def _message(row: Row[*tuple[Any, ...]]) -> Message:
-    # In the session's time zone, which is the role's where a pooler drops our settings.
+    # The session's time zone is not UTC if a pooler drops our settings.
     return Message(row[0], row[1], row[2].astimezone(UTC))
 
 
@@ -39,7 +39,7 @@ _INSERT = text(
 
 
 def insert(connection: Executor, content: str, task_id: str) -> Message:
-    """Write a task's message; a second one of the same task is refused by the table."""
+    """Insert a task's message and return it. Raises IntegrityError for a second one."""
     row = connection.execute(_INSERT, {"task_id": task_id, "content": content}).one()
     return _message(row)
 
@@ -55,7 +55,7 @@ _INSERT_MANY = text(
 
 
 def insert_many(connection: Executor, contents: Sequence[str]) -> list[Message]:
-    """Write messages without a task, in order."""
+    """Insert messages without a task, in order, and return them."""
     rows = connection.execute(_INSERT_MANY, {"contents": list(contents)})
     return sorted((_message(row) for row in rows), key=lambda message: message.id)
 
@@ -91,7 +91,7 @@ _ADD_UP = text(
 
 
 def add_up(connection: Executor) -> None:
-    """Make one row of all that `count` adds up."""
+    """Replace the rows that `count` sums by one row."""
     connection.execute(_ADD_UP)
 
 

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date, once, however many processes try at the same time."""
+"""Brings the schema up to date, once, even if many processes try at the same time."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _upgrade() -> None:
     with _locked() as lock:
         if fault := encoding_fault(lock):
             raise SettingsError(fault)
-        # Whoever else migrates was killed, and what it had begun may still hold locks.
+        # We hold the lock, so any other migration was killed. Its statements may still hold locks.
         leases.break_connections(lock, _NAME)
         with unlimited(_NAME) as connection:
             sqlalchemy.event.listen(connection, "begin", _limit)
@@ -127,11 +127,11 @@ def _upgrade() -> None:
 
 @contextmanager
 def _locked() -> Iterator[sqlalchemy.Connection]:
-    """Give a connection whose transaction holds the lock of migrations.
+    """Yield a connection whose transaction holds the lock of migrations.
 
     The lock is tried, not waited for: CREATE INDEX CONCURRENTLY waits for every statement that has
-    begun before it, so it would deadlock with one that waits for the lock. Between two statements a
-    transaction holds up no other.
+    begun before it, so it would deadlock with one that waits for the lock. It does not wait for a
+    transaction that is between two statements. Raises StoreLocked after LOCK_SECONDS.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     said = False
@@ -153,7 +153,7 @@ def _locked() -> Iterator[sqlalchemy.Connection]:
 def _limit(connection: sqlalchemy.Connection) -> None:
     """Set the limits of a migration's transaction, in place of the role's.
 
-    Who waits for a table's lock makes all others wait who come later.
+    While it waits for a table's lock, all later requests for that lock wait too.
     """
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '5s'")
 
@@ -165,7 +165,7 @@ def _known() -> list[str]:
 def current() -> bool:
     """Return whether the database has every migration that this version knows.
 
-    A revision that it does not know is a newer version's, which has all of ours.
+    An unknown revision belongs to a newer version, which includes all of ours.
     """
     known = _known()
     with autocommit_connection() as connection:

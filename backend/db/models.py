@@ -46,7 +46,7 @@ class Base(DeclarativeBase):
 
 
 class Task(Base):
-    """The ledger: the one truth about every task."""
+    """The ledger: the only source of truth about every task."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -89,7 +89,7 @@ class Task(Base):
 
 
 class Outbox(Base):
-    """Every task that has not started: what the broker has been, or must be, told of."""
+    """The attempts that have not started: to be published, or published and not yet claimed."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -134,7 +134,7 @@ class Message(Base):
 
 
 class MessageCount(Base):
-    """How many messages there are: kept by triggers (migration 0003), added up by a relay."""
+    """How many messages there are: kept by triggers (migration 0003), added up by reconcilers."""
 
     __tablename__ = "message_counts"
 
@@ -170,7 +170,7 @@ class IdempotencyKey(Base):
 
 
 class Worker(Base):
-    """A worker's lease: proof of life, and what it holds. A dead worker's is deleted."""
+    """A worker's lease: proof of life, and what it holds. Deleted when the worker is dead."""
 
     __tablename__ = "workers"
 

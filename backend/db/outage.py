@@ -15,9 +15,9 @@ _RECOVERY_SECONDS: Final = 2.0
 # Longer, because reads on a read-only server and statements on open connections still succeed.
 _PARTIAL_RECOVERY_SECONDS: Final = 60.0
 
-# Where the server is, which the settings say too.
+# The server's address is removed from log lines; the settings have it.
 _WHERE: Final = re.compile(r"^connection to server (at|on) .* failed: (FATAL: +)?")
-# The pattern is found in the SQLSTATE of an error that has one, else in its text.
+# The pattern is searched in the SQLSTATE of an error that has one, else in its text.
 _RULES: Final = (
     Rule(
         "password|authentication failed|no pg_hba.conf entry",
@@ -76,7 +76,7 @@ _RULES: Final = (
 
 
 def explain(error: BaseException) -> Reason:
-    """Return why PostgreSQL cannot be used, in its own words without a statement."""
+    """Return why PostgreSQL cannot be used: its own message, without the statement."""
     cause = getattr(error, "orig", None) or error
     said = _own_words(cause)
     rule = first_rule(_RULES, cause, getattr(cause, "pgcode", None) or said)

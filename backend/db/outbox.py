@@ -1,4 +1,4 @@
-"""The outbox: what the broker must be told of, taken, published and checked in batches."""
+"""The outbox: rows are taken for publishing, put back, counted and published again."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
     from backend.db.session import Executor
 
-# What travels in one message: so many tasks, of so many bytes of arguments and one task more.
+# The limits of a bundle: tasks, and bytes of arguments, which its last task may exceed.
 BUNDLE = 100
 BUNDLE_BYTES = 256 * 1024
 
 
-# How many bytes of arguments are taken at once, and one task more: a relay holds them in memory,
-# several times over.
+# Bytes of arguments that are taken at once; the last task may exceed them. A relay holds several
+# copies in memory.
 TAKE_BYTES = 2 * 1024 * 1024
-# Only reading a compressed value tells its size. JSON rarely shrinks to a smaller part than this.
+# The size of a compressed value is known only after reading it. JSON is rarely compressed by a
+# larger factor.
 COMPRESSION = 32
 
 _PLACES = "PARTITION BY bundled ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING"
-# What shares a message shares a time of publishing too, and nothing else that was taken with it has
-# the same, to the microsecond: so the messages that the broker should have can be counted. Tasks
-# with a message of their own are numbered from 100,000 on, beyond any bundle's number.
+# Rows that share a message have the same published_at, to the microsecond, and no other row that
+# was taken with them has it. So the messages that the broker should have can be counted. Tasks with
+# their own message are numbered from 100,000 on, above any bundle's number.
 _TAKE = text(
     f"""
     {IN_INDEX_ORDER}
@@ -76,9 +77,9 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
 
     Takes fewer if their arguments are large: bundled and unbundled rows each stop after TAKE_BYTES.
 
-    First attempts of the tasks named in `bundled` are put into bundles. All count as published from
-    the commit on. If this relay dies before it has published them, `republish` finds them missing
-    from the broker's queue.
+    First attempts of the tasks named in `bundled` are put into bundles. The commit marks all of
+    them as published. If this relay dies before it has published them, `republish` finds them
+    missing from the broker's queue.
     """
     rows = connection.execute(
         _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}
@@ -116,12 +117,13 @@ _PUT_BACK = _publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(
 
 
 def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
-    """Return rows that could not be published; they are due at once."""
+    """Make rows due at once that could not be published."""
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-# Bundles by transaction too, because two relays may take at the same time. What a version without
-# `bundled` has published counts as messages of one task: if it was not, it is published once more.
+# Bundles are grouped by transaction too (xmin), because two relays may take rows at the same time.
+# Rows published by a version without `bundled` are counted as messages of one task; if they were
+# bundled, they are published again.
 _PUBLISHED = text(
     f"""
     SELECT
@@ -140,7 +142,7 @@ _PUBLISHED = text(
 def published(connection: Executor) -> tuple[int, int]:
     """Return how many published messages hold a task that no worker has claimed.
 
-    First the messages of one task, then the bundles: each kind has its queue.
+    The first number is of messages of one task, the second of bundles: each kind has its queue.
     """
     alone, bundles = connection.execute(_PUBLISHED).one()
     return alone, bundles
@@ -165,14 +167,14 @@ _CLAIMED = text(
 def backlog(connection: Executor, limit: int) -> tuple[int, int]:
     """Return how many due tasks wait, `limit` at most, and how many have been claimed so far.
 
-    The second is PostgreSQL's statistic, some seconds old: good for a rate.
+    The second is a statistic of PostgreSQL, some seconds old: use it only for a rate.
     """
     waiting: int = connection.execute(_WAITING, {"limit": limit}).scalar_one()
     claimed: int = connection.execute(_CLAIMED).scalar() or 0
     return waiting, claimed
 
 
-# What was published 10 s, 20 s, … 320 s ago: longer after each time.
+# Published at least 10 s, 20 s, … 320 s ago; the time doubles with each publishing.
 _LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
 
 # The oldest go first: a queue is served in order, so what it no longer has is most likely what it

@@ -1,4 +1,4 @@
-"""What the ledger says: a task's state, what has not ended, what was started. Changes nothing."""
+"""Reads the ledger: a task's state, unfinished tasks, started attempts. Changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backend.db.session import Executor
 
 
-# So many tasks that have not ended are counted at each question; more take too long for that.
+# Up to this number, unfinished tasks are counted for each request; to count more takes too long.
 COUNTED = 20_000
 # If fewer tasks are due later, it is faster to read them all than to look up each task shown.
 FEW = 100
@@ -50,8 +50,8 @@ def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# The inner CASE says whether a task is due later. Where few tasks are, it looks at a list of them;
-# else it looks each task up, and only the index of the keys fits: they may be the whole outbox.
+# The inner CASE says whether a task is due later. If few tasks are, it reads a list of them. Else
+# it looks up each task by the primary key, since the list could be the whole outbox.
 _LIST = text(
     f"""
     {IN_INDEX_ORDER}
@@ -90,9 +90,9 @@ def unfinished(
 ) -> tuple[dict[str, str], int]:
     """Return the status of the oldest `limit` tasks not yet ended, and how many there are.
 
-    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. More than COUNTED
-    tasks are not counted to the end: the number is COUNTED + 1 then. `many`: a moment ago there
-    were more, so they are not counted at all.
+    The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. The number is at
+    most COUNTED + 1. `many`: the last count found more than COUNTED, so they are not counted, and
+    the number is COUNTED + 1.
     """
     found = connection.execute(_LIST, {"limit": limit, "few": FEW})
     statuses = {row[0]: row[1] for row in found}

@@ -1,4 +1,4 @@
-"""What goes into the database's statements about tasks, and what comes out of them."""
+"""The inputs and results of the statements about tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TaskRecord(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Return whether the task has come to its end."""
+        """Return whether the task has ended."""
         return self.state in ENDED
 
 

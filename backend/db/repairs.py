@@ -30,8 +30,9 @@ class Position(NamedTuple):
 START = Position(datetime(1, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000")
 
 # One snapshot is enough: a task and its outbox row change in one transaction. Locked rows are being
-# claimed or ended, so they are skipped until a later pass. The next attempt, at no cost: a claim of
-# this one that waits for the lock would not see, and so not delete, the new row.
+# claimed or ended, so they are skipped until a later pass. The task gets its next attempt, at no
+# cost: a claim of the current one that waits for the lock would not see the new row, and so not
+# delete it.
 _REPAIR = text(
     f"""
     {IN_INDEX_ORDER}

@@ -1,4 +1,4 @@
-"""PostgreSQL: an engine of transactions, one of single statements, one error when it is away."""
+"""Access to PostgreSQL: an engine for transactions, one for single statements, one error."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Executor = sqlalchemy.Connection | Session
 
 # Undefined table, undefined column: `tasks-api migrate` is still to be run.
 _NOT_MIGRATED = {"42P01", "42703"}
-# A database of another encoding than UTF-8 has no such character, or SQL_ASCII converts nothing.
+# The database's encoding lacks the character, or it is SQL_ASCII, which converts nothing.
 _NO_SUCH_CHARACTER = {"22P05", "0A000"}
 _READ_ONLY = "25006"
 _LOCK_NOT_AVAILABLE = "55P03"
-# What PostgreSQL says when it answers and stores nothing, and what clients are told.
+# SQLSTATEs of a PostgreSQL that answers but stores nothing, and the texts for clients.
 _NOT_WRITABLE = {
     _READ_ONLY: "The task store is read-only at the moment. Nothing was stored; try again shortly.",
     "53100": "The task store's disk is full. Nothing was stored; try again shortly.",
@@ -52,13 +52,13 @@ _AWAY = (
 )
 
 
-# Begins a statement that wants the first rows of an index in its order. After a burst of new rows
-# the planner's statistics are old: it would fetch all rows with a bitmap scan and sort them. It
-# lasts as long as the transaction, so it is not for one that a task's own statements share.
+# Begins a statement that needs the first rows of an index in its order. After a burst of new rows
+# the planner's statistics are old: it would fetch all rows with a bitmap scan and sort them. The
+# setting lasts until the transaction ends, so do not use it in a task's own transaction.
 IN_INDEX_ORDER = "SET LOCAL enable_bitmapscan = off;"
 
-# A connection that was used a moment ago is not asked whether it still lives: that costs a round
-# trip, and under load half of the time that a statement takes.
+# A connection that was used within this time is not pinged. A ping costs a round trip, which under
+# load is half of a statement's time.
 IDLE_SECONDS = 1.0
 
 
@@ -66,27 +66,27 @@ _name = "tasks-api"
 
 
 def identify(name: str) -> None:
-    """Call this process's and its children's connections by a name, before the first is made."""
+    """Name the connections of this process and its children; call this before the first one."""
     global _name  # noqa: PLW0603 - one name a process
     _name = name
 
 
 def connection_name() -> str:
-    """Return what PostgreSQL calls this process's connections."""
+    """Return the application_name of this process's connections."""
     return _name[:63]
 
 
 @cache
 def engine() -> sqlalchemy.Engine:
-    """Return this process's engine of transactions; it connects when first needed."""
+    """Return this process's engine for transactions; it connects when first needed."""
     return _engine()
 
 
 @cache
 def autocommit() -> sqlalchemy.Engine:
-    """Return the engine of single statements.
+    """Return the engine for single statements.
 
-    With connections of its own: to switch one over and back costs more than the statement.
+    It has its own connections: to switch one to autocommit and back costs more than the statement.
     """
     return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
@@ -98,7 +98,7 @@ def _engine(
     made = sqlalchemy.create_engine(
         url,
         pool_timeout=3,
-        # An error's text goes to logs and to Flower, with the statement's parameters otherwise.
+        # An error's text goes to logs and to Flower, so it must not have a statement's parameters.
         hide_parameters=True,
         connect_args={
             "connection_factory": TaskSafeConnection,
@@ -136,12 +136,12 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
 def _raise_if_away(context: ExceptionContext) -> None:
     """Raise StoreUnavailable for "PostgreSQL is away", in the statements of a task too.
 
-    Its error then differs from that of another database which the task uses.
+    So the error differs from one of another database that the task uses.
     """
     if _sqlstate(context.original_exception) == _READ_ONLY:
         # This server, or only this session, is read-only: a new connection may reach one that
-        # writes. Those of the other pool have to go as well: they may read from a server that
-        # was demoted, and reading never fails there.
+        # writes. Drop those of the other pool as well: they may read from a server that was
+        # demoted, where reading never fails.
         context.is_disconnect = True
         for made in _engines():
             made.dispose()
@@ -172,10 +172,10 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether an error means that PostgreSQL, or the connection, is gone or stores nothing.
+    """Return whether an error means that PostgreSQL or the connection is lost or stores nothing.
 
-    A statement that took too long, waited too long for a lock or met a deadlock raises the same
-    class of error from a server that is well; only the SQLSTATE differs.
+    A healthy server raises the same class of error for a statement that took too long, waited too
+    long for a lock or met a deadlock; only the SQLSTATE differs.
     """
     code = _sqlstate(error)
     if code is None:
@@ -184,7 +184,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
-    """Return the error for clients, and have the reason logged. A lock is no outage."""
+    """Return the error for clients, and log the reason. A lock is not an outage."""
     code = _sqlstate(error) or ""
     if code == _LOCK_NOT_AVAILABLE:
         return StoreLocked(
@@ -197,10 +197,10 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn "PostgreSQL is away" into StoreUnavailable; other errors pass as they are.
+    """Raise StoreUnavailable in place of errors of PostgreSQL that mean it is away.
 
-    StoreNotWritable where it answers and stores nothing. Raises TextNotStorable for a text that a
-    database of another encoding than UTF-8 cannot hold.
+    Raises StoreNotWritable if it answers but stores nothing, StoreLocked after waiting for a lock,
+    and TextNotStorable for a text that the database's encoding lacks. Other errors are not changed.
     """
     try:
         yield
@@ -219,11 +219,11 @@ def store_errors() -> Iterator[None]:
 
 @contextmanager
 def transaction(*, lock_seconds: float | None = None) -> Iterator[sqlalchemy.Connection]:
-    """Give a connection in a transaction that commits at the end of the block.
+    """Yield a connection in a transaction that commits at the end of the block.
 
-    `lock_seconds`: how long it waits for a lock, where not as long as usual. Raises StoreLocked
-    after that. Raises StoreUnavailable when PostgreSQL is away; whether a commit that was cut off
-    took place is then unknown, which every statement of the ledger allows for.
+    `lock_seconds`: how long it waits for a lock, if not the usual 5 s; then it raises StoreLocked.
+    Raises StoreUnavailable when PostgreSQL is away. If the connection broke during the commit, the
+    commit may have happened; every statement of the ledger allows for both.
     """
     with store_errors(), engine().begin() as connection:
         if lock_seconds is not None:
@@ -233,7 +233,7 @@ def transaction(*, lock_seconds: float | None = None) -> Iterator[sqlalchemy.Con
 
 @contextmanager
 def trial() -> Iterator[sqlalchemy.Connection]:
-    """Give a connection in a transaction that is rolled back at the end of the block.
+    """Yield a connection in a transaction that is rolled back at the end of the block.
 
     Raises StoreUnavailable as `transaction` does.
     """
@@ -243,7 +243,7 @@ def trial() -> Iterator[sqlalchemy.Connection]:
 
 @contextmanager
 def autocommit_connection() -> Iterator[sqlalchemy.Connection]:
-    """Give a connection on which each statement is a transaction: one round trip, not three.
+    """Yield a connection on which each statement is a transaction: one round trip, not three.
 
     Raises StoreUnavailable as `transaction` does.
     """
@@ -253,7 +253,7 @@ def autocommit_connection() -> Iterator[sqlalchemy.Connection]:
 
 @contextmanager
 def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
-    """Give a new connection without time limits, called by a name: a large index takes long.
+    """Yield a new connection with a name and without time limits: a large index takes long.
 
     Through a pooler it has the role's limits. Raises StoreUnavailable as `transaction` does.
     """
@@ -272,13 +272,13 @@ def committed(connection: Executor, transaction_id: str) -> bool:
 
 
 def durability_faults(connection: Executor) -> list[str]:
-    """Say which settings of PostgreSQL let a crash take back what was answered with 202."""
+    """Return a line for each setting with which a crash of PostgreSQL may lose accepted tasks."""
     asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
     return undurable(*connection.execute(sqlalchemy.text(asked)).one())
 
 
 def encoding_fault(connection: Executor) -> str | None:
-    """Return what to do if the database cannot hold every text; None if it can."""
+    """Return what to do if the database cannot store every text, else None."""
     encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
     return connections.encoding_fault(encoding)
 

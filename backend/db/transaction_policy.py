@@ -45,7 +45,7 @@ class TransactionPolicy:
 
     @property
     def in_fork(self) -> bool:
-        """Whether this process was forked by the one whose transaction it is."""
+        """Return whether this process was forked by the one whose transaction it is."""
         return os.getpid() != self._pid
 
     def refuse_while_active(self, what: str) -> None:
@@ -61,7 +61,7 @@ class TransactionPolicy:
     def check_sql(self, sql: str) -> None:
         """Raise TaskError for SQL that would end the transaction, or changes settings.
 
-        In a forked process for any: two processes cannot share a connection.
+        In a forked process, raise it for any SQL: two processes cannot share a connection.
         """
         if self.in_fork:
             self._refuse(FORKED)
@@ -78,9 +78,9 @@ class TransactionPolicy:
     def check_after(self, status: int | None) -> None:
         """Check the transaction after the task's function has returned.
 
-        `status`: libpq's status of the transaction, None where none has begun. Raises TaskError
-        where something was refused or the transaction has ended, StatementFailed where it has
-        failed or was rolled back.
+        `status`: libpq's status of the transaction, None if none has begun. Raises TaskError if
+        something was refused or the transaction has ended, StatementFailed if it has failed or was
+        rolled back.
         """
         if self.refused is not None:
             raise self.refused

@@ -9,7 +9,7 @@ context.configure(
     target_metadata=Base.metadata,
     compare_server_default=True,
     on_version_apply=context.config.attributes.get("on_version_apply"),
-    # So that one which ends its transaction, for CREATE INDEX CONCURRENTLY, ends only its own.
+    # A migration may end its transaction (CREATE INDEX CONCURRENTLY), but only its own.
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -8,8 +8,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# A row for each change, which the reconciler adds up: one row for all would be changed so often
-# that, while a long transaction keeps its old versions, every insert had to pass over them.
+# One row for each change; the reconciler adds them up. A single row would get many dead versions
+# during a long transaction, and every insert would read them.
 COUNT = """
 CREATE FUNCTION count_messages() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -32,7 +32,7 @@ TRIGGERS = {
 
 
 def upgrade() -> None:
-    """Count once, while nobody writes, and keep count from then on; older versions count on."""
+    """Count once, under a lock; from then on triggers count, for older versions too."""
     op.create_table(
         "message_counts",
         sa.Column(
@@ -50,7 +50,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
     )
-    # Who waits for this lock makes others wait: not for long. `tasks-api migrate` tries again.
+    # Others wait while we wait for this lock: so only 2 s. `tasks-api migrate` tries again.
     op.execute("SET LOCAL lock_timeout = '2s'")
     op.execute("LOCK TABLE messages IN SHARE ROW EXCLUSIVE MODE")
     op.execute("INSERT INTO message_counts (messages) SELECT count(*) FROM messages")

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Replace an index; to the version before the new one is as good."""
+    """Replace an index; the version before can use the new one too."""
     _replace("tasks_started", by="tasks_started_at", on="started_at")
     op.execute(f"COMMENT ON COLUMN workers.expires_at IS '{FOR_PEOPLE}'")
 
