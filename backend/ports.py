@@ -1,4 +1,4 @@
-"""Whether a port can be listened on: said in one line before a server starts."""
+"""Checks that a port can be listened on, before a server starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 
 
 def refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> None:
-    """Exit with one line if the port cannot be used, or is in use and stays so."""
+    """Exit with one line if the port cannot be used, or is in use for longer than `patience`."""
     deadline = time.monotonic() + patience
     while error := _cannot_listen(host, port):
         if isinstance(error, socket.gaierror):
@@ -26,10 +26,10 @@ def refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> N
 
 
 def _cannot_listen(host: str, port: int) -> OSError | None:
-    """Try each address of the host; return why it will not do, if so.
+    """Try to bind each address of the host; return the error, None if it works.
 
-    An address that is not there is no obstacle while another is: a host's name may have one of
-    IPv6 where there is no IPv6.
+    An address that this machine lacks is ignored if another one works: a host name may have an IPv6
+    address on a machine without IPv6.
     """
     absent: OSError | None = None
     bound = False

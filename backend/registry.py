@@ -1,4 +1,4 @@
-"""Which tasks there are: imports the modules that TASK_MODULES names, which declare them."""
+"""Finds the tasks: imports the modules in TASK_MODULES, which declare them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def registered() -> Mapping[str, Task]:
 
 
 def _modules_in(module: ModuleType) -> Iterator[str]:
-    """Give the full names of the modules in a package, without packages inside of it.
+    """Yield the full names of the modules in a package, without packages inside of it.
 
     A module that is not a package has none.
     """
@@ -52,7 +52,7 @@ def _import(name: str) -> ModuleType:
 def import_functions() -> None:
     """Import the functions that tasks name as `run`, for a worker. Raises RegistrationError.
 
-    A worker that starts without them would fail each of their attempts.
+    A worker that started without them would fail each attempt of these tasks.
     """
     for task in registered().values():
         _ = task.function

@@ -25,7 +25,7 @@ from backend.urls import InvalidSetting
 
 
 class SettingsError(ValueError):
-    """A setting makes no sense; each line of the message names one and what it may be."""
+    """A setting is not valid; each line of the message names one and its valid values."""
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,22 +54,22 @@ def _path_prefix(path: str) -> str:
     return "/" + "/".join(segments)
 
 
-# The first segments of the API's own paths. `/tasks` would be the list, or the root behind a proxy
-# with the prefix `/tasks`.
+# The first segments of the API's own paths. With the prefix `/tasks`, the path `/tasks` would be
+# both the list and the root.
 OWN_PATHS = frozenset(
     {"tasks", "messages", "health", "docs", "redoc", "openapi.json", "static-offline-docs"}
 )
 
 
 def _unlike_own_paths(prefix: str) -> str:
-    """Accept a prefix that no path of the API begins with. Raises ValueError."""
+    """Return the prefix. Raises ValueError if a path of the API begins with it."""
     if prefix and prefix.split("/")[1] in OWN_PATHS:
         raise ValueError
     return prefix
 
 
 def _networks(text: str) -> str:
-    """Accept addresses and networks with commas between them, `*` or nothing. Raises ValueError."""
+    """Return comma-separated addresses and networks, `*` or "". Raises ValueError otherwise."""
     if text not in {"", "*"}:
         for each in text.split(","):
             ip_network(each.strip())
@@ -77,9 +77,9 @@ def _networks(text: str) -> str:
 
 
 def _queue_prefix(prefix: str) -> str:
-    """Accept a prefix that leads to valid names, none of which is a name without it.
+    """Return a prefix with which all names are valid and differ from names without it.
 
-    Raises ValueError for any other.
+    Raises ValueError for any other prefix.
     """
     allowed = re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", prefix)
     # RabbitMQ reserves `amq.`. With `reply.`, our command exchange would have the name of another
@@ -91,7 +91,7 @@ def _queue_prefix(prefix: str) -> str:
 
 
 def _task_modules(names: str) -> str:
-    """Accept names of modules with commas between them, ours among them. Raises ValueError."""
+    """Return comma-separated module names that include ours. Raises ValueError for other text."""
     modules = [each.strip() for each in names.split(",")]
     if not all(part.isidentifier() for each in modules for part in each.split(".")):
         raise ValueError
@@ -101,7 +101,7 @@ def _task_modules(names: str) -> str:
 
 
 def _not_set_by_kubernetes(value: object) -> object:
-    """Refuse what Kubernetes sets for a Service: of one named `api` the address as API_PORT."""
+    """Return the value. Raises InvalidSetting for an address, which Kubernetes sets as API_PORT."""
     if isinstance(value, str) and "://" in value:
         raise InvalidSetting(
             "Kubernetes sets it to an address for a Service of that name: set enableServiceLinks:"
@@ -131,8 +131,8 @@ class Settings(BaseSettings):
     root_path: Annotated[PathPrefix, AfterValidator(_unlike_own_paths)] = ""
     forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] = ""
     flower_port: Port = 5555
-    # Flower splits the value at each comma, and each part opens it. It cannot compare other
-    # characters than ASCII.
+    # Flower splits the value at commas, and accepts each part as a login. It can compare only
+    # ASCII.
     flower_basic_auth: str | None = Field(None, pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$")
     flower_url_prefix: PathPrefix = ""
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
@@ -147,14 +147,14 @@ class Settings(BaseSettings):
 
     @property
     def own_host(self) -> str:
-        """What the API and Flower are called on this machine."""
+        """Return the host name for addresses of the API and Flower on this machine."""
         if self.api_host in {"127.0.0.1", "0.0.0.0", "::", "::1"}:  # noqa: S104 - compared only
             return "localhost"
         return f"[{self.api_host}]" if ":" in self.api_host else self.api_host
 
     @property
     def flower_path(self) -> str:
-        """The path of Flower's first page. It does not answer its prefix without the last slash."""
+        """Return the path of Flower's first page. Flower needs the last slash after its prefix."""
         return f"{self.flower_url_prefix}/" if self.flower_url_prefix else ""
 
 
@@ -188,10 +188,10 @@ _MEANINGS = {
 
 
 def read() -> Settings:
-    """Read the settings as they are written, without addresses for embedded servers.
+    """Return the settings as they are written, without addresses of embedded servers.
 
-    Raises SettingsError, one line a setting, for a value that makes no sense, and for a `.env` that
-    cannot be read. The value itself is not repeated: it may hold a password.
+    Raises SettingsError for values that are not valid, with one line for each, and for a `.env`
+    that cannot be read. The error never has the value: it may contain a password.
     """
     for file in ENV_FILES:
         _load_env_file(file)
@@ -213,11 +213,11 @@ def _reason(problem: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
 def _load_env_file(file: Path) -> None:
     """Set the variables of a `.env` that the environment does not have, as compose does.
 
-    Raises SettingsError for a file with something that would be ignored or misread.
+    Raises SettingsError for a file with a line that would be ignored or misread.
     """
     try:
         text = file.read_text("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):  # some call an environment of Python .env
+    except (FileNotFoundError, IsADirectoryError):  # .env may be a virtual environment
         return
     except UnicodeDecodeError:
         text = "\0"
@@ -233,9 +233,9 @@ def _load_env_file(file: Path) -> None:
 
 @cache
 def settings() -> Settings:
-    """Return the settings of this process, with the embedded servers of an `up` that runs.
+    """Return the settings of this process, with the addresses of a running `up`'s servers.
 
-    Raises SettingsError as `read` does, and where no server is named and no `up` runs.
+    Raises SettingsError as `read` does, and if a server is not named and no `up` runs.
     """
     found = read()
     names = [name for name in ("database_url", "celery_broker_url") if not getattr(found, name)]

@@ -1,4 +1,4 @@
-"""The states of a task. CONTRIBUTING.md draws which follows which.
+"""The states of a task. CONTRIBUTING.md has a diagram of the transitions.
 
 In an f-string of SQL a state is `'{STARTED}'`, and a list of states `{one_of(ENDED)}`.
 """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Function = Callable[[Any, "Run"], BaseModel]
 
-# Names that stand for something else in POST /tasks/<name>.
+# Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
 
 
@@ -37,8 +37,8 @@ class Run:
     """One attempt of a task, as its function sees it.
 
     `task_id` is the same for every attempt: use it as deduplication key for effects outside the
-    database. What is written through `session` commits together with the outcome, or not at all;
-    do not keep it waiting for anything but PostgreSQL once you have used it.
+    database. What is written through `session` commits together with the outcome, or not at all.
+    Once you have used `session`, do not wait for anything but PostgreSQL.
     """
 
     task_id: str
@@ -49,7 +49,7 @@ class Run:
     def progress(self, done: int, total: int) -> None:
         """Store how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
 
-        Raises Superseded when this attempt no longer counts; do not catch it. Ignored while
+        Raises Superseded if this is not the current attempt; do not catch it. Ignored while
         PostgreSQL is unavailable and in `one_commit` tasks.
         """
         if self.one_commit:
@@ -60,7 +60,7 @@ class Run:
         except StoreUnavailable:
             return
         if not counts:
-            raise Superseded("the ledger has moved on")
+            raise Superseded("the task has ended or has a newer attempt")
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Task:
 
     @cached_property
     def result(self) -> type[BaseModel]:
-        """The model of its value."""
+        """Return the model of its value."""
         result: type[BaseModel] = get_type_hints(self.declared)["return"]
         return result
 
     @cached_property
     def function(self) -> Function:
-        """The function that does the work. Raises RegistrationError if `run` has none."""
+        """Return the function that does the work. Raises RegistrationError if `run` has none."""
         if self.run is None:
             return self.declared
         try:
@@ -102,12 +102,12 @@ class Task:
         return function
 
 
-# The columns of an attempt's number hold 32,767, and each hand-back of a task adds one to both.
+# attempt and max_attempts can be 32,767 at most, and each hand-back of a task adds one to both.
 MAX_ATTEMPTS = 1000
 # Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
 MAX_TIME_LIMIT = 2_000_000
 
-# Of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
+# The checks of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
 _FILE_CHECKS = (
     PathType.validate_file,
     PathType.validate_directory,
@@ -132,8 +132,8 @@ def task(
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`.
-    max_attempts: an error or a lost worker leads to another attempt until so many were made; from
-        1 to MAX_ATTEMPTS.
+    max_attempts: how many attempts the task has; an error or a lost worker leads to the next one.
+        From 1 to MAX_ATTEMPTS.
     time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database. It is never seen STARTED.
@@ -148,7 +148,7 @@ def task(
         _check_function(name, function)
         _check_limits(name, max_attempts, time_limit)
         if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
-            raise RegistrationError(f"task {name!r}: run is 'module:function'")
+            raise RegistrationError(f"task {name!r}: run must be 'module:function'")
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _check_model(name, arguments)
@@ -167,17 +167,17 @@ def _check_function(name: str, function: Function) -> None:
     try:
         inspect.signature(function).bind("args", "run")
     except (TypeError, ValueError) as error:
-        raise RegistrationError(f"task {name!r}: its parameters are (args, run)") from error
+        raise RegistrationError(f"task {name!r}: its parameters must be (args, run)") from error
 
 
 def _check_limits(name: str, max_attempts: int, time_limit: float) -> None:
     if max_attempts not in range(1, MAX_ATTEMPTS + 1):
         raise RegistrationError(
-            f"task {name!r}: max_attempts is a whole number from 1 to {MAX_ATTEMPTS}"
+            f"task {name!r}: max_attempts must be a whole number from 1 to {MAX_ATTEMPTS}"
         )
     if not 0 < time_limit <= MAX_TIME_LIMIT:
         raise RegistrationError(
-            f"task {name!r}: time_limit is a number of seconds above 0, up to {MAX_TIME_LIMIT}"
+            f"task {name!r}: time_limit must be a number of seconds above 0, up to {MAX_TIME_LIMIT}"
         )
 
 

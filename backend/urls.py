@@ -1,8 +1,8 @@
 """Checks of the settings that are URLs: of PostgreSQL, of the broker, and of results in Redis.
 
-A client library that reads an address differently than its author would connect to another host,
-or drop a part of it. So what is ambiguous or would be dropped is refused. Reasons never hold a
-part of the address that may be a password.
+A client library may read an address in another way than its author: it would connect to another
+host, or ignore a part. So an address that is ambiguous or has such parts is refused. Errors never
+have a part of the address that may be a password.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ENCODE: Final = (
 
 
 class InvalidSetting(ValueError):
-    """A value cannot be used; the message says why, without a part that may be a secret."""
+    """A value cannot be used; the message says why, without parts that may be secret."""
 
 
 def database(url: str) -> str:
@@ -104,7 +104,7 @@ def results(url: str) -> str:
 
 
 def _split(url: str, *schemes: str) -> SplitResult:
-    """Return the parts of an address that every library takes apart in the same way."""
+    """Return the parts of an address. Raises ValueError if libraries may read it differently."""
     parts = urlsplit(url)
     if parts.scheme not in schemes or "://" not in url:
         raise ValueError
@@ -125,7 +125,7 @@ def _split(url: str, *schemes: str) -> SplitResult:
 def _verified(url: str, parts: SplitResult) -> str:
     required = dict(parse_qsl(parts.query, keep_blank_values=True)).get("ssl_cert_reqs")
     if required is None and parts.scheme == "rediss":
-        # Celery demands it for results; for the broker kombu would verify nothing.
+        # Celery requires the parameter for results. For the broker, kombu would verify nothing.
         return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
     if required not in {None, *_CERT_REQS, *(f"CERT_{each.upper()}" for each in _CERT_REQS)}:
         raise InvalidSetting(f"ssl_cert_reqs is one of {', '.join(_CERT_REQS)}")

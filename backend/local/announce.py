@@ -1,4 +1,4 @@
-"""What `tasks-api up` prints when everything answers: the addresses, and a first command."""
+"""Prints the addresses and a first command when everything of `tasks-api up` answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from backend.telemetry.terminal import Output
 
-# How long what is degraded, such as a missing worker, may delay the first addresses.
+# How long a degraded service, such as one without a worker yet, may delay the addresses.
 DEGRADED_SECONDS = 30.0
 
 READY = "Tasks API is ready"
@@ -29,7 +29,7 @@ logger = logging.getLogger("system")
 def announce(ready: threading.Event, output: Output) -> None:
     """Print addresses and a first command once everything answers, and set `ready`.
 
-    What is degraded at the start mostly ends within seconds; what does not is logged.
+    Most problems of the start end within seconds; after DEGRADED_SECONDS the rest is logged.
     """
     api = f"http://{settings().own_host}:{settings().api_port}"
     flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
@@ -58,7 +58,7 @@ def announce(ready: threading.Event, output: Output) -> None:
     output.write("\n".join([*lines, ""]))
 
 
-# Not through a proxy that the environment names for other addresses.
+# Without the proxy that the environment may have (http_proxy).
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

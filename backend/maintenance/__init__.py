@@ -1,1 +1,1 @@
-"""Finds what was lost with a worker or with the broker, and removes what is old."""
+"""Finds tasks and messages that workers or the broker lost, and deletes old rows."""

@@ -1,7 +1,7 @@
 """Which workers are dead and which attempts are abandoned, found without comparing clocks.
 
-PostgreSQL's clock may be set, and a machine may sleep. So nothing here depends on what time it is
-in the database, only on whether a lease's `renewed_at` has changed from one look to the next.
+PostgreSQL's clock may be set, and a machine may sleep. So nothing here depends on the database's
+time, only on whether a lease's `renewed_at` has changed from one look to the next.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self._looked = 0.0
-        # Each worker's last renewal, and since when it has been the last.
+        # Each worker's last renewal, and when it was first seen.
         self._renewals: dict[str, tuple[datetime | None, float]] = {}
         # The last renewal of an attempt's worker, and how many in a row did not hold the attempt.
         self._unheld: dict[tuple[str, int], tuple[datetime, int]] = {}
@@ -42,7 +42,7 @@ class Liveness:
         """Return the workers that did not renew their lease for LEASE_SECONDS of watching.
 
         `leases` was read between `began` and `ended`, in seconds of a clock that is never set: each
-        worker's last renewal, None where the lease is gone, which is no renewal.
+        worker's last renewal, None if the lease was deleted, which is not a renewal.
         """
         if ended - self._looked > LONGEST_GAP:
             self._renewals.clear()
@@ -87,7 +87,7 @@ class Calm:
         self._since = 0.0
 
     def seconds(self, at: float, clock: datetime) -> float:
-        """Return for how many seconds; `clock` is PostgreSQL's at the time `at`."""
+        """Return that time in seconds; `clock` is PostgreSQL's time at the time `at`."""
         if self._last is None or not _even(at - self._last[0], clock - self._last[1]):
             self._since = at
         self._last = at, clock

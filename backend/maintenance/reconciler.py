@@ -1,6 +1,6 @@
 """The reconciler: finds what was lost, by comparing the ledger with workers and broker.
 
-A slow loop beside the relay. Any number may run: what it does is guarded in the ledger.
+A slow loop beside the relay. Any number may run: its statements are guarded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
-# No transaction that began before a jump of PostgreSQL's clock is still under way after so long.
+# After this time no transaction that began before a jump of PostgreSQL's clock still runs.
 CALM_SECONDS = 60.0
 # How often the bounds are compared with every row: a wrong bound delays tasks by this time at most.
 COMPARE_SECONDS = 300.0
@@ -80,7 +80,7 @@ class Reconciler:
                 )
             self._locked = True
         except Exception:
-            # A connection that is not attended to breaks.
+            # A connection that is not read for some time breaks.
             self._lost_messages.disconnect()
             raise
 
@@ -147,8 +147,8 @@ def _follow_clock() -> None:
 
 
 def keep_house() -> None:
-    """Delete keys that are too old, and add up what counts the messages."""
+    """Delete idempotency keys that are too old, and add up the message counts."""
     with autocommit_connection() as connection:
-        # By PostgreSQL's clock: one that is set forward by an hour shortens their time by an hour.
+        # The time is PostgreSQL's: if its clock is set forward by an hour, keys end an hour early.
         idempotency.purge(connection, settings().idempotency_hours)
         messages.add_up(connection)

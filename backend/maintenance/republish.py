@@ -1,4 +1,4 @@
-"""Publishes again what the broker has lost."""
+"""Publishes messages again that the broker has lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GATHERED = 1600
 
 
 class LostMessages:
-    """Compares what the broker should have with what it has, on a connection of its own."""
+    """Compares the messages that the broker should have with those that it has."""
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
@@ -39,7 +39,7 @@ class LostMessages:
         self._missing: Counter[str] = Counter()
 
     def republish(self) -> None:
-        """Publish again what the broker should have and has not, while the broker can be used.
+        """Publish messages again that the broker should have but lacks, if it can be used.
 
         Raises StoreUnavailable.
         """
@@ -52,10 +52,10 @@ class LostMessages:
             self.disconnect()
 
     def _republish(self) -> None:
-        """Compare the queues with the ledger, and give to the relays what is missing.
+        """Compare the queues with the outbox, and make missing messages due again.
 
-        A backlog is not a loss: as long as a queue holds as many messages as the ledger expects,
-        nothing is missing. Duplicates are harmless, the claim sorts them out.
+        A backlog is not a loss: while a queue has as many messages as the outbox expects, nothing
+        is missing. Duplicates are harmless: the claim drops them.
         """
         if self._publisher is not None:
             self._publisher.attend()
@@ -89,7 +89,7 @@ class LostMessages:
     def _compare(self, expected: Counter[str]) -> Counter[str]:
         """Return how many messages are missing in each queue.
 
-        Empty while the broker blocks publishing: it has not read then what relays have sent.
+        Empty while the broker blocks publishing, because it has not read what relays have sent.
         """
         if self._publisher is None:
             self._publisher = Publisher(self._stopping)

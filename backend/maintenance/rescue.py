@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOST = "The worker running the task was lost"
-# How long the row of an abandoned task is waited for: the others must not wait for one.
+# How long to wait for the lock of a task's row: one locked row must not delay the others.
 ROW_SECONDS = 0.5
 
 
 def retry_abandoned(liveness: Liveness) -> None:
-    """Give tasks that no worker runs any more their next attempt or their end."""
+    """Retry or fail the tasks that no worker runs any more. Raises StoreUnavailable."""
     with autocommit_connection() as connection:
         began = time.monotonic()
         renewals = leases.renewals(connection)
@@ -44,7 +44,7 @@ def retry_abandoned(liveness: Liveness) -> None:
 
 
 def _fail(attempt: Started) -> None:
-    """Give an attempt's task its next one or its end, unless its row is locked."""
+    """Retry or fail the task of a lost attempt, unless its row is locked."""
     log = about(attempt.task_id, attempt.attempt)
     try:
         with transaction(lock_seconds=ROW_SECONDS) as connection:
@@ -61,6 +61,6 @@ def _fail(attempt: Started) -> None:
 
 
 def _end_dead(connection: Connection, worker: str, renewed_at: datetime | None) -> bool:
-    """End a dead worker's connections and lease; False where it turns out to be alive."""
+    """End a dead worker's connections and lease; return False if it has renewed the lease."""
     leases.fence(connection, worker, renewed_at)
     return leases.end_dead(connection, worker, renewed_at)

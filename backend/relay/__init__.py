@@ -1,1 +1,1 @@
-"""From the outbox to the broker."""
+"""Publishes the rows of the outbox to the broker."""

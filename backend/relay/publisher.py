@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from backend.db.records import OutboxEntry
 
-# How long the broker may take to confirm a batch before it counts as not published.
+# How long the broker may take to confirm a batch; after that it is published again.
 CONFIRM_SECONDS = 10.0
-# How long it may take to confirm a probe before it counts as one that takes no messages.
+# How long it may take to confirm a probe; after that we assume that it takes no messages.
 PROBE_SECONDS = 1.0
-# How long one look at the connection lasts; a relay that is told to stop stops within it.
+# How long one read of the connection waits; a relay that is told to stop stops within it.
 READ_SECONDS = 0.5
 # A broker that is silent for twice as long is away.
 HEARTBEAT_SECONDS = 20
-# What relay and reconciler are called in an outage of the broker. One name for both: the reconciler
-# mostly has nothing to ask the broker, so the relay finds out that it is back.
+# The name of relay and reconciler in an outage of the broker. They share one name: the reconciler
+# seldom asks the broker, so the relay notices the end of the outage.
 RELAY_PART = "relay"
 # Names no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
@@ -39,9 +39,9 @@ class Publisher:
     """A connection to the broker that publishes and counts confirms.
 
     `blocked` is true while RabbitMQ has an alarm (memory or disk) and reads nothing from this
-    connection. It says so when something is published. What was published before is confirmed when
-    the alarm has cleared, so the connection must be kept. `attend` has to be called every few
-    seconds. Any error means that the connection is of no more use: close it and make another.
+    connection. RabbitMQ says so when something is published. What was published before is confirmed
+    when the alarm has cleared, so the connection must be kept. `attend` must be called every few
+    seconds. After any error the connection cannot be used: close it and make another.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Publisher:
         for queue in QUEUES:
             queue(channel).declare()
         self._confirms = self._connection.transport.driver_type == "amqp"
-        # By tag: the queue and the tasks of each message without an answer, and of those refused.
+        # By tag: queue and task ids of each unconfirmed message. By queue: how many were refused.
         self._unconfirmed: dict[int, tuple[str, list[str]]] = {}
         self.refused: dict[str, int] = {}
         self._tag = 0
@@ -74,24 +74,26 @@ class Publisher:
         self._producer: Any = Producer(self._channel, auto_declare=False)  # the stubs lack batch()
 
     def publish(self, batch: Sequence[OutboxEntry]) -> None:
-        """Publish a batch; return when the broker has answered for all of it.
+        """Publish a batch; return when the broker has confirmed or refused each message.
 
-        Then `refused` has the number of tasks whose messages the broker did not take, by queue.
-        Raises one of BROKER_ERRORS; `unconfirmed` then has what the broker may not have.
+        Then `refused` has the number of tasks whose messages the broker refused, by queue. Returns
+        early if it is to stop while the broker blocks. Raises one of BROKER_ERRORS. In both cases
+        `unconfirmed` returns what the broker may not have.
         """
         self.refused = {}
         messages = list(_messages(batch))
-        # Noted before the first byte goes out: after any error, nothing counts as published.
+        # Set before the first byte is sent: after any error, no message is taken for published.
         self._unconfirmed = {
             self._tag + place: (options["routing_key"], ids)
             for place, (ids, _, options) in enumerate(messages, start=1)
         }
-        # On Redis the batch goes out, and is answered, as a whole; elsewhere this does nothing.
+        # On Redis the batch is sent and answered as a whole; with RabbitMQ this does nothing.
         with self._producer.batch(max_size=len(messages)):
             for _, body, options in messages:
                 self._send(body, options)
-                # py-amqp has read what the broker sent. More than the connection holds would wait
-                # in the write, where it would not notice that the alarm clears.
+                # Publishing has read what the broker sent. More messages than fit into the
+                # connection's buffer would block the write, which does not notice the end of the
+                # alarm.
                 while self.blocked:
                     if self._stopping.is_set():
                         return
@@ -105,9 +107,9 @@ class Publisher:
     def takes_messages(self) -> bool:
         """Return whether the broker reads what is published; waits up to PROBE_SECONDS.
 
-        Two messages to no queue, which it confirms, are the proof: RabbitMQ confirms the first one
-        even during an alarm, and only then blocks the connection. While they are unconfirmed no
-        others are sent, and nothing else must be asked on this connection.
+        It publishes two messages to no queue and waits for their confirms: RabbitMQ confirms the
+        first one even during an alarm, and only then blocks the connection. While they are
+        unconfirmed no others are sent, and nothing else must be asked on this connection.
         """
         if not self._confirms:
             return True
@@ -148,7 +150,7 @@ class Publisher:
             self._connection.heartbeat_check(rate)
 
     def close(self) -> None:
-        """Drop the connection without waiting for anybody."""
+        """Drop the connection without waiting for the broker."""
         self._connection.collect()
 
     def _send(self, body: str, options: dict[str, Any]) -> None:
@@ -156,7 +158,7 @@ class Publisher:
         self._tag += 1
 
     def _await_confirms(self) -> None:
-        """Wait for the broker's answers: CONFIRM_SECONDS, which do not run while it blocks."""
+        """Wait for confirms up to CONFIRM_SECONDS, without the time in which the broker blocks."""
         if not self._confirms:
             self._unconfirmed.clear()
         deadline = time.monotonic() + CONFIRM_SECONDS
@@ -191,7 +193,7 @@ class Publisher:
 
 
 def _messages(batch: Sequence[OutboxEntry]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
-    """Give each message's tasks, its body and its options."""
+    """Yield the task ids, the body and the options of each message."""
     bundles: defaultdict[int, list[OutboxEntry]] = defaultdict(list)
     for entry in batch:
         if entry.bundle is None:

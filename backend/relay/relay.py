@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# How long tasks gather after a batch was published: each batch has a cost, even a small one.
+# The pause after a batch, in which tasks gather: each batch has a cost, even a small one.
 GATHER_SECONDS = 0.025
-# Not after one of more bytes of arguments: its size may have ended it, and more is due.
+# No pause after a batch with more bytes of arguments: its size may have ended it, and more tasks
+# are due.
 GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
 # How late a retry may be published: no NOTIFY wakes the relays when it becomes due.
 IDLE_SECONDS = 0.5
-# A queue that refused nothing for so long has recovered: longer than the longest pause before a
-# refused task is published again.
+# A queue that refused nothing for this time has recovered. The time is longer than the longest
+# pause before a refused task is published again.
 REFUSAL_SECONDS = 600.0
 
 
@@ -107,18 +108,19 @@ class Relay:
     def _put_back(self, publisher: Publisher, batch: Sequence[OutboxEntry]) -> None:
         """Return to the outbox what the broker may not have.
 
-        What it refused stays published: were it due at once, it would be taken before all that is
-        newer, again and again. The reconciler finds it missing and has it published later.
+        Refused messages stay marked as published. If they were due at once, they would be taken
+        before newer tasks, again and again. The reconciler finds them missing and makes them due
+        later.
         """
         unconfirmed = publisher.unconfirmed()
         if unconfirmed:
-            if not broker_outage.failing:  # else at each try
+            if not broker_outage.failing:  # else the outage was logged already
                 logger.warning("%d of %d tasks go back to the outbox", len(unconfirmed), len(batch))
             with transaction() as connection:
                 outbox.put_back(connection, unconfirmed)
 
     def _report_refused(self, publisher: Publisher) -> None:
-        """Log once for each time in which a queue refuses messages."""
+        """Log once for each period in which a queue refuses messages."""
         now = time.monotonic()
         for queue, count in publisher.refused.items():
             if now - self._refusals.get(queue, -math.inf) > REFUSAL_SECONDS:

@@ -12,7 +12,7 @@ from backend.task import Run, task
 
 
 def _storable(text: str) -> str:
-    """Refuse what PostgreSQL cannot store, and text without a visible character."""
+    """Return the text. Raises ValueError if PostgreSQL cannot store it or if it is blank."""
     if "\x00" in text:
         raise ValueError("must not contain the NUL character")
     if not text.strip():
@@ -27,7 +27,7 @@ Content = Annotated[
     Field(
         description="The message's text",
         examples=["Hello World"],
-        # What `_storable` refuses; its errors say more than one about a pattern.
+        # The rule of `_storable`, for the document only: errors of `_storable` are clearer.
         json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
     ),
 ]

@@ -1,4 +1,4 @@
-"""The task behind POST /tasks/slow: take a while, to have something to look at."""
+"""The task behind POST /tasks/slow: sleep, for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from backend.task import Run, task
 
 
 class SlowArguments(BaseModel):
-    """How long to take."""
+    """How long the task takes."""
 
     duration: int = Field(10, ge=0, le=3600, description="Seconds", examples=[10])
 
 
 class SlowResult(BaseModel):
-    """That it was done."""
+    """A message that the task has slept."""
 
     message: str = Field(examples=["Task completed after 10 seconds"])
 

@@ -1,1 +1,1 @@
-"""Logs, lines on a terminal, and outages in a line each."""
+"""Logs, lines on a terminal, and one line for each outage."""

@@ -1,4 +1,4 @@
-"""Logs: one line an event, the same shape in every process.
+"""Logs: one line for each event, in the same format in every process.
 
 Text on a terminal (terminal.py), JSON elsewhere. Code logs with the standard `logging`; what
 belongs to a task passes `extra=about(task_id, attempt)`. A traceback has no values: neither local
@@ -41,15 +41,15 @@ def about(task_id: str, attempt: int) -> Mapping[str, object]:
     return {"task_id": task_id, "attempt": attempt}
 
 
-# Names of libraries that are a part of ours to who reads the logs.
+# Libraries whose lines have the name of a part of the service.
 _PARTS = {"uvicorn": "api", "celery": "worker"}
 
 
 def short_name(logger: str, process: str) -> str:
-    """Return what a logger is called in a line: the part of ours, or the library.
+    """Return a logger's name in log lines: the part of the service, or the library.
 
-    For example `relay` for backend.relay.publisher, `api` for uvicorn.error. Several processes use
-    a module of no part, such as backend.telemetry.outage: its lines have the name of the process.
+    For example `relay` for backend.relay.publisher, `api` for uvicorn.error. Modules that belong to
+    no part, such as backend.telemetry.outage, have the name of the process.
     """
     first, _, rest = logger.partition(".")
     if first == "backend":
@@ -58,7 +58,7 @@ def short_name(logger: str, process: str) -> str:
     return _PARTS.get(first, first)
 
 
-# Levels of loggers that say less than our own lines, or the same again.
+# Settings of loggers whose lines repeat our own or are less useful.
 _LOGGERS = {
     "uvicorn": {"handlers": [], "propagate": True},
     "uvicorn.access": {"handlers": [], "propagate": False},
@@ -76,13 +76,13 @@ _LOGGERS = {
     "celery.worker.request": {"filters": ["no traceback"]},
     "amqp": {"level": "WARNING"},
     "kombu": {"level": "WARNING"},
-    # On Redis, at a stop: a message that came after its consumer had gone is put back.
+    # On Redis, at a stop: a message that came after its consumer had stopped is put back.
     "kombu.transport.virtual.base": {"level": "ERROR"},
 }
 
 
 def print_any_text() -> None:
-    """Print what the terminal's encoding lacks as an escape, where it would be an error."""
+    """Print characters that the terminal's encoding lacks as escapes, not raise an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else a test's, or Celery's
             stream.reconfigure(errors="backslashreplace")
@@ -91,8 +91,8 @@ def print_any_text() -> None:
 def set_up_logging(level: str, process: str = "system", stream: Output | None = None) -> None:
     """Send every logger of the process, those of libraries included, to standard output.
 
-    `process` is the name of the process. `stream` stands for standard output where more than the
-    loggers writes to it.
+    `process` is the name of the process. `stream` replaces standard output if other code writes
+    there too.
     """
     print_any_text()
     line = {
@@ -155,7 +155,7 @@ def plain_traceback(error: BaseException) -> str:
         if shown is None:
             continue
         words = _words(real)
-        # Nothing else sets the text of one in a chain.
+        # There is no public way to set the text of an error in a chain.
         shown._str = _cut(shown._str if words is None else words, TEXT_LENGTH)  # noqa: SLF001
         pending.append((shown.__cause__, real.__cause__))
         pending.append((shown.__context__, real.__context__))
@@ -165,7 +165,7 @@ def plain_traceback(error: BaseException) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """Return the text, or so many characters of its two ends if it is longer."""
+    """Return the text; if it is longer than `length`, only its beginning and end."""
     if len(text) <= length:
         return text
     half = length // 2
@@ -173,7 +173,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _words(error: BaseException) -> str | None:
-    """Return what to print of an error whose own text holds values; None for every other."""
+    """Return the text to print for an error whose own text has values; None for every other."""
     if isinstance(error, StatementError):
         return type(error.orig).__name__
     if isinstance(error, SQLAlchemyError):

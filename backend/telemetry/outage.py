@@ -1,6 +1,6 @@
 """Outages of a server that a process needs: one line for each reason, one when it is over.
 
-Several threads of a process use the same server. Whichever meets the outage first logs it.
+Several threads of a process use the same server. The first one that meets the outage logs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The pause before the next try, and the longest one before a try that is refused again and again.
+# The pause before the next try, and the longest pause if only an operator can end the outage.
 RETRY_SECONDS = 1.0
 LONGEST_PAUSE = 30.0
 
@@ -27,9 +27,9 @@ LONGEST_PAUSE = 30.0
 class Reason:
     """Why a server does not serve: `line` is logged, once for each `kind` in an outage.
 
-    `needs_operator`: it does not end before a person has changed something, so the pauses grow.
-    `recovery_seconds`: after so long without such a failure a success ends the outage. With 0 the
-    first success does; more is for a server that serves only some requests.
+    `needs_operator`: only a person can end the outage, so the pauses grow. `recovery_seconds`: a
+    success ends the outage only after this time without such a failure. 0: the first success ends
+    it. Above 0: for a server that still serves some requests.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Reason:
 class Rule(NamedTuple):
     """What an error means if `cls` names its class or a base, and `pattern` is found in its text.
 
-    A name, since the library of a broker that is not used is not loaded.
+    `cls` is a name, because the library of a broker that is not used is not loaded.
     """
 
     pattern: str
@@ -70,7 +70,7 @@ class Outage:
         self._recovered_line = recovered_line
         self._clock = clock
         self._forget()
-        # A child of a worker begins without its parent's outages, and without a lock in use.
+        # A child of a worker begins without its parent's outages, and with a new lock.
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -86,9 +86,10 @@ class Outage:
         return bool(self._failures)
 
     def failed(self, reason: Reason, part: str = "") -> float:
-        """Note a failure, and log its reason if it is new; return the seconds to pause.
+        """Record a failure, and log its reason if it is new; return the seconds to pause.
 
-        1 s; for a reason that needs an operator as long as it has lasted, up to 30 s.
+        The pause is 1 s. If the reason needs an operator, the pause is as long as the reason has
+        lasted, up to 30 s.
         """
         with self._lock:
             now = self._clock()
@@ -102,7 +103,7 @@ class Outage:
         return RETRY_SECONDS
 
     def succeeded(self, part: str = "") -> None:
-        """Note a success, and log the end of the outage if it is the last one that was missing."""
+        """Record a success, and log the end of the outage if every part has succeeded."""
         with self._lock:
             if part not in self._failures:
                 return

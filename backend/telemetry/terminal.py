@@ -1,7 +1,7 @@
-"""Lines for a person: how an event looks on a terminal, and the output of `tasks-api up`.
+"""Formats events for a terminal, and writes the output of `tasks-api up`.
 
-The processes of `up` print JSON lines into its pipes, as they do everywhere but on a terminal. `up`
-prints them as they are where its own output is no terminal, and as text where it is one.
+The processes of `up` print JSON lines into its pipes, as they do everywhere but on a terminal. If
+the output of `up` is a terminal, it prints them as text, else unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _paint(text: str, colour: int) -> str:
 
 
 def renderer(write_traceback: ExceptionRenderer) -> Processor:
-    """Return what makes a line of an event: time, name, level if it matters, text, the rest."""
+    """Return the function that makes a line from an event: time, name, level, text, the rest."""
     grey = f"\x1b[38;5;{GREY}m" if coloured() else ""
     rest = KeyValueColumnFormatter(grey, grey, "\x1b[0m" if coloured() else "", str)
     line = ConsoleRenderer(
@@ -51,7 +51,7 @@ def renderer(write_traceback: ExceptionRenderer) -> Processor:
             Column("level", _show_level),
             Column("event", _show_event),
         ],
-        # Its own choice would be rich, where that is installed, with every local variable.
+        # Otherwise structlog uses rich if it is installed, which prints every local variable.
         exception_formatter=write_traceback,
     )
 
@@ -113,7 +113,7 @@ class Output:
         self._render = renderer(lambda *_: None) if sys.stdout.isatty() else None
 
     def write(self, text: str) -> None:
-        """Write a text that ends with its line."""
+        """Write a text that ends with a line end."""
         try:
             with self._lock:
                 sys.stdout.write(text)

@@ -104,7 +104,7 @@ print(task.function(task.arguments(width=8), None))
     [
         ("raise OSError('no camera')", "cannot be imported: OSError: no camera"),
         ("", "cannot be imported: AttributeError: "),
-        ("def resize(args): ...", "task 'resize': its parameters are (args, run)"),
+        ("def resize(args): ...", "task 'resize': its parameters must be (args, run)"),
     ],
 )
 def test_a_worker_does_not_start_without_what_does_the_work(
