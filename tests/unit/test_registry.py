@@ -220,7 +220,9 @@ def test_arguments_that_stay_the_same_are_taken(field: Any) -> None:  # noqa: AN
 
 @pytest.mark.parametrize("count", [0, -1, 1001, 40_000, 2.5])
 def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int) -> None:
-    with pytest.raises(RegistrationError, match="max_attempts must be a whole number from 1 to 1000"):
+    with pytest.raises(
+        RegistrationError, match="max_attempts must be a whole number from 1 to 1000"
+    ):
         task(name="idle", max_attempts=count)(do_nothing)
 
 
