@@ -1,4 +1,4 @@
-"""What runs in a worker. Celery imports this package for its effects: tasks, lease, commands."""
+"""The worker. Celery imports this package, which registers tasks, lease and commands."""
 
 from backend.broker.app import app
 from backend.registry import registered
@@ -10,7 +10,7 @@ from backend.worker.parent.events import Dispatcher, Node
 from backend.worker.parent.short import ShortTasks
 
 app.Task.Request = "backend.worker.parent.request:LedgerRequest"
-# Celery knows our tasks by name only: what runs one is attempt/execute.py.
+# Celery knows only the names of our tasks: attempt/execute.py runs them.
 for name in registered():
     app.register_task(type(name, (app.Task,), {"name": name})())
 app.steps["consumer"].add(ShortTasks)

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# After a stray message, this process looks up no other for so long.
+# After a stray message, this process looks up no other message for this time.
 PAUSE_SECONDS = 60.0
 
 _pause_until = 0.0
 
 
 def note_dropped(worker: str, queue: str, task_ids: Sequence[str]) -> None:
-    """Note in the worker's row if the ledger lacks a task whose message it dropped; never raises.
+    """Record in the worker's row if the ledger lacks one of these tasks; never raises.
 
-    The messages came from one queue. Logs a warning at the first stray message.
+    The worker has dropped their messages, all from one queue. Logs a warning at the first stray
+    message.
     """
     global _pause_until  # noqa: PLW0603 - for the whole process
     if time.monotonic() < _pause_until:
@@ -41,7 +42,7 @@ def note_dropped(worker: str, queue: str, task_ids: Sequence[str]) -> None:
         with transaction() as connection:
             first = leases.note_stray(connection, worker, error_text(queue))
     except StoreUnavailable:
-        return  # the next such message is as good
+        return  # the next stray message is recorded instead
     except Exception:
         logger.exception("dropped messages could not be looked up; the worker goes on")
         first = False

@@ -39,26 +39,26 @@ class Attempt:
         self.spec = spec
         self.id = delivery.id
         self.number = delivery.attempt
-        # How often its function has lost PostgreSQL, where it is tried again within the attempt.
+        # How often its function has lost PostgreSQL and was run again within the attempt.
         self.losses = 0
         # PostgreSQL's id of the transaction that claimed it, if that has not finished it as well.
         self._claim_transaction_id: str | None = None
 
     @property
     def label(self) -> str:
-        """What log lines call it."""
+        """Return its name in log lines."""
         return f"{self.spec.name}[{self.id}]"
 
     @property
     def log_extra(self) -> Mapping[str, object]:
-        """The `extra` of a log line about it."""
+        """Return the `extra` of a log line about it."""
         return about(self.id, self.number)
 
     @cached_property
     def arguments(self) -> str:
-        """The arguments as JSON text. Raises TaskError.
+        """Return the arguments as JSON text. Raises TaskError.
 
-        Another program sends them by name, or by position in the model's order.
+        An external task has them by name, or by position in the order of the model's fields.
         """
         args, kwargs = self.delivery.args, self.delivery.kwargs
         if not self.delivery.external:
@@ -87,9 +87,9 @@ class Attempt:
         return TaskRecord(self.id, attempt=self.number, state=state, result=result, error=error)
 
     def claim(self) -> None:
-        """Claim it in a transaction of its own.
+        """Claim it in a separate transaction.
 
-        Raises Duplicate where the task does not wait for it, LeaseExpired, StoreUnavailable.
+        Raises Duplicate if the task does not wait for it, LeaseExpired, StoreUnavailable.
         """
         with transaction() as connection:
             claim = None
@@ -152,9 +152,9 @@ class Attempt:
         retry_while_unavailable(write)
 
     def record_error(self, error: str, *, retry: bool) -> State | None:
-        """Record an error, claiming first where nothing was; return the state that it led to.
+        """Record an error; return the new state, None if the attempt is not the current one.
 
-        None where the attempt does not count.
+        An external task with `one_commit` is submitted first: its row was rolled back.
         """
         with transaction() as connection:
             if self.spec.one_commit and not self.adopt(connection):

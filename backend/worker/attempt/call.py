@@ -1,4 +1,4 @@
-"""A task's function called with JSON text, and its value as JSON text."""
+"""Calls a task's function with JSON text, and converts its value to JSON text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def call(spec: Task, arguments: str, run: Run) -> BaseModel:
 def _end_fork() -> NoReturn:
     """End a process that the task's function has forked: only its parent reports the outcome.
 
-    The exit code is that of a script with the same end.
+    The exit code is the one that a script would have.
     """
     error = sys.exception()
     code = getattr(error, "code", 1) if error else 0

@@ -1,7 +1,7 @@
 """Runs attempts in a child process: claim, run, finish, reply.
 
 The parent process sends a list. Several attempts share one transaction; they are all of
-`one_commit` tasks. A failed one runs alone later, so that its error counts for it only.
+`one_commit` tasks. A failed one runs alone later, so that no other task gets its error.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ logger = logging.getLogger(__name__)
 
 # After this many errors the rest of a batch runs alone too, because each error starts it again.
 MAX_FAILED = 3
-# A task may itself be what breaks PostgreSQL. From this attempt on, losing PostgreSQL counts as an
-# error of the task (tasks without `one_commit`).
+# A task itself may cause PostgreSQL to fail. From this attempt on, losing PostgreSQL is an error of
+# the task (tasks without `one_commit`).
 FREE_ATTEMPTS = 100
-# After this many lost connections within one attempt, so does another one (`one_commit`).
+# So are this many lost connections within one attempt (`one_commit`).
 MAX_LOSSES = 3
 OWN_ROW = "The task changed its own row in the ledger"
 
 
 def execute(worker: str, deliveries: Sequence[Delivery]) -> Report:
-    """Run attempts for a worker; return what became of them.
+    """Run attempts for a worker; return a report about them.
 
     Raises only what ends this process: another error may be one that the parent cannot unpickle.
     """
@@ -134,10 +134,10 @@ def _run_alone(attempt: Attempt, report: Report) -> list[TaskRecord]:
 
 
 def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
-    """Claim, run and finish attempts in one transaction; return the outcomes of those that count.
+    """Claim, run and finish attempts in one transaction; return outcomes of the claimed ones.
 
-    Raises TaskRaised for an error of a task, Duplicate for a task of another program that is known
-    already, and what `_finish` raises.
+    Raises TaskRaised for an error of a task, Duplicate for an external task that the ledger has,
+    and what `_finish` raises.
     """
     worker = attempts[0].worker
     # If a task commits without being noticed, its claim is committed too. A single attempt is then
@@ -198,14 +198,14 @@ def _in_steps(attempt: Attempt) -> TaskRecord:
                 session.commit()
                 return outcome
     except StoreUnavailable as error:
-        # What the task has written is gone, so all of it has to be done again.
+        # The task's writes were rolled back, so the whole task must run again.
         reason = error_text(error)
         if attempt.number >= FREE_ATTEMPTS:
             raise StatementFailed(reason) from error
         attempt.give_back(reason)
         raise
 
-    # It has written nothing, so the outcome alone can be tried again.
+    # The task has written nothing, so only the outcome must be written again.
     def finish() -> None:
         with transaction() as connection:
             _finish(connection, [outcome], attempt.worker, waiting=False, began=None)
@@ -224,7 +224,7 @@ def _finish(
 ) -> None:
     """Write outcomes; `waiting` and `began` as for ledger.finish.
 
-    Raises Superseded where one of the attempts does not count, TaskError for a value that cannot be
+    Raises Superseded if an attempt is not the current one, TaskError for a value that cannot be
     stored or a transaction that a task has ended.
     """
     try:
@@ -234,13 +234,14 @@ def _finish(
     if len(counted) < len(outcomes):
         if not ledger.same_transaction(connection, began):
             raise TaskError(ENDED)
-        raise Superseded("the ledger has moved on")
+        raise Superseded("the task has ended or has a newer attempt")
 
 
 def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> list[TaskRecord]:
     """Record and log what an attempt has raised; return its outcome, none if not recorded."""
     if isinstance(error, Superseded):
-        # Its writes were rolled back. If it counts all the same, it has changed its own row.
+        # Its writes were rolled back. If it still is the current attempt, it had changed its own
+        # row.
         error = TaskError(OWN_ROW)
     final = isinstance(error, TaskError)
     # Recorded first: a log may be slow, or broken.
@@ -286,7 +287,7 @@ def _note_dropped(attempts: Sequence[Attempt]) -> None:
 
 
 def _reply(attempts: Sequence[Attempt], outcomes: Sequence[TaskRecord]) -> None:
-    """Send the outcomes that ended tasks to whoever asked for them."""
+    """Send replies about the tasks that have ended."""
     deliveries = {attempt.id: attempt.delivery for attempt in attempts}
     ended = [(deliveries[end.id], end) for end in outcomes if end.state != RETRY]
     if ended:

@@ -38,7 +38,7 @@ class TaskSession(Session):
     _raw: TaskSafeConnection | None = None
 
     def __init__(self, time_limit: float | None = None) -> None:
-        # Closed for good after its one transaction: a task may have kept it.
+        # After its one transaction it cannot be used again: a task may have kept it.
         super().__init__(engine(), expire_on_commit=False, close_resets_only=False)
         self._policy = TransactionPolicy(settings=time_limit is not None)
         self._time_limit = time_limit
@@ -63,12 +63,12 @@ class TaskSession(Session):
         self._policy.check_after(self._status())
 
     def commit(self) -> None:
-        """Commit. Raises TaskError while a task has the session."""
+        """Commit. Raises TaskError while a task uses the session."""
         self._policy.refuse_while_active("run.session.commit()")
         super().commit()
 
     def rollback(self) -> None:
-        """Roll back. Raises TaskError while a task has the session."""
+        """Roll back. Raises TaskError while a task uses the session."""
         self._policy.refuse_while_active("run.session.rollback()")
         super().rollback()
 
@@ -79,17 +79,17 @@ class TaskSession(Session):
         return super().begin(nested)
 
     def close(self) -> None:
-        """Give the connection back. Raises TaskError while a task has the session."""
+        """Return the connection to the pool. Raises TaskError while a task uses the session."""
         self._policy.refuse_while_active("run.session.close()")
         super().close()
 
     def reset(self) -> None:
-        """Close and start again. Raises TaskError while a task has the session."""
+        """Close and start again. Raises TaskError while a task uses the session."""
         self._policy.refuse_while_active("run.session.reset()")
         super().reset()
 
     def invalidate(self) -> None:
-        """Close the connection. Raises TaskError while a task has the session."""
+        """Close the connection. Raises TaskError while a task uses the session."""
         self._policy.refuse_while_active("run.session.invalidate()")
         super().invalidate()
 
@@ -98,7 +98,7 @@ class TaskSession(Session):
         return None if self._raw is None else int(self._raw.info.transaction_status)
 
     def _begun(self, _session: object, _: object, connection: sqlalchemy.Connection) -> None:
-        """Apply the policy to the connection of a transaction; not again for a savepoint."""
+        """Apply the policy to a transaction's connection; do nothing for a savepoint."""
         if self._raw is not None:
             return
         raw: Any = connection.connection.dbapi_connection

@@ -16,7 +16,7 @@ _failed = 0
 
 
 class ActivityLog:
-    """What has changed since the last line. Counts what Celery counts anyway."""
+    """Counts what has changed since the last line, from Celery's own counters."""
 
     def __init__(self) -> None:
         self._ended = _ended()

@@ -1,4 +1,4 @@
-"""Celery's consumer, changed: it drops messages that Celery would stop at, and starts our jobs."""
+"""Celery's consumer, changed: it drops messages that would stop Celery, and starts our jobs."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ T = TypeVar("T")
 
 
 class LedgerConsumer(Consumer):
-    """Celery's consumer, which no message stops.
+    """Celery's consumer, which no message can stop.
 
-    An error that arises while a message is read, up to the request made of it, drops that message.
-    Only an error of an acknowledgement is the broker's, and Celery connects again. The class of an
-    error does not show whose it is: on Redis, KeyError (a missing header) also counts as a lost
-    connection.
+    An error while a message is read or made into a request drops that message. Only an error of an
+    acknowledgement is taken for the broker's; then Celery connects again. The class of an error
+    does not show its cause: on Redis, Celery takes KeyError (a missing header) for a lost
+    connection too.
     """
 
     _watch: EventLoopWatch
-    # Whether this connection got as far as consuming.
+    # Whether this connection has begun to consume.
     _ready = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +51,7 @@ class LedgerConsumer(Consumer):
         self._activity = activity.ActivityLog()
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
-        """Return a connection whose channels drop what is no message of kombu's."""
+        """Return a connection whose channels drop entries that kombu cannot read."""
         # Reconnecting counts as a tick: the event loop runs only after all bootsteps.
         self._watch.tick()
         connection = self.app.connection_for_read(heartbeat=heartbeat)
@@ -59,7 +59,7 @@ class LedgerConsumer(Consumer):
         return self.ensure_connected(connection)
 
     def ensure_connected(self, conn: Any) -> Any:  # noqa: ANN401 - kombu's
-        """Connect, however long the broker is away or refuses; return the connection."""
+        """Connect, trying again until it succeeds; return the connection."""
         while True:
             try:
                 return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
@@ -81,7 +81,7 @@ class LedgerConsumer(Consumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Drop the connection; pause if the broker refused a step on the way to consuming."""
         with warnings.catch_warnings():
-            # That running tasks go on is what we want, and said with each lost connection.
+            # Celery warns at each lost connection that running tasks go on, which we want.
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
         if self._ready:
@@ -91,7 +91,7 @@ class LedgerConsumer(Consumer):
         self._ready = False
 
     def on_ready(self) -> None:
-        """Note that messages are consumed."""
+        """Record that this connection consumes, and report the success."""
         super().on_ready()
         self._ready = True
         broker_outage.succeeded("consumer")
@@ -131,7 +131,7 @@ class LedgerConsumer(Consumer):
         return partial(self.read, read)
 
     def read(self, how: Callable[[Any], T], message: Any) -> T | None:  # noqa: ANN401 - kombu's
-        """Return what `how` makes of a message; None where that fails and the message is dropped.
+        """Return how(message); if that raises, drop the message and return None.
 
         Raises only what the acknowledgement raises.
         """
@@ -176,19 +176,19 @@ class LedgerConsumer(Consumer):
         message.ack()
 
     def on_unknown_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - Celery's signature
-        """Refuse the message of a task that only a newer version knows.
+        """Raise NotRegistered for the message of a task that only a newer version knows.
 
-        Its row in the outbox stays, so it is published again with growing delay until a worker
-        that knows it is there. Celery would fail the task.
+        Its row stays in the outbox, so it is published again with growing delay until there is a
+        worker that knows the task. Celery would fail the task.
         """
         raise NotRegistered(*exc.args) from exc
 
     def on_unknown_message(self, body: object, message: Any) -> NoReturn:  # noqa: ANN401, ARG002 - as above
-        """Refuse a message that names no task."""
+        """Raise InvalidTaskError for a message that names no task."""
         raise InvalidTaskError("it names no task")
 
     def on_invalid_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - as above
-        """Refuse a message with which no task can be called."""
+        """Raise the error of a message that does not fit its task."""
         raise exc
 
 

@@ -32,7 +32,7 @@ class Dispatcher(EventDispatcher):
 
 
 class Node(kombu.pidbox.Node):
-    """The worker as it is asked by `inspect` and `control`; its answers are not retried."""
+    """Answers `inspect` and `control` for the worker, without retries."""
 
     mailbox: Any  # the stubs leave out half of it
 
@@ -44,7 +44,7 @@ class Node(kombu.pidbox.Node):
         ticket: str | None,
         **_: object,
     ) -> None:
-        """Send an answer to whoever asked, or drop it."""
+        """Send an answer, or drop it if the broker does not take it at once."""
         target = Exchange(exchange, "direct", durable=False, delivery_mode="transient")
         headers = {"ticket": ticket, "clock": self.mailbox.clock.forward()}
         _hints.send(

@@ -1,7 +1,7 @@
-"""Watching the event loop of a worker's parent process: if it hangs, the process ends.
+"""Watches the event loop of a worker's parent process: if it hangs, the process ends.
 
-The lease's thread would go on renewing, so no other worker would run what a hanging one holds. The
-watch is a thread of its own: an attempt to connect may take longer than a lease may wait.
+Otherwise the lease's thread would continue to renew, and no other worker would run what the hanging
+one holds. The watch has its own thread: connecting may take longer than a lease may wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 CHECK_SECONDS = 2.0
-# So many checks in a row without a tick mean that the event loop hangs.
+# The event loop hangs if this many checks in a row have found no tick.
 CHECKS = 30
 
 
@@ -58,7 +58,7 @@ class EventLoopWatch:
         self._loop.start()
 
     def tick(self) -> None:
-        """Note that the event loop runs; to be called by it every TICK_SECONDS."""
+        """Record that the event loop runs; the loop calls this every TICK_SECONDS."""
         self._ticked = True
 
     def stop(self) -> None:

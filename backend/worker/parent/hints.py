@@ -1,9 +1,9 @@
-"""Publishing what may be lost: events, answers to control commands, replies about outcomes.
+"""Publishes messages that may be lost: events, answers to control commands, replies.
 
-The ledger has all that counts, so nothing here is tried again, and no thread waits longer than
-a few seconds. While RabbitMQ's memory or disk alarm is raised it reads nothing from a connection
-that has published: these messages have connections of their own, so that the one that consumes can
-go on acknowledging.
+The ledger has everything that must not be lost, so nothing here is tried again, and no thread waits
+longer than a few seconds. While RabbitMQ's memory or disk alarm is raised, it reads nothing from a
+connection that has published. So these messages have their own connections, and the connection that
+consumes can still acknowledge.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SILENCE_SECONDS = 5.0
 class Hints:
     """A connection to the broker whose messages are dropped if they cannot be sent at once.
 
-    Several threads may use it. A forked process makes a connection of its own.
+    Several threads may use it. A forked process makes its own connection.
     """
 
     _lock: threading.Lock
@@ -51,7 +51,7 @@ class Hints:
         os.register_at_fork(after_in_child=self._forget)
 
     def send(self, publish: Callable[[Producer], None]) -> None:
-        """Call `publish` with a producer, or do not; never raises.
+        """Call `publish` with a producer if the broker takes messages; never raises.
 
         Returns within TIMEOUT_SECONDS, or a few times that if it has to connect.
         """
@@ -74,7 +74,7 @@ class Hints:
 
     def _connect(self) -> Producer:
         connection = self._connection = connect(timeout=TIMEOUT_SECONDS)
-        # RabbitMQ's notices that it reads no more, and that it reads again.
+        # RabbitMQ's notifications that it no longer reads, and that it reads again.
         established: Any = connection.connection
         established.on_blocked = self._on_blocked
         established.on_unblocked = self._on_unblocked

@@ -1,4 +1,4 @@
-"""What the worker answers when the API asks what it is doing."""
+"""Answers the API's question what the worker holds."""
 
 from __future__ import annotations
 

@@ -30,21 +30,21 @@ _EVENTS = {SUCCESS: "task-succeeded", RETRY: "task-retried", FAILURE: "task-fail
 class Job:
     """One attempt, or a batch of short ones, given to a free child.
 
-    The caller has taken a child from `controller.semaphore`; the pool releases it with the job's
-    end.
+    The caller has taken a child from `controller.semaphore`; the pool releases it when the job
+    ends.
     """
 
     def __init__(self, controller: Any, requests: Sequence[LedgerRequest]) -> None:  # noqa: ANN401 - stubs lack half of it
         self._controller = controller
         self._requests = {request.id: request for request in requests}
-        # Only a single attempt can be blamed for what goes wrong.
+        # None for a batch: it is unknown which of its attempts has caused an error.
         self._single = requests[0] if len(requests) == 1 else None
 
     def send(self) -> None:
         """Give the job to the pool.
 
-        Where that is impossible, such as for arguments nested too deeply to be sent, a single
-        attempt fails, and the members of a batch run alone.
+        If that is impossible, for example because arguments are nested too deeply, a single attempt
+        fails, and the members of a batch run alone.
         """
         try:
             self._apply()
@@ -104,7 +104,7 @@ class Job:
         self._run_alone(report.alone)
 
     def _on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - billiard's callback
-        # A hard limit is also a lost child.
+        # A hard limit is also reported as a lost child.
         if soft and self._single:
             self._single.on_timeout(soft, timeout)
 

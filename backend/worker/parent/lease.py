@@ -1,7 +1,7 @@
-"""The lease: a thread of the worker's parent process that says what it holds, every 2 s.
+"""The lease: a thread of the parent process that writes what the worker holds, every 2 s.
 
-It lives as long as the process does, also while the broker is away. The parent process also records
-here the outcomes that only it notices.
+It runs as long as the process, even while the broker is away. It also writes to the ledger the ends
+of attempts that only the parent process notices.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ EXIT_TIMEOUT = 4.0
 WRITE_TIMEOUT = 60.0
 
 
-# What Celery puts into a worker's environment later. A new variable moves the environment, and a
-# thread that connects to PostgreSQL at that moment (libpq calls getenv) crashes the worker. Another
-# value of a variable does not.
+# Variables that Celery sets later. A new variable moves the environment in memory: a thread that
+# connects to PostgreSQL at that moment (libpq calls getenv) crashes the worker. A new value of an
+# existing variable does not move it.
 CELERY_VARIABLES = (
     "celery_dummy_proxy",
     "CELERY_LOG_LEVEL",
@@ -85,7 +85,7 @@ class Lease:
         self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
     def end(self) -> None:
-        """Hand back what did not end and give up the lease; returns within 5 s."""
+        """Hand back the tasks that did not end, and end the lease; returns within 5 s."""
         self._loop.close(2)
         self._hand_back_soon()
 
@@ -103,10 +103,10 @@ class Lease:
             self._stopping.wait(0.5)
 
     def _watch_for_stop(self) -> None:
-        """End the process that stops, even if another thread waits.
+        """End the process after it was told to stop, even if another thread hangs.
 
-        If tasks still run, STOP_TIMEOUT after it was told to; else EXIT_TIMEOUT after `end` was
-        called. A thread that never talks to PostgreSQL, which may hang.
+        If tasks still run, it ends STOP_TIMEOUT after it was told to stop; else EXIT_TIMEOUT after
+        `end` was called. This thread never uses PostgreSQL, which may hang.
         """
         while not (self._told_to_stop() or self._stopping.wait(0.2)):
             pass
@@ -157,7 +157,8 @@ class Lease:
             lost = set(leases.renew(connection, self._name, held))
         # Twice in a row: a task that has just ended is still held for a moment.
         for key in lost & self._lost_before:
-            # Not here: while this thread looks at a request, its child may take the next one.
+            # In the event loop: while this thread looks at a request, its child may take the next
+            # one.
             if self._worker.hub is not None:  # only pools of processes have an event loop
                 self._worker.hub.call_soon(holds[key].kill, self._worker.pool)
         self._lost_before = lost
@@ -165,7 +166,7 @@ class Lease:
     def _hand_back(self) -> None:
         with transaction() as connection:
             started = locked.lock_started_by(connection, self._name)
-            # At no cost of an attempt: a stop is not their fault.
+            # At no cost of an attempt: a stop is not an error of the task.
             again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)
             leases.end(connection, self._name)
         if again:
@@ -200,7 +201,7 @@ def write_soon(write: Callable[[], None]) -> None:
 
 
 def end_now() -> None:
-    """End this worker as broken: hand back what it runs and leave no child behind."""
+    """End this worker with exit code 1: hand back what it runs and leave no child behind."""
     if _lease is not None:
         _lease.end_now(1)
 
@@ -208,7 +209,7 @@ def end_now() -> None:
 @worker_init.connect
 def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     global _lease  # noqa: PLW0603 - one worker a process
-    # By this name the reconciler breaks its connections should it die.
+    # The reconciler uses this name to break the connections of a dead worker.
     identify(sender.hostname)
     if subprocesses.WORKER_VARIABLE not in os.environ:  # `celery worker`, without a cleaner
         subprocesses.mark_worker()
@@ -225,7 +226,7 @@ def _end(**_: object) -> None:
 
 @worker_process_init.connect
 def _in_child(**_: object) -> None:
-    """Make a pool process one that dies with its parent, and only with it."""
+    """Let a pool process die with its parent, but not from signals to the parent's group."""
     global _lease  # noqa: PLW0603 - the parent's, copied by fork
     _lease = None
     subprocesses.register_pool_process()
@@ -233,25 +234,25 @@ def _in_child(**_: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, where there is such a thing."""
+    """Ask the kernel to kill this process when its parent dies (Linux only)."""
     import ctypes  # noqa: PLC0415 - needed once, in children only
 
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (OSError, AttributeError):
-        return  # not Linux: an orphan ends with its task, whose attempt no longer counts
+        return  # not Linux: an orphan ends with its task, whose attempt is superseded
     pr_set_pdeathsig = 1
     prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _held() -> dict[str, LedgerRequest]:
-    """Return what Celery has in this process: received, waiting for a child, or running.
+    """Return Celery's requests in this process, by id/attempt: waiting for a child, or running.
 
-    Not the members of batches, which are never STARTED: a long list would not fit into a row that
-    a full disk can still change. A single attempt from the queue of short tasks is no member.
+    Members of batches are left out: they are never STARTED, and a row with a long list could not be
+    changed on a full disk. A single attempt from the queue of short tasks is not a member.
     """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
-    # Of two deliveries of an attempt the one that runs counts.
+    # If an attempt was delivered twice, the running request replaces the waiting one.
     requests = [*_snapshot(waiting), *_snapshot(running)]
     return {
         f"{request.id}/{request.delivery.attempt}": request

@@ -1,4 +1,4 @@
-"""Drops what amqp and kombu cannot read; they would end the worker, or read it again and again."""
+"""Drops messages that amqp or kombu cannot read: they end the worker, or come again and again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tolerate(connection: Connection) -> None:
-    """Prepare a connection that is not yet established."""
+    """Make a connection that is not yet established drop entries that kombu cannot read."""
     transport: Any = connection.transport
     if transport.driver_type == "redis":
         from backend.worker.parent.redis_channel import Channel  # noqa: PLC0415 - redis is loaded there
@@ -25,10 +25,10 @@ _read_properties = _readers[Basic.CLASS_ID]
 
 
 def _properties(buffer: memoryview, offset: int) -> tuple[dict[str, Any], int]:
-    """Return a message's properties; where amqp cannot read them, a content type that says so.
+    """Return a message's properties; if amqp cannot read them, a content type that says so.
 
-    The broker would deliver the message again after every reconnect. So it is dropped as one of
-    another content type.
+    With an error here, the broker would deliver the message again after every reconnect. With this
+    content type, the worker drops it.
     """
     try:
         properties: tuple[dict[str, Any], int] = _read_properties(buffer, offset)

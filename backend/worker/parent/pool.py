@@ -1,4 +1,4 @@
-"""Celery's pool of processes, mended: what a lost connection or a killed child leaves half done.
+"""Celery's process pool, with fixes for lost connections and killed children.
 
 When the connection to the broker is lost, Celery's event loop starts over and forgets what it was
 reading from the children. Celery handles that only when a worker stops
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Results(CeleryResults):
-    """Reads the children's results; goes on with one that was read in part."""
+    """Reads the children's results; continues one that was read in part."""
 
     fileno_to_outq: dict[int, Any]  # the child that writes to each pipe
     _hub: Any  # kombu's event loop
@@ -36,10 +36,10 @@ class Results(CeleryResults):
         self._last: dict[int, tuple[Any, Any]] = {}
 
     def _recv_message(self, add_reader: object, fd: int, callback: Callable[[Any], None]) -> Any:  # noqa: ANN401 - a generator
-        """Return what reads a child's next message, or the rest of one.
+        """Return the generator that reads a child's next message, or the rest of one.
 
-        Celery takes the rest for a message, whose first bytes are its length. The child's slot is
-        then lost until the time limit of its task, and the worker may end.
+        Celery would read the rest as a new message, and its first bytes as the length. The child's
+        slot is then lost until the time limit of its task, and the worker may end.
         """
         child = self.fileno_to_outq[fd]
         reading = self._unfinished(child, fd)
@@ -51,7 +51,7 @@ class Results(CeleryResults):
     def read_rest(self, child: Any) -> None:  # noqa: ANN401 - billiard's Process
         """Read what there is of the message that a child was sending when it ended."""
         reading = self._unfinished(child, child.outqR_fd)
-        # The number of a closed pipe may be that of another child's.
+        # Another child's pipe may have the number of a closed one.
         if reading is not None and not child.outq._reader.closed:  # noqa: SLF001 - as Celery does
             with suppress(StopIteration, OSError, EOFError):
                 next(reading)
@@ -82,7 +82,7 @@ def _try_fork() -> None:
 
 
 class Processes(AsynPool):
-    """billiard's processes."""
+    """Celery's pool of billiard processes, with our fixes."""
 
     ResultHandler = Results
     _pool: list[Any]
@@ -107,10 +107,9 @@ class Processes(AsynPool):
         super().on_job_ready(job, i, obj, inqW_fd)
 
     def _create_worker_process(self, i: int) -> Any:  # noqa: ANN401 - billiard's Process
-        """Start a child; None where the machine has no room for one at the moment.
+        """Start and return a child; return None if the machine cannot start one at the moment.
 
-        Celery would end the worker, with all that it runs. The next look at all children tries it
-        again.
+        Celery would end the worker and all its tasks. The next `maintain_pool` tries again.
         """
         before = list(self._pool)
         try:
@@ -143,9 +142,9 @@ class Processes(AsynPool):
                 hub.call_later(seconds, self.maintain_pool)
 
     def process_flush_queues(self, proc: Any) -> None:  # noqa: ANN401 - billiard's Process
-        """End what a child that has ended had started, and take what it sent before.
+        """Kill the subprocesses of a child that has ended, and read what it has sent.
 
-        Begin with the rest of a message.
+        Begin with the rest of a message that was read in part.
         """
         # Called twice for each child; its number is soon free for another process.
         if not getattr(proc, "_subprocesses_killed", False):
@@ -174,7 +173,7 @@ class Processes(AsynPool):
         return super().destroy_queues(queues, proc)
 
     def _track_child_process(self, proc: Any, hub: object) -> None:  # noqa: ANN401 - the same
-        """Call back when a child ends, unless it has: then Celery has no descriptor of it.
+        """Watch a child for its end, unless it has ended: then Celery has no descriptor of it.
 
         The loop may start over between a child's end and the next look at all children, every few
         seconds.
@@ -184,6 +183,6 @@ class Processes(AsynPool):
 
 
 class Pool(TaskPool):
-    """What `worker_pool` names."""
+    """The class that `worker_pool` names."""
 
     Pool = Processes

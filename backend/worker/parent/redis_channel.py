@@ -1,4 +1,4 @@
-"""A channel to Redis that survives entries which are no messages of kombu's, and Redis's end."""
+"""A channel to Redis that survives entries that kombu cannot read, and outages of Redis."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Unacknowledged(QoS):
 class Channel(RedisChannel):
     """kombu's channel, for the worker's consumers.
 
-    kombu takes an entry from its list before it reads it, so a dropped one does not come again. The
-    worker's handlers of messages raise only errors of Redis; all others are the entry's.
+    kombu removes an entry from its list before it reads it, so a dropped one does not come again.
+    The worker's handlers of messages raise only errors of Redis; the entry causes all others.
     """
 
     QoS = Unacknowledged
@@ -61,5 +61,5 @@ def _dropping_malformed(receive: Callable[..., Any], **options: Any) -> Any:  # 
         raise
     except Exception as error:  # noqa: BLE001 - any message
         reason = error
-    logger.error("an entry that is no message was dropped (%s)", type(reason).__name__)
+    logger.error("an entry that is not a message was dropped (%s)", type(reason).__name__)
     raise Empty

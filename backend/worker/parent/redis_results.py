@@ -28,7 +28,7 @@ class RedisResults(LedgerResultBackend, RedisBackend):
     _silent_until = 0.0
 
     def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
-        """Store copies, or drop them: every reader of ours has the ledger.
+        """Store copies, or drop them: our own readers use the ledger. Never raises.
 
         After a failure none is stored for a while, so that tasks do not wait for Redis.
         """

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class LedgerRequest(Request):
-    """Celery's request, made only of a message that `wire.decode` can take apart.
+    """Celery's request, made only from a message that `wire.decode` can decode.
 
-    Raises what that raises, or any other error for a message of another shape.
+    The constructor raises what `wire.decode` raises, or any other error for a malformed message.
     """
 
     # Whether a child runs it together with other short tasks.
@@ -42,7 +42,7 @@ class LedgerRequest(Request):
         self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
 
     def revoked(self) -> bool:
-        """Return whether a revoke or its expiry ends the task before it starts; end it then.
+        """Return whether a revoke or its expiry ends the task before it starts; if so, end it.
 
         Workers remember revoked ids for hours, and a task may get another attempt in that time. So
         for a message of ours only the ledger decides, when the attempt is claimed.
@@ -59,7 +59,7 @@ class LedgerRequest(Request):
     def child_lost(self, error: BaseException) -> None:
         """Record the end of an attempt whose child did not report one, unless it was stopped."""
         if self._already_revoked or self._already_cancelled or celery_state.should_terminate:
-            task_ready(self)  # of a worker that stops, what runs is handed back (lease.py)
+            task_ready(self)  # a worker that stops hands back what runs (lease.py)
         elif self._terminate_on_ack and isinstance(error, Terminated):
             # Revoked while the pool had it, before a child began.
             self._announce_revoked("terminated", True, str(error), False)  # noqa: FBT003 - Celery's
@@ -88,7 +88,7 @@ class LedgerRequest(Request):
         self._already_revoked = True
 
     def leave_batch(self) -> None:
-        """Forget the child that ran it in a batch: it is to run alone, in any child."""
+        """Forget the child that ran it in a batch: it will run alone, in any child."""
         self.in_batch = False
         self.worker_pid = self.time_start = None
         celery_state.active_requests.discard(self)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LedgerResultBackend:
-    """What both backends have in common; mixed in before a backend of Celery's."""
+    """The common part of both backends; a mixin before a backend of Celery's."""
 
     def store_result(
         self, task_id: str, result: object, state: str, *_: object, **__: object
@@ -49,18 +49,18 @@ class LedgerResultBackend:
         return states.PENDING
 
     def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
-        """Send the outcomes of deliveries to whoever asked for them, or drop them; never raises."""
+        """Send replies about the outcomes of deliveries, or drop them; never raises."""
         raise NotImplementedError
 
 
 def exception_of(outcome: TaskRecord) -> Exception:
-    """Return a task's error as Celery has it."""
+    """Return a task's error as the exception that Celery's clients expect."""
     kind = TaskRevokedError if outcome.state == REVOKED else TaskError
     return kind(outcome.error)
 
 
 class RpcResults(LedgerResultBackend, RPCBackend):
-    """Replies to the API process that took the task, or to whoever called it."""
+    """Replies to the API process that accepted the task, or to the program that sent it."""
 
     encode_result: Any  # Celery's; the stubs leave it out
 
@@ -70,7 +70,8 @@ class RpcResults(LedgerResultBackend, RPCBackend):
         for delivery, outcome in ended:
             if not delivery.reply_to:
                 continue
-            # A retry of an external task has a message of ours: only a batch is sure to be ours.
+            # A retry of an external task has a message of ours, so `external` is false. Only
+            # batches have no such retries.
             if delivery.external or len(ended) == 1:
                 options = {"correlation_id": delivery.correlation_id or outcome.id}
                 _send(delivery.reply_to, self._result_message(outcome), **options)
@@ -114,7 +115,7 @@ def _send(queue: str, body: str, **options: str) -> None:
             **options,
         )
         if producer.connection.transport.driver_type == "redis":
-            # Redis makes the list of an API process that is gone: it expires.
+            # Redis creates the list even if the API process has ended, so it must expire.
             with producer.channel.conn_or_acquire() as client:
                 client.expire(queue, 600)
 

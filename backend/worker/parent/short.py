@@ -2,8 +2,8 @@
 
 While every child is busy the next messages gather, so an idle worker runs a task at once and a busy
 one many in a transaction. Each member is a request of Celery's, so that `inspect`, events, revokes
-and the lease see it like any other. What goes wrong in a batch runs alone: a member that raises in
-the same attempt, members whose process was lost in the next.
+and the lease see it like any other. After an error in a batch, members run alone: one that raises,
+in the same attempt; members whose process was lost, in the next attempt.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ShortTasks(bootsteps.ConsumerStep):
         ]
 
     def stop(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
-        """Stop consuming; a lost connection has taken the consumers with it."""
+        """Stop consuming, unless the connection is lost, and the consumers with it."""
         if c.connection is not None:
             super().stop(c)
 
@@ -74,7 +74,7 @@ class ShortTasks(bootsteps.ConsumerStep):
             super().shutdown(c)
 
     def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002
-        """Consume from here on: only now can the pool be given work."""
+        """Start to consume: before this step the pool takes no work."""
         for consumer in self.consumers or ():
             consumer.consume()
 

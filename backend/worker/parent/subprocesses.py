@@ -34,10 +34,10 @@ LOOKS = 10
 
 # Signals that end a process, unless it handles them.
 _END = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-# What multiprocessing has for the worker's parent process.
+# multiprocessing's object for the worker's parent process.
 _MAIN_PROCESS = process.current_process()
 
-# The end of the pipe to the cleaner that is written to; None in a process without a cleaner.
+# The write end of the pipe to the cleaner; None in a process without a cleaner.
 _to_cleaner: int | None = None
 
 
@@ -47,7 +47,7 @@ def mark_worker() -> None:
 
 
 def start_cleaner() -> None:
-    """Fork the cleaner of this worker; to be called before there are threads."""
+    """Fork the cleaner of this worker; call it before there are threads."""
     global _to_cleaner
     mark_worker()
     _, _to_cleaner = cleaner.start(_clean_after_worker)
@@ -63,7 +63,7 @@ def register_pool_process() -> None:
     if _to_cleaner is not None:
         with suppress(OSError):  # the cleaner was killed
             os.write(_to_cleaner, b"+%d\n" % os.getpid())
-        # The cleaner waits until all have closed it; the parent is to be the last one.
+        # The cleaner waits until every process has closed the pipe; only the parent keeps it open.
         os.close(_to_cleaner)
         _to_cleaner = None
     # billiard makes it daemonic, and multiprocessing lets no daemonic process start others. Those
@@ -77,9 +77,10 @@ def register_pool_process() -> None:
 
 
 def _restore_signals() -> None:
-    """Let signals end a process that a task has forked: the handlers are the pool process's.
+    """Let signals end a process that a task has forked: drop the pool process's handlers.
 
-    They were blocked, because Python loses a signal whose handler changes before it is called.
+    The signals were blocked during the fork, because Python loses a signal whose handler changes
+    before it is called.
     """
     for number in _END:
         if signal.getsignal(number) is _shutdown_cleanup:

@@ -1,7 +1,7 @@
-"""Ends of attempts that the parent process notices and no child reports.
+"""Records ends of attempts that only the parent process notices, since no child reports them.
 
-A lost child, a time limit, a revoke. The lease's thread records them, since the parent's event loop
-must not wait for PostgreSQL.
+They are a lost child, a time limit and a revoke. The lease's thread calls these functions, since
+the parent's event loop must not wait for PostgreSQL.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def record_failure(delivery: Delivery, worker: str, error: BaseException) -> None:
-    """Record an attempt whose child was lost or killed, or that no child could be sent.
+    """Record an attempt whose child was lost or killed, or that could not be sent to a child.
 
     Replies if that ended the task. Raises StoreUnavailable.
     """
     reason = error_text(error)
-    # A lost process is no reason to wait; a task that takes too long is.
+    # Retry at once after a lost process, but with a delay after a time limit.
     delay = 0.0 if isinstance(error, WorkerLostError) else backoff(delivery.attempt)
     with transaction() as connection:
         state = locked.fail(connection, delivery.id, delivery.attempt, reason, worker, delay=delay)
