@@ -123,7 +123,7 @@ def _note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry
         record.invalidate()
 
 
-def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # noqa: ANN401
+def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # noqa: ANN401 - psycopg2's
     if time.monotonic() - record.info.get("used_at", math.inf) < IDLE_SECONDS:
         return
     try:

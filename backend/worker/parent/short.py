@@ -73,7 +73,7 @@ class ShortTasks(bootsteps.ConsumerStep):
         if c.connection is not None:
             super().shutdown(c)
 
-    def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002
+    def register_with_event_loop(self, c: Any, hub: object) -> None:  # noqa: ANN401, ARG002 - Celery's
         """Start to consume: before this step the pool takes no work."""
         for consumer in self.consumers or ():
             consumer.consume()
