@@ -48,7 +48,7 @@ class InvalidProblem(Problem):
 # Python 3.13 changed its phrases for these two; an answer must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Entity"}
 DETAILS = {
-    404: "There is nothing at this path. See {root_path}/docs for what there is.",
+    404: "There is nothing at this path. See {root_path}/docs for all paths.",
     405: "This path does not take this method. See the Allow header.",
 }
 
@@ -111,7 +111,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
-        return problem(400, "The body broke off.")  # the client has left; nothing is logged
+        return problem(400, "The body is incomplete.")  # the client has left; nothing is logged
 
 
 def summary(problems: Sequence[Mapping[str, str]]) -> str:

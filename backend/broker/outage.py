@@ -69,7 +69,7 @@ _RULES: Final = (
     ),
     Rule(
         r"\bSSL\b|CERTIFICATE|certificate",
-        "fails to agree on TLS",
+        "cannot set up TLS with us",
         "check that CELERY_BROKER_URL names the port for TLS, and the broker's certificate",
         needs_operator=True,
     ),

@@ -70,7 +70,7 @@ _RULES: Final = (
         "remove the options there, and set them for the role (ALTER ROLE ... IN DATABASE ... SET"
         " search_path = ...)",
     ),
-    Rule("SSL", "fails to agree on TLS", "check sslmode in DATABASE_URL"),
+    Rule("SSL", "cannot set up TLS with us", "check sslmode in DATABASE_URL"),
     Rule("", "cannot be reached", "start it, or check DATABASE_URL"),
 )
 

@@ -108,7 +108,7 @@ def test_a_page_that_is_not_there_is_told_the_path_of_the_documentation(
     for path in ("/nothing", "/jobs/nothing", "/jobs/static-offline-docs/nothing"):
         answer = client.get(path)
         assert answer.status_code == 404
-        assert answer.json()["detail"].endswith(" See /jobs/docs for what there is.")
+        assert answer.json()["detail"].endswith(" See /jobs/docs for all paths.")
 
 
 def test_no_prefix_can_be_taken_for_a_path_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ REASONS = [
     ),
     (
         ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
-        "the broker fails to agree on TLS ([SSL: WRONG_VERSION_NUMBER] wrong version number",
+        "the broker cannot set up TLS with us ([SSL: WRONG_VERSION_NUMBER] wrong version number",
         True,
     ),
     (

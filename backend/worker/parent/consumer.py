@@ -150,7 +150,7 @@ class LedgerConsumer(Consumer):
         extra = wire.log_extra(headers)
         if isinstance(exc, NotRegistered):
             logger.warning(
-                "there is no task %s here: its message is dropped, and published again later if the"
+                "this worker has no task %s: its message is dropped, and published again later if the"
                 " ledger has it; update this worker",
                 str(exc.args[0])[:100],
                 extra=extra,
