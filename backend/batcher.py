@@ -64,7 +64,7 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = start_thread(name, "handles requests that come together", self._run)
+        self._thread = start_thread(name, "handles concurrent requests together", self._run)
 
     async def submit(self, item: T) -> R:
         """Return `work`'s result for the item.
