@@ -64,9 +64,9 @@ def _invalid(description: str) -> Responses:
 
 # What every route can answer.
 ERRORS = {
-    **error(405, "The path does not take the request's method", DETAILS[405]),
+    **error(405, "The path does not allow the request's method", DETAILS[405]),
     **_invalid("The request is not valid"),
-    **error(500, "Our fault; the log has it", OUR_FAULT),
+    **error(500, "An error of the service; the log has its traceback", OUR_FAULT),
 }
 ERRORS[405]["headers"] = {"Allow": header("The methods of the path", "string", "GET, HEAD, POST")}
 NOT_FOUND = error(404, "No task has this id", "There is no task with this id.")
@@ -76,12 +76,14 @@ BODY_REFUSED = {
 }
 SUBMISSION_REFUSED = {
     **BODY_REFUSED,
-    **_invalid("The request is not valid, or its Idempotency-Key came with another one"),
+    **_invalid("The request is not valid, or its Idempotency-Key was used for another request"),
     **_retry_later(
         429, "More tasks wait than MAX_WAITING allows", str(TooManyWaiting(100_000, 30)), 30
     ),
 }
-STORE_AWAY = _retry_later(503, "PostgreSQL is away or stores nothing", str(StoreUnavailable()), 2)
+STORE_AWAY = _retry_later(
+    503, "PostgreSQL cannot be reached or stores nothing", str(StoreUnavailable()), 2
+)
 
 
 def router_of(

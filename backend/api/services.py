@@ -53,7 +53,7 @@ class Services:
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
     async def read(self, question: Callable[[Executor], T]) -> T:
-        """Return what a function of `db` finds; for what is not asked a thousand times a second.
+        """Return what a function of `db` returns; for queries that are not frequent.
 
         Raises StoreUnavailable and Overloaded as Batcher does.
         """

@@ -230,7 +230,7 @@ def finish(
     return frozenset(found.scalars())
 
 
-# A task with the last attempt stays with its worker, and fails when that is gone.
+# A task in the last attempt is not rescheduled, and fails when its worker is lost.
 _RESCHEDULE = text(
     f"""
     {_ROW_BY_ROW}

@@ -93,9 +93,9 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
 def _publish_again(chosen: str, before: str = "") -> TextClause:
     """Return the statement that makes rows due at once, and counts them.
 
-    `chosen`: a query of their ids, which may read from `before`. An array, for a join may read all
-    that has left the outbox since an old snapshot. The rows have been due: if PostgreSQL's clock
-    was set back in the meantime, they still are.
+    `chosen`: a query of their ids, which may read from `before`. It uses an array, because a join
+    may read all rows that were deleted since an old snapshot. The rows have been due before, so
+    least() keeps them due if PostgreSQL's clock was set back.
     """
     return text(
         f"""
@@ -177,8 +177,8 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # Published at least 10 s, 20 s, … 320 s ago; the time doubles with each publishing.
 _LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
 
-# The oldest go first: a queue is served in order, so what it no longer has is most likely what it
-# was given first.
+# The oldest go first: a queue delivers in order, so the messages that it no longer has are most
+# likely the oldest.
 _REPUBLISH = _publish_again(
     f"""
     SELECT task_id FROM outbox
@@ -207,12 +207,12 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
     return count
 
 
-# Messages of other programs count in a queue's length, so they can hide that ours are missing. But
-# a queue is served in order: a task that was accepted after a row was published, and has begun, was
-# behind it. So the row is lost, or a busy worker has it. Ten minutes are allowed for relays that
-# publish at the same time. A task of another program has one time for both, accepted and started,
-# and proves nothing; nor does a task from before PostgreSQL's clock was set back. Bundled tasks are
-# never seen STARTED. The queue must have a single priority.
+# Messages of other programs are part of a queue's length, so they can hide that ours are missing.
+# But a queue delivers in order: if a task that was accepted after a row was published has started,
+# its message was behind the row's message. So the row's message is lost, or a busy worker has it.
+# Ten minutes are allowed for relays that publish at the same time. An external task proves nothing,
+# since it is accepted and started at the same time; nor does a task from before PostgreSQL's clock
+# was set back. Bundled tasks are never STARTED. The queue must have a single priority.
 _REPUBLISH_OVERTAKEN = _publish_again(
     f"""
     SELECT task_id FROM outbox

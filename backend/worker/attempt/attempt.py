@@ -87,7 +87,7 @@ class Attempt:
         return TaskRecord(self.id, attempt=self.number, state=state, result=result, error=error)
 
     def claim(self) -> None:
-        """Claim it in a separate transaction.
+        """Claim it.
 
         Raises Duplicate if the task does not wait for it, LeaseExpired, StoreUnavailable.
         """
@@ -113,7 +113,7 @@ class Attempt:
         try:
             arguments = self.arguments
         except TaskError:
-            arguments = "null"  # the error needs a row; reading the arguments again raises it
+            arguments = "null"  # the error is stored in this row; later `arguments` raises it again
         new = self.spec.record(self.id, arguments, self.delivery.reply_to)
         if queries.known(connection, [self.id]):
             return False
@@ -173,13 +173,13 @@ class Attempt:
             )
 
 
-# How many characters of a value Flower is shown.
+# How many characters of a value Flower shows.
 VALUE_LENGTH = 200
 
 
 @dataclass
 class Report:
-    """What became of attempts, for the parent process.
+    """The results of attempts, for the parent process.
 
     ended: by task id the state that the attempt led to, and the start of its value or its error.
     alone: the ids of those that are still to be run, each alone. An attempt in neither has no

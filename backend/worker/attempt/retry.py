@@ -18,7 +18,7 @@ RETRY_SECONDS = 60.0
 
 
 def retry_while_unavailable(write: Callable[[], T]) -> T:
-    """Run `write`, a whole transaction, until it succeeds, for at most RETRY_SECONDS.
+    """Call `write`, a whole transaction, until it succeeds, for at most RETRY_SECONDS.
 
     Returns its value. Raises StoreUnavailable when the time is up.
     """

@@ -150,8 +150,8 @@ class LedgerConsumer(Consumer):
         extra = wire.log_extra(headers)
         if isinstance(exc, NotRegistered):
             logger.warning(
-                "this worker has no task %s: its message is dropped, and published again later if the"
-                " ledger has it; update this worker",
+                "this worker has no task %s: its message is dropped, and published again later if"
+                " the ledger has it; update this worker",
                 str(exc.args[0])[:100],
                 extra=extra,
             )

@@ -102,5 +102,7 @@ class LedgerRequest(Request):
         """
         if self in celery_state.active_requests and not self.in_batch:
             extra = about(self.id, self.delivery.attempt)
-            logger.warning("stopping an attempt that no longer counts", extra=extra)
+            logger.warning(
+                "stopping an attempt that is not the current one of its task", extra=extra
+            )
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
