@@ -251,7 +251,7 @@ def _check(fields: Mapping[str, Any]) -> None:
     attempt = fields.get(ATTEMPT_HEADER)
     if attempt is not None:
         if not (type(attempt) is int and 0 < attempt <= LAST_ATTEMPT):
-            raise InvalidTaskError(f"its attempt is no number from 1 to {LAST_ATTEMPT}")
+            raise InvalidTaskError(f"its attempt is not a whole number from 1 to {LAST_ATTEMPT}")
         if fields["kwargs"] or [type(argument) for argument in fields["args"]] != [str]:
             raise InvalidTaskError("its arguments are not one JSON text")
     limits = fields.get("timelimit")

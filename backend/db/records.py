@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from backend.states import State
 
-# The largest attempt there can be (smallint).
+# The largest number of an attempt (smallint).
 LAST_ATTEMPT = 2**15 - 1
 
 

@@ -87,7 +87,7 @@ class Attempt:
         return TaskRecord(self.id, attempt=self.number, state=state, result=result, error=error)
 
     def claim(self) -> None:
-        """Claim it.
+        """Claim it in a separate transaction; an external task is submitted first.
 
         Raises Duplicate if the task does not wait for it, LeaseExpired, StoreUnavailable.
         """

@@ -103,6 +103,6 @@ class LedgerRequest(Request):
         if self in celery_state.active_requests and not self.in_batch:
             extra = about(self.id, self.delivery.attempt)
             logger.warning(
-                "stopping an attempt that is not the current one of its task", extra=extra
+                "stopping an attempt whose task has ended or has a newer attempt", extra=extra
             )
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
