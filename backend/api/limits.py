@@ -39,7 +39,7 @@ class RequestLimits:
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 413 or 415. Answer 503 if the API stops meanwhile."""
+        """Pass a request on, or answer 413 or 415. Answer 503 if the API must stop first."""
         app = self._app
         if scope["type"] != "http":
             await app(scope, receive, send)

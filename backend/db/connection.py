@@ -91,7 +91,7 @@ def connect(
     _record: object,
     positional: Sequence[Any],
     keywords: dict[str, Any],
-) -> Any:  # noqa: ANN401 - psycopg2's connection, which is none to SQLAlchemy's types
+) -> Any:  # noqa: ANN401 - psycopg2's connection, unknown to SQLAlchemy's types
     """Connect for SQLAlchemy (its event `do_connect`).
 
     A pooler such as PgBouncer may refuse `options`: from then on this process connects without

@@ -89,5 +89,5 @@ _PURGE = text(
 
 
 def purge(connection: Executor, hours: int) -> int:
-    """Forget keys older than `hours`, 10,000 at most; return how many."""
+    """Delete keys older than `hours`, 10,000 at most; return how many."""
     return changed_rows(connection.execute(_PURGE, {"hours": hours}))

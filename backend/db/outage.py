@@ -9,8 +9,7 @@ from backend.telemetry.outage import Outage, Reason, Rule, first_rule
 
 postgresql_outage: Final = Outage("PostgreSQL can be used again")
 
-# Seconds without a failure before the outage counts as over: a pool may still have a working
-# connection.
+# Seconds without a failure before the outage is over: a pool may still have a working connection.
 _RECOVERY_SECONDS: Final = 2.0
 # Longer, because reads on a read-only server and statements on open connections still succeed.
 _PARTIAL_RECOVERY_SECONDS: Final = 60.0
@@ -88,6 +87,6 @@ def _own_words(cause: BaseException) -> str:
     """Return one line of an error, without the lines that show the statement."""
     text = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
     lines = text.strip().split("\n")
-    # libpq tries each address of a host. What a server has answered says most.
+    # libpq tries each address of a host. The answer of a server is the most useful line.
     line = next((line for line in lines if "FATAL:" in line), lines[0])
     return _WHERE.sub("", line)[:200] or type(cause).__name__

@@ -231,7 +231,7 @@ _REPUBLISH_OVERTAKEN = _publish_again(
 def republish_overtaken(connection: Executor, limit: int) -> int:
     """Make up to `limit` tasks due at once that a much newer one has overtaken in the queue.
 
-    Only tasks with a message of their own. Returns how many they are.
+    Only tasks with their own message. Returns how many they are.
     """
     count: int = connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}).scalar_one()
     return count

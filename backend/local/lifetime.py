@@ -1,7 +1,7 @@
 """PostgreSQL and Valkey from wheels, for `tasks-api up` where the settings name no servers.
 
-Both keep their data in DATA_DIR and listen on Unix sockets only, in a folder of their own that
-no other user may enter: DATA_DIR's path may be too long for a socket (107 bytes).
+Both keep their data in DATA_DIR and listen on Unix sockets only. The sockets are in a separate
+folder that no other user may enter: DATA_DIR's path may be too long for a socket (107 bytes).
 
 DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, which tells the other commands
 where the servers are (settings.py reads it) and the next `up` what a killed one left behind;

@@ -65,8 +65,8 @@ class LostMessages:
         if not (alone or bundles):
             return
         self._missing = self._compare(Counter({TASKS_QUEUE.name: alone, SHORT_QUEUE.name: bundles}))
-        # A message that the broker has not read yet looks lost in one pass. So a message counts as
-        # lost when it is missing in two passes.
+        # A message that the broker has not read yet looks lost in one pass. So a message is taken
+        # for lost when it is missing in two passes.
         lost = before & self._missing
         bundled = 0
         with transaction() as connection:

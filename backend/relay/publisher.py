@@ -1,4 +1,4 @@
-"""Publishing in batches; the broker confirms or refuses each message."""
+"""Publishes in batches; the broker confirms or refuses each message."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CONFIRM_SECONDS = 10.0
 PROBE_SECONDS = 1.0
 # How long one read of the connection waits; a relay that is told to stop stops within it.
 READ_SECONDS = 0.5
-# A broker that is silent for twice as long is away.
+# A broker that is silent for twice this time is taken for away.
 HEARTBEAT_SECONDS = 20
 # The name of relay and reconciler in an outage of the broker. They share one name: the reconciler
 # seldom asks the broker, so the relay notices the end of the outage.
 RELAY_PART = "relay"
-# Names no queue: the broker confirms such a message and drops it.
+# The routing key of no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
 PROBES = 2
 
@@ -109,7 +109,7 @@ class Publisher:
 
         It publishes two messages to no queue and waits for their confirms: RabbitMQ confirms the
         first one even during an alarm, and only then blocks the connection. While they are
-        unconfirmed no others are sent, and nothing else must be asked on this connection.
+        unconfirmed, no others are sent, and this connection must not be used for anything else.
         """
         if not self._confirms:
             return True
@@ -137,7 +137,7 @@ class Publisher:
     def attend(self, timeout: float = 0) -> None:
         """Read what the broker sends for up to `timeout` seconds; keep the connection alive.
 
-        Raises one of BROKER_ERRORS where the broker has been silent for two heartbeats.
+        Raises one of BROKER_ERRORS if the broker has been silent for two heartbeats.
         """
         if not self._confirms:
             return

@@ -71,7 +71,7 @@ class Relay:
         try:
             publisher = Publisher(self._stopping, self._on_blocked)
             try:
-                # Nothing is taken before it is known that the broker reads what is published.
+                # Take no rows before the broker has shown that it reads what is published.
                 while not (publisher.takes_messages() or self._stopping.is_set()):
                     pass
                 while not self._stopping.is_set():
@@ -106,7 +106,7 @@ class Relay:
         return batch
 
     def _put_back(self, publisher: Publisher, batch: Sequence[OutboxEntry]) -> None:
-        """Return to the outbox what the broker may not have.
+        """Make the rows due again that the broker may not have.
 
         Refused messages stay marked as published. If they were due at once, they would be taken
         before newer tasks, again and again. The reconciler finds them missing and makes them due

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
-# The most characters of an error's own text in a log, and of a whole traceback.
+# The limits of an error's own text in a log, and of a whole traceback, in characters.
 TEXT_LENGTH = 2_000
 TRACEBACK_LENGTH = 20_000
 

@@ -103,7 +103,7 @@ def parse(line: str, process: str) -> dict[str, Any]:
 class Output:
     """The standard output of `up`, for several threads: each line whole, JSON or text.
 
-    `closed` is set when its reader is gone.
+    `closed` is set when nothing reads the output any more.
     """
 
     def __init__(self) -> None:

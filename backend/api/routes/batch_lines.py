@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 1024 * 1024
-# Lines that are committed together: as many as an array may hold, and about so many bytes.
+# Lines that are committed together: at most as many as an array may hold, or about these bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
 # After these errors PostgreSQL has stored nothing. After others a commit may have happened.

@@ -102,7 +102,7 @@ def _documented(model: type[BaseModel]) -> Any:  # noqa: ANN401 - a type
 def task_state() -> Any:  # noqa: ANN401 - a type
     """Return the model of GET /tasks/{id}, with the results of all tasks."""
     models = {task.result for task in registered().values()}
-    # Those with most fields first: a generated client takes the first that fits.
+    # Models with the most fields first: a generated client takes the first one that fits.
     ordered = sorted(models, key=lambda model: (-len(model.model_fields), model.__name__))
     examples = [found for found in map(example, registered().values()) if found is not None]
     fields: Any = {

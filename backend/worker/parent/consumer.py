@@ -75,11 +75,11 @@ class LedgerConsumer(Consumer):
             time.sleep(0.1)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Pause; the broker refused a step on the way to consuming."""
+        """Pause, because the broker refused a step before consuming began."""
         self._pause(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Drop the connection; pause if the broker refused a step on the way to consuming."""
+        """Drop the connection; pause if the broker refused a step before consuming began."""
         with warnings.catch_warnings():
             # Celery warns at each lost connection that running tasks go on, which we want.
             warnings.simplefilter("ignore", PendingDeprecationWarning)
@@ -124,7 +124,7 @@ class LedgerConsumer(Consumer):
         handle = super().create_task_handler(*args, **kwargs)
 
         def read(message: Any) -> None:  # noqa: ANN401 - kombu's
-            # First, so that Celery's handler has nothing left to acknowledge itself.
+            # Decode it first: Celery's handler itself acknowledges a message that it cannot decode.
             message.decode()
             handle(message)
 

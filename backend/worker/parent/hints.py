@@ -104,7 +104,7 @@ class Hints:
         self._lost = True
 
     def _give_up(self, seconds: float) -> None:
-        """Close the connection, and try nothing for so long."""
+        """Close the connection, and send nothing for this time."""
         self._silent_until = time.monotonic() + seconds
         connection, self._connection, self._producer = self._connection, None, None
         self._blocked = False

@@ -125,7 +125,7 @@ class Lease:
         )
 
     def _guarded(self, step: Any) -> bool:  # noqa: ANN401 - any call without arguments
-        """Do a step and log its error; return False if PostgreSQL was away."""
+        """Call `step` and log its error; return False if PostgreSQL was away."""
         try:
             step()
         except StoreLocked:

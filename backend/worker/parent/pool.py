@@ -134,7 +134,7 @@ class Processes(AsynPool):
     def _event_process_exit(self, hub: Any, proc: Any) -> None:  # noqa: ANN401 - kombu's, billiard's
         """Look at a child whose pipe was closed, and again soon while it has not ended.
 
-        A process closes its files before it is gone. Celery would look next after up to 5 s.
+        A process closes its files before it ends. Celery would look next after up to 5 s.
         """
         super()._event_process_exit(hub, proc)  # type: ignore[misc]  # missing in the stubs
         if proc in self._pool:

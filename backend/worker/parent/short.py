@@ -32,7 +32,7 @@ EVENT_BUFFER = 2 * MAX_BATCH
 
 
 class ShortTasks(bootsteps.ConsumerStep):
-    """Consumes the queue of short tasks, on a channel and with a prefetch count of its own."""
+    """Consumes the queue of short tasks, with its own channel and prefetch count."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 

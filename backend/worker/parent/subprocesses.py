@@ -124,7 +124,7 @@ def _clean_after_worker(reading: int) -> None:
 
 def _kill_group(pid: int) -> None:
     if pid <= 1:  # our own group, or all that a container runs: no pool process has such a number
-        raise ValueError(f"{pid} is no pool process")
+        raise ValueError(f"{pid} is not a pool process")
     with suppress(ProcessLookupError, PermissionError):  # macOS refuses a dead group
         os.killpg(pid, signal.SIGKILL)
 
