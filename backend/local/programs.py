@@ -163,7 +163,7 @@ class Postgres(Server):
 
     @staticmethod
     def url(sockets: Path) -> str:
-        """See Server."""
+        """Return the URL of the database, as SQLAlchemy reads it."""
         # The port is part of the socket's name. It is always given, since PGPORT may be set.
         return f"postgresql+psycopg2://postgres@/postgres?host={quote(str(sockets))}&port=5432"
 
@@ -205,14 +205,14 @@ class Postgres(Server):
         return [*run_by, str(programs / "postgres"), *options, "-N", str(connections)]
 
     def clean_up(self) -> None:
-        """See Server."""
+        """End processes that still run, and remove the pid file. Raises CannotRun, OSError."""
         from backend.local import leftovers  # noqa: PLC0415 - see there
 
         leftovers.end_servers(self.sockets, {"postgres"})
         leftovers.forget_ended_postgres(self.folder / "postgres")
 
     def answers(self) -> bool:
-        """See Server."""
+        """Return whether PostgreSQL accepts a connection."""
         try:
             psycopg2.connect(
                 host=str(self.sockets),
@@ -234,7 +234,7 @@ class Valkey(Server):
 
     @staticmethod
     def url(sockets: Path) -> str:
-        """See Server."""
+        """Return the URL of the socket, as kombu reads it."""
         return f"redis+socket://{quote(str(sockets / 'valkey.sock'))}"
 
     def prepare(self) -> Sequence[str]:
@@ -247,7 +247,7 @@ class Valkey(Server):
         return [str(program), *options]
 
     def answers(self) -> bool:
-        """See Server."""
+        """Return whether Valkey answers PING."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1.0)

@@ -66,7 +66,7 @@ class Outage:
     """
 
     def __init__(self, recovered_line: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`recovered_line` is logged when the outage is over."""
+        """Begin without an outage. `recovered_line` is logged when one is over."""
         self._recovered_line = recovered_line
         self._clock = clock
         self._forget()
