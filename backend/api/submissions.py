@@ -13,7 +13,7 @@ from fastapi import Header
 from backend.api.admission import Backlog
 from backend.batcher import Batcher
 from backend.db import idempotency, ledger
-from backend.db.idempotency import Key
+from backend.db.idempotency import KeyUse
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import Invalid, StoreNotWritable, TooManyWaiting
 from backend.registry import registered
@@ -38,21 +38,21 @@ Form = Literal["task", "batch", "lines"]
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What one call of `submit` asks for; `name` is the text of the client's key."""
+class _Submission:
+    """What one call of `submit` asks for."""
 
     tasks: Sequence[TaskRecord]
     form: Form
-    name: str | None
+    key: str | None
     render: Callable[[Sequence[str]], str]
 
-    @cached_property
-    def key(self) -> Key:
-        """Return what is stored for the client's key if it is new."""
-        ids = [task.id for task in self.tasks]
-        return Key(self.name or "", self._fingerprint(), ids, self.render(ids))
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of the tasks."""
+        return [task.id for task in self.tasks]
 
-    def _fingerprint(self) -> str:
+    @cached_property
+    def fingerprint(self) -> str:
         """Return a digest of what is asked for and in which form, without the new ids.
 
         It uses the validated arguments, since a client may write them in another order.
@@ -88,13 +88,13 @@ class Submissions:
     ) -> Sequence[str]:
         """Store the tasks, all or none; return their ids, or those of the key's first request.
 
-        `render` returns the body of the answer for ids; replicas of the version before repeat it
-        (to be removed in the release after this one).
+        `render` returns the body of the answer for ids, in any thread. Replicas of the version
+        before repeat it; the next release takes no `render`.
 
         Raises TooManyWaiting, StoreUnavailable, Overloaded, and Invalid for a key that was used for
         another request.
         """
-        request = _Request(tasks, form, key, render)
+        request = _Submission(tasks, form, key, render)
         try:
             await self._backlog.admit(len(tasks))
         except TooManyWaiting:
@@ -106,7 +106,7 @@ class Submissions:
         batcher = self._small if len(tasks) == 1 else self._large
         first = await batcher.submit(request)
         if first is None:
-            return [task.id for task in tasks]
+            return request.ids
         self._backlog.release(len(tasks))
         return _first_ids(request, first)
 
@@ -115,7 +115,7 @@ class Submissions:
         """Return the parts that have a thread and must be closed."""
         return self._small, self._large, self._known, self._backlog
 
-    def _write(self, requests: Sequence[_Request]) -> list[Key | None]:
+    def _write(self, requests: Sequence[_Submission]) -> list[KeyUse | None]:
         try:
             written = _write(requests)
         except StoreNotWritable:
@@ -125,35 +125,39 @@ class Submissions:
         return written
 
 
-def _size(request: _Request) -> int:
+def _size(request: _Submission) -> int:
     """Return about how many bytes a small request's arguments have."""
     return len(request.tasks[0].args)
 
 
-def _first_ids(request: _Request, first: Key) -> Sequence[str]:
+def _first_ids(request: _Submission, first: KeyUse) -> Sequence[str]:
     """Return the ids of the first request with a key. Raises Invalid if the requests differ."""
-    if first.fingerprint != request.key.fingerprint:
+    if first.fingerprint != request.fingerprint:
         what = "this Idempotency-Key was used before, for another request: use a new one"
         fault = {"detail": what, "pointer": "Idempotency-Key"}
         raise Invalid(f"The request is not valid: {what}.", [fault])
     return first.ids
 
 
-def _look_up(names: Sequence[str]) -> list[Key | None]:
+def _look_up(keys: Sequence[str]) -> list[KeyUse | None]:
     with autocommit_connection() as connection:
-        found = idempotency.find(connection, names)
-    return [found.get(name) for name in names]
+        found = idempotency.find(connection, keys)
+    return [found.get(key) for key in keys]
 
 
-def _write(requests: Sequence[_Request]) -> list[Key | None]:
+def _write(requests: Sequence[_Submission]) -> list[KeyUse | None]:
     """Store the new requests in one commit; return for each the earlier use of its key, or None."""
-    first: dict[str, Key] = {}
+    first: dict[str, _Submission] = {}
     for request in requests:
-        if request.name:
-            first.setdefault(request.name, request.key)
+        if request.key:
+            first.setdefault(request.key, request)
     # Without keys there is only one statement, which needs no transaction.
     with transaction() if first else autocommit_connection() as connection:
-        stored = idempotency.remember(connection, list(first.values())) if first else {}
+        new_uses = [
+            KeyUse(key, request.fingerprint, request.ids, request.render(request.ids))
+            for key, request in first.items()
+        ]
+        stored = idempotency.remember(connection, new_uses) if first else {}
         uses = [_earlier_use(request, stored) for request in requests]
         new = [request for request, earlier in zip(requests, uses, strict=True) if earlier is None]
         if new:
@@ -161,9 +165,9 @@ def _write(requests: Sequence[_Request]) -> list[Key | None]:
     return uses
 
 
-def _earlier_use(request: _Request, stored: dict[str, Key]) -> Key | None:
+def _earlier_use(request: _Submission, stored: dict[str, KeyUse]) -> KeyUse | None:
     """Return the use of a request's key by an earlier one; None if this request is new."""
-    if request.name is None:
+    if request.key is None:
         return None
-    first = stored[request.name]
-    return None if first.ids == request.key.ids else first
+    first = stored[request.key]
+    return None if first.ids == request.ids else first

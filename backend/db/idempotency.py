@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from backend.db.session import Executor
 
 
-class Key(NamedTuple):
-    """A client's key, the fingerprint of what it was sent with, and the ids of the tasks.
+class KeyUse(NamedTuple):
+    """A client's key, the fingerprint of the first request with it, and the ids of its tasks.
 
-    `answer` is only written: replicas of the version before read it. To be removed, with the
-    column, in the release after this one.
+    `answer` is only written: replicas of the version before read it. The next release writes it no
+    longer, and the one after that drops the column.
     """
 
     key: str
@@ -53,7 +53,7 @@ _FIND = text(
 )
 
 
-def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
+def remember(connection: Executor, keys: Sequence[KeyUse]) -> dict[str, KeyUse]:
     """Store the keys that are new; return, for each key, what its first request has stored."""
     new = {
         "keys": [key.key for key in keys],
@@ -61,7 +61,7 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
         "ids": [array(key.ids) for key in keys],
         "answers": [key.answer for key in keys],
     }
-    found: dict[str, Key] = {}
+    found: dict[str, KeyUse] = {}
     # An old key may be purged between the two statements: the second time it is a new one.
     for _ in range(2):
         connection.execute(_INSERT, new)
@@ -71,10 +71,10 @@ def remember(connection: Executor, keys: Sequence[Key]) -> dict[str, Key]:
     return found
 
 
-def find(connection: Executor, keys: Sequence[str]) -> dict[str, Key]:
+def find(connection: Executor, keys: Sequence[str]) -> dict[str, KeyUse]:
     """Return what is stored for those of the keys that were used."""
     rows = connection.execute(_FIND, {"keys": list(keys)})
-    return {row.key: Key(row.key, row.fingerprint, row.ids) for row in rows}
+    return {row.key: KeyUse(row.key, row.fingerprint, row.ids) for row in rows}
 
 
 _PURGE = text(

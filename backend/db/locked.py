@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.ledger import array, finish, reschedule
-from backend.db.records import TaskRecord
+from backend.db.records import TaskRecord, outcome
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def fail(
             delay=delay,
         )
         return RETRY if again else None
-    end = TaskRecord(task_id, attempt=attempt, state=FAILURE, error=error)
+    end = outcome(task_id, attempt, FAILURE, error=error)
     return FAILURE if finish(connection, [end], worker, waiting=waiting) else None
 
 
@@ -89,5 +89,5 @@ def revoke(
     row = lock(connection, [task_id]).get(task_id)
     if row is None or (attempt is None and row.state == STARTED):
         return None
-    end = row._replace(attempt=attempt or row.attempt, state=REVOKED, error=error)
+    end = outcome(task_id, attempt or row.attempt, REVOKED, error=error)
     return end.attempt if finish(connection, [end], row.worker, waiting=True) else None

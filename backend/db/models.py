@@ -67,11 +67,11 @@ class Task(Base):
         server_default=PENDING, comment="Where the task is; CONTRIBUTING.md draws the states"
     )
     attempt: Mapped[int] = mapped_column(
-        server_default="1", comment="The attempt that counts; a message for another is dropped"
+        server_default="1", comment="The current attempt; a message for another attempt is dropped"
     )
     max_attempts: Mapped[int] = mapped_column(comment="The attempt after which an error is final")
     reply_to: Mapped[str | None] = mapped_column(
-        comment="The queue of the API process that wants to hear of the outcome"
+        comment="The queue that gets a reply when the task has ended"
     )
     worker: Mapped[str | None] = mapped_column(
         comment="The worker that claimed the current or last attempt"
@@ -85,7 +85,9 @@ class Task(Base):
     )
     finished_at: Mapped[datetime | None] = mapped_column(comment="When the task ended")
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(), comment="The value on SUCCESS")
-    error: Mapped[str | None] = mapped_column(comment="Why the last attempt failed, in plain words")
+    error: Mapped[str | None] = mapped_column(
+        comment="Why the last attempt failed; clients read it"
+    )
 
 
 class Outbox(Base):
@@ -109,7 +111,8 @@ class Outbox(Base):
         comment="When a relay last took it for publishing; null: to be published"
     )
     publishes: Mapped[int] = mapped_column(
-        server_default="0", comment="How often it was published; spaces the next try"
+        server_default="0",
+        comment="How often it was published; the pause before the next time grows with it",
     )
     bundled: Mapped[bool | None] = mapped_column(
         comment="Whether it was last published in a bundle (short_tasks); null: not yet published"
@@ -159,7 +162,7 @@ class IdempotencyKey(Base):
     key: Mapped[str] = mapped_column(primary_key=True, comment="The client's key")
     fingerprint: Mapped[str] = mapped_column(comment="A digest of what was asked for")
     answer: Mapped[str] = mapped_column(
-        comment="The body of the answer; only the version before 0009 reads it"
+        server_default="", comment="The body of the answer; only the version before 0009 reads it"
     )
     ids: Mapped[list[UUID] | None] = mapped_column(
         ARRAY(Uuid()), comment="The tasks, in order; null in rows of the version before"

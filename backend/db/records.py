@@ -41,6 +41,18 @@ class TaskRecord(NamedTuple):
         return self.state in ENDED
 
 
+def outcome(
+    task_id: str,
+    attempt: int,
+    state: State,
+    *,
+    result: str | None = None,
+    error: str | None = None,
+) -> TaskRecord:
+    """Return what `ledger.finish` writes: SUCCESS with a result, or another end with an error."""
+    return TaskRecord(task_id, attempt=attempt, state=state, result=result, error=error)
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
     """An attempt to be published; `args` is JSON text.

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -134,6 +135,36 @@ def test_a_key_counts_for_a_batch_too(service: Stack) -> None:
     assert accepted(service, "keyed 1") == 1
     other = httpx.post(url, json=items[:2], headers=headers)
     assert other.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "media_type"),
+    [
+        ("/tasks/", '{"content": "stored"}', "application/json"),
+        ("/tasks/slow?duration=0", "", "application/json"),
+        ("/tasks/batch", '[{"arguments": {"content": "stored"}}]', "application/json"),
+        (
+            "/tasks/batch",
+            (
+                '{"arguments": {"content": "stored"}}\n{"name": "none"}\n'
+                '{"name": "slow", "arguments": {"duration": 0}}\n'
+            ),
+            "application/x-ndjson",
+        ),
+    ],
+)
+def test_replicas_of_the_version_before_find_the_answer_that_was_sent(
+    service: Stack, path: str, body: str, media_type: str
+) -> None:
+    key = f"sent-{uuid4()}"
+    headers = {"Idempotency-Key": key, "Content-Type": media_type}
+    first, again = (
+        httpx.post(f"{service.url}{path}", content=body, headers=headers) for _ in range(2)
+    )
+    assert first.status_code == 202
+    assert first.text == again.text
+    query = "SELECT answer FROM idempotency_keys WHERE key = %s"
+    assert service.scalar(query, key) == first.text
 
 
 def test_keys_are_forgotten_when_their_time_is_over(service: Stack) -> None:

@@ -107,9 +107,9 @@ def test_two_lost_batches_of_the_same_tasks_in_opposite_order_do_not_deadlock(
 def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
     database: sa.Engine,
 ) -> None:
-    def work(connection: sa.Connection, keys: Sequence[str]) -> dict[str, idempotency.Key]:
+    def work(connection: sa.Connection, keys: Sequence[str]) -> dict[str, idempotency.KeyUse]:
         ids = [str(uuid4())]
-        asked = [idempotency.Key(key, "the same", ids) for key in keys]
+        asked = [idempotency.KeyUse(key, "the same", ids) for key in keys]
         return idempotency.remember(connection, asked)
 
     keys = [f"key-{place:02d}" for place in range(SIZE)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -11,9 +12,10 @@ from pydantic import RootModel
 
 from backend.db import leases
 from backend.task import Task
-from tests.support.attempts import run_alone
+from tests.support.attempts import attempt_of, run_alone
 from tests.support.ledger import submit, task
 from tests.support.task_session import declare, run_in_batch, sql, waiting, written
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -100,6 +102,45 @@ def test_a_called_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -
     assert ended[task_id][0] == task(service, task_id)["state"] == "FAILURE"
     assert "submit the next task when this one has ended" in ended[task_id][1]
     assert written(service) == []
+
+
+@both_kinds
+def test_a_called_task_with_the_id_of_another_task_is_dropped(
+    service: sa.Engine, *, one_commit: bool
+) -> None:
+    """Else it would claim that task, and run its own arguments."""
+    with service.begin() as connection:
+        leases.renew(connection, "w", list)
+    (task_id,) = submit(service)
+    before = task(service, task_id)
+    spec = declare(sql("SELECT 1"), task_id, one_commit=one_commit)
+    assert run_alone(spec, task_id, external=True).ended == {}
+    assert (task(service, task_id), waiting(service)) == (before, [task_id])
+    assert written(service) == []
+
+
+@both_kinds
+def test_of_two_calls_with_the_same_id_the_later_is_dropped(
+    service: sa.Engine, *, one_commit: bool
+) -> None:
+    task_id = str(uuid4())
+    spec = declare(sql("SELECT 1"), task_id, one_commit=one_commit)
+    earlier = attempt_of(spec, task_id, external=True)
+    later = attempt_of(spec, task_id, external=True)
+    locks = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with service.connect() as first, service.connect() as second, service.connect() as observer:
+        assert earlier.adopt(first)
+        adopted: list[bool] = []
+        thread = threading.Thread(target=lambda: adopted.append(later.adopt(second)))
+        thread.start()
+        eventually(lambda: observer.execute(locks).scalar(), 4, "the later one waits")
+        first.commit()
+        thread.join()
+        second.rollback()
+    assert adopted == [False]
+    if one_commit:  # it has run, its transaction was rolled back, and its error is to be recorded
+        assert later.record_error("too late", retry=False) is None
+    assert task(service, task_id)["state"] == "PENDING"
 
 
 TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.attempts import attempt_of
-from tests.support.ledger import box, submit, task
+from tests.support.ledger import box, claim, submit, succeed, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -44,6 +44,19 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason
     if state == "FAILURE":
         eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
         assert replies[0][1].state == "FAILURE"
+
+
+def test_attempts_of_a_lost_batch_run_again_at_no_cost(service: sa.Engine) -> None:
+    from backend.worker.parent.unreported import record_lost_batch
+
+    waits, ended = submit(service, 2)
+    with service.begin() as connection:
+        claim(connection, ended, 1)
+        succeed(connection, ended, 1)
+    record_lost_batch({waits: 1, ended: 1})
+    row = task(service, waits)
+    assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
+    assert (task(service, ended)["state"], box(service)) == ("SUCCESS", [(waits, 2)])
 
 
 def test_a_revoked_attempt_ends_and_who_waits_is_told(

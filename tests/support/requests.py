@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
-    """Return a request of the task `slow`; the arguments of what is to be written are noted."""
+    """Return a request of the task `slow`; the calls that are to write are noted."""
     import backend.worker  # noqa: F401 - registers the tasks
     from backend.broker.app import app
     from backend.worker.parent import lease
@@ -22,7 +22,7 @@ def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: 
 
     task: Any = app.tasks["slow"]
 
-    noting = SimpleNamespace(write_soon=lambda write: outcomes.append(write.args))
+    noting = SimpleNamespace(write_soon=lambda write: outcomes.append((write.func, *write.args)))
     monkeypatch.setattr(lease, "_lease", noting)
     make: Any = Message  # the stubs want a real channel
     message = make(

@@ -18,7 +18,9 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
     from backend.worker.parent.consumer import LedgerConsumer
 
     reported: list[object] = []
-    monkeypatch.setattr(lease, "write_soon", lambda write: reported.append(write.args))
+    monkeypatch.setattr(
+        lease, "write_soon", lambda write: reported.append((write.func, *write.args))
+    )
     consumer: Any = LedgerConsumer.__new__(LedgerConsumer)
     consumer.hostname = "a worker"
     message = Mock(headers=headers, delivery_info={"routing_key": "tasks"})
@@ -30,9 +32,11 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
 def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from backend.worker.stray_messages import note_dropped
+
     task_id = str(uuid4())
     reported = dropped(monkeypatch, {"id": task_id, "ledger_attempt": 1})
-    assert reported == [("a worker", "tasks", [task_id])]
+    assert reported == [(note_dropped, "a worker", "tasks", [task_id])]
 
 
 @pytest.mark.parametrize(

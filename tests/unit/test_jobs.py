@@ -55,12 +55,15 @@ def sent_events(request: Any) -> list[str]:  # noqa: ANN401 - a request
 def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
+    from backend.worker.parent import unreported
+
     job, (request,) = job_of(monkeypatch, controller, 1)
     error = RecursionError("nested too deeply")
     controller.pool.apply_async.side_effect = error
     job.send()
     controller.semaphore.release.assert_called_once_with()
-    ((delivery, _, reason),) = controller.reported
+    ((write, delivery, _, reason),) = controller.reported
+    assert write is unreported.record_failure
     assert (delivery.id, reason) == (request.id, error)
     assert request not in celery_state.reserved_requests
 
@@ -121,12 +124,16 @@ def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_
 def test_attempts_whose_child_is_lost_are_reported_once(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
 ) -> None:
+    from backend.worker.parent import unreported
+
     job, requests = job_of(monkeypatch, controller, count)
     job.send()
     job._on_accepted(4711, 0.0)
     with pytest.raises(WorkerLostError) as caught:
         raise WorkerLostError("signal 9")
     job._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
-    ((lost, *_),) = controller.reported
-    assert ({lost.id} if count == 1 else set(lost)) == {request.id for request in requests}
+    ((write, lost, *_),) = controller.reported
+    single = count == 1
+    assert write is (unreported.record_failure if single else unreported.record_lost_batch)
+    assert ({lost.id} if single else set(lost)) == {request.id for request in requests}
     assert not celery_state.active_requests

@@ -54,20 +54,26 @@ def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
 
 
 def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.worker.parent.unreported import record_revoke
+
     outcomes: list[Any] = []
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
     assert request.revoked()
-    ((task_id, reason, _),) = outcomes
+    ((write, task_id, reason, _),) = outcomes
+    assert write is record_revoke
     assert (task_id, reason) == (request.id, "revoked")
 
 
 def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.worker.parent.unreported import record_failure
+
     outcomes: list[Any] = []
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=2))
     error = WorkerLostError("signal 9")
     request.child_lost(error)
-    ((delivery, _, reason),) = outcomes
+    ((write, delivery, _, reason),) = outcomes
+    assert write is record_failure
     assert (delivery.id, delivery.attempt) == (request.id, 2)
     assert reason is error
 
@@ -75,12 +81,15 @@ def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.Mo
 def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from backend.worker.parent.unreported import record_revoke
+
     outcomes: list[Any] = []
     request = request_of(monkeypatch, outcomes, ledger_attempt=1)
     request.terminate(Pool(), signal=signal.SIGTERM)
     assert outcomes == []
     request.child_lost(Terminated(signal.SIGTERM))
-    ((task_id, _, delivery),) = outcomes
+    ((write, task_id, _, delivery),) = outcomes
+    assert write is record_revoke
     assert (task_id, delivery.attempt) == (request.id, 1)
 
 

@@ -21,7 +21,7 @@ from backend.errors import HTTPError, StoreError, StoreLocked, StoreNotWritable,
 from backend.states import PENDING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from backend.api.services import Services
     from backend.db.records import TaskRecord
@@ -154,31 +154,36 @@ async def _accept_lines(
         except Exception:
             logger.exception("a line of a stream could not be read; it was refused")
             answer.update(_fault("REFUSED", OUR_FAULT))
-    if tasks:
-        good = [answer for answer in answers if "task_id" in answer]
-        try:
-            submit = services.submissions.submit
-            ids = await submit(tasks, "lines", key, lambda _: _dump_lines(answers))
-            for answer, task_id in zip(good, ids, strict=True):
-                answer["task_id"] = task_id
-        except Exception as error:  # noqa: BLE001 - the batcher has logged unexpected errors
-            for answer in good:
-                _take_back(answer, error)
-    return _dump_lines(answers).encode()
+
+    def render(ids: Sequence[str]) -> str:
+        left = iter(ids)
+        return _dump_lines(
+            answer | {"task_id": next(left)} if "task_id" in answer else answer
+            for answer in answers
+        )
+
+    if not tasks:
+        return render([]).encode()
+    try:
+        ids = await services.submissions.submit(tasks, "lines", key, render)
+    except Exception as error:  # noqa: BLE001 - the batcher has logged unexpected errors
+        return _dump_lines(_after_error(answer, error) for answer in answers).encode()
+    return render(ids).encode()
 
 
-def _dump_lines(answers: Sequence[dict[str, Any]]) -> str:
+def _dump_lines(answers: Iterable[dict[str, Any]]) -> str:
     return "".join(dump_json(answer) + "\n" for answer in answers)
 
 
-def _take_back(answer: dict[str, Any], error: Exception) -> None:
-    """Change the answer to a valid line: its task was refused, or may have been stored."""
+def _after_error(answer: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """Return the answer to a line whose task, if any, was refused or may have been stored."""
+    if "task_id" not in answer:
+        return answer
     if isinstance(error, StoreUnavailable) and not isinstance(error, NOTHING_STORED):
-        answer.update(_fault("UNKNOWN", MAY_BE_STORED))
-        return
-    del answer["task_id"]
+        return answer | _fault("UNKNOWN", MAY_BE_STORED)
     known = isinstance(error, (HTTPError, StoreError))
-    answer.update(_fault("REFUSED", str(error) if known else OUR_FAULT))
+    fault = _fault("REFUSED", str(error) if known else OUR_FAULT)
+    return {"line": answer["line"], **fault}
 
 
 def _fault(status: str, detail: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pydantic import RootModel
 from sqlalchemy.exc import IntegrityError
 
 from backend.db import ledger, locked, queries
-from backend.db.records import TaskRecord
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, LeaseExpired, TaskError
 from backend.telemetry.logs import about
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from backend.broker.wire import Delivery
+    from backend.db.records import TaskRecord
     from backend.db.session import Executor
     from backend.states import State
     from backend.task import Task
@@ -79,12 +79,6 @@ class Attempt:
             raise TaskError(
                 "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
             ) from error
-
-    def outcome(
-        self, state: State, *, result: str | None = None, error: str | None = None
-    ) -> TaskRecord:
-        """Return the row of a task that this attempt ends, or that is to be retried."""
-        return TaskRecord(self.id, attempt=self.number, state=state, result=result, error=error)
 
     def claim(self) -> None:
         """Claim it in a separate transaction; an external task is submitted first.

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DataError
 
 from backend.broker.app import app
 from backend.db import ledger
+from backend.db.records import outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
 from backend.errors import (
@@ -150,7 +151,9 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
         numbers = {attempt.id: attempt.number for attempt in attempts}
         claim = ledger.claim(session, numbers, worker, start=start)
         outcomes = [
-            attempt.outcome(SUCCESS, result=_value_in_one_commit(attempt, session))
+            outcome(
+                attempt.id, attempt.number, SUCCESS, result=_value_in_one_commit(attempt, session)
+            )
             for attempt in attempts
             if attempt.id in claim.ids
         ]
@@ -192,11 +195,12 @@ def _in_steps(attempt: Attempt) -> TaskRecord:
     """Run an attempt that was claimed, and finish it in the transaction of its writes."""
     try:
         with TaskSession(time_limit=attempt.spec.time_limit) as session:
-            outcome = attempt.outcome(SUCCESS, result=_value(attempt, session))
+            value = _value(attempt, session)
+            end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():
-                _finish(session, [outcome], attempt.worker, waiting=False, began=session.began)
+                _finish(session, [end], attempt.worker, waiting=False, began=session.began)
                 session.commit()
-                return outcome
+                return end
     except StoreUnavailable as error:
         # The task's writes were rolled back, so the whole task must run again.
         reason = error_text(error)
@@ -208,10 +212,10 @@ def _in_steps(attempt: Attempt) -> TaskRecord:
     # The task has written nothing, so only the outcome must be written again.
     def finish() -> None:
         with transaction() as connection:
-            _finish(connection, [outcome], attempt.worker, waiting=False, began=None)
+            _finish(connection, [end], attempt.worker, waiting=False, began=None)
 
     retry_while_unavailable(finish)
-    return outcome
+    return end
 
 
 def _finish(
@@ -245,11 +249,11 @@ def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> lis
         error = TaskError(OWN_ROW)
     final = isinstance(error, TaskError)
     # Recorded first: a log may be slow, or broken.
-    outcome = _record(attempt, error, retry=not final)
+    end = _record(attempt, error, retry=not final)
     if not final:
         logger.error("%s raised", attempt.label, extra=attempt.log_extra, exc_info=error)
         report.traceback = plain_traceback(error)
-    return [outcome] if outcome else []
+    return [end] if end else []
 
 
 def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecord | None:
@@ -271,7 +275,7 @@ def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecor
         )
         return None
     logger.warning("%s: %s after an error: %s", attempt.label, state, text, extra=attempt.log_extra)
-    return attempt.outcome(state, error=text)
+    return outcome(attempt.id, attempt.number, state, error=text)
 
 
 def _note_dropped(attempts: Sequence[Attempt]) -> None:

@@ -14,7 +14,7 @@ from celery.exceptions import WorkerLostError
 
 from backend.broker.app import app
 from backend.db import ledger, locked
-from backend.db.records import TaskRecord
+from backend.db.records import TaskRecord, outcome
 from backend.db.session import transaction
 from backend.loop import start_thread
 from backend.states import RETRY, REVOKED
@@ -43,7 +43,7 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
         return
     logger.warning("%s: %s", state, reason, extra=about(delivery.id, delivery.attempt))
     if state != RETRY:
-        _reply(delivery, TaskRecord(delivery.id, state=state, error=reason))
+        _reply(delivery, outcome(delivery.id, delivery.attempt, state, error=reason))
 
 
 def record_lost_batch(attempts: Mapping[str, int]) -> None:
@@ -73,10 +73,10 @@ def record_revoke(task_id: str, reason: str, delivery: Delivery | None = None) -
         return
     logger.warning("REVOKED: %s", error, extra=about(task_id, ended))
     if delivery:
-        _reply(delivery, TaskRecord(task_id, state=REVOKED, error=error))
+        _reply(delivery, outcome(task_id, ended, REVOKED, error=error))
 
 
-def _reply(delivery: Delivery, outcome: TaskRecord) -> None:
+def _reply(delivery: Delivery, end: TaskRecord) -> None:
     """Reply in a thread: the lease's must not wait for the broker, which may take seconds."""
     results: Any = app.backend
-    start_thread("reply", "sends a reply", partial(results.reply, [(delivery, outcome)]))
+    start_thread("reply", "sends a reply", partial(results.reply, [(delivery, end)]))

@@ -21,6 +21,27 @@ GUARDS = [
         "tests/integration/test_reconciler.py",
     ),
     Guard(
+        "2: another program's message with the id of a task is dropped",
+        "backend/worker/attempt/attempt.py",
+        "            if self.adopt(connection):\n",
+        "            if self.adopt(connection) or True:\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "2: so it is where the task writes in one commit",
+        "backend/worker/attempt/execute.py",
+        "            if not attempt.adopt(session):\n                raise Duplicate\n",
+        "            attempt.adopt(session)\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "2: of two messages with the same id of another program one counts",
+        "backend/worker/attempt/attempt.py",
+        "        except IntegrityError:\n            return False\n",
+        "        except IntegrityError:\n            return True\n",
+        "tests/integration/test_task_ends.py",
+    ),
+    Guard(
         "2: a claim of another program's task may be tried again",
         "backend/worker/attempt/attempt.py",
         "with connection.begin_nested():",
@@ -30,9 +51,9 @@ GUARDS = [
     Guard(
         "a failure is recorded before it is logged",
         "backend/worker/attempt/execute.py",
-        "    outcome = _record(attempt, error, retry=not final)\n",
+        "    end = _record(attempt, error, retry=not final)\n",
         '    logger.error("%s raised", attempt.what)\n'
-        "    outcome = _record(attempt, error, retry=not final)\n",
+        "    end = _record(attempt, error, retry=not final)\n",
         "tests/unit/test_execute.py",
     ),
     Guard(
