@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections import Counter
@@ -12,12 +13,34 @@ import pytest
 
 from backend.broker.outage import broker_outage
 from backend.db.outage import postgresql_outage
+from backend.settings import Settings, settings
 from tests.support.servers import Missing, Postgres, RabbitMQ, Redis, missing
 from tests.support.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+def _import_the_worker() -> None:
+    """Import all that reads settings at import, with the settings of servers that are not there.
+
+    backend/broker/app.py makes the Celery application of them, backend/worker registers the tasks.
+    Done before any file of tests is imported, so that these import what they test at their top;
+    what a test finds in the environment is what was there before.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        patch.setenv("DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:9/none")
+        patch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
+        patch.setattr("backend.settings.ENV_FILES", ())
+        settings.cache_clear()
+        importlib.import_module("backend.worker")
+    settings.cache_clear()
+
+
+_import_the_worker()
 
 Server = TypeVar("Server", Postgres, RabbitMQ, Redis)
 

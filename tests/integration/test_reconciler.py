@@ -10,8 +10,12 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from backend.broker.queues import TASKS_QUEUE
 from backend.db import leases, ledger, outbox
 from backend.errors import LeaseExpired, StoreLocked, StoreNotWritable
+from backend.maintenance import reconciler, rescue
+from backend.maintenance.liveness import Liveness
+from backend.maintenance.republish import LostMessages
 from backend.registry import registered
 from tests.support.attempts import attempt_of
 from tests.support.ledger import age, put, submit, task
@@ -25,8 +29,6 @@ pytestmark = pytest.mark.usefixtures("service")
 
 def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Liveness
     """Return a Liveness that has seen every worker for long enough."""
-    from backend.maintenance.liveness import Liveness
-
     monkeypatch.setattr(Liveness, "find_dead", lambda *arguments: set(arguments[-1]))
     return Liveness()
 
@@ -34,8 +36,6 @@ def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a L
 def test_where_nothing_can_be_written_no_worker_is_called_dead(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.maintenance import reconciler
-
     looked: list[object] = []
     monkeypatch.setattr(reconciler, "retry_abandoned", looked.append)
     name = service.url.database
@@ -49,8 +49,6 @@ def test_where_nothing_can_be_written_no_worker_is_called_dead(
 def test_a_task_whose_row_is_locked_holds_up_no_other(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.maintenance import rescue
-
     ids = submit(service, 3)
     with service.begin() as connection:
         for one in ids:
@@ -68,8 +66,6 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
 def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.maintenance import reconciler
-
     (lost,) = submit(service)
     with service.begin() as connection:
         assert ledger.claim(connection, {lost: 1}, "w").ids
@@ -93,9 +89,6 @@ def test_only_what_no_worker_holds_is_called_lost(
     held: int,
     lost: int,
 ) -> None:
-    from backend.broker.queues import TASKS_QUEUE
-    from backend.maintenance.republish import LostMessages
-
     ids = submit(service, 4)
     with service.begin() as connection:
         outbox.take(connection, 10)
@@ -120,8 +113,6 @@ def test_only_what_no_worker_holds_is_called_lost(
 def test_a_lock_that_stops_every_pass_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.maintenance import reconciler
-
     locked = [True, True, False, True]
     made = reconciler.Reconciler()
 

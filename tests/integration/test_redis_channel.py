@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import pytest
 
+from backend.worker.parent import malformed
+
 if TYPE_CHECKING:
     from tests.support.servers import Redis
 
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 def test_a_connection_that_holds_a_message_can_be_closed_when_redis_has_gone(
     redis_server: Redis,
 ) -> None:
-    from backend.worker.parent import malformed
-
     redis_server.start()
     connection: Any = kombu.Connection(redis_server.url, connect_timeout=1)
     malformed.tolerate(connection)

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, repairs
+from backend.maintenance.reconciler import Reconciler
 from tests.support.ledger import box, put, submit, task
 from tests.support.plans import WAITING, blocks, burst
+from tests.support.readiness import readiness
 from tests.support.waiting import eventually
 
 
@@ -109,9 +111,6 @@ def test_a_look_reads_what_it_looks_at_and_not_the_backlog(database: sa.Engine) 
 def test_the_reconciler_repairs_and_health_says_how_many(
     service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.maintenance.reconciler import Reconciler
-    from tests.support.readiness import readiness
-
     (task_id,) = submit(service)
     empty_outbox(service)
     assert readiness()[0].faults == []

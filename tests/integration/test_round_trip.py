@@ -15,9 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import HealthCheck, example, given, settings
 from pydantic import BaseModel, RootModel, TypeAdapter
 
-from backend.api.routes.batch_items import BatchItem
+from backend.api.body import read_json
+from backend.api.routes.batch_items import BatchItem, arguments_of
 from backend.errors import TaskError
 from backend.task import Run, Task, _check_model
+from backend.worker.attempt.call import as_json, call
 from tests.support.shapes import asked
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ def connection(database: sa.Engine) -> Iterator[sa.Connection]:
 
 def accepted(model: type[BaseModel], body: str) -> str | None:
     """Return the text that POST /tasks/<name> stores; None where it refuses the body."""
-    from backend.api.body import read_json
 
     async def read() -> bytes:
         return body.encode("utf-8", "surrogatepass")
@@ -50,8 +51,6 @@ def accepted(model: type[BaseModel], body: str) -> str | None:
 
 def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
     """Return the text that POST /tasks/batch stores; None where it refuses the body."""
-    from backend.api.routes.batch_items import arguments_of
-
     whole = f'[{{"name": "a_task", "arguments": {body}}}]'
     text = accepted(RootModel[list[BatchItem]], whole)
     if text is None:
@@ -67,8 +66,6 @@ def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
 
 def seen(model: type[BaseModel], text: str) -> Any:  # noqa: ANN401 - a model
     """Return what the task's function is given."""
-    from backend.worker.attempt.call import call
-
     given: list[object] = []
 
     def function(args: BaseModel, _run: Run) -> BaseModel:
@@ -126,8 +123,6 @@ def test_a_task_sees_what_the_api_accepted_on_both_routes(
 def test_a_value_gets_no_null_that_the_task_did_not_return(
     asked: tuple[type[BaseModel], str],
 ) -> None:
-    from backend.worker.attempt.call import as_json
-
     model, body = asked
     try:
         value = model.model_validate_json(body)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
+from backend.worker.attempt.session import TaskSession
 from tests.support.ledger import submit
 from tests.support.readiness import readiness
 
@@ -83,8 +84,6 @@ def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
 
 
 def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -> None:
-    from backend.worker.attempt.session import TaskSession
-
     assert service
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
     with TaskSession(time_limit=60) as own:

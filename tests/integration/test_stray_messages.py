@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import leases, queries
+from backend.errors import StoreUnavailable
 from backend.registry import registered
+from backend.worker import stray_messages
 from tests.support.attempts import run_alone, run_together
 from tests.support.ledger import put, submit
 from tests.support.readiness import readiness
@@ -28,8 +30,6 @@ TROUBLE = "messages of tasks that this database does not have"
 @pytest.fixture
 def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give a worker with a lease, whose process has looked up nothing yet."""
-    from backend.worker import stray_messages
-
     monkeypatch.setattr(stray_messages, "_pause_until", 0.0)
     with service.begin() as connection:
         leases.renew(connection, "w", list)
@@ -39,8 +39,6 @@ def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def drop(worker: str) -> Drop:
     """Give what the worker's processes call."""
-    from backend.worker import stray_messages
-
     return lambda queue, ids: stray_messages.note_dropped(worker, queue, ids)
 
 
@@ -111,8 +109,6 @@ def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_lo
 def test_with_postgresql_away_a_dropped_message_stays_dropped(
     drop: Drop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.errors import StoreUnavailable
-
     def away(*_: object) -> set[str]:
         raise StoreUnavailable
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from backend.db.transaction_policy import ENDED
 from backend.errors import Error
+from backend.worker.attempt.attempt import Attempt
 from tests.support.ledger import task
 from tests.support.task_session import (
     CULPRIT,
@@ -261,8 +262,6 @@ def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa
 def test_a_process_that_dies_after_such_a_commit_leaves_an_attempt_that_the_reconciler_finds(
     service: sa.Engine,
 ) -> None:
-    from backend.worker.attempt.attempt import Attempt
-
     class Unrecorded(Attempt):
         def record_error(self, error: str, *, retry: bool) -> None:
             raise RuntimeError(error, retry)

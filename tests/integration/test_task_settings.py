@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from backend.db import connection
+from backend.db import connection, session
+from backend.worker.attempt import retry
 from tests.support.task_session import raw, run_once, sql
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def test_a_task_of_one_commit_cannot_change_it_by_callproc(service: sa.Engine) -
     ],
 )
 def test_settings_of_one_task_do_not_reach_the_next(service: sa.Engine, statement: str) -> None:
-    from backend.db import session
-
     def settings() -> list[Any]:
         with session.transaction() as connection:
             found = connection.exec_driver_sql(
@@ -88,8 +87,6 @@ def test_settings_of_one_task_do_not_reach_the_next(service: sa.Engine, statemen
 def test_what_outlasts_a_transaction_goes_with_its_connection(
     service: sa.Engine, statement: str, *, one_commit: bool
 ) -> None:
-    from backend.db import session
-
     for _ in range(2):
         assert run_once(service, sql(statement), one_commit=one_commit)["state"] == "SUCCESS"
     with session.transaction() as connection:
@@ -107,8 +104,6 @@ def limits(session: Session) -> list[str]:
 def test_the_limits_of_a_tasks_transaction_are_its_time_limit_and_end_with_it(
     service: sa.Engine,
 ) -> None:
-    from backend.db import session
-
     shown: list[list[str]] = []
     row = run_once(service, lambda own: shown.append(limits(own)), one_commit=False)
     assert row["state"] == "SUCCESS"
@@ -163,7 +158,5 @@ def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
 ) -> None:
     """It holds up the others of its batch, which runs without it."""
-    from backend.worker.attempt import retry
-
     monkeypatch.setattr(retry, "RETRY_SECONDS", 1)
     assert run_once(service, action, one_commit=True)["state"] != "SUCCESS"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from backend.db import session
+from backend.db import session, writable
 from backend.errors import StoreNotWritable, StoreUnavailable
 
 PID = sa.text("SELECT pg_backend_pid()")
@@ -75,8 +75,6 @@ def test_whoever_meets_a_read_only_server_gives_up_the_connections_of_both_engin
 
 
 def test_a_trial_leaves_nothing_behind(database: sa.Engine) -> None:
-    from backend.db import writable
-
     with session.trial() as connection:
         writable.try_insert(connection, writable.LARGE)
         size = sa.text("SELECT octet_length(holds[1]) FROM workers")

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.broker.app import app
+from backend.registry import registered
+from backend.worker.parent.unreported import record_failure, record_lost_batch, record_revoke
 from tests.support.attempts import attempt_of
 from tests.support.ledger import box, claim, submit, succeed, task
 from tests.support.waiting import eventually
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Give a list of what is replied."""
-    from backend.broker.app import app
-
     sent: list[tuple[Delivery, TaskRecord]] = []
     monkeypatch.setattr(app.backend, "reply", sent.extend)
     return sent
@@ -31,9 +32,6 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason(
     service: sa.Engine, replies: list[Any], max_attempts: int, state: str
 ) -> None:
-    from backend.registry import registered
-    from backend.worker.parent.unreported import record_failure
-
     (task_id,) = submit(service, max_attempts=max_attempts)
     error = RecursionError("maximum recursion depth exceeded")
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
@@ -47,8 +45,6 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason
 
 
 def test_attempts_of_a_lost_batch_run_again_at_no_cost(service: sa.Engine) -> None:
-    from backend.worker.parent.unreported import record_lost_batch
-
     waits, ended = submit(service, 2)
     with service.begin() as connection:
         claim(connection, ended, 1)
@@ -62,9 +58,6 @@ def test_attempts_of_a_lost_batch_run_again_at_no_cost(service: sa.Engine) -> No
 def test_a_revoked_attempt_ends_and_who_waits_is_told(
     service: sa.Engine, replies: list[Any]
 ) -> None:
-    from backend.registry import registered
-    from backend.worker.parent.unreported import record_revoke
-
     (task_id,) = submit(service)
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
     record_revoke(task_id, "terminated", delivery)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backend.broker.wire import Delivery
+from backend.worker.attempt.attempt import Attempt
+from backend.worker.attempt.execute import run
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -23,9 +27,6 @@ def attempt_of(
     queue: str = "tasks",
 ) -> Attempt:
     """Return the first attempt of a task, for the worker "w"."""
-    from backend.broker.wire import Delivery
-    from backend.worker.attempt.attempt import Attempt
-
     delivery = Delivery(
         task_id, 1, spec.name, args, kwargs or {}, None, None, queue, external, callbacks
     )
@@ -34,13 +35,9 @@ def attempt_of(
 
 def run_alone(spec: Task, task_id: str, *args: object, **options: Any) -> Report:
     """Run a task's first attempt; return what the parent process is told."""
-    from backend.worker.attempt.execute import run
-
     return run([attempt_of(spec, task_id, *args, **options)])
 
 
 def run_together(spec: Task, task_ids: Sequence[str], arguments: str = "{}") -> Report:
     """Run the first attempts of short tasks as a batch."""
-    from backend.worker.attempt.execute import run
-
     return run([attempt_of(spec, each, arguments, queue="short_tasks") for each in task_ids])

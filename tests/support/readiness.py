@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from backend.api.services import Services
+
 if TYPE_CHECKING:
     from backend.api.readiness import Readiness
 
 
 def readiness() -> list[Readiness]:
     """Ask what GET /health/ready asks of PostgreSQL."""
-    from backend.api.services import Services
-
     services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
     return Services._check(services, [None])

@@ -9,17 +9,17 @@ from uuid import uuid4
 
 from kombu import Message
 
+import backend.worker  # noqa: F401 - registers the tasks
+from backend.broker.app import app
+from backend.worker.parent import lease
+from backend.worker.parent.request import LedgerRequest
+
 if TYPE_CHECKING:
     import pytest
 
 
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
     """Return a request of the task `slow`; the calls that are to write are noted."""
-    import backend.worker  # noqa: F401 - registers the tasks
-    from backend.broker.app import app
-    from backend.worker.parent import lease
-    from backend.worker.parent.request import LedgerRequest
-
     task: Any = app.tasks["slow"]
 
     noting = SimpleNamespace(write_soon=lambda write: outcomes.append((write.func, *write.args)))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from celery.worker import state
 
+from backend.worker.parent import activity
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,8 +35,6 @@ def _no_requests() -> Iterator[None]:
 def test_it_counts_what_ended_since_the_last_line_and_says_nothing_when_idle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from backend.worker.parent import activity
-
     caplog.set_level(logging.INFO)
     log = activity.ActivityLog()
     requests = [Request(number) for number in range(5)]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from backend.api.routes import batch_lines
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ class Body:
 
 
 def chunks(body: bytes, size: int) -> list[list[bytes]]:
-    from backend.api.routes import batch_lines
-
     async def gather() -> list[list[bytes]]:
         request = cast("Request", Body(body, size))
         return [chunk async for chunk in batch_lines._chunks(request)]

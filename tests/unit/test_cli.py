@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from backend import cli, ports
+from backend.broker.app import app
 from tests.support.ports import free_port
 
 
@@ -60,8 +61,6 @@ class Broken:
 
 @pytest.mark.usefixtures("configured")
 def test_the_exit_code_of_a_worker_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.broker.app import app
-
     monkeypatch.setattr(app, "Worker", Broken)
     with pytest.raises(SystemExit) as ended:
         cli.commands(["worker"], standalone_mode=False)

@@ -9,14 +9,15 @@ from uuid import uuid4
 import pytest
 from celery.exceptions import NotRegistered
 
+from backend.worker.parent import lease
+from backend.worker.parent.consumer import LedgerConsumer
+from backend.worker.stray_messages import note_dropped
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
 def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
     """Return what the lease's thread is given when a message of an unknown name is dropped."""
-    from backend.worker.parent import lease
-    from backend.worker.parent.consumer import LedgerConsumer
-
     reported: list[object] = []
     monkeypatch.setattr(
         lease, "write_soon", lambda write: reported.append((write.func, *write.args))
@@ -32,8 +33,6 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
 def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.stray_messages import note_dropped
-
     task_id = str(uuid4())
     reported = dropped(monkeypatch, {"id": task_id, "ledger_attempt": 1})
     assert reported == [(note_dropped, "a worker", "tasks", [task_id])]

@@ -9,8 +9,11 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
+from backend.broker.wire import Delivery
 from backend.states import RETRY
 from backend.task import Task
+from backend.worker.attempt.attempt import Attempt, Report
+from backend.worker.attempt.execute import execute
 from tests.support.attempts import run_alone
 
 if TYPE_CHECKING:
@@ -45,10 +48,6 @@ def done() -> Iterator[list[str]]:
 
 
 def test_an_error_of_our_own_reaches_the_log_and_not_the_parent(done: list[str]) -> None:
-    from backend.broker.wire import Delivery
-    from backend.worker.attempt.attempt import Report
-    from backend.worker.attempt.execute import execute
-
     unknown = Delivery(str(uuid4()), 1, "nobody_knows", ["{}"], {}, None, None, "tasks")
     assert execute("w", [unknown]) == Report()
     assert len(done) == 1
@@ -56,8 +55,6 @@ def test_an_error_of_our_own_reaches_the_log_and_not_the_parent(done: list[str])
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bool) -> None:
-    from backend.worker.attempt.attempt import Attempt
-
     class Recorded(Attempt):
         def claim(self) -> None:
             """Need no ledger."""

@@ -6,14 +6,14 @@ import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from backend.worker.failures import backoff, error_text
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 SECRET = "SELECT secret FROM hosts"
 
 
 def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None:
-    from backend.worker.failures import backoff
-
     expected = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
     assert expected == [backoff(attempt) for attempt in range(1, 11)]
     assert backoff(10_000) == 300.0
@@ -41,19 +41,13 @@ def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None
 def test_an_error_is_told_in_words_without_queries_or_hosts(
     error: BaseException | str, told: str
 ) -> None:
-    from backend.worker.failures import error_text
-
     assert told == error_text(error)
 
 
 @pytest.mark.parametrize("error", [ValueError("\x00"), ValueError(""), ValueError("  \n")])
 def test_an_error_without_words_is_told_by_its_name(error: Exception) -> None:
-    from backend.worker.failures import error_text
-
     assert error_text(error) == "ValueError"
 
 
 def test_an_error_of_several_lines_is_told_in_one() -> None:
-    from backend.worker.failures import error_text
-
     assert "\n" not in error_text(ValueError("first\nsecond"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fastapi.testclient import TestClient
 
+from backend.api.app import create_app
 from backend.settings import OWN_PATHS, settings
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ FORWARDED = {
 
 
 def application(monkeypatch: pytest.MonkeyPatch, **environment: str) -> FastAPI:
-    from backend.api.app import create_app
-
     monkeypatch.setenv("FLOWER_PORT", "5999")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

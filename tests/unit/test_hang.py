@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from backend.worker.parent.hang import CHECKS, Misses
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
@@ -20,16 +22,12 @@ def no() -> bool:
 
 
 def test_thirty_checks_in_a_row_without_a_tick_mean_that_it_hangs() -> None:
-    from backend.worker.parent.hang import CHECKS, Misses
-
     misses = Misses()
     assert [misses.check(ticked=False, reached=yes) for _ in range(30)] == [False] * 29 + [True]
     assert CHECKS == 30
 
 
 def test_one_tick_is_enough_and_needs_no_connection() -> None:
-    from backend.worker.parent.hang import Misses
-
     misses = Misses()
     for _ in range(5):
         assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
@@ -37,8 +35,6 @@ def test_one_tick_is_enough_and_needs_no_connection() -> None:
 
 
 def test_a_broker_that_is_away_explains_a_missing_tick() -> None:
-    from backend.worker.parent.hang import Misses
-
     misses = Misses()
     assert not any(misses.check(ticked=False, reached=no) for _ in range(1000))
     # It may take a while until Celery has noticed that the broker is back.

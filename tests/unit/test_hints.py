@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from backend.worker.parent import hints
+from backend.worker.parent.hints import SILENCE_SECONDS, Hints
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from backend.worker.parent.hints import Hints
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -42,8 +43,6 @@ class Broker:
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    from backend.worker.parent import hints
-
     broker = Broker()
     monkeypatch.setattr(hints, "connect", broker.connect)
     return broker
@@ -51,7 +50,6 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
 
 @pytest.fixture
 def hints(broker: Broker) -> Hints:  # noqa: ARG001 - connects to it
-    from backend.worker.parent.hints import Hints
 
     return Hints()
 
@@ -73,8 +71,6 @@ def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from backend.worker.parent.hints import SILENCE_SECONDS
-
     now = 0.0
     monkeypatch.setattr("backend.worker.parent.hints.time", SimpleNamespace(monotonic=lambda: now))
     sent: list[object] = []

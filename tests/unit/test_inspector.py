@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from kombu import Connection, Producer
 
+from backend.api import inspector
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_a_late_answer_is_heard_while_questions_do_not_cease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.api import inspector
-
     # kombu's broker in memory: what is published is seen by each connection of this process.
     monkeypatch.setattr(inspector, "connect", lambda **_: Connection("memory://"))
     monkeypatch.setattr(inspector, "REPLY_TIMEOUT", 0.2)

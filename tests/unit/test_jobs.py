@@ -12,6 +12,9 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state as celery_state
 
 from backend.states import FAILURE, RETRY, SUCCESS
+from backend.worker.attempt.attempt import Report
+from backend.worker.parent import lease, unreported
+from backend.worker.parent.jobs import Job
 from tests.support.requests import request_of
 
 pytestmark = pytest.mark.usefixtures("configured", "_forget_requests")
@@ -36,8 +39,6 @@ def job_of(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
 ) -> tuple[Any, list[Any]]:
     """Return a job of so many attempts, received and not begun, and their requests."""
-    from backend.worker.parent.jobs import Job
-
     requests = [
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
     ]
@@ -55,8 +56,6 @@ def sent_events(request: Any) -> list[str]:  # noqa: ANN401 - a request
 def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
-    from backend.worker.parent import unreported
-
     job, (request,) = job_of(monkeypatch, controller, 1)
     error = RecursionError("nested too deeply")
     controller.pool.apply_async.side_effect = error
@@ -83,8 +82,6 @@ def test_a_batch_that_cannot_be_sent_runs_alone(
 def test_each_attempt_of_a_report_ends_and_flower_is_told(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
-    from backend.worker.attempt.attempt import Report
-
     job, requests = job_of(monkeypatch, controller, 5)
     job.send()
     job._on_accepted(4711, 0.0)
@@ -109,8 +106,6 @@ def test_each_attempt_of_a_report_ends_and_flower_is_told(
 def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_batch(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, held: bool
 ) -> None:
-    from backend.worker.parent import lease
-
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:
         request.in_batch = True
@@ -124,8 +119,6 @@ def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_
 def test_attempts_whose_child_is_lost_are_reported_once(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
 ) -> None:
-    from backend.worker.parent import unreported
-
     job, requests = job_of(monkeypatch, controller, count)
     job.send()
     job._on_accepted(4711, 0.0)

@@ -11,6 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from backend.worker.parent import lease, subprocesses
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -20,8 +22,6 @@ pytestmark = pytest.mark.usefixtures("configured")
 def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.parent import lease
-
     killed: list[object] = []
     later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
     request = SimpleNamespace(kill=killed.append)
@@ -51,8 +51,6 @@ def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
 
 
 def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.worker.parent import lease
-
     alone, member = (
         Mock(id=name, delivery=Mock(attempt=2), in_batch=name == "member")
         for name in ("alone", "member")
@@ -68,8 +66,6 @@ def test_a_lease_lists_no_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.parent import lease, subprocesses
-
     done: list[str] = []
     ending: Any = lease.Lease.__new__(lease.Lease)
     ending._stopping = threading.Event()
@@ -91,8 +87,6 @@ def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_
 def test_a_worker_that_stops_ends_whatever_its_end_waits_for(
     monkeypatch: pytest.MonkeyPatch, *, told: bool
 ) -> None:
-    from backend.worker.parent import lease
-
     done: list[object] = []
     monkeypatch.setattr("backend.worker.parent.lease.time.sleep", done.append)
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))

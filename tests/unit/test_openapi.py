@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
+from backend.api.app import create_app
 from backend.tasks.insert_message import Content, MessageOut
 from backend.tasks.slow import SlowResult
 
@@ -27,7 +28,6 @@ Operation = tuple[str, str, dict[str, Any]]
 
 @pytest.fixture
 def client(configured: None) -> TestClient:  # noqa: ARG001 - the settings
-    from backend.api.app import create_app
 
     return TestClient(create_app())
 

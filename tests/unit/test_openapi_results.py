@@ -18,6 +18,7 @@ from pydantic import (
 from backend.api.routes import task_models
 from backend.task import Task
 from backend.tasks.slow import SlowArguments
+from backend.worker.attempt.call import as_json
 
 
 class Handle:
@@ -71,6 +72,4 @@ def test_any_result_is_documented(
 
 @pytest.mark.usefixtures("configured")
 def test_a_value_has_the_names_that_are_documented() -> None:
-    from backend.worker.attempt.call import as_json
-
     assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}

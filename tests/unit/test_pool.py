@@ -11,14 +11,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.concurrency.asynpool import AsynPool
 from kombu.asynchronous import Hub
 
+from backend.worker.parent.pool import LOOKS_AGAIN, Processes, Results
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from backend.worker.parent.pool import Results
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -45,8 +45,6 @@ class Scene:
     """A child's pipe, an event loop, and the values that were received."""
 
     def __init__(self) -> None:
-        from backend.worker.parent.pool import Results
-
         self.pipe, self._end = os.pipe()
         os.set_blocking(self.pipe, False)
         self.hub = Hub()
@@ -127,8 +125,6 @@ def test_a_child_that_ended_within_a_result_costs_the_next_one_nothing(scene: Sc
 def test_the_loop_starts_over_while_a_child_that_has_ended_is_still_in_the_pool(
     scene: Scene,
 ) -> None:
-    from backend.worker.parent.pool import Processes
-
     pool = Processes.__new__(Processes)
     pool._track_child_process(SimpleNamespace(_sentinel_poll=None), scene.hub)
     assert scene.hub.readers.keys() == {scene.pipe}
@@ -159,10 +155,6 @@ def test_a_worker_that_stops_after_the_loop_started_over_reads_a_result_to_its_e
 def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from celery.concurrency.asynpool import AsynPool
-
-    from backend.worker.parent.pool import Processes
-
     done: list[str] = []
     monkeypatch.setattr(AsynPool, "flush", lambda _: done.append("jobs forgotten"))
     monkeypatch.setattr(Processes, "maintain_pool", lambda _: done.append("children looked at"))
@@ -171,10 +163,6 @@ def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
 
 
 def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    from celery.concurrency.asynpool import AsynPool
-
-    from backend.worker.parent.pool import Processes
-
     monkeypatch.setattr(AsynPool, "destroy_queues", lambda *_: 1)
     pool = Processes.__new__(Processes)
     ended, other = child(5), child(6)
@@ -188,10 +176,6 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel closes the files of a process before its end can be asked for."""
-    from celery.concurrency.asynpool import AsynPool
-
-    from backend.worker.parent.pool import LOOKS_AGAIN, Processes
-
     looks: list[str] = []
     pool = Processes.__new__(Processes)
     ending, ended = SimpleNamespace(pid=1), SimpleNamespace(pid=2)
@@ -209,10 +193,6 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
 
 
 def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    from celery.concurrency.asynpool import AsynPool
-
-    from backend.worker.parent.pool import Processes
-
     free: list[int] = []
     monkeypatch.setattr(AsynPool, "on_job_ready", lambda *parts: free.append(parts[-1]))
     pool = Processes.__new__(Processes)
@@ -229,10 +209,6 @@ def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPa
 def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from celery.concurrency.asynpool import AsynPool
-
-    from backend.worker.parent.pool import Processes
-
     pool = Processes.__new__(Processes)
     other, queues = SimpleNamespace(pid=1, dead=False), ("its", "queues")
     pool._pool, pool._queues = [other], {queues: None}

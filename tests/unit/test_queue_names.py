@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from backend.broker.app import _REDIS_OPTIONS, app
+from backend.broker.queues import QUEUES
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_without_a_prefix_every_name_is_that_of_earlier_versions() -> None:
-    from backend.broker.app import _REDIS_OPTIONS, app
-    from backend.broker.queues import QUEUES
-
     assert [(queue.name, queue.routing_key) for queue in QUEUES] == [
         ("tasks", "tasks"),
         ("short_tasks", "short_tasks"),

@@ -27,6 +27,7 @@ import backend.tasks
 from backend import registry
 from backend.errors import RegistrationError, TaskError
 from backend.task import Run, task
+from backend.worker.attempt.call import call
 
 if TYPE_CHECKING:
     from backend.task import Function
@@ -228,8 +229,6 @@ def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int
 
 @pytest.mark.usefixtures("configured")
 def test_a_task_that_returns_no_model_fails_for_good() -> None:
-    from backend.worker.attempt.call import call
-
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake
 

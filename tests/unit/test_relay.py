@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.relay import relay
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -45,8 +47,6 @@ def passes(*script: bool) -> Callable[..., list[object]]:
 def test_the_second_outage_of_a_kind_is_told_of_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from backend.relay import relay
-
     monkeypatch.setattr(relay, "Publisher", Nothing)
     monkeypatch.setattr("backend.relay.relay.listen.OutboxListener", Nothing)
     monkeypatch.setattr("backend.telemetry.outage.RETRY_SECONDS", 0.01)

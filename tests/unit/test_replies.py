@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backend.api import replies
 from backend.db.records import TaskRecord
 from backend.loop import Loop
 from backend.states import PENDING, SUCCESS
@@ -23,8 +24,6 @@ pytestmark = pytest.mark.usefixtures("configured")
 def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.api import replies
-
     monkeypatch.setattr(Loop, "start", lambda _: None)
     monkeypatch.setattr(replies, "POLL_SECONDS", 5.0)
     made: list[ReplyListener] = []
@@ -55,8 +54,6 @@ def waited(
 
     `end` gets the listener, and a list to add to when the client has left.
     """
-    from backend.api import replies
-
     monkeypatch.setattr(Loop, "start", lambda _: None)
     left: list[bool] = []
 

@@ -9,6 +9,7 @@ import pytest
 from celery.exceptions import Terminated, WorkerLostError
 from celery.worker import state as celery_state
 
+from backend.worker.parent.unreported import record_failure, record_revoke
 from tests.support.requests import request_of
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
 
 
 def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.worker.parent.unreported import record_revoke
-
     outcomes: list[Any] = []
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
@@ -66,8 +65,6 @@ def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.Monk
 
 
 def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.worker.parent.unreported import record_failure
-
     outcomes: list[Any] = []
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=2))
     error = WorkerLostError("signal 9")
@@ -81,8 +78,6 @@ def test_an_attempt_whose_child_was_lost_is_reported_once(monkeypatch: pytest.Mo
 def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from backend.worker.parent.unreported import record_revoke
-
     outcomes: list[Any] = []
     request = request_of(monkeypatch, outcomes, ledger_attempt=1)
     request.terminate(Pool(), signal=signal.SIGTERM)

@@ -9,7 +9,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from backend.broker.app import app
+from backend.broker.wire import Delivery
+from backend.db.records import TaskRecord
 from backend.states import FAILURE, REVOKED, SUCCESS, State
+from backend.worker.parent import results
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -17,8 +21,6 @@ pytestmark = pytest.mark.usefixtures("configured")
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Give a list of (queue, body) of each reply."""
-    from backend.worker.parent import results
-
     sent: list[tuple[str, Any]] = []
 
     def publish(body: str, *, routing_key: str, **_: object) -> None:
@@ -31,10 +33,6 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
 def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
     """Reply to tasks of (id, reply queue, external, state, value or error)."""
-    from backend.broker.app import app
-    from backend.broker.wire import Delivery
-    from backend.db.records import TaskRecord
-
     backend: Any = app.backend
     ended = []
     for task_id, queue, external, state, text in ends:

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
 from backend.api import problems
+from backend.api.app import create_app
 from backend.api.route import Route
 from backend.api.route_table import RouteTable
 
@@ -84,8 +85,6 @@ def test_two_routes_of_one_method_and_path_are_refused() -> None:
 
 
 def test_no_route_of_the_application_bypasses_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.api.app import create_app
-
     async def refuse(*_: object) -> None:
         raise HTTPException(401, "who are you?")
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
+from backend.api import services
+from backend.batcher import Batcher
+from backend.loop import Loop
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_all_parts_stop_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.api import services
-    from backend.batcher import Batcher
-    from backend.loop import Loop
-
     def hang(_: object) -> None:
         time.sleep(0.4)
 

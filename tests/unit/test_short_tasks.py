@@ -11,11 +11,14 @@ import pytest
 from celery.worker import state as celery_state
 from kombu import Message
 
+import backend.worker  # noqa: F401 - registers the tasks
+from backend.broker.wire import encode_bundle
+from backend.db.records import OutboxEntry
+from backend.worker.parent.short import ShortTasks
+
 
 @pytest.mark.usefixtures("configured")
 def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> None:
-    from backend.worker.parent.short import ShortTasks
-
     consumer: Any = SimpleNamespace(connection=None)
     step = ShortTasks(consumer)
     step.consumers = [Mock(channel=Mock(close=Mock(side_effect=ConnectionError)))]
@@ -26,11 +29,6 @@ def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> Non
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(("name", "gathered"), [("insert_message", 1), ("slow", 0)])
 def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathered: int) -> None:
-    import backend.worker  # noqa: F401 - registers the tasks
-    from backend.broker.wire import encode_bundle
-    from backend.db.records import OutboxEntry
-    from backend.worker.parent.short import ShortTasks
-
     body, options = encode_bundle([OutboxEntry(str(uuid4()), 1, name, "{}", None)])
     make: Any = Message  # the stubs want a real channel
     message = make(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from backend.ids import is_task_id
+
 UPPER = "019A3F0E-7C1A-7D7E-9A53-0D8F2C7B1F55"
 HEX = UPPER.lower().replace("-", "")
 
@@ -14,12 +16,8 @@ pytestmark = pytest.mark.usefixtures("configured")
     "value", [None, 7, b"", [], "", "abc-123", "x" * 36, UPPER, HEX, UPPER.lower() + "\n"]
 )
 def test_what_is_no_uuid_is_no_id_of_a_task(value: object) -> None:
-    from backend.ids import is_task_id
-
     assert not is_task_id(value)
 
 
 def test_a_uuid_in_lower_case_is_an_id_of_a_task() -> None:
-    from backend.ids import is_task_id
-
     assert is_task_id(UPPER.lower())

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 
 import pytest
 
+from backend.api import totals
+
 pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.api import totals
-
     counts = 0
     counting, go = threading.Event(), threading.Event()
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Message
 
+from backend.broker.wire import VERSION_HEADER, OtherVersion, encode, encode_bundle, split_bundle
+from backend.db.records import OutboxEntry
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from backend.db.records import OutboxEntry
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -31,14 +32,10 @@ class Channel:
 
 
 def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
-    from backend.db.records import OutboxEntry
-
     return OutboxEntry(task_id, 1, "insert_message", args, "replies", bundle=0)
 
 
 def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None = None) -> Message:
-    from backend.broker.wire import encode_bundle
-
     text, options = encode_bundle(members)
     message: Any = Message  # the stubs want a real channel
     made: Message = message(
@@ -55,8 +52,6 @@ def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None 
 
 
 def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> None:
-    from backend.broker.wire import encode, split_bundle
-
     members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
     parts = split_bundle(received(members, Channel()))
     for part, member in zip(parts, members, strict=True):
@@ -68,8 +63,6 @@ def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> Non
 
 
 def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
-    from backend.broker.wire import split_bundle
-
     channel = Channel()
     first, second, third = split_bundle(received([due("a"), due("b"), due("c")], channel))
     logger = logging.getLogger()
@@ -82,8 +75,6 @@ def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
 
 
 def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
-    from backend.broker.wire import split_bundle
-
     message: Any = Message
     other: Message = message("{}", headers={"task": "insert_message"})
     assert list(split_bundle(other)) == [other]
@@ -91,8 +82,6 @@ def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("body", ["", "[]", "{", "{}", "7", "null"])
 def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
-    from backend.broker.wire import split_bundle
-
     with pytest.raises(ValueError, match=r"list of tasks|Expecting"):
         split_bundle(received([due("a")], Channel(), body or " "))
 
@@ -107,8 +96,6 @@ def row_of(**changed: object) -> str:
     ["1", '["a"]', '{"task_id": "a"}', row_of(args=3), row_of(attempt="1"), row_of(other=1)],
 )
 def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(row: str) -> None:
-    from backend.broker.wire import split_bundle
-
     channel = Channel()
     good = row_of()
     first, bad, second = split_bundle(received([due("a")], channel, f"[{good}, {row}, {good}]"))
@@ -123,8 +110,6 @@ def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(ro
 
 @pytest.mark.parametrize("version", [3, 0, "2"])
 def test_a_bundle_of_another_version_is_refused_as_such(version: object) -> None:
-    from backend.broker.wire import VERSION_HEADER, OtherVersion, split_bundle
-
     message = received([due("a")], Channel())
     headers: dict[str, Any] = message.headers
     headers[VERSION_HEADER] = version
