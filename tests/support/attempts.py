@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.task import Task
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Report
 
 
 def attempt_of(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.worker.parent import hints
 from backend.worker.parent.hints import SILENCE_SECONDS, Hints
 
 if TYPE_CHECKING:
@@ -42,20 +41,22 @@ class Broker:
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    broker = Broker()
-    monkeypatch.setattr(hints, "connect", broker.connect)
-    return broker
+def broker() -> Broker:
+    return Broker()
 
 
 @pytest.fixture
-def hints(broker: Broker) -> Hints:  # noqa: ARG001 - connects to it
-
-    return Hints()
+def hints(broker: Broker) -> Hints:
+    return Hints(open_connection=broker.connect)
 
 
 def fail(_: object) -> None:
     raise ConnectionResetError
+
+
+def let_time_pass(hints: Hints, seconds: float) -> None:
+    """Have the end of a pause come sooner by so many seconds."""
+    hints._silent_until -= seconds
 
 
 def test_one_connection_serves_all(hints: Hints, broker: Broker) -> None:
@@ -66,23 +67,19 @@ def test_one_connection_serves_all(hints: Hints, broker: Broker) -> None:
 
 
 def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
-    hints: Hints,
-    broker: Broker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    hints: Hints, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("backend.worker.parent.hints.time", SimpleNamespace(monotonic=lambda: now))
     sent: list[object] = []
     hints.send(fail)
+    let_time_pass(hints, SILENCE_SECONDS / 2)
     hints.send(sent.append)
     assert (sent, broker.connected, broker.collected) == ([], 1, 1)
-    now = SILENCE_SECONDS
+    let_time_pass(hints, SILENCE_SECONDS / 2)
     hints.send(fail)
     lines = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(lines) == 1
     assert "(ConnectionResetError)" in lines[0]
-    now = 2 * SILENCE_SECONDS
+    let_time_pass(hints, SILENCE_SECONDS)
     hints.send(sent.append)
     assert (len(sent), broker.connected) == (1, 3)
 

@@ -44,7 +44,8 @@ class Hints:
     _producer: Producer | None
     _blocked: bool
 
-    def __init__(self) -> None:
+    def __init__(self, open_connection: Callable[..., Connection] = connect) -> None:
+        self._open_connection = open_connection
         self._lost = False
         self._silent_until = 0.0
         self._forget()
@@ -73,7 +74,7 @@ class Hints:
                 self._give_up(SILENCE_SECONDS)
 
     def _connect(self) -> Producer:
-        connection = self._connection = connect(timeout=TIMEOUT_SECONDS)
+        connection = self._connection = self._open_connection(timeout=TIMEOUT_SECONDS)
         # RabbitMQ's notifications that it no longer reads, and that it reads again.
         established: Any = connection.connection
         established.on_blocked = self._on_blocked
