@@ -116,20 +116,23 @@ async def _chunks(request: Request) -> AsyncIterator[list[bytes]]:
 
 async def _body_lines(request: Request) -> AsyncIterator[bytes]:
     """Yield the body's lines; one that is too long is cut, to a byte over the limit."""
-    rest = b""
+    begun = bytearray()  # not bytes: each piece of a long line would copy them
     first = True
     async for piece in request.stream():
-        *whole, rest = (rest + piece).split(b"\n")
-        if first and whole:
-            whole[0] = whole[0].removeprefix(codecs.BOM_UTF8)
-            first = False
+        *whole, rest = piece.split(b"\n")
+        if whole:
+            whole[0] = bytes(begun + whole[0])
+            begun.clear()
+            if first:
+                whole[0] = whole[0].removeprefix(codecs.BOM_UTF8)
+                first = False
         for line in whole:
             yield line[: MAX_LINE + 1]
-        rest = rest[: MAX_LINE + 1]
-    if first:
-        rest = rest.removeprefix(codecs.BOM_UTF8)
-    if rest.strip():
-        yield rest
+        begun += rest
+        del begun[MAX_LINE + 1 :]
+    last = bytes(begun).removeprefix(codecs.BOM_UTF8 if first else b"")
+    if last.strip():
+        yield last
 
 
 async def _accept_lines(
