@@ -22,9 +22,6 @@ class Request:
         self.name = "a task"
 
 
-pytestmark = pytest.mark.usefixtures("configured")
-
-
 @pytest.fixture(autouse=True)
 def _no_requests() -> Iterator[None]:
     state.reset_state()

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-import pytest
-
 from backend.api.routes import batch_lines
-
-pytestmark = pytest.mark.usefixtures("configured")
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,6 @@ from backend.worker.parent import lease
 from backend.worker.parent.consumer import LedgerConsumer
 from backend.worker.stray_messages import note_dropped
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
     """Return what the lease's thread is given when a message of an unknown name is dropped."""

@@ -8,8 +8,6 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from backend.worker.failures import backoff, error_text
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 SECRET = "SELECT secret FROM hosts"
 
 

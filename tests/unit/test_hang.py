@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from backend.worker.parent.hang import CHECKS, Misses
-
-pytestmark = pytest.mark.usefixtures("configured")
 
 
 def never() -> bool:

@@ -14,8 +14,6 @@ from backend.worker.parent.hints import SILENCE_SECONDS, Hints
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 class Broker:
     """Stands for the connections that are made; `notice` is called when one is read from."""

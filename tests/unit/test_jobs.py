@@ -17,7 +17,7 @@ from backend.worker.parent import lease, unreported
 from backend.worker.parent.jobs import Job
 from tests.support.requests import request_of
 
-pytestmark = pytest.mark.usefixtures("configured", "_forget_requests")
+pytestmark = pytest.mark.usefixtures("_forget_requests")
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from backend.worker.parent import lease, subprocesses
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,

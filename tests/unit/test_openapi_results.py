@@ -70,6 +70,5 @@ def test_any_result_is_documented(
     OAS31Validator(schema).validate(state)
 
 
-@pytest.mark.usefixtures("configured")
 def test_a_value_has_the_names_that_are_documented() -> None:
     assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}

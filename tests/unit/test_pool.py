@@ -20,7 +20,6 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("configured")
 
 HALF = 60
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from backend.broker.app import _REDIS_OPTIONS, app
 from backend.broker.queues import QUEUES
-
-pytestmark = pytest.mark.usefixtures("configured")
 
 
 def test_without_a_prefix_every_name_is_that_of_earlier_versions() -> None:

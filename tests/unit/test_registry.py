@@ -227,7 +227,6 @@ def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int
         task(name="idle", max_attempts=count)(do_nothing)
 
 
-@pytest.mark.usefixtures("configured")
 def test_a_task_that_returns_no_model_fails_for_good() -> None:
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake

@@ -6,14 +6,12 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from backend.relay import relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.usefixtures("configured")
+    import pytest
 
 
 class Nothing:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from backend.worker.parent.request import LedgerRequest
 
 
-pytestmark = pytest.mark.usefixtures("configured")
-
-
 class Pool:
     """A pool that notes which process it was told to kill."""
 

@@ -15,8 +15,6 @@ from backend.db.records import TaskRecord
 from backend.states import FAILURE, REVOKED, SUCCESS, State
 from backend.worker.parent import results
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:

@@ -17,7 +17,6 @@ from backend.db.records import OutboxEntry
 from backend.worker.parent.short import ShortTasks
 
 
-@pytest.mark.usefixtures("configured")
 def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> None:
     consumer: Any = SimpleNamespace(connection=None)
     step = ShortTasks(consumer)
@@ -26,7 +25,6 @@ def test_a_worker_that_stops_while_the_broker_is_away_closes_no_channel() -> Non
     step.shutdown(consumer)
 
 
-@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(("name", "gathered"), [("insert_message", 1), ("slow", 0)])
 def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathered: int) -> None:
     body, options = encode_bundle([OutboxEntry(str(uuid4()), 1, name, "{}", None)])

@@ -9,8 +9,6 @@ from backend.ids import is_task_id
 UPPER = "019A3F0E-7C1A-7D7E-9A53-0D8F2C7B1F55"
 HEX = UPPER.lower().replace("-", "")
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 @pytest.mark.parametrize(
     "value", [None, 7, b"", [], "", "abc-123", "x" * 36, UPPER, HEX, UPPER.lower() + "\n"]

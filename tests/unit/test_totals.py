@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import nullcontext
-
-import pytest
+from typing import TYPE_CHECKING
 
 from backend.api import totals
 
-pytestmark = pytest.mark.usefixtures("configured")
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,6 @@ from backend.db.records import OutboxEntry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-pytestmark = pytest.mark.usefixtures("configured")
-
 
 class Channel:
     """A channel that notes what is acknowledged."""
