@@ -50,11 +50,16 @@ class Batcher(Generic[T, R]):
         work: Callable[[Sequence[T]], Sequence[R]],
         limit: int = 500,
         size: Callable[[T], int] | None = None,
+        timeout: float = STORE_TIMEOUT,
     ) -> None:
-        """Start the thread. `size` returns an item's bytes; a batch ends at BATCH_BYTES."""
+        """Start the thread. `size` returns an item's bytes; a batch ends at BATCH_BYTES.
+
+        `timeout`: how many seconds an item may wait.
+        """
         self._work = work
         self._limit = limit
         self._size = size
+        self._timeout = timeout
         self._room = max(BATCHES * limit, LEAST_ROOM)
         # Items from this iteration of the event loop, handed over with one notify at its end.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
@@ -69,7 +74,7 @@ class Batcher(Generic[T, R]):
     async def submit(self, item: T) -> R:
         """Return `work`'s result for the item.
 
-        Raises StoreUnavailable after STORE_TIMEOUT seconds; an item that still waits then is
+        Raises StoreUnavailable after `timeout` seconds; an item that still waits then is
         dropped. Raises Overloaded at once when too many wait already, or after `close`.
         """
         if self._closed or len(self._waiting) + len(self._arriving) >= self._room:
@@ -82,11 +87,11 @@ class Batcher(Generic[T, R]):
         return await future
 
     def close(self) -> None:
-        """Handle the waiting items, then end the thread; returns within STORE_TIMEOUT seconds."""
+        """Handle the waiting items, then end the thread; returns within `timeout` seconds."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join(STORE_TIMEOUT)
+        self._thread.join(self._timeout)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._wake:
@@ -94,7 +99,7 @@ class Batcher(Generic[T, R]):
             self._wake.notify()
         while self._deadlines and all(future.done() for future in self._deadlines[0][1]):
             self._deadlines.popleft()
-        deadline = loop.time() + STORE_TIMEOUT
+        deadline = loop.time() + self._timeout
         self._deadlines.append((deadline, [future for _, future in self._arriving]))
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._give_up, loop)

@@ -39,6 +39,9 @@ class Loop:
     `stopping` is set by `close`; a turn that waits has to end soon after that.
     """
 
+    # The pause after an error that `pause_after` does not know.
+    retry_seconds = RETRY_SECONDS
+
     def __init__(
         self,
         name: str,
@@ -83,11 +86,11 @@ class Loop:
         try:
             self._turn()
         except StoreUnavailable:  # db/session.py has reported it
-            return max(RETRY_SECONDS, self._interval)
+            return max(self.retry_seconds, self._interval)
         except Exception as error:
             pause = self._pause_after(error)
             if pause is None:
                 logger.exception("an error in the thread %s; it continues", self.name)
-                return max(RETRY_SECONDS, self._interval)
+                return max(self.retry_seconds, self._interval)
             return pause
         return self._interval

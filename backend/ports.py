@@ -13,16 +13,20 @@ def refuse_taken(host: str, port: int, setting: str, patience: float = 0.0) -> N
     """Exit with one line if the port cannot be used, or is in use for longer than `patience`."""
     deadline = time.monotonic() + patience
     while error := _cannot_listen(host, port):
-        if isinstance(error, socket.gaierror):
-            sys.exit(f"tasks-api: {host} cannot be resolved ({error.strerror}); set API_HOST")
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            sys.exit(f"tasks-api: port {port} needs privileges; set {setting} to one above 1023")
-        if error.errno != errno.EADDRINUSE:
-            reason = os.strerror(error.errno or 0)
-            sys.exit(f"tasks-api: cannot listen on {host} ({reason}); set API_HOST")
-        if time.monotonic() > deadline:
-            sys.exit(f"tasks-api: port {port} is taken; stop what uses it or set {setting}")
+        if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+            sys.exit(f"tasks-api: {_advice(error, host, port, setting)}")
         time.sleep(0.1)
+
+
+def _advice(error: OSError, host: str, port: int, setting: str) -> str:
+    """Return why the port cannot be used, and what to do."""
+    if isinstance(error, socket.gaierror):
+        return f"{host} cannot be resolved ({error.strerror}); set API_HOST"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"port {port} needs privileges; set {setting} to one above 1023"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken; stop what uses it or set {setting}"
+    return f"cannot listen on {host} ({os.strerror(error.errno or 0)}); set API_HOST"
 
 
 def _cannot_listen(host: str, port: int) -> OSError | None:

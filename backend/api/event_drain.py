@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kombu import Connection
 
 HEARTBEAT_SECONDS = 10
@@ -20,9 +22,10 @@ class EventDrain:
     Heartbeats are sent by the clock. Under load there may be no pause in which to send one.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
-        self._beat_at = time.monotonic()
+        self._clock = clock
+        self._beat_at = clock()
 
     def handle(self, timeout: float) -> bool:
         """Handle the next event; return False if none arrives within `timeout` seconds."""
@@ -32,9 +35,9 @@ class EventDrain:
             arrived = False
         else:
             arrived = True
-        if time.monotonic() - self._beat_at >= BEAT_SECONDS:
+        if self._clock() - self._beat_at >= BEAT_SECONDS:
             self._connection.heartbeat_check()
-            self._beat_at = time.monotonic()
+            self._beat_at = self._clock()
         return arrived
 
     def handle_all(self) -> None:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-# Close a connection after this many seconds without a byte while a request is incomplete, and
-# after twice as many in which the client reads nothing of an answer.
-READ_SECONDS = 30.0
 # The limit on bytes of a request's head, or between two pieces of its body. It is checked after
 # each read, so one read may exceed it.
 MAX_HEAD = 64 * 1024
@@ -35,6 +32,9 @@ _UPGRADE_TOKENS = {b"upgrade", b"http2-settings"}
 class HttpConnection(HttpToolsProtocol):
     """One connection; the extension `tasks_api` in a request's scope is this object."""
 
+    # Close a connection after this many seconds without a byte while a request is incomplete, and
+    # after twice as many in which the client reads nothing of an answer.
+    read_seconds = 30.0
     _last_read: float
     _check: TimerHandle
     # A request that asks for another protocol is being read.
@@ -70,7 +70,7 @@ class HttpConnection(HttpToolsProtocol):
         """Start to serve a connection, and to check it for silence."""
         super().connection_made(transport)
         self._last_read = self.loop.time()
-        self._check = self.loop.call_later(READ_SECONDS, self._check_silence)
+        self._check = self.loop.call_later(self.read_seconds, self._check_silence)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection and its requests."""
@@ -212,7 +212,7 @@ class HttpConnection(HttpToolsProtocol):
         then.
         """
         now = self.loop.time()
-        silent = now - self._last_read >= READ_SECONDS
+        silent = now - self._last_read >= self.read_seconds
         if silent and self._is_incomplete() and not self.flow.read_paused:
             self.transport.close()
         unsent = self.transport.get_write_buffer_size() if silent else 0
@@ -220,7 +220,7 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.abort()
             return
         self._unsent = unsent
-        again = READ_SECONDS if silent else self._last_read + READ_SECONDS - now
+        again = self.read_seconds if silent else self._last_read + self.read_seconds - now
         self._check = self.loop.call_later(again, self._check_silence)
 
     def _is_incomplete(self) -> bool:

@@ -11,16 +11,22 @@ from backend.db import queries
 from backend.db.session import autocommit_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # How old a count may be.
 COUNT_SECONDS = 1.0
 
 
+def _count_unfinished() -> int:
+    with autocommit_connection() as connection:
+        return queries.count_unfinished(connection)
+
+
 class Totals:
     """Counts once for all requests, once a second at most, and only while there are requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[], int] = _count_unfinished) -> None:
+        self._count_tasks = count
         self._counts = Batcher("totals", self._count)
         self._counted_at = -math.inf
         self._total = 0
@@ -44,8 +50,7 @@ class Totals:
     def _count(self, asked: Sequence[None]) -> list[int]:
         # Requests that arrived during the last count use its result.
         if not self._fresh():
-            with autocommit_connection() as connection:
-                self._total = queries.count_unfinished(connection)
+            self._total = self._count_tasks()
             self._counted_at = time.monotonic()
         return [self._total] * len(asked)
 

@@ -86,19 +86,24 @@ _COUNT = text(
 
 
 def unfinished(
-    connection: Executor, limit: int, *, many: bool = False
+    connection: Executor,
+    limit: int,
+    *,
+    many: bool = False,
+    counted: int = COUNTED,
+    few: int = FEW,
 ) -> tuple[dict[str, str], int]:
     """Return the status of the oldest `limit` tasks not yet ended, and how many there are.
 
     The status is the ledger's view: ACTIVE, SCHEDULED (not yet due) or RESERVED. The number is at
-    most COUNTED + 1. `many`: the last count found more than COUNTED, so they are not counted, and
-    the number is COUNTED + 1.
+    most `counted` + 1. `many`: the last count found more than `counted`, so they are not counted,
+    and the number is `counted` + 1.
     """
-    found = connection.execute(_LIST, {"limit": limit, "few": FEW})
+    found = connection.execute(_LIST, {"limit": limit, "few": few})
     statuses = {row[0]: row[1] for row in found}
     if len(statuses) < limit:
         return statuses, len(statuses)
-    return statuses, COUNTED + 1 if many else count_unfinished(connection, COUNTED + 1)
+    return statuses, counted + 1 if many else count_unfinished(connection, counted + 1)
 
 
 def count_unfinished(connection: Executor, limit: int | None = None) -> int:

@@ -26,14 +26,16 @@ READY = "Tasks API is ready"
 logger = logging.getLogger("system")
 
 
-def announce(ready: threading.Event, output: Output) -> None:
+def announce(
+    ready: threading.Event, output: Output, degraded_seconds: float = DEGRADED_SECONDS
+) -> None:
     """Print addresses and a first command once everything answers, and set `ready`.
 
-    Most problems of the start end within seconds; after DEGRADED_SECONDS the rest is logged.
+    Most problems of the start end within seconds; after `degraded_seconds` the rest is logged.
     """
     api = f"http://{settings().own_host}:{settings().api_port}"
     flower = f"http://{settings().own_host}:{settings().flower_port}{settings().flower_path}"
-    patience = time.monotonic() + DEGRADED_SECONDS
+    patience = time.monotonic() + degraded_seconds
     while (
         (degraded := _degraded(f"{api}/health/ready")) is None
         or (degraded and time.monotonic() < patience)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Final
 
@@ -28,25 +29,38 @@ if TYPE_CHECKING:
     from backend.local.programs import Server
     from backend.telemetry.terminal import Output
 
-# The worker waits 5 s for running tasks. Everything, embedded servers too, must stop in 10 s.
-KILL_SECONDS = 6.0
 # How long to wait for the last lines of ended processes. A subprocess may keep the output open.
 LAST_LINES_SECONDS = 0.5
 POLL_SECONDS = 0.1
-# The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a minute.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-STEADY_SECONDS = 60.0
 
 PROCESSES: Final = ("api", "worker", "flower")
 
 logger = logging.getLogger("system")
 
 
+@dataclass(frozen=True)
+class Times:
+    """How many seconds the supervisor waits for what."""
+
+    # The pauses before restarts: 1, 2, 4 ... 30 s; 1 s again after the process has run for a
+    # minute.
+    first_pause: float = 1.0
+    longest_pause: float = 30.0
+    steady: float = 60.0
+    # The worker waits 5 s for running tasks. Everything, embedded servers too, must stop in 10 s.
+    kill: float = 6.0
+
+
 class Service:
     """One process of the stack, which is started again when it has ended."""
 
     def __init__(
-        self, name: str, command: Sequence[str], output: Output, inherited_fds: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        output: Output,
+        inherited_fds: Sequence[int],
+        times: Times,
     ) -> None:
         self.name = name
         self._inherited_fds = inherited_fds
@@ -54,7 +68,8 @@ class Service:
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
-        self._pause = FIRST_PAUSE
+        self._times = times
+        self._pause = times.first_pause
         self._start_at = 0.0
         self._started_at = 0.0
 
@@ -74,8 +89,8 @@ class Service:
         # Kill its children: one that still listens on the port would stop the next process.
         self.send(signal.SIGKILL)
         self._process = None
-        if now - self._started_at >= STEADY_SECONDS:
-            self._pause = FIRST_PAUSE
+        if now - self._started_at >= self._times.steady:
+            self._pause = self._times.first_pause
         elif not restart:
             logger.error("%s", end)
             return False
@@ -102,7 +117,7 @@ class Service:
     def _start_later(self, why: str) -> None:
         logger.warning("%s; starting it again in %g s", why, self._pause)
         self._start_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, self._times.longest_pause)
 
     def _start(self) -> None:
         self._started_at = time.monotonic()
@@ -143,6 +158,7 @@ class Supervisor:
         servers: Sequence[Server] = (),
         inherited_fds: Sequence[int] = (),
         parent: int | None = None,
+        times: Times | None = None,
     ) -> None:
         """Prepare to run each command with `inherited_fds` open, while `parent` is our parent.
 
@@ -151,11 +167,13 @@ class Supervisor:
         self.ready = threading.Event()
         # A plain flag: a signal handler must not take the lock of an Event that is waited for.
         self._stop_requested = False
+        self._times = times or Times()
         self._closed = output.closed
         self._parent = parent
         self._servers = servers
         self._services = [
-            Service(name, line, output, inherited_fds) for name, line in commands.items()
+            Service(name, line, output, inherited_fds, self._times)
+            for name, line in commands.items()
         ]
 
     def stop(self) -> None:
@@ -166,7 +184,7 @@ class Supervisor:
         """Run until `stop`; return False if a process ended before `ready` was set.
 
         It also stops when the output is closed or the parent has ended. All processes have stopped
-        when it returns, within KILL_SECONDS + 1.5 s of `stop`.
+        when it returns, within `times.kill` + 1.5 s of `stop`.
         """
         well = True
         try:
@@ -188,7 +206,7 @@ class Supervisor:
         return self._stop_requested or self._closed.is_set() or orphaned
 
     def _stop_all(self) -> None:
-        for number, seconds in ((signal.SIGTERM, KILL_SECONDS), (signal.SIGKILL, 1.0)):
+        for number, seconds in ((signal.SIGTERM, self._times.kill), (signal.SIGKILL, 1.0)):
             running = [service for service in self._services if not service.ended()]
             for service in running:
                 service.send(number)

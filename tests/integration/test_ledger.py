@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -167,10 +168,9 @@ def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: s
 
 @pytest.mark.parametrize("few", [1, 100])
 def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
-    database: sa.Engine, monkeypatch: pytest.MonkeyPatch, few: int
+    database: sa.Engine, few: int
 ) -> None:
-    monkeypatch.setattr(queries, "COUNTED", 4)
-    monkeypatch.setattr(queries, "FEW", few)
+    unfinished = partial(queries.unfinished, counted=4, few=few)
     ids = [submit(database)[0] for _ in range(6)]
     with database.begin() as connection:
         connection.execute(
@@ -180,11 +180,11 @@ def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
         claim(connection, ids[0], 1)
         outbox.take(connection, 10)
         shown = {ids[0]: "ACTIVE", ids[1]: "SCHEDULED", ids[2]: "RESERVED"}
-        assert list(queries.unfinished(connection, 3)[0]) == ids[:3]
-        assert queries.unfinished(connection, 3) == (shown, 5)
-        assert queries.unfinished(connection, 7, many=True)[1] == 6
+        assert list(unfinished(connection, 3)[0]) == ids[:3]
+        assert unfinished(connection, 3) == (shown, 5)
+        assert unfinished(connection, 7, many=True)[1] == 6
         assert queries.count_unfinished(connection) == 6
         locked.revoke(connection, ids[5], "enough", 1)
         locked.revoke(connection, ids[4], "enough", 1)
-        assert queries.unfinished(connection, 3) == (shown, 4)
-        assert queries.unfinished(connection, 3, many=True) == (shown, 5)
+        assert unfinished(connection, 3) == (shown, 4)
+        assert unfinished(connection, 3, many=True) == (shown, 5)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 
-from backend.api import protocol
+from backend.api.protocol import HttpConnection
 from tests.support.ports import free_port
-
-if TYPE_CHECKING:
-    import pytest
 
 SILENCE = 0.3
 
@@ -48,13 +45,16 @@ async def early(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 
     await send({"type": "http.response.body", "body": b"early"})
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, talk: Any, app: Any = application) -> Any:  # noqa: ANN401 - what it returns
+class ShortOfPatience(HttpConnection):
+    """A connection that is closed after SILENCE."""
+
+    read_seconds = SILENCE
+
+
+def serve(talk: Any, app: Any = application) -> Any:  # noqa: ANN401 - what it returns
     """Serve with our protocol while a client talks; return what that returns."""
-    monkeypatch.setattr(protocol, "READ_SECONDS", SILENCE)
     port = free_port()
-    config = uvicorn.Config(
-        app, port=port, http=protocol.HttpConnection, lifespan="off", log_config=None
-    )
+    config = uvicorn.Config(app, port=port, http=ShortOfPatience, lifespan="off", log_config=None)
 
     async def run() -> object:
         server = uvicorn.Server(config)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend import batcher
-from backend.batcher import Batcher
+from backend.batcher import BATCH_BYTES, STORE_TIMEOUT, Batcher
 from backend.errors import Overloaded, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -38,8 +37,9 @@ def run(
     scene: Callable[[Batcher[int, int]], Coroutine[None, None, None]],
     limit: int = 500,
     size: Callable[[int], int] | None = None,
+    timeout: float = STORE_TIMEOUT,
 ) -> None:
-    batcher = Batcher("test", work, limit, size)
+    batcher = Batcher("test", work, limit, size, timeout)
 
     async def main() -> None:
         async with asyncio.timeout(10):
@@ -89,7 +89,7 @@ def test_a_batch_has_a_limit() -> None:
 
 def test_a_batch_takes_no_more_after_so_many_bytes_but_always_an_item() -> None:
     work = Work()
-    third = batcher.BATCH_BYTES // 3 + 1
+    third = BATCH_BYTES // 3 + 1
 
     async def scene(batcher: Batcher[int, int]) -> None:
         first = await hold(batcher, work)
@@ -190,10 +190,7 @@ def test_a_request_that_went_away_is_not_done() -> None:
     assert work.batches == [[0], [2]]
 
 
-def test_a_request_that_waited_too_long_is_told_so_and_not_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batcher, "STORE_TIMEOUT", 0.05)
+def test_a_request_that_waited_too_long_is_told_so_and_not_done() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -203,21 +200,18 @@ def test_a_request_that_waited_too_long_is_told_so_and_not_done(
         with pytest.raises(StoreUnavailable):
             await first
         work.go.set()
-        monkeypatch.setattr("backend.batcher.STORE_TIMEOUT", 4.0)
+        batcher._timeout = STORE_TIMEOUT
         assert await batcher.submit(2) == 20
 
-    run(work, scene)
+    run(work, scene, timeout=0.05)
     assert work.batches == [[0], [2]], "what was under way is done, what waited is not"
 
 
-def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batcher, "LEAST_ROOM", 1)
-    monkeypatch.setattr(batcher, "STORE_TIMEOUT", 0.3)
+def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
+        batcher._room = 20
         first = await hold(batcher, work)
         for _ in range(2):
             rest = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
@@ -233,22 +227,20 @@ def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room(
             await first
         work.go.set()
 
-    run(work, scene, limit=2)
+    run(work, scene, limit=2, timeout=0.3)
     assert work.batches == [[0]]
 
 
-def test_what_gave_up_while_others_were_tried_alone_is_not_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batcher, "STORE_TIMEOUT", 0.3)
+def test_what_gave_up_while_others_were_tried_alone_is_not_done() -> None:
     work = Work()
+    gave_up = threading.Event()
 
     def pick(items: Sequence[int]) -> Sequence[int]:
         done = work(items)
         if len(items) > 1:
             raise ValueError("not together")
         if list(items) == [1]:
-            time.sleep(0.5)
+            assert gave_up.wait(10)
         return done
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -259,8 +251,9 @@ def test_what_gave_up_while_others_were_tried_alone_is_not_done(
         told = await asyncio.gather(*rest, return_exceptions=True)
         assert [StoreUnavailable] * 2 == [type(error) for error in told]
         assert await first == 0
+        gave_up.set()
 
-    run(pick, scene)
+    run(pick, scene, timeout=0.3)
     assert work.batches == [[0], [1, 2], [1]]
 
 

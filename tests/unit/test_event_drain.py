@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
 
 from backend.api.event_drain import EventDrain
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
+
     from kombu import Connection
 
 
@@ -28,19 +30,16 @@ class Fake:
         self.beats += 1
 
 
-def on(fake: Fake) -> EventDrain:
-    return EventDrain(cast("Connection", fake))
+def on(fake: Fake, clock: Callable[[], float] = time.monotonic) -> EventDrain:
+    return EventDrain(cast("Connection", fake), clock)
 
 
-def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("backend.api.event_drain.time.monotonic", lambda: now[0])
+def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease() -> None:
+    now = 100.0
     fake = Fake(1_000_000)
-    handled = on(fake)
+    handled = on(fake, lambda: now)
     for _ in range(100):
-        now[0] += 0.1
+        now += 0.1
         assert handled.handle(1.0)
     assert 8 <= fake.beats <= 10
 

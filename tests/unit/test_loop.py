@@ -30,23 +30,21 @@ def failing(*errors: Exception) -> tuple[Callable[[], None], list[float]]:
 
 
 def test_an_unexpected_error_is_logged_once_and_the_loop_continues(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("backend.loop.RETRY_SECONDS", 0.01)
     turn, calls = failing(ValueError("odd"))
     loop = Loop("clerk", "counts", turn)
+    loop.retry_seconds = 0.01
     loop.start()
     eventually(lambda: len(calls) > 2, 5, "it has had more turns")
     assert loop.close()
     assert caplog.messages == ["an error in the thread clerk; it continues"]
 
 
-def test_what_was_reported_elsewhere_is_not_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("backend.loop.RETRY_SECONDS", 0.01)
+def test_what_was_reported_elsewhere_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     turn, calls = failing(StoreUnavailable(), TimeoutError())
     loop = Loop("clerk", "counts", turn, pause_after=lambda _: 0.2)
+    loop.retry_seconds = 0.01
     loop.start()
     eventually(lambda: len(calls) > 2, 5, "it has had more turns")
     assert loop.close()

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HT", POST, POST + b"ab"])
-def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
+def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(sent: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -26,10 +24,10 @@ def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(
         writer.close()
         return answer
 
-    assert serve(monkeypatch, talk) == b""
+    assert serve(talk) == b""
 
 
-def test_a_request_that_comes_slowly_but_comes_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_comes_slowly_but_comes_is_answered() -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for byte in POST + b"abcd":
@@ -39,7 +37,7 @@ def test_a_request_that_comes_slowly_but_comes_is_answered(monkeypatch: pytest.M
         writer.close()
         return answer
 
-    assert serve(monkeypatch, talk).startswith(b"HTTP/1.1 200")
+    assert serve(talk).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -54,17 +52,15 @@ def test_a_request_that_comes_slowly_but_comes_is_answered(monkeypatch: pytest.M
     ids=["one", "two", "http 1.0", "incomplete", "one and a half"],
 )
 def test_a_client_that_ends_its_side_gets_the_answers_to_what_it_has_sent(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes, answers: int
+    sent: bytes, answers: int
 ) -> None:
-    answer = serve(monkeypatch, lambda port: exchange(port, sent, end=True))
+    answer = serve(lambda port: exchange(port, sent, end=True))
     assert answer.count(b"HTTP/1.1 200 OK") == answers
     assert answer.count(b"connection: close") == bool(answers)
 
 
-def test_a_request_is_answered_before_bytes_after_it_that_are_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answer = serve(monkeypatch, lambda port: exchange(port, POST + b"abcd\0\r\n"), quick)
+def test_a_request_is_answered_before_bytes_after_it_that_are_none() -> None:
+    answer = serve(lambda port: exchange(port, POST + b"abcd\0\r\n"), quick)
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.count(b"HTTP/1.1") == 1
 
@@ -80,17 +76,15 @@ def test_a_request_is_answered_before_bytes_after_it_that_are_none(
     ],
     ids=["TLS", "HTTP/2", "two lengths", "NUL", "size of a chunk"],
 )
-def test_bytes_that_are_no_request_are_refused_with_a_problem(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    head, _, body = serve(monkeypatch, lambda port: exchange(port, sent)).partition(b"\r\n\r\n")
+def test_bytes_that_are_no_request_are_refused_with_a_problem(sent: bytes) -> None:
+    head, _, body = serve(lambda port: exchange(port, sent)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["status"] == 400
 
 
 def test_a_client_that_leaves_before_several_answers_causes_no_error(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def talk(port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -100,14 +94,14 @@ def test_a_client_that_leaves_before_several_answers_causes_no_error(
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
-    serve(monkeypatch, talk)  # which waits for what runs
+    serve(talk)  # which waits for what runs
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_an_answer_that_comes_before_the_body_reaches_a_client_that_sends_all_first(
-    monkeypatch: pytest.MonkeyPatch, version: bytes, more: bytes
+    version: bytes, more: bytes
 ) -> None:
     size = 16_000_000
     sent = POST.replace(b"1.1", version).replace(b"Length: 4", b"Length: %d" % size)
@@ -122,24 +116,20 @@ def test_an_answer_that_comes_before_the_body_reaches_a_client_that_sends_all_fi
                 answer += part
             return answer
 
-    answer = serve(monkeypatch, lambda port: asyncio.to_thread(send_all, port), early)
+    answer = serve(lambda port: asyncio.to_thread(send_all, port), early)
     assert answer.count(b"early") == 1 + (not more and version == b"1.1")
 
 
 EXPECT = POST.replace(b"Host", b"Expect: 100-continue\r\nHost")
 
 
-def test_an_answer_before_a_body_that_the_client_may_leave_out_closes_the_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answer = serve(monkeypatch, lambda port: exchange(port, EXPECT), early)
+def test_an_answer_before_a_body_that_the_client_may_leave_out_closes_the_connection() -> None:
+    answer = serve(lambda port: exchange(port, EXPECT), early)
     assert b"connection: close" in answer
     assert answer.endswith(b"early")
 
 
-def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection() -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
@@ -150,13 +140,13 @@ def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection(
         writer.close()
         return answer
 
-    assert b"connection: close" not in serve(monkeypatch, talk, quick)
+    assert b"connection: close" not in serve(talk, quick)
 
 
 CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 
 
-def test_trailers_and_extensions_of_chunks_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trailers_and_extensions_of_chunks_are_ignored() -> None:
     seen: list[bytes] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
@@ -164,7 +154,7 @@ def test_trailers_and_extensions_of_chunks_are_ignored(monkeypatch: pytest.Monke
         seen.extend(name for name, _ in scope["headers"])
 
     sent = CHUNKED + b'4;a=b;c="d"\r\nabcd\r\n0\r\nIdempotency-Key: x\r\n\r\n'
-    answer = serve(monkeypatch, lambda port: exchange(port, sent, end=True), app)
+    answer = serve(lambda port: exchange(port, sent, end=True), app)
     assert answer.endswith(b"4")
     assert seen == [b"host", b"transfer-encoding"]
 
@@ -174,9 +164,7 @@ def test_trailers_and_extensions_of_chunks_are_ignored(monkeypatch: pytest.Monke
     [b"GET /", POST[:-2] + b"X: ", CHUNKED + b"4\r\nabcd\r\n0\r\nX: ", CHUNKED + b"4;"],
     ids=["url", "header", "trailer", "extension"],
 )
-def test_a_head_is_refused_when_it_grows_too_long(
-    monkeypatch: pytest.MonkeyPatch, begin: bytes
-) -> None:
+def test_a_head_is_refused_when_it_grows_too_long(begin: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
@@ -187,12 +175,10 @@ def test_a_head_is_refused_when_it_grows_too_long(
         writer.close()
         return answer
 
-    assert serve(monkeypatch, talk).startswith(b"HTTP/1.1 431 Request Header Fields Too Large")
+    assert serve(talk).startswith(b"HTTP/1.1 431 Request Header Fields Too Large")
 
 
-def test_an_answer_that_the_client_does_not_read_is_given_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_answer_that_the_client_does_not_read_is_given_up() -> None:
     ended = asyncio.Event()
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
@@ -208,13 +194,11 @@ def test_an_answer_that_the_client_does_not_read_is_given_up(
         await ended.wait()
         connection.close()
 
-    serve(monkeypatch, talk, app)
+    serve(talk, app)
 
 
 @pytest.mark.parametrize("after", [b"\r\n", b"POST / HT"])
-def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(
-    monkeypatch: pytest.MonkeyPatch, after: bytes
-) -> None:
+def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(after: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(POST + b"abcd")
@@ -224,11 +208,11 @@ def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(
         writer.close()
         return rest
 
-    assert serve(monkeypatch, talk, quick) == b""
+    assert serve(talk, quick) == b""
 
 
-def test_an_upgrade_in_http_1_0_is_answered_in_http_1_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upgrade_in_http_1_0_is_answered_in_http_1_0() -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
     sent = POST.replace(b"1.1", b"1.0").replace(b"Host", upgrade) + b"abcd"
-    answer = serve(monkeypatch, lambda port: exchange(port, sent), quick)  # until it is closed
+    answer = serve(lambda port: exchange(port, sent), quick)  # until it is closed
     assert answer.endswith(b"4")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +42,15 @@ def do_nothing(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001 - a task's s
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_registry() -> Iterator[None]:
     """Start from the tasks of the package, and forget what a test declares."""
-    monkeypatch.setattr("backend.task.declared_tasks", dict(registry.registered()))
-    monkeypatch.setattr(registry, "declared_tasks", backend.task.declared_tasks)
+    declared = backend.task.declared_tasks
+    before = dict(declared)
+    declared.clear()
+    declared.update(registry.registered())
+    yield
+    declared.clear()
+    declared.update(before)
 
 
 def test_the_package_has_its_two_tasks() -> None:

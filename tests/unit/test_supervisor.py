@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from backend.local import announce, supervisor
-from backend.local.supervisor import Supervisor
+from backend.local.supervisor import Supervisor, Times
 from backend.telemetry.terminal import Output
 from tests.support.waiting import eventually
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(30)
 
 SLEEP = ["sleep", "60"]
+QUICK = Times(first_pause=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +51,6 @@ def said(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -
         return printed + "\n".join(caplog.messages)
 
     return all_of_it
-
-
-@pytest.fixture(autouse=True)
-def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.1)
 
 
 def running(running: Supervisor) -> tuple[threading.Thread, list[bool]]:
@@ -90,7 +86,9 @@ def test_what_ends_after_all_was_ready_is_started_again_with_growing_pauses(
     said: Callable[[], str],
 ) -> None:
     stack = Supervisor(
-        {"one": python("import sys; print('started'); sys.exit(3)"), "two": SLEEP}, Output()
+        {"one": python("import sys; print('started'); sys.exit(3)"), "two": SLEEP},
+        Output(),
+        times=QUICK,
     )
     stack.ready.set()
     thread, well = running(stack)
@@ -108,11 +106,8 @@ def test_what_ends_after_all_was_ready_is_started_again_with_growing_pauses(
     assert said().count("two started") == 1
 
 
-def test_the_pauses_are_short_again_after_a_minute(
-    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0.0)
-    stack = Supervisor({"one": ["false"]}, Output())
+def test_the_pauses_are_short_again_after_a_minute(said: Callable[[], str]) -> None:
+    stack = Supervisor({"one": ["false"]}, Output(), times=replace(QUICK, steady=0.0))
     stack.ready.set()
     thread, _ = running(stack)
     eventually(lambda: said().count("starting it again") >= 3, 20, "it has ended three times")
@@ -133,11 +128,8 @@ def test_what_ends_before_all_was_ready_stops_everything(
     assert "two stopped (killed by signal 15)" in said()
 
 
-def test_it_stops_while_a_process_is_in_its_pause(
-    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 60.0)
-    stack = Supervisor({"one": ["true"], "two": SLEEP}, Output())
+def test_it_stops_while_a_process_is_in_its_pause(said: Callable[[], str]) -> None:
+    stack = Supervisor({"one": ["true"], "two": SLEEP}, Output(), times=Times(first_pause=60.0))
     stack.ready.set()
     thread, well = running(stack)
     eventually(lambda: "again in 60 s" in said(), 10, "one is in its pause")
@@ -178,12 +170,11 @@ def test_a_terminal_that_closes_stops_all_unless_that_is_ignored(*, ignored: boo
         signal.signal(signal.SIGHUP, before)
 
 
-def test_one_that_does_not_stop_is_killed(
-    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.5)
+def test_one_that_does_not_stop_is_killed(said: Callable[[], str]) -> None:
     ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True)"
-    stack = Supervisor({"one": python(f"{ignore}; time.sleep(60)")}, Output())
+    stack = Supervisor(
+        {"one": python(f"{ignore}; time.sleep(60)")}, Output(), times=Times(kill=0.5)
+    )
     thread, _ = running(stack)
     eventually(lambda: "deaf" in said(), 10, "it ignores SIGTERM")
     stack.stop()
@@ -199,6 +190,7 @@ def test_a_process_that_keeps_the_output_open_holds_nothing_up(
     stack = Supervisor(
         {"one": python(f"{leave}; open(sys.argv[1], 'w').write(str(child.pid))", pid)},
         Output(),
+        times=QUICK,
     )
     stack.ready.set()
     thread, _ = running(stack)
@@ -216,7 +208,9 @@ def test_children_of_a_process_that_was_killed_are_gone_before_the_next_one_star
     pids = tmp_path / "pids"
     fork = "import os, sys, time; pid = os.fork()"
     note = "pid and open(sys.argv[1], 'a').write(f'{os.getpid()} {pid}\\n')"
-    stack = Supervisor({"one": python(f"{fork}; {note}; time.sleep(60)", pids)}, Output())
+    stack = Supervisor(
+        {"one": python(f"{fork}; {note}; time.sleep(60)", pids)}, Output(), times=QUICK
+    )
     stack.ready.set()
     thread, _ = running(stack)
     eventually(lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "it has forked")
@@ -243,23 +237,19 @@ class Readiness(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("lasting", [False, True])
 def test_the_addresses_come_though_something_stays_degraded(
     said: Callable[[], str], monkeypatch: pytest.MonkeyPatch, *, lasting: bool
 ) -> None:
-    monkeypatch.setattr(announce, "DEGRADED_SECONDS", 0.5 if lasting else 20.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Readiness) as server:
         server.faults = [["no worker"], ["no worker"] if lasting else []]  # type: ignore[attr-defined]  # read above
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = SimpleNamespace(
-            own_host="127.0.0.1",
-            api_port=server.server_port,
-            flower_port=server.server_port,
-            flower_path="",
-        )
-        monkeypatch.setattr(announce, "settings", lambda: found)
+        monkeypatch.setenv("API_HOST", "127.0.0.1")
+        for name in ("API_PORT", "FLOWER_PORT"):
+            monkeypatch.setenv(name, str(server.server_port))
         stack = Supervisor({}, Output())
-        announce.announce(stack.ready, Output())
+        announce.announce(stack.ready, Output(), 0.5 if lasting else 20.0)
         server.shutdown()
     assert stack.ready.is_set()
     assert ("degraded: no worker" in said()) is lasting

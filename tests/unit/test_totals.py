@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
-from backend.api import totals
-
-if TYPE_CHECKING:
-    import pytest
+from backend.api.totals import COUNT_SECONDS, Totals
 
 
-def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_who_ask_within_a_second_have_one_count() -> None:
     counts = 0
     counting, go = threading.Event(), threading.Event()
 
-    def count(_: object) -> int:
+    def count() -> int:
         nonlocal counts
         counts += 1
         counting.set()
         go.wait(5)
         return 20_000 + counts
 
-    monkeypatch.setattr(totals, "autocommit_connection", nullcontext)
-    monkeypatch.setattr("backend.api.totals.queries.count_unfinished", count)
-
     async def scene() -> list[int]:
-        made = totals.Totals()
+        made = Totals(count)
         assert not made.many
         try:
             first = asyncio.create_task(made.get())
@@ -38,7 +30,7 @@ def test_all_who_ask_within_a_second_have_one_count(monkeypatch: pytest.MonkeyPa
             go.set()
             got = await asyncio.gather(first, *others)
             got.append(await made.get())
-            monkeypatch.setattr(totals, "COUNT_SECONDS", 0.0)
+            made._counted_at -= COUNT_SECONDS
             assert made.many
             return [*got, await made.get()]
         finally:
