@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from celery.worker import state as celery_state
 
 from backend.broker.outage import broker_outage
 from backend.db.outage import postgresql_outage
@@ -70,6 +71,14 @@ def _no_outage() -> None:
     """Forget what a test before has reported of the servers."""
     for outage in (broker_outage, postgresql_outage):
         outage._forget()
+
+
+@pytest.fixture
+def _forget_requests() -> Iterator[None]:
+    """Forget the requests that a test has given to Celery."""
+    yield
+    for requests in (celery_state.reserved_requests, celery_state.active_requests):
+        requests.clear()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from kombu import Connection
 
-REPLY_TIMEOUT = 1.0
-
 Holdings = dict[str, str]
 
 # The mailbox that workers read questions from.
@@ -36,7 +34,10 @@ _control: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in 
 class Inspector:
     """A thread with a connection for questions; it serves one caller at a time."""
 
-    def __init__(self) -> None:
+    reply_timeout = 1.0
+
+    def __init__(self, open_connection: Callable[..., Connection] = connect) -> None:
+        self._open_connection = open_connection
         self._silent: set[str] = set()
         self._question: _Question | None = None
         self._connected = threading.Event()
@@ -64,7 +65,7 @@ class Inspector:
         self._asked.set()
 
         def answers() -> Holdings:
-            question.answered.wait(REPLY_TIMEOUT)
+            question.answered.wait(self.reply_timeout)
             self._silent |= question.missing
             return dict(question.holdings)
 
@@ -77,7 +78,7 @@ class Inspector:
         self._loop.close()
 
     def _serve(self) -> None:
-        connection = connect(heartbeat=HEARTBEAT_SECONDS, timeout=REPLY_TIMEOUT)
+        connection = self._open_connection(heartbeat=HEARTBEAT_SECONDS, timeout=self.reply_timeout)
         try:
             self._answer_questions(connection)
         finally:
@@ -128,11 +129,14 @@ class Inspector:
                 "reply_to": {"exchange": "", "routing_key": reply_to},
             },
             declare=[_control.exchange],
-            headers={"clock": _control.clock.forward(), "expires": time.time() + REPLY_TIMEOUT},
+            headers={
+                "clock": _control.clock.forward(),
+                "expires": time.time() + self.reply_timeout,
+            },
         )
 
     def _collect(self, question: _Question, events: EventDrain) -> None:
-        deadline = time.monotonic() + REPLY_TIMEOUT
+        deadline = time.monotonic() + self.reply_timeout
         while not question.answered.is_set():
             left = deadline - time.monotonic()
             if left <= 0 or not events.handle(timeout=left):

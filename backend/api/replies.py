@@ -24,6 +24,8 @@ from backend.loop import Loop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kombu import Connection
+
     from backend.db.records import TaskRecord
 
 POLL_SECONDS = 0.25
@@ -32,11 +34,18 @@ POLL_SECONDS = 0.25
 class ReplyListener:
     """Reads this process's reply queue. `connected` is true while the broker can be reached."""
 
-    def __init__(self, look: Callable[[str], Awaitable[TaskRecord | None]]) -> None:
+    def __init__(
+        self,
+        look: Callable[[str], Awaitable[TaskRecord | None]],
+        open_connection: Callable[..., Connection] = connect,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
         """Start reading. `look` returns a task's state from the ledger."""
         self.connected = False
         self.queue_name = prefixed(f"replies.{uuid4()}")
         self._look = look
+        self._open_connection = open_connection
+        self._poll_seconds = poll_seconds
         self._loop = asyncio.get_running_loop()
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._listener = Loop(
@@ -92,7 +101,7 @@ class ReplyListener:
                     if state is None or state.ended or left <= 0 or self._is_over(gone):
                         return state
                 try:
-                    async with asyncio.timeout(min(left, POLL_SECONDS)):
+                    async with asyncio.timeout(min(left, self._poll_seconds)):
                         await changed.wait()
                 except TimeoutError:
                     pass
@@ -110,7 +119,7 @@ class ReplyListener:
         self._listener.close()
 
     def _read(self) -> None:
-        connection = connect(heartbeat=HEARTBEAT_SECONDS)
+        connection = self._open_connection(heartbeat=HEARTBEAT_SECONDS)
         try:
             # The queue survives a lost connection. The broker deletes it after 600 s without a
             # consumer.

@@ -67,9 +67,10 @@ class Services:
         """
         return task.record(new_task_id(), arguments, self.replies.queue_name)
 
-    async def close(self) -> None:
-        """Stop all threads at the same time; returns within 5 s."""
-        parts: list[_Closable] = [
+    @property
+    def parts(self) -> Sequence[_Closable]:
+        """What has a thread, to be closed."""
+        return (
             *self.submissions.parts,
             self.states,
             self.new_messages,
@@ -77,7 +78,11 @@ class Services:
             *self.listing.parts,
             self.readiness,
             self.replies,
-        ]
+        )
+
+    async def close(self) -> None:
+        """Stop all threads at the same time; returns within 5 s."""
+        parts = self.parts
         # A thread for each: asyncio's own may be fewer than the parts.
         pool = ThreadPoolExecutor(len(parts))
         loop = asyncio.get_running_loop()

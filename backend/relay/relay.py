@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from backend.broker.connection import pause_after
 from backend.broker.outage import broker_outage
 from backend.broker.wire import bundled_task_names
-from backend.db import listen, outbox
+from backend.db import outbox
+from backend.db.listen import OutboxListener
 from backend.db.session import transaction
 from backend.loop import Loop
 from backend.relay.publisher import RELAY_PART, Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backend.db.records import OutboxEntry
 
@@ -44,8 +45,14 @@ class Relay:
     `blocked` is true while the broker has an alarm and reads nothing that the relay publishes.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        listen: Callable[[], OutboxListener] = OutboxListener,
+        publisher: type[Publisher] = Publisher,
+    ) -> None:
         self.blocked = False
+        self._listen = listen
+        self._publisher = publisher
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
         self._bundled = bundled_task_names()
@@ -67,9 +74,9 @@ class Relay:
 
     def _serve(self) -> None:
         """Publish what is due, until something breaks or the relay is to stop."""
-        listener = listen.OutboxListener()
+        listener = self._listen()
         try:
-            publisher = Publisher(self._stopping, self._on_blocked)
+            publisher = self._publisher(self._stopping, self._on_blocked)
             try:
                 # Take no rows before the broker has shown that it reads what is published.
                 while not (publisher.takes_messages() or self._stopping.is_set()):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
 import pytest
 import sqlalchemy as sa
+from celery.worker import state as celery_state
 
 from backend.db import leases, ledger, locked, queries
+from backend.worker.parent.lease import Lease
 from tests.support.ledger import put, submit, succeed
+from tests.support.requests import request_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LEASES = {
     "no lease": (None, False),
@@ -106,3 +115,26 @@ def test_the_connections_of_a_dead_worker_are_broken(database: sa.Engine) -> Non
         with pytest.raises(sa.exc.OperationalError):
             of_worker.execute(sa.text("SELECT 1"))
     engine.dispose()
+
+
+@pytest.mark.usefixtures("_forget_requests")
+def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(monkeypatch, [], id=put(service, "REVOKED"), ledger_attempt=1)
+    killed: list[object] = []
+    request.kill = killed.append
+    celery_state.reserved_requests.add(request)
+    later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+    hub = SimpleNamespace(call_soon=lambda step, *args: later.append((step, args)))
+    renewing: Any = Lease.__new__(Lease)  # without its threads
+    renewing._worker = SimpleNamespace(hub=hub, pool="the pool")
+    renewing._name = "w"
+    renewing._lost_before = set()
+    renewing._renew()
+    assert later == []  # a task that has just ended is still held for a moment
+    renewing._renew()
+    ((step, args),) = later
+    assert killed == []
+    step(*args)
+    assert killed == ["the pool"]

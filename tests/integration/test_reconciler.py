@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -22,38 +22,48 @@ from tests.support.ledger import age, put, submit, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
     from backend.worker.attempt.attempt import Attempt
 
 pytestmark = pytest.mark.usefixtures("service")
 
 
-def find_all_dead(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a Liveness
-    """Return a Liveness that has seen every worker for long enough."""
-    monkeypatch.setattr(Liveness, "find_dead", lambda *arguments: set(arguments[-1]))
-    return Liveness()
+class AllDead(Liveness):
+    """Has seen every worker for long enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked: list[set[str]] = []
+
+    def find_dead(
+        self, began: float, ended: float, leases: Mapping[str, datetime | None]
+    ) -> set[str]:
+        del began, ended
+        self.looked.append(set(leases))
+        return set(leases)
 
 
 def test_where_nothing_can_be_written_no_worker_is_called_dead(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine,
 ) -> None:
-    looked: list[object] = []
-    monkeypatch.setattr(reconciler, "retry_abandoned", looked.append)
+    made = reconciler.Reconciler()
+    made._liveness = liveness = AllDead()
     name = service.url.database
     with service.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(StoreNotWritable):
-        reconciler.Reconciler().make_pass()
-    assert looked == []
+        made.make_pass()
+    assert liveness.looked == []
 
 
-def test_a_task_whose_row_is_locked_holds_up_no_other(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_whose_row_is_locked_holds_up_no_other(service: sa.Engine) -> None:
     ids = submit(service, 3)
     with service.begin() as connection:
         for one in ids:
             assert ledger.claim(connection, {one: 1}, "w").ids
-    liveness = find_all_dead(monkeypatch)
+    liveness = AllDead()
     with service.connect() as other:
         other.execute(sa.text("SELECT FROM tasks WHERE id = :id FOR UPDATE"), {"id": ids[0]})
         rescue.retry_abandoned(liveness)
@@ -64,14 +74,14 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(
 
 
 def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (lost,) = submit(service)
     with service.begin() as connection:
         assert ledger.claim(connection, {lost: 1}, "w").ids
         connection.execute(sa.text("UPDATE clock SET latest = now() + interval '10 min'"))
     made = reconciler.Reconciler()
-    made._liveness = find_all_dead(monkeypatch)
+    made._liveness = AllDead()
     with service.connect() as writer:
         writer.execute(sa.text("UPDATE outbox SET publishes = publishes"))
         made.make_pass()
@@ -81,13 +91,16 @@ def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
     assert "was set back by 59" in caplog.records[-1].message
 
 
+class ThreeMissing(LostMessages):
+    """Finds that the broker lacks three messages."""
+
+    def _compare(self, _expected: object) -> Counter[str]:
+        return Counter({TASKS_QUEUE.name: 3})
+
+
 @pytest.mark.parametrize(("held", "lost"), [(3, 0), (2, 1), (0, 3)])
 def test_only_what_no_worker_holds_is_called_lost(
-    service: sa.Engine,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    held: int,
-    lost: int,
+    service: sa.Engine, caplog: pytest.LogCaptureFixture, held: int, lost: int
 ) -> None:
     ids = submit(service, 4)
     with service.begin() as connection:
@@ -97,9 +110,7 @@ def test_only_what_no_worker_holds_is_called_lost(
         leases.renew(connection, "w", lambda: holds)
     for age_seconds, task_id in enumerate(ids[:3], start=20):
         age(service, task_id, age_seconds)
-    missing = Counter({TASKS_QUEUE.name: 3})
-    lost_messages = LostMessages(threading.Event())
-    monkeypatch.setattr(lost_messages, "_compare", lambda *_: missing)
+    lost_messages = ThreeMissing(threading.Event())
     lost_messages.republish()
     assert caplog.messages == []
     lost_messages.republish()
@@ -110,18 +121,21 @@ def test_only_what_no_worker_holds_is_called_lost(
         assert len(outbox.take(connection, 10)) == 3, "an idle worker may begin the others now"
 
 
-def test_a_lock_that_stops_every_pass_is_logged_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    locked = [True, True, False, True]
-    made = reconciler.Reconciler()
+class Locked(reconciler.Reconciler):
+    """Meets a lock in the passes that say so."""
 
-    def make_pass() -> None:
-        if locked.pop(0):
+    def __init__(self, passes: Sequence[bool]) -> None:
+        super().__init__()
+        self.passes = list(passes)
+
+    def make_pass(self) -> None:
+        if self.passes.pop(0):
             raise StoreLocked
 
-    monkeypatch.setattr(made, "make_pass", make_pass)
-    while locked:
+
+def test_a_lock_that_stops_every_pass_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    made = Locked([True, True, False, True])
+    while made.passes:
         made._turn()
     assert ["end that session" in record.message for record in caplog.records] == [True, True]
 

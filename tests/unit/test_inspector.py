@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from typing import Any
 
 import pytest
 from kombu import Connection, Producer
 
-from backend.api import inspector
+from backend.api.inspector import Inspector
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("configured")
 
 
-def test_a_late_answer_is_heard_while_questions_do_not_cease(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # kombu's broker in memory: what is published is seen by each connection of this process.
-    monkeypatch.setattr(inspector, "connect", lambda **_: Connection("memory://"))
-    monkeypatch.setattr(inspector, "REPLY_TIMEOUT", 0.2)
-    put = inspector.Inspector._put
-    reply_to: list[str] = []
+class Noting(Inspector):
+    """An inspector on kombu's broker in memory, which all connections of a process share."""
 
-    def note(self: inspector.Inspector, *asked: Any) -> None:
-        reply_to.append(asked[-1])
-        put(self, *asked)
+    reply_timeout = 0.2
 
-    monkeypatch.setattr(inspector.Inspector, "_put", note)
-    asking = inspector.Inspector()
+    def __init__(self) -> None:
+        self.reply_to: list[str] = []
+        self.given_up = threading.Event()
+        super().__init__(lambda **_: Connection("memory://"))
+
+    def _put(self, *asked: Any) -> None:
+        self.reply_to.append(asked[-1])
+        super()._put(*asked)
+
+    def _collect(self, *asked: Any) -> None:
+        super()._collect(*asked)
+        self.given_up.set()
+
+
+def test_a_late_answer_is_heard_while_questions_do_not_cease() -> None:
+    asking = Noting()
     try:
         assert asking._connected.wait(5)
         asking.ask(["w"])()
         assert asking._silent == {"w"}
-        time.sleep(0.5)  # until the thread no longer waits for that answer
+        assert asking.given_up.wait(5), "the thread no longer waits for that answer"
         with Connection("memory://") as broker:
-            Producer(broker.channel()).publish({"w": []}, routing_key=reply_to[0])
-        deadline = time.monotonic() + 1
-        while asking._silent and time.monotonic() < deadline:
+            Producer(broker.channel()).publish({"w": []}, routing_key=asking.reply_to[0])
+
+        def heard() -> bool:
             asking.ask([*asking._silent])()
-            time.sleep(0.01)
-        assert asking._silent == set()
+            return not asking._silent
+
+        eventually(heard, 1, "the late answer is heard")
     finally:
         asking.close()

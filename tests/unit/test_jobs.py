@@ -21,13 +21,6 @@ pytestmark = pytest.mark.usefixtures("_forget_requests")
 
 
 @pytest.fixture
-def _forget_requests() -> Any:  # noqa: ANN401 - a generator
-    yield
-    for requests in (celery_state.reserved_requests, celery_state.active_requests):
-        requests.clear()
-
-
-@pytest.fixture
 def controller() -> SimpleNamespace:
     """Give a worker whose pool notes what it is given."""
     return SimpleNamespace(

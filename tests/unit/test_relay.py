@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from backend.relay import relay
+from backend.relay.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence
 
     import pytest
 
 
 class Nothing:
-    """A listener, a publisher, a reconciler: all that is asked of it is done."""
+    """A listener or a publisher: all that is asked of it is done."""
 
     def __init__(self, *_: object) -> None: ...
     def wait(self, _seconds: float) -> None: ...
@@ -24,36 +24,33 @@ class Nothing:
 
     def attend(self) -> None: ...
     def close(self) -> None: ...
-    def run(self) -> None: ...
 
 
-def passes(*script: bool) -> Callable[..., list[object]]:
-    """Publish as the script has it, False an outage; nothing is due after its end."""
-    steps: Iterator[bool] = iter(script)
+class Scripted(Relay):
+    """Publishes as its script has it, False an outage; nothing is due after its end."""
 
-    def publish_due(*_: object) -> list[object]:
-        step = next(steps, None)
+    def __init__(self, script: Sequence[bool]) -> None:
+        nothing: Any = Nothing
+        super().__init__(nothing, nothing)
+        self._script = iter(script)
+        self.ended = threading.Event()
+        report = self._loop._pause_after
+        self._loop._pause_after = lambda error: report(error) and 0.01
+
+    def _publish_due(self, _publisher: object) -> list[Any]:
+        step = next(self._script, None)
         if step is None:
-            time.sleep(0.01)
+            self.ended.set()
         if step is False:
             raise TimeoutError
         return [SimpleNamespace(args="{}")] if step else []
 
-    return publish_due
 
-
-def test_the_second_outage_of_a_kind_is_told_of_too(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(relay, "Publisher", Nothing)
-    monkeypatch.setattr("backend.relay.relay.listen.OutboxListener", Nothing)
-    monkeypatch.setattr("backend.telemetry.outage.RETRY_SECONDS", 0.01)
-    script = (True, False, False, True, False, True)
-    monkeypatch.setattr(relay.Relay, "_publish_due", passes(*script))
+def test_the_second_outage_of_a_kind_is_told_of_too(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "backend.telemetry.outage"):
-        running = relay.Relay()
+        running = Scripted([True, False, False, True, False, True])
         running.start()
-        time.sleep(0.5)
+        assert running.ended.wait(10)
         running.close()
     away, back = "the broker cannot be reached", "the broker can be used again"
     beginnings = [message.split(" (")[0].split(":")[0] for message in caplog.messages]

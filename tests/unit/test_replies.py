@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.api import replies
+from backend.api.replies import ReplyListener
 from backend.db.records import TaskRecord
-from backend.loop import Loop
 from backend.states import PENDING, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backend.api.replies import ReplyListener
+    from kombu import Connection
 
 pytestmark = pytest.mark.usefixtures("configured")
 
 
-def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Loop, "start", lambda _: None)
-    monkeypatch.setattr(replies, "POLL_SECONDS", 5.0)
+def no_broker(**_: object) -> Connection:
+    raise ConnectionRefusedError
+
+
+def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once() -> None:
     made: list[ReplyListener] = []
     looks = 0
 
@@ -37,8 +36,9 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
         return TaskRecord(task_id, state=state)
 
     async def scene() -> None:
-        made.append(replies.ReplyListener(look))
+        made.append(ReplyListener(look, no_broker, poll_seconds=5.0))
         state = await made[0].wait("a", 3.0)
+        made[0].close()
         assert state is not None
         assert state.state == "SUCCESS"
 
@@ -47,23 +47,21 @@ def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once(
     assert time.monotonic() - begin < 1
 
 
-def waited(
-    monkeypatch: pytest.MonkeyPatch, end: Callable[[ReplyListener, list[bool]], None]
-) -> float:
+def waited(end: Callable[[ReplyListener, list[bool]], None]) -> float:
     """Wait for a task that does not end until `end` was called; return the seconds it took.
 
     `end` gets the listener, and a list to add to when the client has left.
     """
-    monkeypatch.setattr(Loop, "start", lambda _: None)
     left: list[bool] = []
 
     async def look(task_id: str) -> TaskRecord:
         return TaskRecord(task_id)
 
     async def scene() -> None:
-        made = replies.ReplyListener(look)
+        made = ReplyListener(look, no_broker)
         asyncio.get_running_loop().call_later(0.05, end, made, left)
         state = await made.wait("a", 30.0, lambda: bool(left))
+        made.close()
         assert state is not None
         assert state.state == "PENDING"
 
@@ -72,9 +70,9 @@ def waited(
     return time.monotonic() - begin
 
 
-def test_a_wait_ends_when_its_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert waited(monkeypatch, lambda _inbox, left: left.append(True)) < 1
+def test_a_wait_ends_when_its_client_has_left() -> None:
+    assert waited(lambda _inbox, left: left.append(True)) < 1
 
 
-def test_a_wait_ends_at_once_when_the_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert waited(monkeypatch, lambda listener, _left: listener.stop_waiting()) < 0.2
+def test_a_wait_ends_at_once_when_the_process_stops() -> None:
+    assert waited(lambda listener, _left: listener.stop_waiting()) < 0.2

@@ -13,7 +13,6 @@ from backend.broker.app import app
 from backend.broker.wire import Delivery
 from backend.db.records import TaskRecord
 from backend.states import FAILURE, REVOKED, SUCCESS, State
-from backend.worker.parent import results
 
 
 @pytest.fixture
@@ -25,7 +24,8 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         sent.append((routing_key, json.loads(body)))
 
     producer = Mock(publish=publish)
-    monkeypatch.setattr(results, "_replies", SimpleNamespace(send=lambda send: send(producer)))
+    hints = SimpleNamespace(send=lambda send: send(producer))
+    monkeypatch.setattr(app.backend, "hints", hints, raising=False)
     return sent
 
 

@@ -15,7 +15,7 @@ from backend.states import FAILURE, STARTED, SUCCESS, Listed, State
 from backend.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 EXAMPLE_ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
@@ -99,12 +99,12 @@ def _documented(model: type[BaseModel]) -> Any:  # noqa: ANN401 - a type
     return model
 
 
-def task_state() -> Any:  # noqa: ANN401 - a type
-    """Return the model of GET /tasks/{id}, with the results of all tasks."""
-    models = {task.result for task in registered().values()}
+def task_state(tasks: Collection[Task]) -> Any:  # noqa: ANN401 - a type
+    """Return the model of GET /tasks/{id}, with the results of these tasks."""
+    models = {task.result for task in tasks}
     # Models with the most fields first: a generated client takes the first one that fits.
     ordered = sorted(models, key=lambda model: (-len(model.model_fields), model.__name__))
-    examples = [found for found in map(example, registered().values()) if found is not None]
+    examples = [found for found in map(example, tasks) if found is not None]
     fields: Any = {
         "task_id": (TaskId, ...),
         "status": (Literal[State.SUCCESS], ...),
@@ -142,4 +142,4 @@ def _state(summary: str, status: str, result: object) -> dict[str, Any]:
     return {"summary": summary, "value": value}
 
 
-TaskState: Any = task_state()
+TaskState: Any = task_state(registered().values())

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import states
 from celery.backends.rpc import RPCBackend
@@ -63,6 +63,8 @@ class RpcResults(LedgerResultBackend, RPCBackend):
     """Replies to the API process that accepted the task, or to the program that sent it."""
 
     encode_result: Any  # Celery's; the stubs leave it out
+    # One for the process: Celery makes a backend for each thread.
+    hints: ClassVar[Hints] = Hints()
 
     def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
         """Send the ids of tasks of ours, one message to each queue; Celery's message for others."""
@@ -74,11 +76,11 @@ class RpcResults(LedgerResultBackend, RPCBackend):
             # batches have no such retries.
             if delivery.external or len(ended) == 1:
                 options = {"correlation_id": delivery.correlation_id or outcome.id}
-                _send(delivery.reply_to, self._result_message(outcome), **options)
+                self._send(delivery.reply_to, self._result_message(outcome), **options)
             else:
                 ids[delivery.reply_to].append(outcome.id)
         for queue, task_ids in ids.items():
-            _send(queue, json.dumps({"task_ids": task_ids}))
+            self._send(queue, json.dumps({"task_ids": task_ids}))
 
     def _result_message(self, outcome: TaskRecord) -> str:
         """Return what Celery's clients read, as JSON text.
@@ -97,26 +99,22 @@ class RpcResults(LedgerResultBackend, RPCBackend):
         }
         return f'{json.dumps(rest)[:-1]}, "result": {value}}}'
 
+    def _send(self, queue: str, body: str, **options: str) -> None:
+        """Send a reply of JSON text to a queue, or drop it; never raises."""
 
-_replies = Hints()
+        def publish(producer: Any) -> None:  # noqa: ANN401 - the stubs lack half of it
+            producer.publish(
+                body,
+                exchange="",
+                routing_key=queue,
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=1,
+                **options,
+            )
+            if producer.connection.transport.driver_type == "redis":
+                # Redis creates the list even if the API process has ended, so it must expire.
+                with producer.channel.conn_or_acquire() as client:
+                    client.expire(queue, 600)
 
-
-def _send(queue: str, body: str, **options: str) -> None:
-    """Send a reply of JSON text to a queue, or drop it; never raises."""
-
-    def publish(producer: Any) -> None:  # noqa: ANN401 - the stubs lack half of it
-        producer.publish(
-            body,
-            exchange="",
-            routing_key=queue,
-            content_type="application/json",
-            content_encoding="utf-8",
-            delivery_mode=1,
-            **options,
-        )
-        if producer.connection.transport.driver_type == "redis":
-            # Redis creates the list even if the API process has ended, so it must expire.
-            with producer.channel.conn_or_acquire() as client:
-                client.expire(queue, 600)
-
-    _replies.send(publish)
+        self.hints.send(publish)

@@ -69,8 +69,8 @@ GUARDS = [
     Guard(
         "5: no request waits for the broker",
         "backend/api/inspector.py",
-        "question.answered.wait(REPLY_TIMEOUT)",
-        "question.answered.wait(10 * REPLY_TIMEOUT)",
+        "question.answered.wait(self.reply_timeout)",
+        "question.answered.wait(10 * self.reply_timeout)",
         "tests/acceptance/test_outages.py::test_without_the_broker_tasks_are_accepted_and_listed"
         "_and_run_when_it_is_back",
     ),

@@ -71,7 +71,7 @@ GUARDS = [
         "backend/worker/parent/lease.py",
         "self._worker.hub.call_soon(holds[key].kill, self._worker.pool)",
         "holds[key].kill(self._worker.pool)",
-        "tests/unit/test_lease.py",
+        "tests/integration/test_leases.py",
     ),
     Guard(
         "2: only the child of an attempt that still runs is killed",

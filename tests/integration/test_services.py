@@ -1,0 +1,35 @@
+"""The services of an API process: how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backend.api import services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("service")
+
+
+def test_all_parts_stop_at_the_same_time() -> None:
+    """Each part ends only once all of them are ending."""
+
+    async def scene() -> None:
+        made = services.Services()
+        together = threading.Barrier(len(made.parts))
+
+        def wait_for_the_others(close: Callable[[], object]) -> None:
+            together.wait(10)
+            close()
+
+        for part in made.parts:
+            part.close = partial(wait_for_the_others, part.close)  # type: ignore[method-assign]  # of this one
+        await made.close()
+
+    asyncio.run(scene())
