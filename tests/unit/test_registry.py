@@ -45,9 +45,9 @@ def do_nothing(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001 - a task's s
 def own_registry() -> Iterator[None]:
     """Start from the tasks of the package, and forget what a test declares."""
     declared = backend.task.declared_tasks
-    before = dict(declared)
+    ours, before = dict(registry.registered()), dict(declared)
     declared.clear()
-    declared.update(registry.registered())
+    declared.update(ours)
     yield
     declared.clear()
     declared.update(before)
