@@ -74,6 +74,17 @@ def _no_outage() -> None:
 
 
 @pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the settings of servers that nobody connects to."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:9/none")
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "rpc://")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture
 def _forget_requests() -> Iterator[None]:
     """Forget the requests that a test has given to Celery."""
     yield

@@ -1,8 +1,9 @@
-"""Unit tests need no server, but the Celery application wants settings at import."""
+"""Unit tests need no server and no network."""
 
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from backend.settings import Settings, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SERVERS = {
@@ -19,15 +20,25 @@ SERVERS = {
 }
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the settings of servers that nobody connects to."""
-    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:9/none")
-    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
-    monkeypatch.setenv("CELERY_RESULT_BACKEND", "rpc://")
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that connects to or listens on an address of a network."""
+
+    def refusing(name: str) -> Callable[..., object]:
+        allowed = getattr(socket.socket, name)
+
+        def refuse(self: socket.socket, *arguments: object) -> object:
+            if self.family in {socket.AF_INET, socket.AF_INET6}:
+                # No error that the service would take for an outage.
+                pytest.fail(
+                    f"{name}{arguments}: a test that needs a socket is in tests/integration"
+                )
+            return allowed(self, *arguments)
+
+        return refuse
+
+    for name in ("bind", "connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refusing(name))
 
 
 @pytest.fixture

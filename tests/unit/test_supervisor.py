@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,12 +10,11 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.local import announce, supervisor
+from backend.local import supervisor
 from backend.local.supervisor import Supervisor, Times
 from backend.telemetry.terminal import Output
 from tests.support.waiting import eventually
@@ -220,37 +218,3 @@ def test_children_of_a_process_that_was_killed_are_gone_before_the_next_one_star
     eventually(lambda: not os.path.exists(f"/proc/{child}/exe"), 5, "its child is gone")  # noqa: PTH110 - a zombie has none to point to
     stack.stop()
     thread.join(10)
-
-
-class Readiness(BaseHTTPRequestHandler):
-    """Answers what the server's `faults` are."""
-
-    def do_GET(self) -> None:
-        faults: list[list[str]] = self.server.faults  # type: ignore[attr-defined]  # set by the test
-        self.send_response(200)
-        self.end_headers()
-        # Flower is asked too.
-        found = faults.pop(0) if len(faults) > 1 and "ready" in self.path else faults[0]
-        self.wfile.write(json.dumps({"status": "ready", "degraded": found}).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.usefixtures("configured")
-@pytest.mark.parametrize("lasting", [False, True])
-def test_the_addresses_come_though_something_stays_degraded(
-    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch, *, lasting: bool
-) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Readiness) as server:
-        server.faults = [["no worker"], ["no worker"] if lasting else []]  # type: ignore[attr-defined]  # read above
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("API_HOST", "127.0.0.1")
-        for name in ("API_PORT", "FLOWER_PORT"):
-            monkeypatch.setenv(name, str(server.server_port))
-        stack = Supervisor({}, Output())
-        announce.announce(stack.ready, Output(), 0.5 if lasting else 20.0)
-        server.shutdown()
-    assert stack.ready.is_set()
-    assert ("degraded: no worker" in said()) is lasting
-    assert announce.READY in said()

@@ -188,7 +188,7 @@ GUARDS = [
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = self._closes = True\n",
         "            pass\n",
-        "tests/unit/test_protocol.py::test_an_answer_that_comes_before_the_body_reaches_a_client"
+        "tests/integration/test_protocol.py::test_an_answer_that_comes_before_the_body_reaches_a_client"
         "_that_sends_all_first",
     ),
     Guard(
@@ -196,7 +196,7 @@ GUARDS = [
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = False\n        elif",
         "            pass\n        elif",
-        "tests/unit/test_protocol.py::test_an_answer_before_a_body_that_the_client_may_leave_out"
+        "tests/integration/test_protocol.py::test_an_answer_before_a_body_that_the_client_may_leave_out"
         "_closes_the_connection",
     ),
     Guard(

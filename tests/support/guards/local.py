@@ -127,7 +127,7 @@ GUARDS = [
         "deploy/healthy.py",
         "build_opener(urllib.request.ProxyHandler({}))",
         "build_opener()",
-        "tests/unit/test_healthy.py",
+        "tests/integration/test_healthy.py",
     ),
     Guard(
         "after kill -9 of everything PostgreSQL starts beside zombies",
