@@ -24,7 +24,11 @@ KILL_SECONDS = 10.0
 PROGRAMS = frozenset({"initdb", "postgres", "valkey-server"})
 
 
-def end_servers(sockets: Path, programs: Collection[str] = PROGRAMS) -> None:
+def end_servers(
+    sockets: Path,
+    programs: Collection[str] = PROGRAMS,
+    endings: Sequence[tuple[signal.Signals, float]] = ENDINGS,
+) -> None:
     """End all processes of the servers whose sockets are in this folder; its name is random.
 
     PostgreSQL's other processes run on after its first one has ended, until they notice it. The
@@ -37,18 +41,18 @@ def end_servers(sockets: Path, programs: Collection[str] = PROGRAMS) -> None:
 
     # The first process of a server ends the others; only its command has the folder's whole path.
     first = _processes(lambda words: any(str(sockets) in word for word in words), programs)
-    for number, seconds in ENDINGS:
+    for number, seconds in endings:
         first = _signal(first, number, seconds)
     _kill(_processes(ours, programs))
 
 
-def kill_with_argument(argument: str) -> None:
+def kill_with_argument(argument: str, seconds: float = KILL_SECONDS) -> None:
     """Kill the servers' processes that have this argument. Raises CannotRun if one does not end."""
-    _kill(_processes(lambda words: argument in words, PROGRAMS))
+    _kill(_processes(lambda words: argument in words, PROGRAMS), seconds)
 
 
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    if left := _signal(processes, signal.SIGKILL, KILL_SECONDS):
+def _kill(processes: Sequence[psutil.Process], seconds: float = KILL_SECONDS) -> None:
+    if left := _signal(processes, signal.SIGKILL, seconds):
         # A second server would write to the same files.
         raise CannotRun(
             f"a process of the last start does not end ({left[0].name()}, pid {left[0].pid}):"

@@ -13,6 +13,7 @@ import pytest
 
 from backend.errors import CannotRun
 from backend.local import leftovers
+from backend.local.programs import ENDINGS
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def test_all_processes_of_a_killed_up_are_ended_and_no_others(
     zombie = run_as_postgres("-k", str(sockets))
     zombie.kill()
     other = run_as_postgres("-k", str(tmp_path / "tasks-api-others"))
-    leftovers.end_servers(sockets)
+    leftovers.end_servers(sockets, endings=[(number, 0.3) for number, _ in ENDINGS])
     assert [is_zombie(each.pid) for each in (server, frozen, child)] == [True] * 3
     assert other.poll() is None
 
@@ -138,6 +139,5 @@ def test_a_process_that_does_not_end_keeps_the_next_server_from_starting(
     stuck = run_as_postgres("-D", str(tmp_path))
     # As one that waits for a disk.
     monkeypatch.setattr("psutil.Process.send_signal", lambda *_: None)
-    monkeypatch.setattr(leftovers, "KILL_SECONDS", 0.1)
     with pytest.raises(CannotRun, match=f"pid {stuck.pid}"):
-        leftovers.kill_with_argument(str(tmp_path))
+        leftovers.kill_with_argument(str(tmp_path), 0.1)

@@ -161,8 +161,8 @@ GUARDS = [
     Guard(
         "a process that does not end keeps the next server from starting",
         "backend/local/leftovers.py",
-        "    if left := _signal(processes, signal.SIGKILL, KILL_SECONDS):\n",
-        "    if (left := _signal(processes, signal.SIGKILL, KILL_SECONDS)) and not left:\n",
+        "    if left := _signal(processes, signal.SIGKILL, seconds):\n",
+        "    if (left := _signal(processes, signal.SIGKILL, seconds)) and not left:\n",
         "tests/unit/test_leftovers.py",
     ),
     Guard(
