@@ -30,9 +30,6 @@ logger = logging.getLogger("system")
 START_SECONDS = 120.0
 # The signals that end a server, each with the seconds until the next one.
 ENDINGS = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.7), (signal.SIGKILL, 0.7))
-# The pause before a server that has ended is started again, and after a start that fails.
-FIRST_PAUSE = 1.0
-RESTART_SECONDS = 5.0
 
 
 class Server:
@@ -40,6 +37,9 @@ class Server:
 
     name: str
     setting: str
+    # The pause before a server that has ended is started again, and after a start that fails.
+    first_pause = 1.0
+    restart_seconds = 5.0
 
     def __init__(self, found: Settings, sockets: Path) -> None:
         self.found = found
@@ -89,7 +89,7 @@ class Server:
         now = time.monotonic()
         if self._start_at is None:
             if self._process is not None and self._process.poll() is not None:
-                self._start_at = now + FIRST_PAUSE
+                self._start_at = now + self.first_pause
         elif now >= self._start_at:
             self._start_again()
 
@@ -104,7 +104,7 @@ class Server:
             if not self._failed:
                 logger.error("%s cannot start and is tried again: %s", self.name, error)  # noqa: TRY400 - the text says it all
             self._failed = True
-            self._start_at = time.monotonic() + RESTART_SECONDS
+            self._start_at = time.monotonic() + self.restart_seconds
         else:
             self._failed = False
             self._start_at = None

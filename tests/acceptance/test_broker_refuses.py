@@ -78,7 +78,7 @@ def holds_for(condition: Any, seconds: float, what: str) -> None:  # noqa: ANN40
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert condition(), what
-        time.sleep(1)
+        time.sleep(1)  # that it stays true is what is tried
 
 
 @pytest.mark.timeout(300)

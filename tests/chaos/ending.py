@@ -127,7 +127,7 @@ def _open_transactions(database_url: str) -> list[str]:
         " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     )
     before = rows(database_url, sql)
-    time.sleep(1)
+    time.sleep(1)  # what is open then too stays open
     return [str(row) for row in rows(database_url, sql) if row in before]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.protocol import POST, SILENCE, early, exchange, quick, serve
+from tests.support.protocol import POST, SILENCE, application, early, exchange, quick, serve
 
 pytestmark = pytest.mark.usefixtures("configured")
 
@@ -30,9 +30,10 @@ def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(sent: byt
 def test_a_request_that_comes_slowly_but_comes_is_answered() -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for byte in POST + b"abcd":
-            writer.write(bytes([byte]))
-            await asyncio.sleep(SILENCE / 10)
+        sent = POST + b"abcd"
+        for begin in range(0, len(sent), 4):
+            writer.write(sent[begin : begin + 4])
+            await asyncio.sleep(SILENCE / 10)  # in all longer than the silence that is allowed
         answer = await reader.readuntil(b"\r\n\r\n4")
         writer.close()
         return answer
@@ -86,15 +87,21 @@ def test_bytes_that_are_no_request_are_refused_with_a_problem(sent: bytes) -> No
 def test_a_client_that_leaves_before_several_answers_causes_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    begun = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+        begun.set()
+        await application(scope, receive, send)
+
     async def talk(port: int) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(3 * (POST + b"abcd"))
-        await asyncio.sleep(SILENCE)
+        await begun.wait()
         connection = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
-    serve(talk)  # which waits for what runs
+    serve(talk, app)  # which waits for what runs
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 

@@ -122,7 +122,7 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def compute(session: Session) -> None:
     """Do something else between two statements."""
     session.execute(sa.text("SELECT 1"))
-    time.sleep(0.5)
+    time.sleep(0.5)  # the work, longer than the limits
     session.execute(sa.text("SELECT 1"))
 
 

@@ -26,7 +26,7 @@ async def application(_scope: Any, receive: Any, send: Any, pause: float = 2 * S
             return
         size += len(message["body"])
         more = message["more_body"]
-    await asyncio.sleep(pause)
+    await asyncio.sleep(pause)  # the work
     body = json.dumps(size).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -77,7 +77,7 @@ async def exchange(port: int, *pieces: bytes, end: bool = False) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in pieces:
         writer.write(piece)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # so that each is read by itself
     if end:
         writer.write_eof()
     answer = await reader.read()

@@ -265,6 +265,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
 def test_a_server_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
     class Frail(programs.Server):
         name = "Frail"
+        first_pause = 0.1
 
         def prepare(self) -> list[str]:
             return ["sh", "-c", "echo here; exec sleep 60"]

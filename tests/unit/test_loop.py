@@ -24,7 +24,7 @@ def failing(*errors: Exception) -> tuple[Callable[[], None], list[float]]:
         calls.append(time.monotonic())
         if left:
             raise left.pop(0)
-        time.sleep(0.01)
+        time.sleep(0.01)  # the work
 
     return turn, calls
 
