@@ -156,8 +156,9 @@ def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(AsynPool, "flush", lambda _: done.append("jobs forgotten"))
-    monkeypatch.setattr(Processes, "maintain_pool", lambda _: done.append("children looked at"))
-    Processes.__new__(Processes).flush()
+    pool: Any = Processes.__new__(Processes)
+    pool.maintain_pool = lambda: done.append("children looked at")
+    pool.flush()
     assert done == ["children looked at", "jobs forgotten"]
 
 
@@ -176,11 +177,11 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
 ) -> None:
     """The kernel closes the files of a process before its end can be asked for."""
     looks: list[str] = []
-    pool = Processes.__new__(Processes)
+    pool: Any = Processes.__new__(Processes)
     ending, ended = SimpleNamespace(pid=1), SimpleNamespace(pid=2)
     pool._pool = [ending]
     monkeypatch.setattr(AsynPool, "_event_process_exit", lambda *_: None)
-    monkeypatch.setattr(Processes, "maintain_pool", lambda _: looks.append("looked"))
+    pool.maintain_pool = lambda: looks.append("looked")
     for child in (ended, ending):
         pool._event_process_exit(scene.hub, child)
 
