@@ -19,7 +19,7 @@ MAX_EVENTS = 1000
 class EventDrain:
     """Hands a connection's messages to its consumers.
 
-    Heartbeats are sent by the clock. Under load there may be no pause in which to send one.
+    Sends a heartbeat every second, also under load, when there is no pause between messages.
     """
 
     def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:

@@ -38,9 +38,9 @@ class Route(APIRoute):
     """A FastAPI route, compiled from its declaration.
 
     Supported: `async def`; `request`; path parameters; query parameters and headers with one value;
-    one JSON body; dependencies that are `async def`, each called once a request, before the body is
-    read. The endpoint returns a Response, or a value for the route's response model. Overrides of
-    dependencies (`app.dependency_overrides`) have no effect.
+    one JSON body; dependencies that are `async def`, called before the body is read, once per
+    request unless `use_cache=False`. The endpoint returns a Response, or a value for the route's
+    response model. Overrides of dependencies (`app.dependency_overrides`) have no effect.
 
     A query parameter that is not declared is refused, and so is a body of a POST whose endpoint
     declares none.
@@ -199,7 +199,7 @@ class _Call:
     async def _value(
         self, request: Request, query: Mapping[str, str], done: dict[Any, Any]
     ) -> object:
-        """Return the function's value, called once a request."""
+        """Return the function's value; call it once per request, unless `use_cache=False`."""
         if self.cached and self.function in done:
             return done[self.function]
         value = await self.function(**await self.arguments(request, query, [], done))

@@ -88,8 +88,8 @@ class Submissions:
     ) -> Sequence[str]:
         """Store the tasks, all or none; return their ids, or those of the key's first request.
 
-        `render` returns the body of the answer for ids, in any thread. Replicas of the version
-        before repeat it; the next release takes no `render`.
+        `render` returns the answer's body for ids; any thread may call it. Only API processes of
+        the previous version read this body; the next release takes no `render`.
 
         Raises TooManyWaiting, StoreUnavailable, Overloaded, and Invalid for a key that was used for
         another request.

@@ -84,7 +84,7 @@ def _arrays(attempts: Mapping[str, int]) -> dict[str, str]:
     return {"ids": array(attempts), "attempts": array(attempts.values())}
 
 
-# One lookup a task takes half as long as a join, which reads the whole table while that is small.
+# A lookup for each task takes half as long as a join, which reads a small table completely.
 _CLAIM = text(
     f"""
     WITH claimed AS (
@@ -123,8 +123,8 @@ def claim(
     return Claim(frozenset(ids or ()), began, transaction_id, leased)
 
 
-# True only in the transaction whose now() is :began. False: the task has ended it and another has
-# begun.
+# True in the transaction whose now() is :began, or without :began. False: the task has ended its
+# transaction and another has begun.
 _SAME_TRANSACTION = "now() = coalesce(CAST(:began AS timestamptz), now())"
 
 
@@ -146,9 +146,9 @@ _ROW_BY_ROW = "SET LOCAL enable_seqscan = off;"
 def _finish(source: str, row: str, plan: str = "") -> TextClause:
     """Return the statement that ends tasks; `row` is the prefix of each value's name.
 
-    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL. RESET
-    ALL keeps a task's settings from the next task on the same connection. Through a pooler it also
-    resets the name by which the reconciler finds a dead worker's connections.
+    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL. After
+    RESET ALL the next task on the connection has none of this task's settings. Through a pooler it
+    also resets the name by which the reconciler finds a dead worker's connections.
     """
     return text(
         f"""
@@ -178,7 +178,7 @@ def _finish(source: str, row: str, plan: str = "") -> TextClause:
     )
 
 
-# Planned as the only row: a list of one takes twice as long.
+# For one task: the planner knows that it is one row. A list of one takes twice as long.
 _FINISH_ONE = _finish("", ":")
 _FINISH = _finish(
     """
@@ -230,7 +230,7 @@ def finish(
     return frozenset(found.scalars())
 
 
-# A task in the last attempt is not rescheduled, and fails when its worker is lost.
+# A task in attempt LAST_ATTEMPT is not rescheduled: it fails when its worker is lost.
 _RESCHEDULE = text(
     f"""
     {_ROW_BY_ROW}
@@ -268,8 +268,8 @@ def reschedule(
 ) -> frozenset[str]:
     """Give tasks their next attempt, due in `delay` seconds; return the ids of those that got it.
 
-    `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here costs none, so
-    max_attempts grows too. `error`: why it ended; None keeps the error before.
+    `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here does not use one up,
+    so max_attempts grows by one too. `error`: why it ended; None keeps the error before.
     """
     values = {
         **_arrays(attempts),

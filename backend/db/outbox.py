@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from backend.db.session import Executor
 
-# The limits of a bundle: tasks, and bytes of arguments, which its last task may exceed.
+# The limits of a bundle: tasks, and bytes of arguments without those of its first task.
 BUNDLE = 100
 BUNDLE_BYTES = 256 * 1024
 
@@ -77,9 +77,9 @@ def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> lis
 
     Takes fewer if their arguments are large: bundled and unbundled rows each stop after TAKE_BYTES.
 
-    First attempts of the tasks named in `bundled` are put into bundles. The commit marks all of
-    them as published. If this relay dies before it has published them, `republish` finds them
-    missing from the broker's queue.
+    First attempts of the tasks named in `bundled` are put into bundles. The commit marks all
+    taken rows as published. If this relay dies before it has published them, `republish` finds
+    them missing from the broker's queue.
     """
     rows = connection.execute(
         _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}

@@ -197,7 +197,7 @@ def _unavailable(error: BaseException) -> StoreUnavailable:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise StoreUnavailable in place of errors of PostgreSQL that mean it is away.
+    """Raise StoreUnavailable if PostgreSQL is away, too slow, not migrated or met a deadlock.
 
     Raises StoreNotWritable if it answers but stores nothing, StoreLocked after waiting for a lock,
     and TextNotStorable for a text that the database's encoding lacks. Other errors are not changed.

@@ -1,6 +1,6 @@
 """Runs the whole stack in one terminal: starts every process, prints its lines, restarts it.
 
-If a process ends before everything was ready for the first time, all are stopped: usually its
+If a process ends in its first minute, before everything was ready, all are stopped: usually its
 configuration is wrong, and its lines say why. A process that ends later is started again, with
 growing pauses.
 """
@@ -216,7 +216,8 @@ class Supervisor:
             deadline = time.monotonic() + seconds
             while not all(service.ended() for service in running) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-                self._check_servers()  # a worker that stops hands its tasks back
+                # PostgreSQL must run: a worker that stops hands its tasks back.
+                self._check_servers()
         deadline = time.monotonic() + LAST_LINES_SECONDS
         for service in self._services:
             service.send(signal.SIGKILL)  # what is left of its group

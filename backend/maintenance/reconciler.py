@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
-# After this time no transaction that began before a jump of PostgreSQL's clock still runs.
+# After this time no transaction that writes to the outbox and began before a jump of PostgreSQL's
+# clock still runs.
 CALM_SECONDS = 60.0
 # How often the bounds are compared with every row: a wrong bound delays tasks by this time at most.
 COMPARE_SECONDS = 300.0
@@ -80,7 +81,7 @@ class Reconciler:
                 )
             self._locked = True
         except Exception:
-            # A connection that is not read for some time breaks.
+            # The next pass may be late, and a connection that is not read for some time breaks.
             self._lost_messages.disconnect()
             raise
 

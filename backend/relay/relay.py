@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 # The pause after a batch, in which tasks gather: each batch has a cost, even a small one.
 GATHER_SECONDS = 0.025
-# No pause after a batch with more bytes of arguments: its size may have ended it, and more tasks
-# are due.
+# No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,
+# so that more tasks are due.
 GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
 # How late a retry may be published: no NOTIFY wakes the relays when it becomes due.
 IDLE_SECONDS = 0.5

@@ -54,7 +54,7 @@ MAX_FAILED = 3
 # A task itself may cause PostgreSQL to fail. From this attempt on, losing PostgreSQL is an error of
 # the task (tasks without `one_commit`).
 FREE_ATTEMPTS = 100
-# So are this many lost connections within one attempt (`one_commit`).
+# In a `one_commit` task, this many lost connections within one attempt are an error of the task.
 MAX_LOSSES = 3
 OWN_ROW = "The task changed its own row in the ledger"
 
@@ -62,7 +62,7 @@ OWN_ROW = "The task changed its own row in the ledger"
 def execute(worker: str, deliveries: Sequence[Delivery]) -> Report:
     """Run attempts for a worker; return a report about them.
 
-    Raises only what ends this process: another error may be one that the parent cannot unpickle.
+    Raises only what ends this process: the parent may be unable to unpickle other errors.
     """
     specs = registered()
     try:
@@ -142,7 +142,8 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     """
     worker = attempts[0].worker
     # If a task commits without being noticed, its claim is committed too. A single attempt is then
-    # STARTED, so the reconciler finds it. A batch skips STARTED: it would update each row twice.
+    # STARTED, so the reconciler finds it. A batch skips STARTED, which would update each row
+    # twice; db/repairs.py finds its tasks.
     start = len(attempts) == 1
     with TaskSession() as session:
         for attempt in attempts:
@@ -209,7 +210,7 @@ def _in_steps(attempt: Attempt) -> TaskRecord:
         attempt.give_back(reason)
         raise
 
-    # The task has written nothing, so only the outcome must be written again.
+    # The task has written nothing, so it is enough to retry the write of its outcome.
     def finish() -> None:
         with transaction() as connection:
             _finish(connection, [end], attempt.worker, waiting=False, began=None)
@@ -244,8 +245,8 @@ def _finish(
 def _handle_error(attempt: Attempt, error: BaseException, report: Report) -> list[TaskRecord]:
     """Record and log what an attempt has raised; return its outcome, none if not recorded."""
     if isinstance(error, Superseded):
-        # Its writes were rolled back. If it still is the current attempt, it had changed its own
-        # row.
+        # Its writes were rolled back. The error is recorded only if this is still the current
+        # attempt: then the task had changed its own row.
         error = TaskError(OWN_ROW)
     final = isinstance(error, TaskError)
     # Recorded first: a log may be slow, or broken.

@@ -81,7 +81,7 @@ class Lease:
         )
 
     def write_soon(self, write: Callable[[], None]) -> None:
-        """Call `write` in the lease's thread, again while it raises StoreUnavailable."""
+        """Call `write` in the lease's thread, and again for WRITE_TIMEOUT while it cannot write."""
         self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
     def end(self) -> None:
@@ -132,7 +132,7 @@ class Lease:
             if not self._locked:
                 logger.warning(
                     "another session of PostgreSQL holds a lock that the lease of %s needs: this"
-                    " worker claims no tasks without a lease; end that session",
+                    " worker starts no ordinary task without a lease; end that session",
                     self._name,
                 )
             self._locked = True
@@ -179,7 +179,7 @@ class Lease:
 
     def end_now(self, code: int) -> NoReturn:
         """End the process although tasks still run, leaving no child behind."""
-        # From here on nothing is claimed, and the lease is not renewed.
+        # From here on the lease is not renewed.
         self._stopping.set()
         try:
             # billiard has no other way to its processes; other kinds of pool have none.
@@ -248,8 +248,9 @@ def _die_with_parent() -> None:
 def _held() -> dict[str, LedgerRequest]:
     """Return Celery's requests in this process, by id/attempt: waiting for a child, or running.
 
-    Members of batches are left out: they are never STARTED, and a row with a long list could not be
-    changed on a full disk. A single attempt from the queue of short tasks is not a member.
+    Members of batches are left out: they are never STARTED, and with a long list the lease's
+    row could not be changed on a full disk. A single attempt from the queue of short tasks is not
+    a member.
     """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
     # If an attempt was delivered twice, the running request replaces the waiting one.

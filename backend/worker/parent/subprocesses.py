@@ -1,4 +1,4 @@
-"""Kills the subprocesses of a task when its attempt ends.
+"""Kills the subprocesses of tasks when their pool process ends.
 
 Each pool process leads a process group and sets a variable in its environment, which subprocesses
 inherit. When the pool process has ended, its group is killed and, on Linux, every process with that
