@@ -23,7 +23,7 @@ PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), 
 AUTH = ("ad min", " p\"a's#s:=$w\\~ ")
 
 
-def test_the_banner_comes_though_a_proxy_is_named_and_each_address_answers(
+def test_the_banner_appears_with_proxy_variables_set_and_each_address_answers(
     stack: Stack, tmp_path: Path
 ) -> None:
     settings = {
@@ -52,7 +52,7 @@ def test_the_banner_comes_though_a_proxy_is_named_and_each_address_answers(
     assert stack.stop("up") == 0
 
 
-def test_the_client_of_the_examples_asks_this_machine_without_a_proxy(stack: Stack) -> None:
+def test_the_example_client_bypasses_the_proxy_for_this_machine(stack: Stack) -> None:
     stack.start("api")
     stack.start("worker")
     done = subprocess.run(
@@ -85,7 +85,7 @@ def flower(stack: Stack, name: str, **settings: str) -> str:
     return url
 
 
-def test_a_password_of_odd_signs_opens_flower_and_no_other_does(stack: Stack) -> None:
+def test_only_the_configured_password_with_special_characters_opens_flower(stack: Stack) -> None:
     url = flower(stack, "odd", FLOWER_BASIC_AUTH=":".join(AUTH))
     assert httpx.get(url, auth=AUTH).status_code == 200
     user, password = AUTH
@@ -95,6 +95,6 @@ def test_a_password_of_odd_signs_opens_flower_and_no_other_does(stack: Stack) ->
     assert httpx.get(url).status_code == 401
 
 
-def test_empty_variables_of_flower_stand_for_the_defaults(stack: Stack) -> None:
+def test_empty_flower_variables_mean_the_defaults(stack: Stack) -> None:
     url = flower(stack, "empty", FLOWER_BASIC_AUTH="", FLOWER_URL_PREFIX="")
     assert httpx.get(url).status_code == 200

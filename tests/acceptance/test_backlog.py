@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 
 
-def test_more_tasks_than_may_wait_are_refused_until_some_have_ended(stack: Stack) -> None:
+def test_tasks_above_max_waiting_are_refused_until_some_have_ended(stack: Stack) -> None:
     stack.environment["MAX_WAITING"] = "5"
     stack.start("api")
     ids = [stack.post("/tasks/", {"content": f"waits {number}"}) for number in range(5)]
@@ -72,7 +72,7 @@ def test_tasks_that_are_due_later_do_not_count_as_waiting(stack: Stack) -> None:
     assert refused.status_code == 429
 
 
-def test_a_total_of_many_tasks_is_a_second_old_at_most(stack: Stack) -> None:
+def test_a_total_of_many_tasks_is_at_most_one_second_old(stack: Stack) -> None:
     stack.start("api")
     ids = enter(stack, 20_500, due="1 h")
 

@@ -96,7 +96,7 @@ BODIES = {
 
 @pytest.mark.parametrize("path", ["/tasks/", "/tasks/insert_message", "/messages/"])
 @pytest.mark.parametrize("case", BODIES)
-def test_a_body_that_does_not_fit_is_refused_with_field_and_reason(
+def test_an_invalid_body_is_refused_with_field_and_reason(
     client: httpx.Client, case: str, path: str
 ) -> None:
     body, pointer = BODIES[case]
@@ -114,7 +114,9 @@ def test_a_body_that_does_not_fit_is_refused_with_field_and_reason(
         (b"{content: Hello}", "JSON"),
     ],
 )
-def test_the_reason_is_in_plain_words(client: httpx.Client, body: bytes, word: str) -> None:
+def test_the_reason_for_a_refusal_is_in_plain_words(
+    client: httpx.Client, body: bytes, word: str
+) -> None:
     problem = problem_of(client.post("/tasks/", content=body, headers=JSON), 422)
     assert word in problem["detail"]
     assert word in problem["errors"][0]["detail"]
@@ -126,7 +128,7 @@ def test_the_reason_is_in_plain_words(client: httpx.Client, body: bytes, word: s
     [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}],
     ids=["none", "text", "form"],
 )
-def test_a_body_without_the_right_content_type_is_told_which_to_add(
+def test_a_wrong_content_type_is_answered_with_the_one_to_send(
     client: httpx.Client, headers: dict[str, str], body: bytes
 ) -> None:
     for path in ("/tasks/", "/messages/"):
@@ -198,7 +200,7 @@ def test_an_id_that_was_never_issued_is_not_found(client: httpx.Client, task_id:
 @pytest.mark.parametrize(
     "name", ["thumbnail", "INSERT_MESSAGE", "tests", "x" * 10_240, "%00", "{name}"]
 )
-def test_an_unknown_task_is_answered_with_the_names_there_are(
+def test_an_unknown_task_name_is_answered_with_the_known_names(
     client: httpx.Client, name: str
 ) -> None:
     for body in (None, {"content": "Hello"}):
@@ -206,7 +208,7 @@ def test_an_unknown_task_is_answered_with_the_names_there_are(
         assert "insert_message, slow" in problem["detail"]
 
 
-def test_a_path_that_is_nothing_points_to_the_documentation(client: httpx.Client) -> None:
+def test_an_unknown_path_is_answered_with_a_link_to_the_documentation(client: httpx.Client) -> None:
     for method, path in (("GET", "/nothing"), ("POST", "/tasks/slow/er"), ("GET", "/messages/7")):
         assert "/docs" in problem_of(client.request(method, path), 404)["detail"]
 
@@ -225,7 +227,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("method", "path", "allowed"), METHODS)
-def test_a_wrong_method_is_told_which_are_right(
+def test_a_wrong_method_is_answered_with_the_allowed_ones(
     client: httpx.Client, method: str, path: str, allowed: str
 ) -> None:
     answer = client.request(method, path)

@@ -45,13 +45,15 @@ def content(value: object) -> bytes:
 @pytest.mark.parametrize(
     "value", ["x" * 10_000, "ü" * 10_000, "\U0001f389" * 10_000, " a ", "'; DROP TABLE tasks; --"]
 )
-def test_what_is_just_within_the_bounds_is_taken(client: httpx.Client, value: str) -> None:
+def test_values_just_within_the_limits_are_accepted(client: httpx.Client, value: str) -> None:
     assert client.post("/tasks/", json={"content": value}).status_code == 202
     message = client.post("/messages/", json={"content": value})
     assert (201, value) == (message.status_code, message.json()["content"])
 
 
-def test_an_id_is_found_only_as_it_was_issued(service: Stack, client: httpx.Client) -> None:
+def test_an_id_is_found_only_in_the_form_in_which_it_was_issued(
+    service: Stack, client: httpx.Client
+) -> None:
     task_id = service.post("/tasks/", {"content": "mine"})
     assert client.get(f"/tasks/{task_id}").status_code == 200
     for other in (task_id.upper(), task_id.replace("-", ""), f"{task_id}%20", f"%20{task_id}"):
@@ -59,7 +61,7 @@ def test_an_id_is_found_only_as_it_was_issued(service: Stack, client: httpx.Clie
 
 
 @pytest.mark.parametrize("host", ["[", "a:b:c", "x" * 5000, "", "%00"])
-def test_a_strange_host_header_breaks_nothing(client: httpx.Client, host: str) -> None:
+def test_an_unusual_host_header_causes_no_server_error(client: httpx.Client, host: str) -> None:
     answer = client.get("/", headers={"Host": host})
     assert answer.status_code in {200, 400}, answer.text
 
@@ -95,9 +97,7 @@ def too_large(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("path", ["/tasks/", "/messages/", "/tasks/slow", "/nothing"])
-def test_a_body_declared_too_large_is_refused_before_any_of_it_is_sent(
-    service: Stack, path: str
-) -> None:
+def test_a_body_declared_too_large_is_refused_before_it_is_sent(service: Stack, path: str) -> None:
     head = f"POST {path} HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: "
     with Connection(service, head + str(MEBIBYTE + 1)) as connection:
         too_large(connection)
@@ -124,7 +124,7 @@ def test_a_body_of_exactly_the_limit_is_read(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("headers", "status"), [({}, 413), ({"Content-Encoding": "gzip"}, 415)], ids=str
 )
-def test_a_client_whose_large_body_is_refused_reads_the_answer_and_can_go_on(
+def test_a_client_whose_large_body_is_refused_can_read_the_answer_and_continue(
     service: Stack, headers: dict[str, str], status: int
 ) -> None:
     body = b" " * 12 * MEBIBYTE  # more than the buffers between the two take
@@ -139,7 +139,7 @@ def test_a_client_whose_large_body_is_refused_reads_the_answer_and_can_go_on(
         connection.close()
 
 
-def test_bad_requests_beside_good_ones_do_not_fail_those(service: Stack) -> None:
+def test_bad_requests_do_not_make_concurrent_good_ones_fail(service: Stack) -> None:
     before = service.scalar("SELECT count(*) FROM tasks")
     bodies = [content("good")] * 20 + [content("a\x00b"), content("\ud800")]
     ready = threading.Barrier(len(bodies))
@@ -174,7 +174,7 @@ def test_bad_requests_beside_good_ones_do_not_fail_those(service: Stack) -> None
         ("up", "API_WORKERS", "secret"),
     ],
 )
-def test_a_setting_that_makes_no_sense_refuses_the_start_in_one_line(
+def test_an_invalid_setting_stops_the_start_with_one_line(
     service: Stack, command: str, name: str, value: str
 ) -> None:
     started = subprocess.run(
@@ -219,7 +219,7 @@ HANG_UPS = {
 
 
 @pytest.mark.parametrize(("request_line", "rest", "body"), HANG_UPS.values(), ids=HANG_UPS)
-def test_a_client_that_hangs_up_leaves_no_error_behind(
+def test_a_client_that_disconnects_causes_no_logged_error(
     service: Stack, client: httpx.Client, request_line: str, rest: str, body: bytes
 ) -> None:
     task_id = service.post("/tasks/slow", None)
@@ -240,7 +240,7 @@ def test_a_client_that_hangs_up_leaves_no_error_behind(
     assert "Traceback" not in service["api"].log
 
 
-def test_a_client_that_sends_its_body_slowly_is_served(service: Stack) -> None:
+def test_a_client_that_sends_its_body_slowly_gets_an_answer(service: Stack) -> None:
     body = content("slowly")
     head = "POST /tasks/ HTTP/1.1\nHost: x\nContent-Type: application/json\nConnection: close\n"
     with Connection(service, f"{head}Content-Length: {len(body)}") as connection:

@@ -92,7 +92,9 @@ def healthy(stack: Stack, name: str) -> bool:
 
 
 @pytest.mark.parametrize("path", ["/jobs/docs", "/jobs/redoc"])
-def test_the_documentation_loads_all_that_it_needs(client: httpx.Client, path: str) -> None:
+def test_the_documentation_loads_all_its_files_under_the_prefix(
+    client: httpx.Client, path: str
+) -> None:
     page = client.get(path)
     assert page.status_code == 200
     links = re.findall(r"""(?:src|href|url)"?\s*[=:]\s*["']([^"']+)["']""", page.text)
@@ -103,11 +105,11 @@ def test_the_documentation_loads_all_that_it_needs(client: httpx.Client, path: s
         assert client.get(link).status_code == 200, link
 
 
-def test_what_is_tried_in_swagger_goes_to_the_prefix(client: httpx.Client) -> None:
+def test_requests_from_swagger_go_to_the_prefix(client: httpx.Client) -> None:
     assert client.get("/jobs/openapi.json").json()["servers"] == [{"url": "/jobs"}]
 
 
-def test_the_root_links_to_pages_of_the_same_address(client: httpx.Client) -> None:
+def test_the_root_links_to_pages_under_the_same_address(client: httpx.Client) -> None:
     links = client.get("/jobs/").json()
     assert links == {
         "docs": "/jobs/docs",
@@ -121,7 +123,7 @@ def test_the_root_links_to_pages_of_the_same_address(client: httpx.Client) -> No
     assert f"curl -X POST {client.base_url}/jobs/tasks/ " in page
 
 
-def test_flower_is_whole_under_its_prefix(client: httpx.Client, service: Stack) -> None:
+def test_flower_works_completely_under_its_prefix(client: httpx.Client, service: Stack) -> None:
     page = client.get("/flower/")
     assert page.status_code == 200
     links = re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
@@ -156,13 +158,13 @@ def test_each_path_is_answered_without_a_redirect(
     assert client.get(asked).status_code == status
 
 
-def test_an_error_names_the_path_of_the_documentation(client: httpx.Client) -> None:
+def test_an_error_links_to_the_documentation_under_the_prefix(client: httpx.Client) -> None:
     assert "See /jobs/docs " in client.get("/jobs/nothing").json()["detail"]
     refused = client.put("/jobs/tasks/slow")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
 
 
-def test_lines_are_answered_line_by_line(client: httpx.Client) -> None:
+def test_ndjson_lines_are_answered_one_by_one(client: httpx.Client) -> None:
     line = b'{"name": "slow", "arguments": {"duration": 0}}\n'
     kind = {"Content-Type": "application/x-ndjson"}
     sent = (line * 1000 for _ in range(3))
@@ -175,7 +177,7 @@ def test_lines_are_answered_line_by_line(client: httpx.Client) -> None:
     ("headers", "status"),
     [({"Content-Type": "application/json"}, 413), ({"Content-Encoding": "gzip"}, 415)],
 )
-def test_a_refusal_before_the_body_was_read_arrives(
+def test_a_refusal_sent_before_the_body_was_read_reaches_the_client(
     client: httpx.Client, headers: dict[str, str], status: int
 ) -> None:
     for _ in range(20):
@@ -207,7 +209,7 @@ FORWARDED = {
 }
 
 
-def test_a_trusted_proxy_says_how_the_service_is_reached(service: Stack) -> None:
+def test_forwarded_headers_of_a_trusted_proxy_set_the_service_address(service: Stack) -> None:
     with service.client() as direct:
         assert direct.get("/", headers=FORWARDED).json()["flower"] == (
             "https://tasks.example:8443/flower/"
@@ -217,7 +219,7 @@ def test_a_trusted_proxy_says_how_the_service_is_reached(service: Stack) -> None
 
 
 @pytest.mark.parametrize("trusted", [{}, {"FORWARDED_ALLOW_IPS": "192.0.2.1"}], ids=str)
-def test_of_anybody_else_no_forwarding_header_is_believed(
+def test_forwarded_headers_of_untrusted_clients_are_ignored(
     service: Stack, trusted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -247,7 +249,7 @@ def connections_to(port: int) -> int:
 
 
 @pytest.mark.parametrize("nginx", ["keeps"], indirect=True)
-def test_ten_thousand_posts_over_kept_connections_are_all_answered(
+def test_ten_thousand_posts_over_keep_alive_connections_are_all_answered(
     nginx: Nginx, service: Stack
 ) -> None:
     kept = re.findall(r"keepalive_timeout (\d+)s;", recipe())

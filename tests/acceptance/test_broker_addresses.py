@@ -126,7 +126,7 @@ def test_tasks_run_and_results_are_copied_over_tls(
         assert "was dropped" not in stack["worker"].log
 
 
-def test_a_broker_that_is_not_trusted_is_one_that_is_away(
+def test_a_broker_with_an_untrusted_certificate_is_reported_as_unavailable(
     broker: Broker, postgres: Postgres, tmp_path: Path
 ) -> None:
     with Stack(postgres.create_database(), broker.url, tmp_path) as stack:
@@ -145,7 +145,7 @@ PASSWORD = "secret#/?@:%;&=+ [ü]%41"
 
 
 @pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "as it is"])
-def test_a_password_of_rabbitmq_is_read_as_it_was_set(rabbitmq: RabbitMQ, *, encoded: bool) -> None:
+def test_any_rabbitmq_password_works_in_the_url(rabbitmq: RabbitMQ, *, encoded: bool) -> None:
     # Without those that have to be encoded.
     password = PASSWORD if encoded else "secret:%&=+ ü!$'()*,~"
     name = rabbitmq.add_user(password)
@@ -156,7 +156,7 @@ def test_a_password_of_rabbitmq_is_read_as_it_was_set(rabbitmq: RabbitMQ, *, enc
     assert "secret" not in said
 
 
-def test_a_password_of_redis_is_read_as_it_was_set() -> None:
+def test_any_redis_password_works_in_the_url() -> None:
     if absent := missing(Redis):
         pytest.skip(absent)
     with Redis({"requirepass": PASSWORD}) as server:

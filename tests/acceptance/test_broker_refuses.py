@@ -82,7 +82,7 @@ def holds_for(condition: Any, seconds: float, what: str) -> None:  # noqa: ANN40
 
 
 @pytest.mark.timeout(300)
-def test_an_alarm_leaves_no_connection_behind_and_nothing_is_published_twice(
+def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
     stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     stack.start("api")
@@ -122,7 +122,7 @@ def test_an_alarm_leaves_no_connection_behind_and_nothing_is_published_twice(
         assert "go back to the outbox" not in stack[name].log
 
 
-def test_health_names_an_alarm_while_it_lasts(stack: Stack, rabbitmq: RabbitMQ) -> None:
+def test_health_reports_an_alarm_while_it_lasts(stack: Stack, rabbitmq: RabbitMQ) -> None:
     stack.start("api")
     stack.start("worker")
     first = stack.post("/tasks/slow?duration=0")
@@ -137,7 +137,7 @@ def test_health_names_an_alarm_while_it_lasts(stack: Stack, rabbitmq: RabbitMQ) 
     eventually(lambda: degraded(stack) == [], 10, "health is clean again")
 
 
-def test_where_another_process_publishes_health_says_that_an_alarm_may_be_the_reason(
+def test_health_without_a_relay_says_that_an_alarm_may_be_the_reason(
     stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     stack.start("api", "--no-relay")
@@ -152,7 +152,7 @@ def test_where_another_process_publishes_health_says_that_an_alarm_may_be_the_re
     eventually(lambda: degraded(stack) == [], 10, "health is clean again")
 
 
-def test_a_relay_that_is_blocked_stops_in_time_and_what_it_took_runs_later(
+def test_a_blocked_relay_stops_in_time_and_its_rows_are_published_later(
     stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     stack.start("api", "--no-relay")
@@ -176,9 +176,7 @@ def test_a_relay_that_is_blocked_stops_in_time_and_what_it_took_runs_later(
     ]
 
 
-def test_a_relay_that_is_blocked_notices_that_the_broker_is_gone(
-    stack: Stack, rabbitmq: RabbitMQ
-) -> None:
+def test_a_blocked_relay_notices_that_the_broker_is_gone(stack: Stack, rabbitmq: RabbitMQ) -> None:
     stack.start("api")
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "the relay has connected")
     with alarm(rabbitmq):
@@ -191,7 +189,7 @@ def test_a_relay_that_is_blocked_notices_that_the_broker_is_gone(
     assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
 
 
-def test_a_queue_that_refuses_messages_holds_up_no_other_queue(
+def test_a_queue_that_refuses_messages_does_not_delay_other_queues(
     stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     api = stack.start("api")
@@ -221,7 +219,7 @@ def any_stack(request: pytest.FixtureRequest, stack: Stack) -> Stack:
     return stack
 
 
-def test_messages_of_others_in_one_queue_hide_no_loss_of_another(any_stack: Stack) -> None:
+def test_foreign_messages_in_one_queue_do_not_hide_losses_in_another(any_stack: Stack) -> None:
     any_stack.start("api")
     tasks = [any_stack.post("/tasks/slow?duration=0") for _ in range(3)]
     eventually(lambda: unclaimed(any_stack, "published_at IS NOT NULL") == 3, 10, "published")

@@ -53,7 +53,7 @@ def attempts(stack: Stack) -> Counter[tuple[str, str, int]]:
     return Counter((name, state, attempt) for name, state, attempt in stack.query(counted))
 
 
-def test_a_pool_process_leaves_after_so_many_tasks_and_none_costs_an_attempt(
+def test_a_pool_process_is_replaced_after_max_tasks_without_costing_an_attempt(
     either_stack: Stack,
 ) -> None:
     stack = either_stack
@@ -85,7 +85,7 @@ def results(stack: Stack, ids: list[str]) -> list[int]:
     return [result["pid"] for result in found]
 
 
-def test_a_pool_process_that_has_grown_leaves_after_its_task(odd_stack: Stack) -> None:
+def test_a_pool_process_over_its_memory_limit_is_replaced_after_its_task(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     limit = {"MAX_MEMORY_PER_CHILD": "400", "WORKER_CONCURRENCY": "1"}
@@ -98,7 +98,9 @@ def test_a_pool_process_that_has_grown_leaves_after_its_task(odd_stack: Stack) -
     assert '"error"' not in worker.log
 
 
-def test_a_worker_whose_processes_leave_stops_and_loses_no_attempt(odd_stack: Stack) -> None:
+def test_a_worker_whose_pool_processes_are_being_replaced_stops_without_losing_attempts(
+    odd_stack: Stack,
+) -> None:
     stack = odd_stack
     stack.start("api")
     limit = {"MAX_TASKS_PER_CHILD": "1"}
@@ -115,7 +117,7 @@ def test_a_worker_whose_processes_leave_stops_and_loses_no_attempt(odd_stack: St
     assert stack.scalar(costs) == 16, "a hand-back adds one to both"
 
 
-def test_a_process_that_is_killed_while_others_leave_costs_its_own_task_an_attempt_only(
+def test_a_kill_while_other_processes_are_replaced_costs_only_its_own_task_an_attempt(
     odd_stack: Stack,
 ) -> None:
     stack = odd_stack

@@ -96,7 +96,7 @@ SPLIT = REQUEST.index(b"\r\n\r\n")
     ],
     ids=["whole", "body later", "in three", "byte by byte", "chunked", "chunked in two"],
 )
-def test_a_request_that_asks_for_http_2_is_answered_in_http_1(
+def test_a_request_to_upgrade_to_http_2_is_answered_in_http_1(
     service: Stack, pieces: list[bytes]
 ) -> None:
     (body,) = accepted(talk(service, *pieces, pause=0.005))
@@ -105,7 +105,7 @@ def test_a_request_that_asks_for_http_2_is_answered_in_http_1(
     assert found == {"content": "Hello World"}
 
 
-def test_lines_that_ask_for_http_2_are_all_taken(service: Stack) -> None:
+def test_an_ndjson_upload_that_asks_for_http_2_is_accepted_completely(service: Stack) -> None:
     (body,) = accepted(talk(service, LINES))
     answers = [json.loads(line) for line in body.splitlines()]
     assert [answer["status"] for answer in answers] == ["PENDING"] * 3
@@ -116,19 +116,19 @@ def test_requests_after_one_that_asks_for_http_2_are_answered_too(service: Stack
     assert len(accepted(talk(service, REQUEST + plain + REQUEST))) == 3
 
 
-def test_a_web_socket_is_answered_as_any_path_that_is_not_there(service: Stack) -> None:
+def test_a_web_socket_request_is_answered_with_404(service: Stack) -> None:
     asked = "GET /ws HTTP/1.1\nHost: x\nConnection: keep-alive, Upgrade\nUpgrade: websocket\n\n"
     answer = talk(service, asked.replace("\n", "\r\n").encode())
     assert answer.startswith(b"HTTP/1.1 404")
 
 
-def test_a_request_to_a_proxy_is_refused_and_the_api_goes_on(service: Stack) -> None:
+def test_a_proxy_request_is_refused_and_the_api_keeps_working(service: Stack) -> None:
     asked = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n"
     assert talk(service, asked).startswith(b"HTTP/1.1 400")
     assert len(accepted(talk(service, REQUEST))) == 1
 
 
-def test_a_key_stands_for_the_same_arguments_however_they_are_written(
+def test_a_key_matches_equal_arguments_in_any_json_notation(
     client: httpx.Client,
 ) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": "spaces"}
@@ -138,20 +138,20 @@ def test_a_key_stands_for_the_same_arguments_however_they_are_written(
     assert len({answer.json()["task_id"] for answer in answers}) == 1
 
 
-def test_a_client_of_http_1_0_sees_its_lines_and_nothing_else(service: Stack) -> None:
+def test_an_http_1_0_client_gets_its_lines_without_chunk_framing(service: Stack) -> None:
     request = head("/tasks/batch", 2 * len(LINE), "application/x-ndjson", version="1.0") + 2 * LINE
     (body,) = accepted(talk(service, request))
     assert [json.loads(line)["line"] for line in body.splitlines()] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["Application/X-NDJSON", "application/x-ndjson; charset=utf-8"])
-def test_the_media_type_of_lines_ignores_case(client: httpx.Client, kind: str) -> None:
+def test_the_ndjson_media_type_ignores_case(client: httpx.Client, kind: str) -> None:
     answer = client.post("/tasks/batch", content=LINE, headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["status"]) == (202, "PENDING")
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_a_byte_order_mark_before_lines_is_no_fault(client: httpx.Client, size: int) -> None:
+def test_a_byte_order_mark_before_ndjson_lines_is_accepted(client: httpx.Client, size: int) -> None:
     lines = b"\xef\xbb\xbf" + LINE * 2
 
     def pieces() -> Iterator[bytes]:
@@ -204,7 +204,7 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/tasks/", "/tasks/?limit=1", "/nothing"])
-def test_a_client_that_ends_its_side_after_its_requests_is_answered(
+def test_a_client_that_half_closes_after_its_requests_gets_the_answers(
     service: Stack, path: str
 ) -> None:
     get = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -216,7 +216,7 @@ def test_a_client_that_ends_its_side_after_its_requests_is_answered(
     assert (first[:3], second[:3]) == (b"202", b"404" if path == "/nothing" else b"200")
 
 
-def test_a_client_that_ends_its_side_is_told_the_state_without_waiting(service: Stack) -> None:
+def test_a_client_that_half_closes_gets_the_state_without_waiting(service: Stack) -> None:
     task_id = service.post("/tasks/", {"content": "waits"})
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall(f"GET /tasks/{task_id}?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -225,7 +225,7 @@ def test_a_client_that_ends_its_side_is_told_the_state_without_waiting(service: 
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == "PENDING"
 
 
-def test_what_cannot_end_when_the_api_stops_is_answered_503_without_a_traceback(
+def test_requests_that_cannot_finish_when_the_api_stops_get_503_without_a_traceback(
     stack: Stack,
 ) -> None:
     stack.start("api", "--no-relay")
@@ -261,7 +261,7 @@ def established(port: int) -> int:
     return sum(row[1].endswith(wanted) and row[3] == "01" for row in rows)
 
 
-def test_an_idle_connection_stays_open_as_long_as_the_setting_says(stack: Stack) -> None:
+def test_an_idle_connection_stays_open_for_the_configured_time(stack: Stack) -> None:
     stack.start("api", "--no-relay", environment={"KEEP_ALIVE_SECONDS": "7"})
     with httpx.Client(base_url=stack.url) as client:
         assert client.get("/health").status_code == 200

@@ -75,7 +75,7 @@ def test_a_running_task_survives_every_step_of_the_clock(
     assert stack.attempt(task_id) == 1
 
 
-def test_a_retry_comes_in_time_although_the_clock_was_set_back(
+def test_a_retry_is_on_time_after_the_clock_was_set_back(
     stack: Stack, postgres_with_clock: Postgres
 ) -> None:
     postgres_with_clock.step_clock(MINUTE)
@@ -89,7 +89,7 @@ def test_a_retry_comes_in_time_although_the_clock_was_set_back(
     assert stack.attempt(task_id) == 2
 
 
-def test_what_the_broker_lost_comes_in_time_although_the_clock_was_set_back(
+def test_a_lost_message_is_republished_on_time_after_the_clock_was_set_back(
     stack: Stack, postgres_with_clock: Postgres, rabbitmq: RabbitMQ
 ) -> None:
     postgres_with_clock.step_clock(MINUTE)
@@ -105,7 +105,7 @@ def test_what_the_broker_lost_comes_in_time_although_the_clock_was_set_back(
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
-def test_a_task_whose_worker_died_runs_again_within_a_minute_whatever_the_clock_does(
+def test_a_dead_workers_task_runs_again_within_a_minute_despite_clock_steps(
     stack: Stack, postgres_with_clock: Postgres, tmp_path: Path, step: float
 ) -> None:
     go = tmp_path / "go"
@@ -122,7 +122,7 @@ def test_a_task_whose_worker_died_runs_again_within_a_minute_whatever_the_clock_
 
 
 @pytest.mark.parametrize("frozen", [("relay",), ("relay", "worker")])
-def test_processes_that_sleep_for_longer_than_a_lease_cost_a_running_task_no_attempt(
+def test_suspending_all_processes_beyond_a_lease_costs_a_running_task_no_attempt(
     stack: Stack, tmp_path: Path, frozen: tuple[str, ...]
 ) -> None:
     go = tmp_path / "go"

@@ -74,7 +74,7 @@ def test_each_published_port_can_be_changed() -> None:
 
 
 @needs_compose
-def test_containers_of_ours_can_do_little() -> None:
+def test_our_containers_have_minimal_privileges() -> None:
     services = _config({})["services"]
     for name in OURS:
         service = services[name]
@@ -84,7 +84,7 @@ def test_containers_of_ours_can_do_little() -> None:
 
 
 @needs_compose
-def test_credentials_reach_servers_and_clients_alike() -> None:
+def test_credentials_from_env_reach_servers_and_clients() -> None:
     services = _config(
         {
             "RABBITMQ_USER": "rabbit",

@@ -43,7 +43,7 @@ class TestInContainers:
 
     __test__ = os.environ.get("TESTS_COMPOSE") == "1"
 
-    def test_the_seeds_examples_answer(self, compose: Compose) -> None:
+    def test_the_examples_of_the_seed_work(self, compose: Compose) -> None:
         message = compose.post("/tasks/", {"content": "Hello World"})
         slow = compose.post("/tasks/slow?duration=3")
         listed = compose.get("API_PORT", "/tasks/").json()
@@ -80,7 +80,7 @@ class TestInContainers:
         module = "/opt/venv/lib/python3.13/site-packages/backend/tasks/slow.py"
         assert "# changed" in compose.compose("exec", "-T", "worker", "cat", module)
 
-    def test_a_worker_that_is_killed_loses_no_long_task(self, compose: Compose) -> None:
+    def test_a_killed_worker_loses_no_long_task(self, compose: Compose) -> None:
         task_id = compose.post("/tasks/slow?duration=10")
         eventually(lambda: compose.state(task_id)["status"] == "STARTED", 10, "it has started")
         compose.kill_and_start(compose.container("worker"))

@@ -74,7 +74,7 @@ def test_each_path_is_served_with_and_without_its_last_slash_and_never_redirecte
     assert status == answer.status_code, answer.text
 
 
-def test_a_message_task_is_accepted_pending_and_ends_with_its_message(
+def test_a_message_task_is_accepted_as_pending_and_succeeds_with_its_message(
     client: httpx.Client,
 ) -> None:
     answer = client.post("/tasks/", json={"content": "Grüße, 世界 🎉\n"})
@@ -120,7 +120,7 @@ def end_slow_task(service: Stack, task_id: str) -> None:
     service.query("DELETE FROM outbox WHERE task_id = %s RETURNING 1", task_id)
 
 
-def test_every_registered_task_has_a_route_of_its_own(client: httpx.Client) -> None:
+def test_every_registered_task_has_its_own_route(client: httpx.Client) -> None:
     paths = json_of(client.get("/openapi.json"))["paths"]
     posted = {path for path, methods in paths.items() if "post" in methods}
     assert {"/tasks/", "/tasks/slow", "/tasks/insert_message"} <= posted
@@ -130,7 +130,7 @@ def test_every_registered_task_has_a_route_of_its_own(client: httpx.Client) -> N
     assert state["result"]["content"] == "by its name"
 
 
-def test_a_message_is_written_at_once_and_without_a_task(
+def test_a_direct_message_is_written_at_once_without_a_task(
     service: Stack, client: httpx.Client
 ) -> None:
     tasks = service.scalar("SELECT count(*) FROM tasks")
@@ -142,7 +142,7 @@ def test_a_message_is_written_at_once_and_without_a_task(
     assert tasks == service.scalar("SELECT count(*) FROM tasks")
 
 
-def test_messages_are_paged_from_the_newest_to_the_oldest_ids_ascending(
+def test_pages_of_messages_go_from_newest_to_oldest_with_ids_ascending_in_a_page(
     client: httpx.Client,
 ) -> None:
     total = json_of(client.get("/messages/"))["total"]
@@ -163,7 +163,7 @@ def test_messages_are_paged_from_the_newest_to_the_oldest_ids_ascending(
     assert {"messages": [], "total": everything["total"]} == nothing
 
 
-def test_ten_slow_tasks_are_all_listed_until_they_have_ended(
+def test_all_of_ten_slow_tasks_are_listed_until_they_have_ended(
     service: Stack, client: httpx.Client
 ) -> None:
     eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
@@ -192,7 +192,7 @@ def test_ten_slow_tasks_are_all_listed_until_they_have_ended(
     assert json_of(client.get("/tasks/")) == {"tasks": [], "total": 0}
 
 
-def test_the_list_of_tasks_has_the_oldest_and_counts_all(
+def test_the_list_of_tasks_shows_the_oldest_and_counts_all(
     service: Stack, client: httpx.Client
 ) -> None:
     eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
@@ -205,9 +205,7 @@ def test_the_list_of_tasks_has_the_oldest_and_counts_all(
     remove(service, older + newer)
 
 
-def test_waiting_for_a_task_that_has_ended_costs_nothing(
-    service: Stack, client: httpx.Client
-) -> None:
+def test_waiting_for_an_ended_task_returns_at_once(service: Stack, client: httpx.Client) -> None:
     task_id = service.post("/tasks/slow?duration=0")
     assert service.state(task_id, wait=PATIENCE)["status"] == "SUCCESS"
     begin = time.monotonic()
@@ -216,7 +214,7 @@ def test_waiting_for_a_task_that_has_ended_costs_nothing(
     assert time.monotonic() - begin < 1
 
 
-def test_waiting_holds_the_answer_until_the_task_has_ended(
+def test_wait_delays_the_answer_until_the_task_has_ended(
     service: Stack, client: httpx.Client
 ) -> None:
     task_id = service.post("/tasks/slow?duration=1")
@@ -227,7 +225,7 @@ def test_waiting_holds_the_answer_until_the_task_has_ended(
     assert 0.5 < time.monotonic() - begin < 10
 
 
-def test_waiting_ends_with_the_state_as_it_is_and_a_running_task_tells_its_progress(
+def test_a_wait_that_times_out_returns_the_state_and_progress_of_a_running_task(
     service: Stack, client: httpx.Client
 ) -> None:
     task_id = service.post("/tasks/slow?duration=3")
@@ -259,7 +257,7 @@ def test_waiting_for_an_id_that_was_never_issued_is_answered_at_once(client: htt
         ("FAILURE", "", {"error": "No reason was given"}),
     ],
 )
-def test_a_task_that_did_not_succeed_tells_why_once_it_has_ended(
+def test_an_unsuccessful_task_shows_its_error_once_it_has_ended(
     service: Stack, client: httpx.Client, state: str, error: str | None, result: object
 ) -> None:
     ids = enter(service, 1, due="1 h")

@@ -45,12 +45,12 @@ def service(
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live"])
-def test_a_process_that_serves_is_healthy(client: httpx.Client, path: str) -> None:
+def test_a_serving_process_is_healthy(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.json()) == (200, {"status": "healthy"})
 
 
-def test_a_whole_service_is_ready_with_nothing_degraded(client: httpx.Client) -> None:
+def test_a_complete_service_is_ready_with_nothing_degraded(client: httpx.Client) -> None:
     expected = (200, {"status": "ready", "degraded": []})
 
     def is_ready() -> bool:
@@ -69,7 +69,7 @@ def test_the_root_links_to_documentation_and_flower(service: Stack, client: http
     assert answer.json()["flower"] == "http://localhost:5999"
 
 
-def test_a_browser_gets_the_root_as_a_page(client: httpx.Client) -> None:
+def test_a_browser_gets_the_root_as_html(client: httpx.Client) -> None:
     answer = client.get("/", headers={"Accept": BROWSER})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -78,7 +78,7 @@ def test_a_browser_gets_the_root_as_a_page(client: httpx.Client) -> None:
     assert f"curl -X POST {client.base_url}/tasks/" in answer.text
 
 
-def test_the_page_repeats_nothing_of_a_request_as_markup(client: httpx.Client) -> None:
+def test_the_html_page_escapes_everything_from_the_request(client: httpx.Client) -> None:
     headers = {"Accept": BROWSER, "Host": 'x"><script>alert(1)</script>'}
     assert "<script>" not in client.get("/", headers=headers).text
 
@@ -124,7 +124,7 @@ def test_the_schema_has_an_example_of_every_value(client: httpx.Client) -> None:
     assert without == []
 
 
-def test_the_schema_documents_errors_in_the_form_in_which_they_come(client: httpx.Client) -> None:
+def test_the_schema_documents_errors_as_they_are_sent(client: httpx.Client) -> None:
     schema = client.get("/openapi.json").json()
     wrong = [
         (name, status)
@@ -139,7 +139,7 @@ def test_the_schema_documents_errors_in_the_form_in_which_they_come(client: http
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_documentation_is_served_without_another_host(client: httpx.Client, path: str) -> None:
+def test_the_documentation_loads_nothing_from_other_hosts(client: httpx.Client, path: str) -> None:
     page = client.get(path)
     assert page.status_code == 200
     links = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page.text)
@@ -181,7 +181,9 @@ def typed(service: Stack, command: str) -> Any:  # noqa: ANN401 - whatever JSON 
 
 
 @pytest.mark.parametrize("command", EXAMPLES)
-def test_a_command_of_the_page_prints_what_it_says(service: Stack, command: str) -> None:
+def test_each_command_of_the_seeds_page_prints_what_the_page_shows(
+    service: Stack, command: str
+) -> None:
     eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
     service.query("DELETE FROM messages RETURNING 1")
     printed = typed(service, command)
@@ -189,7 +191,7 @@ def test_a_command_of_the_page_prints_what_it_says(service: Stack, command: str)
     assert expected == re.sub(ID, "ID", json.dumps(printed))
 
 
-def test_the_complete_flow_of_the_page_runs_as_it_says(service: Stack) -> None:
+def test_the_complete_flow_of_the_seeds_page_works(service: Stack) -> None:
     eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
     accepted = typed(service, 'curl -X POST "http://localhost:8060/tasks/slow?duration=2"')
     task_id = accepted["task_id"]
@@ -204,7 +206,7 @@ def test_the_complete_flow_of_the_page_runs_as_it_says(service: Stack) -> None:
     assert typed(service, listing) == {"tasks": [], "total": 0}
 
 
-def test_the_loop_of_the_page_creates_messages_in_batch(service: Stack) -> None:
+def test_the_loop_of_the_seeds_page_creates_messages(service: Stack) -> None:
     eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
     service.query("DELETE FROM messages RETURNING 1")
     loop = """for i in {1..5}; do
@@ -256,7 +258,7 @@ assert (type(missing), missing.status) == (models.Problem, 404)
 """
 
 
-def test_a_generated_client_comes_without_warnings_and_reads_typed_answers(
+def test_a_generated_client_has_no_warnings_and_reads_typed_answers(
     service: Stack, tmp_path: Path
 ) -> None:
     document = tmp_path / "openapi.json"
@@ -281,7 +283,7 @@ def run(command: list[str | Path], environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_reference_of_the_openapi_document_leads_somewhere(service: Stack) -> None:
+def test_every_reference_in_the_openapi_document_resolves(service: Stack) -> None:
     document = httpx.get(f"{service.url}/openapi.json").json()
     references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
     assert references

@@ -61,7 +61,7 @@ def follow(stack: Stack, number: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)
-def test_no_replica_gives_a_wrong_or_an_older_state(stack: Stack, *, thorough: bool) -> None:
+def test_no_api_replica_returns_a_wrong_or_older_state(stack: Stack, *, thorough: bool) -> None:
     count = 300 if thorough else 60
     api = stack.start("api", environment={"API_WORKERS": "2"})
     assert len(api.children()) >= 2
@@ -86,7 +86,7 @@ def test_no_replica_gives_a_wrong_or_an_older_state(stack: Stack, *, thorough: b
     assert replicas == 2, "both processes have taken tasks"
 
 
-def test_a_task_that_only_a_newer_worker_knows_waits_for_it(odd_stack: Stack) -> None:
+def test_a_task_unknown_to_an_old_worker_waits_for_a_newer_one(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     stack.module = "backend"  # the version before the tests' own tasks

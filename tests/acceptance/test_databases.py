@@ -59,7 +59,7 @@ def url(postgres: Postgres) -> str:
     return made
 
 
-def test_a_search_path_in_the_address_is_where_everything_is_kept(
+def test_all_tables_are_in_the_search_path_of_the_address(
     url: str, rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     with Stack(f"{url}?{SEARCH_PATH}", rabbitmq.url, tmp_path) as stack:
@@ -81,7 +81,7 @@ def test_a_search_path_in_the_address_is_where_everything_is_kept(
         '-csearch_path%3D"my%5C%20jobs"',
     ],
 )
-def test_options_of_the_address_may_be_several_and_quoted(url: str, options: str) -> None:
+def test_the_address_may_have_several_and_quoted_options(url: str, options: str) -> None:
     execute(url, 'ALTER SCHEMA jobs RENAME TO "my jobs"' if "my" in options else "SELECT 1")
     assert migrated(f"{url}?options={options}") == (0, "")
     assert execute(url, IN_JOBS) == [("my jobs" if "my" in options else "jobs",)]
@@ -96,11 +96,11 @@ def test_options_of_the_address_may_be_several_and_quoted(url: str, options: str
         "gssencmode=disable&sslmode=prefer&fallback_application_name=mine",
     ],
 )
-def test_other_parameters_of_the_address_are_taken(url: str, query: str) -> None:
+def test_other_parameters_of_the_address_are_accepted(url: str, query: str) -> None:
     assert migrated(f"{url}?{query}") == (0, "")
 
 
-def test_of_several_hosts_one_that_answers_is_taken(postgres: Postgres, url: str) -> None:
+def test_a_host_that_answers_is_used_among_several(postgres: Postgres, url: str) -> None:
     database = url.rpartition("/")[2]
     hosts = f"host=127.0.0.1:9&host=127.0.0.1:{postgres.port}"
     assert migrated(f"postgresql+psycopg2://postgres@/{database}?{hosts}") == (0, "")
@@ -168,7 +168,7 @@ def test_options_that_a_pooler_drops_are_an_error_for_later_connections_too(
     assert "OptionsDropped" in process.stderr
 
 
-def test_a_role_that_may_not_create_tables_is_told_in_a_line(url: str) -> None:
+def test_a_role_without_the_right_to_create_tables_is_reported_in_one_line(url: str) -> None:
     role = f"role_{url.rpartition('/')[2]}"
     execute(url, f"CREATE ROLE {role} LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     theirs = url.replace("postgres@", f"{role}@")
@@ -196,7 +196,7 @@ migrate.upgrade()
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_that_cannot_hold_every_text_is_told_and_leaks_no_text(
+def test_a_database_that_is_not_utf_8_is_reported_without_showing_any_content(
     stack: Stack, postgres: Postgres, encoding: str
 ) -> None:
     name = f"{stack.database_url.rpartition('/')[2]}_{encoding.lower()}"

@@ -54,7 +54,7 @@ def left(folder: Path) -> list[str]:
     return files + running
 
 
-def test_all_tasks_end_once_though_a_worker_the_broker_and_postgresql_are_killed(
+def test_all_tasks_end_once_after_kills_of_worker_broker_and_postgresql(
     folder: Path,
 ) -> None:
     demo = start(folder, "--tasks", "400")
@@ -70,7 +70,7 @@ def test_all_tasks_end_once_though_a_worker_the_broker_and_postgresql_are_killed
     assert left(folder) == []
 
 
-def test_an_interrupted_demo_leaves_nothing(folder: Path) -> None:
+def test_an_interrupted_demo_leaves_no_files_or_processes(folder: Path) -> None:
     demo = start(folder, "--tasks", "400")
     try:
         eventually(lambda: "accepted" in (folder / "said").read_text(), 120, "it posts")

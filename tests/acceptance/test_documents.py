@@ -132,7 +132,7 @@ def test_each_query_is_valid(reader: Reader) -> None:
         reader.stack.query(block.text.replace("%", "%%") + returning)
 
 
-def test_the_example_of_a_migration_changes_the_schema_and_changes_it_back(reader: Reader) -> None:
+def test_the_example_migration_changes_the_schema_and_can_be_reverted(reader: Reader) -> None:
     scope: dict[str, object] = {}
     exec(example_migration().text, scope)  # it is ours
     engine = sa.create_engine(reader.stack.database_url)
@@ -149,7 +149,7 @@ def test_the_example_of_a_migration_changes_the_schema_and_changes_it_back(reade
     assert counts == [counts[0], (counts[0] or 0) + 1, counts[0]]
 
 
-def test_the_example_of_a_task_has_its_effect_and_its_route(reader: Reader) -> None:
+def test_the_example_task_has_its_effect_and_its_route(reader: Reader) -> None:
     task_id = reader.stack.post("/tasks/word_count", {"text": "to be or not to be"})
     state = reader.stack.state(task_id, wait=30)
     assert state["result"] == {"words": 6, "different": 4}
@@ -161,7 +161,7 @@ def test_the_example_of_a_task_has_its_effect_and_its_route(reader: Reader) -> N
 
 
 @everywhere
-def test_each_page_that_is_linked_to_answers(reader: Reader, document: Document) -> None:
+def test_each_linked_page_of_the_service_answers(reader: Reader, document: Document) -> None:
     for address in document.addresses:
         answer = httpx.get(reader.here(address), auth=AUTH, follow_redirects=False, timeout=10)
         assert answer.status_code == 200, address

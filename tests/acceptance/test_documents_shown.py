@@ -20,7 +20,7 @@ from tests.support.stack import ROOT
 MADE_BY_READERS = {"backend/.env", "backend/tasks/word_count.py"}
 
 
-def test_every_block_is_of_a_kind_that_is_tried() -> None:
+def test_every_code_block_is_of_a_kind_that_is_tested() -> None:
     tried = {"bash", "json", "http", "python", "javascript", "sql", "dotenv", "yaml", "text"}
     tried.add("nginx")  # tests/acceptance/test_behind_nginx.py
     for document in documents.documents():
@@ -31,13 +31,13 @@ def test_every_block_is_of_a_kind_that_is_tried() -> None:
                 documents.checked(block)
 
 
-def test_a_command_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_command_in_a_document_is_refused() -> None:
     for text in ("frobnicate\n", "make nothing\n", "docker compose logs nobody\n", "make\nls\n"):
         with pytest.raises(AssertionError):
             documents.checked(Block("X.md", 1, "bash", text))
 
 
-def test_each_body_that_stands_alone_is_one_of_the_api() -> None:
+def test_each_separate_json_body_is_valid_for_the_api() -> None:
     for block in documents.blocks("json"):
         (body,) = documents.values(block.text)
         assert list(body) in (["task_id", "status", "result"], list(Problem.model_fields))
@@ -50,7 +50,7 @@ def test_each_setting_of_an_env_file_exists() -> None:
             assert line.partition("=")[0] in documents.known_settings(), block.where
 
 
-def test_prometheus_is_told_an_address_that_flower_has() -> None:
+def test_the_prometheus_example_uses_flowers_address() -> None:
     (block,) = documents.blocks("yaml")
     assert "metrics_path: /metrics\n" in block.text
     assert f'targets: ["localhost:{Settings.model_fields["flower_port"].default}"]' in block.text
@@ -63,7 +63,7 @@ def test_every_metric_of_flower_is_documented() -> None:
 
 
 @everywhere
-def test_each_link_and_anchor_leads_somewhere(document: Document) -> None:
+def test_each_link_and_anchor_resolves(document: Document) -> None:
     assert document.links
     for target in document.links:
         name, _, anchor = target.partition("#")
@@ -74,7 +74,7 @@ def test_each_link_and_anchor_leads_somewhere(document: Document) -> None:
 
 
 @everywhere
-def test_each_path_test_and_target_that_is_named_exists(document: Document) -> None:
+def test_each_named_path_test_and_make_target_exists(document: Document) -> None:
     tests = " ".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for code in re.findall(r"`([^`\n]+)`", document.prose):
         if re.fullmatch(r"(?:backend|tests|examples|benchmarks|deploy|\.ci)/[\w/.-]*", code):
@@ -90,11 +90,11 @@ def test_each_path_test_and_target_that_is_named_exists(document: Document) -> N
 
 
 @everywhere
-def test_nothing_of_the_workplace_is_named(document: Document) -> None:
+def test_documents_do_not_mention_the_development_environment(document: Document) -> None:
     assert not re.findall(r"/work\b|/root\b|compose.lab|DESIGN|TRAPS|\bseed\b", document.text)
 
 
-def test_the_states_are_drawn_once() -> None:
+def test_the_state_diagram_appears_once_and_has_every_state() -> None:
     drawings = [block.text for block in documents.blocks("text") if "─" in block.text]
     (drawing,) = [text for text in drawings if "PENDING" in text]
     assert all(state in drawing for state in State)

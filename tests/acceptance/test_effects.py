@@ -31,7 +31,7 @@ def test_a_task_that_raises_leaves_no_effect_and_fails_after_its_attempts(odd_st
     assert messages_of(odd_stack, task_id) == 0
 
 
-def test_an_error_leads_to_another_attempt_later(odd_stack: Stack) -> None:
+def test_an_error_leads_to_another_attempt_after_a_delay(odd_stack: Stack) -> None:
     odd_stack.start("api")
     odd_stack.start("worker")
     task_id = odd_stack.post("/tasks/succeed_at_second_attempt", {})
@@ -43,7 +43,7 @@ def test_an_error_leads_to_another_attempt_later(odd_stack: Stack) -> None:
     assert odd_stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
 
 
-def test_a_task_may_fail_itself_for_good_and_a_value_may_hold_any_text(odd_stack: Stack) -> None:
+def test_a_task_may_fail_without_retry_and_a_value_may_hold_any_text(odd_stack: Stack) -> None:
     odd_stack.start("api")
     odd_stack.start("worker")
     refused = odd_stack.post("/tasks/refuse", {"text": "never"})
@@ -53,7 +53,7 @@ def test_a_task_may_fail_itself_for_good_and_a_value_may_hold_any_text(odd_stack
     assert odd_stack.state(odd_value, wait=MINUTE)["result"] == {"text": "a\x00b"}
 
 
-def test_a_task_that_overruns_its_time_limit_is_killed_and_fails(odd_stack: Stack) -> None:
+def test_a_task_that_exceeds_its_time_limit_is_killed_and_fails(odd_stack: Stack) -> None:
     odd_stack.start("api")
     odd_stack.start("worker")
     task_id = odd_stack.post("/tasks/overrun", {})

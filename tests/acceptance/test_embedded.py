@@ -36,7 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, P
         yield folder, up, stack
 
 
-def test_tasks_run_from_nothing(shared: tuple[Folder, Process, Stack]) -> None:
+def test_up_with_no_configuration_runs_tasks(shared: tuple[Folder, Process, Stack]) -> None:
     _, _, stack = shared
     message, slow = (
         stack.post("/tasks/", {"content": "Hello"}),
@@ -48,7 +48,7 @@ def test_tasks_run_from_nothing(shared: tuple[Folder, Process, Stack]) -> None:
     assert httpx.get(f"{stack.url}/messages/").json()["messages"][0]["content"] == "Hello"
 
 
-def test_a_reply_wakes_who_waits(shared: tuple[Folder, Process, Stack]) -> None:
+def test_a_reply_wakes_a_waiting_request(shared: tuple[Folder, Process, Stack]) -> None:
     _, _, stack = shared
     seconds = []
     for _ in range(9):
@@ -59,7 +59,7 @@ def test_a_reply_wakes_who_waits(shared: tuple[Folder, Process, Stack]) -> None:
     assert sorted(seconds)[4] < 0.2  # who is not woken looks after 0.25 s
 
 
-def test_the_listing_shows_what_runs(shared: tuple[Folder, Process, Stack]) -> None:
+def test_the_list_shows_running_and_waiting_tasks(shared: tuple[Folder, Process, Stack]) -> None:
     _, _, stack = shared
     tasks = [stack.post("/tasks/slow?duration=3") for _ in range(4)]
 
@@ -72,7 +72,9 @@ def test_the_listing_shows_what_runs(shared: tuple[Folder, Process, Stack]) -> N
     assert [stack.state(task, wait=20)["status"] for task in tasks] == ["SUCCESS"] * 4
 
 
-def test_a_second_one_and_a_reset_are_refused(shared: tuple[Folder, Process, Stack]) -> None:
+def test_a_second_up_and_a_reset_are_refused_while_up_runs(
+    shared: tuple[Folder, Process, Stack],
+) -> None:
     folder, _, stack = shared
     for command in (["up"], ["reset", "--yes"]):
         refused = folder.run("backend", *command)
@@ -86,14 +88,16 @@ def test_a_second_one_and_a_reset_are_refused(shared: tuple[Folder, Process, Sta
     )
 
 
-def test_other_commands_find_its_servers(shared: tuple[Folder, Process, Stack]) -> None:
+def test_other_commands_find_the_servers_of_a_running_up(
+    shared: tuple[Folder, Process, Stack],
+) -> None:
     folder, _, _ = shared
     assert folder.run("backend", "migrate").returncode == 0
     inspected = folder.run("celery", "-A", "backend", "inspect", "active", "--json")
     assert len(json.loads(inspected.stdout)) == 1
 
 
-def test_each_line_is_json_with_a_short_name_and_work_is_reported_together(
+def test_each_log_line_is_json_with_a_short_name_and_successes_share_a_line(
     shared: tuple[Folder, Process, Stack],
 ) -> None:
     _, up, stack = shared
@@ -125,7 +129,7 @@ def kill_postgres(up: Process) -> None:
 
 
 @pytest.mark.parametrize("crash", [kill_worker_child, kill_valkey, kill_postgres])
-def test_each_message_is_written_once(
+def test_each_message_is_written_once_on_embedded_servers(
     shared: tuple[Folder, Process, Stack], crash: Callable[[Process], None]
 ) -> None:
     _, up, stack = shared
@@ -147,7 +151,7 @@ def test_each_message_is_written_once(
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "flower"])
-def test_what_ends_by_itself_is_started_again(
+def test_processes_that_end_unexpectedly_are_started_again(
     shared: tuple[Folder, Process, Stack], name: str
 ) -> None:
     folder, up, stack = shared
@@ -170,7 +174,7 @@ def test_what_ends_by_itself_is_started_again(
     assert up.popen.poll() is None
 
 
-def test_a_valkey_that_hangs_delays_only(shared: tuple[Folder, Process, Stack]) -> None:
+def test_a_hanging_valkey_only_delays_tasks(shared: tuple[Folder, Process, Stack]) -> None:
     _, up, stack = shared
     valkey = program(up, "valkey-server")
     os.kill(valkey, signal.SIGSTOP)
@@ -187,7 +191,7 @@ def test_a_valkey_that_hangs_delays_only(shared: tuple[Folder, Process, Stack]) 
     eventually(lambda: httpx.get(ready).json()["degraded"] == [], 15, "all is well again")
 
 
-def test_replies_to_a_process_that_is_gone_go_too(shared: tuple[Folder, Process, Stack]) -> None:
+def test_reply_lists_of_a_dead_process_expire(shared: tuple[Folder, Process, Stack]) -> None:
     folder, _, stack = shared
     with Stack(stack.database_url, stack.broker_url, folder.path) as other:
         other.start("api", "--no-relay")

@@ -39,14 +39,14 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def test_it_stops_in_time_though_valkey_hangs(folder: Folder) -> None:
+def test_up_stops_in_time_while_valkey_hangs(folder: Folder) -> None:
     with folder.running() as (up, stack):
         stack.post("/tasks/slow?duration=60")
         os.kill(program(up, "valkey-server"), signal.SIGSTOP)
         stop(up, signal.SIGINT)
 
 
-def test_what_was_accepted_is_there_after_a_restart(folder: Folder) -> None:
+def test_accepted_tasks_survive_a_restart_of_up(folder: Folder) -> None:
     with folder.running() as (up, stack):
         message = stack.post("/tasks/", {"content": "kept"})
         assert stack.state(message, wait=10)["status"] == "SUCCESS"
@@ -66,7 +66,7 @@ def test_what_was_accepted_is_there_after_a_restart(folder: Folder) -> None:
         assert stack.scalar("SHOW fsync") == stack.scalar("SHOW synchronous_commit") == "on"
 
 
-def test_one_that_was_killed_does_not_hinder_the_next(folder: Folder) -> None:
+def test_up_starts_after_an_earlier_up_was_killed(folder: Folder) -> None:
     up = folder.start()
     stack = folder.stack()
     family = list(tree(up.popen.pid))
@@ -102,13 +102,13 @@ def no_trace(up: Process, folder: Folder) -> Iterator[None]:
         up.sink.close()
 
 
-def test_one_that_is_killed_leaves_nothing(folder: Folder) -> None:
+def test_a_killed_up_leaves_no_process_or_socket_folder(folder: Folder) -> None:
     up = folder.start()
     with no_trace(up, folder):
         up.popen.kill()
 
 
-def test_a_terminal_that_is_closed_leaves_nothing(folder: Folder) -> None:
+def test_closing_the_terminal_leaves_no_process_or_socket_folder(folder: Folder) -> None:
     ours, theirs = pty.openpty()
     popen = subprocess.Popen(
         [sys.executable, "-c", IN_TERMINAL],
@@ -131,7 +131,7 @@ def test_a_terminal_that_is_closed_leaves_nothing(folder: Folder) -> None:
             os.close(ours)
 
 
-def test_reset_asks_and_does_nothing_without_an_answer(folder: Folder) -> None:
+def test_reset_asks_and_deletes_nothing_without_an_answer(folder: Folder) -> None:
     folder.data.mkdir()
     kept = folder.data / "valkey"
     kept.mkdir()
@@ -149,7 +149,7 @@ def test_reset_asks_and_does_nothing_without_an_answer(folder: Folder) -> None:
         assert (asked.returncode == 0, kept.exists()) == (not left, left)
 
 
-def test_reset_throws_away_its_own_data_only(folder: Folder) -> None:
+def test_reset_deletes_only_the_services_own_data(folder: Folder) -> None:
     with folder.running() as (_, stack):
         stack.post("/tasks/", {"content": "gone"})
         sockets = folder.urls()["sockets"]

@@ -60,7 +60,7 @@ def environment(project: Path) -> dict[str, str]:
     "command",
     ["backend up", "backend api", "backend worker", "backend relay", "celery -A backend worker"],
 )
-def test_a_process_has_what_the_files_set(
+def test_a_task_finds_the_env_file_settings_in_its_environment(
     project: Path, environment: dict[str, str], tmp_path: Path, command: str
 ) -> None:
     output = tmp_path / "output"

@@ -85,7 +85,7 @@ def said(client: list[str], url: str) -> str:
 
 @clients
 @pytest.mark.parametrize(("port", "words"), ANSWERS.values(), ids=ANSWERS.keys(), indirect=["port"])
-def test_a_client_says_in_one_line_what_is_wrong(client: list[str], port: int, words: str) -> None:
+def test_a_client_reports_an_error_in_one_line(client: list[str], port: int, words: str) -> None:
     line = said(client, f"http://127.0.0.1:{port}")
     assert f"http://127.0.0.1:{port}" in line
     assert words in line
@@ -95,14 +95,16 @@ def test_a_client_says_in_one_line_what_is_wrong(client: list[str], port: int, w
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:{port}", "localhost:{port}", "{port}", "http://"]
 )
-def test_a_client_without_the_service_names_the_address(client: list[str], url: str) -> None:
+def test_a_client_that_cannot_reach_the_service_names_the_address(
+    client: list[str], url: str
+) -> None:
     url = url.format(port=free_port())
     line = said(client, url)
     assert url in line
     assert "TASKS_API_URL" in line
 
 
-def test_a_client_waits_ten_seconds_for_an_answer() -> None:
+def test_a_client_gives_up_after_ten_seconds_without_an_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as together:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         each = [PYTHON, NODE] if shutil.which("node") else [PYTHON]

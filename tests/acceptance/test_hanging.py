@@ -54,7 +54,7 @@ def answers_inspect(stack: Stack) -> bool:
 
 
 @pytest.mark.timeout(3600)
-def test_a_worker_that_starts_under_a_memory_alarm_works_and_is_well_afterwards(
+def test_a_worker_started_during_a_memory_alarm_works_then_and_afterwards(
     stack: Stack, rabbitmq: RabbitMQ, *, thorough: bool
 ) -> None:
     stack.start("api")
@@ -75,7 +75,7 @@ def test_a_worker_that_starts_under_a_memory_alarm_works_and_is_well_afterwards(
         stack.stop("worker")
 
 
-def test_a_worker_whose_event_loop_hangs_ends_and_its_tasks_run_elsewhere(
+def test_a_worker_with_a_hung_event_loop_ends_and_its_tasks_run_elsewhere(
     odd_stack: Stack, tmp_path: Path
 ) -> None:
     hang, go = tmp_path / "hang", tmp_path / "go"
@@ -98,7 +98,7 @@ def test_a_worker_whose_event_loop_hangs_ends_and_its_tasks_run_elsewhere(
     assert row == [(2, 6)], "it cost no attempt"
 
 
-def test_neither_a_stopped_process_nor_an_outage_of_the_broker_ends_a_worker(
+def test_neither_sigstop_nor_a_broker_outage_ends_a_worker(
     odd_stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     odd_stack.start("api")

@@ -67,9 +67,7 @@ def postmaster(folder: Folder) -> int:
 
 @only_on_linux
 @pytest.mark.timeout(600)
-def test_after_everything_was_killed_the_next_one_starts_at_once(
-    folder: Folder, *, thorough: bool
-) -> None:
+def test_up_starts_at_once_after_everything_was_killed(folder: Folder, *, thorough: bool) -> None:
     accepted: list[str] = []
     with zombies_stay() as adopted:
         for _ in range(15 if thorough else 1):
@@ -85,9 +83,7 @@ def test_after_everything_was_killed_the_next_one_starts_at_once(
 
 @only_on_linux
 @pytest.mark.parametrize("killed", ["everything", "the first processes only"])
-def test_postgresql_starts_beside_the_zombie_of_its_predecessor(
-    folder: Folder, killed: str
-) -> None:
+def test_postgresql_starts_while_its_predecessor_is_a_zombie(folder: Folder, killed: str) -> None:
     with zombies_stay() as adopted:
         process = servers(folder)
         family = set(tree(process.pid))
@@ -112,7 +108,7 @@ def connect(folder: Folder) -> psycopg2.extensions.connection:
 
 @only_on_linux
 @pytest.mark.parametrize("by", ["the next up", "the same up"])
-def test_postgresql_starts_though_a_statement_of_its_predecessor_still_runs(
+def test_postgresql_starts_while_a_statement_of_its_predecessor_still_runs(
     folder: Folder, by: str
 ) -> None:
     process = servers(folder)

@@ -44,7 +44,7 @@ def published(stack: Stack) -> object:
 
 
 @pytest.mark.parametrize("server", ["rabbitmq_server", "redis_server"])
-def test_a_relay_publishes_many_large_tasks_and_holds_few_of_them_in_memory(
+def test_a_relay_publishes_many_large_tasks_with_bounded_memory(
     request: pytest.FixtureRequest, postgres: Postgres, tmp_path: Path, server: str
 ) -> None:
     broker: RabbitMQ | Redis = request.getfixturevalue(server)

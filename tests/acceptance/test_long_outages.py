@@ -44,7 +44,7 @@ def test_an_outage_longer_than_a_lease_costs_a_running_task_no_attempt(
     assert rows == [("SUCCESS", 1), ("SUCCESS", 1)]
 
 
-def test_a_worker_that_is_told_to_stop_stops_although_postgresql_hangs(
+def test_a_worker_stops_on_sigterm_while_postgresql_hangs(
     odd_stack: Stack, postgres: Postgres, tmp_path: Path
 ) -> None:
     odd_stack.start("api")
@@ -101,7 +101,7 @@ def test_a_worker_without_a_lease_claims_nothing(odd_stack: Stack) -> None:
     assert odd_stack.attempt(task_id) == 1
 
 
-def test_a_short_tasks_slow_statement_fails_that_task_alone(odd_stack: Stack) -> None:
+def test_a_slow_statement_in_a_short_task_fails_only_that_task(odd_stack: Stack) -> None:
     odd_stack.start("api")
     good = [odd_stack.post("/tasks/", {"content": f"message {n}"}) for n in range(5)]
     bad = odd_stack.post("/tasks/wait_for_a_lock", {})

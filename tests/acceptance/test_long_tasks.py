@@ -51,7 +51,7 @@ def test_a_task_whose_worker_is_killed_runs_again_on_another(stack: Stack) -> No
     assert not any(os.path.exists(f"/proc/{child}/exe") for child in children)  # noqa: PTH110
 
 
-def test_a_task_whose_worker_loses_the_broker_runs_on_and_counts_once(
+def test_a_task_whose_worker_loses_the_broker_continues_and_succeeds_once(
     stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
     with closing(Proxy("127.0.0.1", rabbitmq.port)) as proxy:
@@ -65,7 +65,7 @@ def test_a_task_whose_worker_loses_the_broker_runs_on_and_counts_once(
     assert stack.attempt(task_id) == 1
 
 
-def test_a_worker_that_was_frozen_does_not_count_beside_its_successor(
+def test_a_frozen_workers_attempt_has_no_effect_after_another_worker_took_over(
     odd_stack: Stack, tmp_path: Path
 ) -> None:
     stack = odd_stack
@@ -89,7 +89,9 @@ def test_a_worker_that_was_frozen_does_not_count_beside_its_successor(
     assert written == 1
 
 
-def test_a_worker_ends_an_attempt_that_no_longer_counts(odd_stack: Stack, tmp_path: Path) -> None:
+def test_a_worker_kills_an_attempt_that_is_no_longer_current(
+    odd_stack: Stack, tmp_path: Path
+) -> None:
     stack = odd_stack
     stack.start("api")
     worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
@@ -105,7 +107,7 @@ def test_a_worker_ends_an_attempt_that_no_longer_counts(odd_stack: Stack, tmp_pa
     assert stack.state(task_id)["status"] == "REVOKED"
 
 
-def test_an_attempt_that_was_superseded_is_ended_and_its_end_counts_for_nothing(
+def test_a_superseded_attempt_is_killed_and_its_outcome_is_ignored(
     odd_stack: Stack, tmp_path: Path
 ) -> None:
     stack = odd_stack
@@ -130,7 +132,7 @@ def test_an_attempt_that_was_superseded_is_ended_and_its_end_counts_for_nothing(
 @pytest.mark.parametrize(
     ("name", "attempts"), [("kill_its_process", 5), ("kill_its_process_in_one_commit", 3)]
 )
-def test_a_task_that_kills_its_process_each_time_fails_in_the_end(
+def test_a_task_that_always_kills_its_process_fails_after_its_attempts(
     odd_stack: Stack, name: str, attempts: int
 ) -> None:
     odd_stack.start("api")
@@ -142,7 +144,7 @@ def test_a_task_that_kills_its_process_each_time_fails_in_the_end(
     assert odd_stack.attempt(task_id) == attempts
 
 
-def test_short_tasks_that_shared_a_batch_with_one_that_kills_its_process_still_succeed(
+def test_short_tasks_in_a_batch_with_one_that_kills_its_process_succeed(
     odd_stack: Stack,
 ) -> None:
     odd_stack.start("api")
@@ -156,7 +158,7 @@ def test_short_tasks_that_shared_a_batch_with_one_that_kills_its_process_still_s
     assert odd_stack.state(killer)["status"] == "FAILURE"
 
 
-def test_short_tasks_that_shared_a_batch_with_one_that_raises_still_succeed(
+def test_short_tasks_in_a_batch_with_one_that_raises_succeed(
     odd_stack: Stack,
 ) -> None:
     odd_stack.start("api")
@@ -170,7 +172,7 @@ def test_short_tasks_that_shared_a_batch_with_one_that_raises_still_succeed(
     assert [{"error": str(n)} for n in range(5)] == [odd_stack.state(i)["result"] for i in bad]
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_tasks_back_without_costing_an_attempt(
+def test_a_stopping_worker_hands_its_tasks_back_without_costing_an_attempt(
     stack: Stack,
 ) -> None:
     stack.start("api")
@@ -187,7 +189,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_tasks_back_without_costing_an_a
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(missing(RabbitMQ) != "", reason=missing(RabbitMQ))
-def test_tasks_that_wait_longer_than_the_broker_allows_run_once(
+def test_tasks_that_wait_beyond_the_consumer_timeout_run_once(
     postgres: Postgres, tmp_path: Path, *, thorough: bool
 ) -> None:
     limit, duration = (10, 30) if thorough else (3, 8)

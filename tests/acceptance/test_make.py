@@ -115,7 +115,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(tmp_path_factory.mktemp("small"))
 
 
-def test_what_make_says_itself_is_no_part_of_the_output(small: Small) -> None:
+def test_makes_own_messages_go_to_stderr(small: Small) -> None:
     first = small.make("run")
     assert json.loads(first.stdout) == {"event": ["up"], "run by make": True}
     making, installing = first.stderr.splitlines()
@@ -125,7 +125,7 @@ def test_what_make_says_itself_is_no_part_of_the_output(small: Small) -> None:
     assert (second.stdout, second.stderr) == (first.stdout, "")
 
 
-def test_a_terminal_shows_how_far_it_is(small: Small) -> None:
+def test_a_terminal_shows_the_progress_of_installation(small: Small) -> None:
     lock = small.folder / "requirements/embedded.txt"
     lock.write_text(f"{lock.read_text()}# changed\n")
     ours, theirs = pty.openpty()
@@ -140,7 +140,7 @@ def test_a_terminal_shows_how_far_it_is(small: Small) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["rich>=13", "thing==2"])
-def test_locks_older_than_the_project_are_noticed(small: Small, wanted: str) -> None:
+def test_outdated_lock_files_are_reported(small: Small, wanted: str) -> None:
     project = small.folder / "pyproject.toml"
     before = project.read_text()
     project.write_text(before.replace('["thing>=1"]', f'["thing>=1", "{wanted}"]'))
@@ -158,7 +158,7 @@ def test_locks_older_than_the_project_are_noticed(small: Small, wanted: str) -> 
         project.write_text(before)
 
 
-def test_the_locks_have_what_the_project_asks_for() -> None:
+def test_the_lock_files_satisfy_the_project_file() -> None:
     done = subprocess.run(
         [sys.executable, "deploy/check_locks.py"],
         cwd=ROOT,

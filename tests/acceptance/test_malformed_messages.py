@@ -107,13 +107,13 @@ def are_dropped(stack: Stack, broker: RabbitMQ | Valkey, send: Callable[[str], o
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_message_that_cannot_be_read_is_logged_and_dropped_and_the_worker_goes_on(
+def test_an_unreadable_message_is_logged_and_dropped_and_the_worker_continues(
     service: Stack, broker: RabbitMQ | Valkey, case: str
 ) -> None:
     are_dropped(service, broker, partial(MALFORMED[case].publish, service.broker_url))
 
 
-def test_arguments_that_can_be_read_but_not_sent_to_a_process_do_not_stop_a_worker(
+def test_arguments_that_cannot_be_pickled_do_not_stop_a_worker(
     service: Stack, broker: RabbitMQ | Valkey
 ) -> None:
     # From about 500 levels on, Python 3.11 reads such JSON and cannot pickle it.
@@ -130,7 +130,7 @@ def test_arguments_that_can_be_read_but_not_sent_to_a_process_do_not_stop_a_work
 
 @ON_RABBITMQ
 @pytest.mark.parametrize("case", UNREADABLE_PROPERTIES)
-def test_a_message_whose_properties_cannot_be_read_is_logged_and_dropped(
+def test_a_message_with_unreadable_properties_is_logged_and_dropped(
     service: Stack, broker: RabbitMQ, case: str
 ) -> None:
     def send(queue: str) -> None:
@@ -146,7 +146,7 @@ def test_a_message_whose_properties_cannot_be_read_is_logged_and_dropped(
 
 @ON_VALKEY
 @pytest.mark.parametrize("case", ENTRIES)
-def test_an_entry_that_is_no_message_is_logged_and_dropped_and_the_worker_goes_on(
+def test_a_list_entry_that_is_no_message_is_logged_and_dropped(
     service: Stack, broker: Valkey, case: str
 ) -> None:
     are_dropped(service, broker, lambda queue: broker.client().rpush(queue, ENTRIES[case]))
@@ -154,7 +154,7 @@ def test_an_entry_that_is_no_message_is_logged_and_dropped_and_the_worker_goes_o
 
 @ON_VALKEY
 @pytest.mark.parametrize("entry", [b"[]", b"7", b"{}", envelope(headers=["task"])])
-def test_a_broadcast_that_is_no_message_does_not_stop_a_worker(
+def test_a_malformed_broadcast_does_not_stop_a_worker(
     service: Stack, broker: Valkey, entry: bytes
 ) -> None:
     worker = service["worker"]
@@ -207,7 +207,7 @@ UNKNOWN_ROWS = {
 
 
 @pytest.mark.parametrize("case", [*BAD_ROWS, *UNKNOWN_ROWS])
-def test_of_a_bundle_with_bad_rows_the_good_ones_run_once(
+def test_the_good_rows_of_a_bundle_with_bad_rows_run_once(
     service: Stack, broker: RabbitMQ | Valkey, case: str
 ) -> None:
     first, second = enter(service), enter(service)

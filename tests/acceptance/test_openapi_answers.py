@@ -77,7 +77,7 @@ class Answers:
                 assert answer.status_code == status, (name, answer.text)
 
 
-def test_every_documented_answer_is_given_as_it_is_documented(
+def test_every_documented_answer_occurs_in_the_documented_form(
     stack: Stack, postgres: Postgres
 ) -> None:
     stack.start("api", environment={"MAX_WAITING": "20"})

@@ -50,7 +50,7 @@ def call(stack: Stack, *arguments: str) -> str:
     [["--kwargs", '{"content": "called"}'], ["--args", '["called"]']],
     ids=["by name", "by place"],
 )
-def test_a_task_called_by_celery_runs_and_is_entered_in_the_ledger(
+def test_a_task_sent_by_celery_call_runs_and_gets_a_ledger_row(
     service: Stack, arguments: list[str]
 ) -> None:
     task_id = call(service, "insert_message", *arguments)
@@ -67,7 +67,7 @@ def test_a_task_called_by_celery_runs_and_is_entered_in_the_ledger(
     assert row == [("insert_message", {"content": "called"}, 1)]
 
 
-def test_a_called_task_is_listed_while_it_waits_in_a_worker(service: Stack) -> None:
+def test_an_external_task_is_listed_while_it_waits_in_a_worker(service: Stack) -> None:
     busy = [service.post("/tasks/slow?duration=2") for _ in range(2)]
     for task_id in busy:
         eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
@@ -90,7 +90,7 @@ def test_a_called_task_is_listed_while_it_waits_in_a_worker(service: Stack) -> N
 
 
 @pytest.mark.parametrize("content", ["", "a\x00b", "x" * 10_001], ids=["empty", "NUL", "long"])
-def test_a_called_task_whose_arguments_do_not_fit_fails_at_once(
+def test_an_external_task_with_invalid_arguments_fails_at_once(
     service: Stack, content: str
 ) -> None:
     task_id = call(service, "insert_message", "--kwargs", json.dumps({"content": content}))
@@ -109,7 +109,7 @@ def emptied(stack: Stack, broker: RabbitMQ, queue: str) -> None:
 
 
 @QUEUES
-def test_a_duplicated_message_leaves_one_row(
+def test_a_duplicate_message_leaves_one_row(
     service: Stack, rabbitmq_server: RabbitMQ, queue: str
 ) -> None:
     task_id = enter(service)
@@ -138,7 +138,7 @@ def test_a_message_for_an_older_attempt_is_dropped(
 
 
 @QUEUES
-def test_a_message_for_a_task_that_the_ledger_has_not_is_dropped(
+def test_a_message_for_a_task_unknown_to_the_ledger_is_dropped(
     service: Stack, rabbitmq_server: RabbitMQ, queue: str
 ) -> None:
     task_id = str(uuid4())

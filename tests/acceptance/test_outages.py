@@ -95,7 +95,7 @@ def check_what_needs_nothing(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("outage", [stopped, frozen])
-def test_without_postgresql_each_route_says_so_in_time_and_is_well_again_by_itself(
+def test_without_postgresql_each_route_answers_503_in_time_and_recovers(
     stack: Stack, postgres: Postgres, outage: object
 ) -> None:
     stack.start("api")
@@ -125,7 +125,7 @@ def test_without_postgresql_each_route_says_so_in_time_and_is_well_again_by_itse
 
 
 @pytest.mark.parametrize("outage", [killed, frozen])
-def test_without_the_broker_tasks_are_accepted_and_listed_and_run_when_it_is_back(
+def test_without_the_broker_tasks_are_accepted_and_listed_and_run_later(
     stack: Stack, rabbitmq: RabbitMQ, outage: object, *, thorough: bool
 ) -> None:
     stack.start("api")
@@ -163,7 +163,7 @@ def test_without_the_broker_tasks_are_accepted_and_listed_and_run_when_it_is_bac
     assert timed(stack, "GET", "/tasks/")[0].json() == {"tasks": [], "total": 0}
 
 
-def test_a_missing_or_dead_worker_costs_the_list_a_second_at_most_and_once(stack: Stack) -> None:
+def test_a_missing_or_dead_worker_delays_the_list_once_by_at_most_a_second(stack: Stack) -> None:
     stack.start("api")
     ids = [stack.post("/tasks/slow?duration=1")]
     for _ in range(3):

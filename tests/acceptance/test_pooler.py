@@ -97,7 +97,7 @@ def count(log: str, text: str) -> int:
 
 
 @pytest.mark.parametrize("pooled", [{}], indirect=True)
-def test_all_works_behind_a_pooler(pooled: Pooled) -> None:
+def test_the_service_works_behind_a_pooler(pooled: Pooled) -> None:
     stack = pooled.stack
     stack.start("api")
     stack.start("worker")
@@ -134,7 +134,7 @@ def test_all_works_behind_a_pooler(pooled: Pooled) -> None:
     eventually(lambda: pooled.execute(nameless) == [], 5, "only named connections are left")
 
 
-def test_a_process_says_once_what_a_pooler_keeps_from_it(pooled: Pooled) -> None:
+def test_a_process_logs_once_what_a_pooler_does_not_support(pooled: Pooled) -> None:
     stack = pooled.stack
     stack.start("api")
     ready = f"{stack.url}/health/ready"
@@ -152,7 +152,7 @@ def test_a_process_says_once_what_a_pooler_keeps_from_it(pooled: Pooled) -> None
 
 
 @pytest.mark.parametrize("pooled", [{}], indirect=True)
-def test_a_202_is_final_while_the_pooler_is_killed(pooled: Pooled) -> None:
+def test_accepted_tasks_survive_kills_of_the_pooler(pooled: Pooled) -> None:
     stack = pooled.stack
     stack.start("api")
     stack.start("worker")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 
 
-def test_a_task_uses_multiprocessing_as_any_program_does(odd_stack: Stack) -> None:
+def test_a_task_can_use_multiprocessing(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     stack.start("worker")
@@ -28,7 +28,7 @@ def test_a_task_uses_multiprocessing_as_any_program_does(odd_stack: Stack) -> No
     }
 
 
-def test_a_fork_of_a_tasks_process_reports_nothing_and_leaves_its_connection_alone(
+def test_a_fork_of_a_tasks_process_reports_nothing_and_does_not_use_its_connection(
     odd_stack: Stack,
 ) -> None:
     stack = odd_stack
@@ -43,7 +43,7 @@ def test_a_fork_of_a_tasks_process_reports_nothing_and_leaves_its_connection_alo
     assert len(worker.children()) == 2, "no process of a worker of two went on"
 
 
-def test_no_variable_comes_into_a_workers_environment_beside_threads(
+def test_a_worker_sets_no_environment_variable_while_threads_run(
     postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     """While a thread reads the environment, as each connection does, that crashes the process."""

@@ -52,7 +52,7 @@ def quorum_stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iter
 
 
 @pytest.mark.parametrize("prefix", ["", "dev-"], ids=["no prefix", "prefix"])
-def test_all_works_in_a_vhost_whose_default_type_is_quorum(
+def test_the_service_works_in_a_vhost_whose_default_queue_type_is_quorum(
     quorum_stack: Stack, rabbitmq: RabbitMQ, prefix: str
 ) -> None:
     stack = quorum_stack
@@ -81,7 +81,7 @@ def test_all_works_in_a_vhost_whose_default_type_is_quorum(
     assert set.union(*types.values()) == {"classic"}, types
 
 
-def test_queues_that_were_declared_without_a_type_go_on(stack: Stack, rabbitmq: RabbitMQ) -> None:
+def test_queues_declared_without_a_type_still_work(stack: Stack, rabbitmq: RabbitMQ) -> None:
     def declare() -> None:
         """Declare as the versions before did, and those that still run do."""
         exchange = kombu.Exchange("tasks", "direct")

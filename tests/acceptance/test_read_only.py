@@ -103,7 +103,7 @@ def wait_for_writes(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("read_only", [by_default, as_standby])
-def test_a_read_only_postgresql_costs_no_attempt_and_each_route_says_so(
+def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it(
     odd_stack: Stack,
     postgres: Postgres,
     tmp_path: Path,
@@ -164,7 +164,7 @@ def small_disk() -> Iterator[tuple[str, Path]]:
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_told_of_until_there_is_room_again(
+def test_a_full_disk_is_reported_until_there_is_space(
     small_disk: tuple[str, Path], rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     url, disk = small_disk

@@ -128,7 +128,7 @@ def each_logs_once(stack: Stack, names: list[str], reason: str) -> None:
     assert sizes == {name: len(stack[name].log) for name in names}
 
 
-def test_a_broker_that_refuses_is_one_line_in_each_process_and_is_used_when_it_no_longer_does(
+def test_each_process_logs_one_line_while_the_broker_refuses_it_and_then_recovers(
     postgres: Postgres, refusal: Refusal, tmp_path: Path
 ) -> None:
     with Stack(postgres.create_database(), refusal.url, tmp_path) as stack:
@@ -145,7 +145,9 @@ def test_a_broker_that_refuses_is_one_line_in_each_process_and_is_used_when_it_n
             assert len(about(stack, name, "the broker")) == 1
 
 
-def test_two_reasons_are_two_lines(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+def test_two_reasons_for_a_refusal_are_two_log_lines(
+    postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path
+) -> None:
     rabbitmq.set_password("twice", "another")
     url = rabbitmq.url.replace("guest:guest", f"twice:{SECRET}")
     with Stack(postgres.create_database(), url, tmp_path) as stack:
@@ -176,7 +178,7 @@ def test_flower_logs_once_that_the_broker_refuses_it(
         )
 
 
-def test_a_postgresql_that_refuses_is_one_line_in_each_process(
+def test_each_process_logs_one_line_while_postgresql_refuses_it(
     postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path
 ) -> None:
     url = postgres.create_database()

@@ -56,7 +56,7 @@ def test_a_task_that_is_revoked_before_it_starts_never_runs(service: Stack) -> N
     assert [service.state(one, wait=MINUTE)["status"] for one in busy] == ["SUCCESS"] * 2
 
 
-def test_a_waiting_task_is_revoked_at_once_and_what_runs_on_another_worker_is_not(
+def test_a_revoke_without_terminate_ends_a_waiting_task_but_not_one_that_runs_elsewhere(
     service: Stack,
 ) -> None:
     busy = [service.post("/tasks/slow?duration=4") for _ in range(2)]
@@ -114,7 +114,7 @@ def test_a_revoked_task_runs_when_the_ledger_gives_it_another_attempt(
     assert written(service, task_id) == 1
 
 
-def test_a_worker_that_learnt_of_a_revoke_from_another_runs_the_next_attempt(
+def test_a_worker_that_received_a_revoke_from_another_runs_the_next_attempt(
     service: Stack, tmp_path: Path
 ) -> None:
     task_id = revoked(service)

@@ -48,7 +48,7 @@ def fill_in(revision: Path) -> None:
     revision.write_text(f"{head}{found}{functions}")
 
 
-def test_the_recipe_for_a_change_of_the_schema_passes_the_lint(tmp_path: Path) -> None:
+def test_the_recipe_for_a_schema_change_passes_make_lint(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     ignored = shutil.ignore_patterns("__pycache__", ".env")
     for name in ("backend", "benchmarks", "deploy", "examples", "tests"):

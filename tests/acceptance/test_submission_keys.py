@@ -55,7 +55,7 @@ def replicas(service: Stack) -> Sequence[str]:
     return service.url, second
 
 
-def test_fifty_clients_with_one_key_at_two_replicas_make_one_task(
+def test_fifty_clients_with_one_key_on_two_replicas_create_one_task(
     service: Stack, replicas: Sequence[str]
 ) -> None:
     start = threading.Barrier(CLIENTS)
@@ -74,7 +74,7 @@ def test_fifty_clients_with_one_key_at_two_replicas_make_one_task(
     assert service.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
 
 
-def test_a_client_that_gave_up_and_tries_again_has_one_task(
+def test_a_client_that_repeats_a_timed_out_request_creates_one_task(
     service: Stack, replicas: Sequence[str], postgres_server: Postgres
 ) -> None:
     first, second = replicas
@@ -117,7 +117,7 @@ def test_two_replicas_with_the_same_keys_in_opposite_order_do_not_deadlock(
     assert service.scalar(written) == 20 * count
 
 
-def test_a_key_that_comes_with_something_else_is_refused(service: Stack) -> None:
+def test_a_key_reused_with_different_content_is_refused(service: Stack) -> None:
     assert post(service.url, "one", "other-1").status_code == 202
     refused = post(service.url, "two", "other-1")
     assert refused.status_code == 422
@@ -125,7 +125,7 @@ def test_a_key_that_comes_with_something_else_is_refused(service: Stack) -> None
     assert accepted(service, "two") == 0
 
 
-def test_a_key_counts_for_a_batch_too(service: Stack) -> None:
+def test_a_key_works_for_a_batch(service: Stack) -> None:
     items = [{"arguments": {"content": f"keyed {number}"}} for number in range(3)]
     headers = {"Idempotency-Key": "batch-1"}
     url = f"{service.url}/tasks/batch"
@@ -153,7 +153,7 @@ def test_a_key_counts_for_a_batch_too(service: Stack) -> None:
         ),
     ],
 )
-def test_replicas_of_the_version_before_find_the_answer_that_was_sent(
+def test_the_stored_answer_is_the_one_that_was_sent_as_the_previous_version_expects(
     service: Stack, path: str, body: str, media_type: str
 ) -> None:
     key = f"sent-{uuid4()}"
@@ -167,7 +167,7 @@ def test_replicas_of_the_version_before_find_the_answer_that_was_sent(
     assert service.scalar(query, key) == first.text
 
 
-def test_keys_are_forgotten_when_their_time_is_over(service: Stack) -> None:
+def test_keys_are_deleted_after_their_lifetime(service: Stack) -> None:
     first = post(service.url, "old", "old-1").json()["task_id"]
     service.query(
         "UPDATE idempotency_keys SET created_at = now() - interval '25 h' WHERE key = 'old-1'"
@@ -178,7 +178,7 @@ def test_keys_are_forgotten_when_their_time_is_over(service: Stack) -> None:
     assert post(service.url, "old", "old-1").json()["task_id"] != first
 
 
-def test_a_key_counts_for_the_form_of_request_that_it_first_came_with(service: Stack) -> None:
+def test_a_key_is_valid_only_for_the_kind_of_request_that_first_used_it(service: Stack) -> None:
     one, many = {"content": "form"}, [{"arguments": {"content": "form"}}]
     assert keyed(service, "/tasks/batch", "form-1", many).status_code == 202
     assert keyed(service, "/tasks/", "form-2", one).status_code == 202
@@ -197,7 +197,7 @@ def test_a_key_counts_for_the_form_of_request_that_it_first_came_with(service: S
     assert accepted(service, "form") == 3
 
 
-def test_no_key_of_a_client_is_that_of_a_streams_part(service: Stack) -> None:
+def test_the_keys_of_a_streams_parts_differ_from_any_client_key(service: Stack) -> None:
     lines = [f"part {number}" for number in range(1001)]
     for key in ("part-1/0", "part-1/1000"):
         assert post(service.url, lines[-1], key).status_code == 202
@@ -207,7 +207,7 @@ def test_no_key_of_a_client_is_that_of_a_streams_part(service: Stack) -> None:
     assert accepted(service, lines[-1]) == 3
 
 
-def test_a_key_whose_answer_was_lost_with_the_api_has_its_first_answer(service: Stack) -> None:
+def test_a_key_whose_answer_was_lost_in_a_crash_returns_the_first_tasks(service: Stack) -> None:
     port = free_port()
     service.start("api", name="killed", environment={"API_PORT": str(port)})
     url = f"http://127.0.0.1:{port}"

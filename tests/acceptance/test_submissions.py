@@ -39,7 +39,7 @@ def service(
         yield stack
 
 
-def test_a_batch_of_a_thousand_has_its_ids_in_order(service: Stack) -> None:
+def test_a_batch_of_a_thousand_returns_its_ids_in_order(service: Stack) -> None:
     items = [{"arguments": {"content": f"batch {number}"}} for number in range(1000)]
     answer = httpx.post(f"{service.url}/tasks/batch", json=items, timeout=20)
     assert answer.status_code == 202
@@ -67,7 +67,7 @@ def test_a_batch_of_a_thousand_has_its_ids_in_order(service: Stack) -> None:
     ],
     ids=["empty", "too many", "unknown task", "no object", "no content"],
 )
-def test_a_batch_is_taken_as_a_whole_or_not_at_all(
+def test_a_batch_is_accepted_completely_or_not_at_all(
     service: Stack, items: list[object], pointers: list[str]
 ) -> None:
     answer = httpx.post(f"{service.url}/tasks/batch", json=items, timeout=20)
@@ -76,7 +76,7 @@ def test_a_batch_is_taken_as_a_whole_or_not_at_all(
     assert accepted(service, "spoilt") == 0
 
 
-def test_a_body_that_another_sites_page_may_send_is_no_batch(service: Stack) -> None:
+def test_a_body_that_a_cross_site_page_can_send_is_not_accepted_as_a_batch(service: Stack) -> None:
     body = json.dumps([{"arguments": {"content": "forged"}}])
     for kind in ("text/plain", "text/plain; charset=application/json"):
         headers = {"Content-Type": kind}
@@ -85,7 +85,7 @@ def test_a_body_that_another_sites_page_may_send_is_no_batch(service: Stack) -> 
     assert accepted(service, "forged") == 0
 
 
-def test_of_a_stream_each_line_is_answered_and_bad_ones_are_named(service: Stack) -> None:
+def test_each_line_of_a_stream_is_answered_and_errors_name_the_line(service: Stack) -> None:
     lines = [
         json.dumps({"name": "slow", "arguments": {"duration": 0}}),
         "",
@@ -105,7 +105,7 @@ def test_of_a_stream_each_line_is_answered_and_bad_ones_are_named(service: Stack
         assert service.state(told[place]["task_id"], wait=MINUTE)["status"] == "SUCCESS"
 
 
-def test_a_long_stream_is_taken_in_the_order_of_its_lines(service: Stack) -> None:
+def test_a_long_stream_is_accepted_in_line_order(service: Stack) -> None:
     count = 2500
     lines = (
         json.dumps({"arguments": {"content": f"line {number}"}}) + "\n" for number in range(count)
@@ -137,7 +137,7 @@ def failing(service: Stack, how: str) -> Iterator[None]:
         service.query("DROP TRIGGER fail ON tasks; DROP FUNCTION fail; SELECT 1")
 
 
-def test_a_stream_keeps_the_ids_of_what_may_have_been_stored(service: Stack) -> None:
+def test_a_stream_returns_the_ids_of_tasks_that_may_have_been_stored(service: Stack) -> None:
     with failing(service, "PERFORM pg_terminate_backend(pg_backend_pid())"):
         told = stream(service.url, ["sure"] * 1000 + ["fails", "unsure"])
     assert [each["status"] for each in told] == ["PENDING"] * 1000 + ["UNKNOWN"] * 2
@@ -147,7 +147,7 @@ def test_a_stream_keeps_the_ids_of_what_may_have_been_stored(service: Stack) -> 
     assert unsure.status_code == 404
 
 
-def test_a_stream_tells_the_ids_of_what_was_stored_whatever_fails_later(service: Stack) -> None:
+def test_a_stream_returns_the_ids_of_stored_tasks_when_a_later_part_fails(service: Stack) -> None:
     with failing(service, "RAISE EXCEPTION ''a fault of ours''"):
         told = stream(service.url, ["stored"] * 1000 + ["fails", "with it"])
     assert [each["status"] for each in told] == ["PENDING"] * 1000 + ["REFUSED"] * 2

@@ -84,7 +84,7 @@ def test_a_subprocess_ends_with_its_attempt(
     assert not file.exists()
 
 
-def test_a_worker_that_ends_leaves_no_process(odd_stack: Stack) -> None:
+def test_a_worker_that_ends_leaves_no_subprocess(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("worker")
     assert len(processes_with("environ", stack.database_url.encode())) > 1
@@ -96,9 +96,7 @@ def test_a_worker_that_ends_leaves_no_process(odd_stack: Stack) -> None:
     )
 
 
-def test_a_cleaner_that_was_killed_is_no_reason_for_the_worker_to_stop(
-    odd_stack: Stack, tmp_path: Path
-) -> None:
+def test_a_worker_continues_after_its_cleaner_was_killed(odd_stack: Stack, tmp_path: Path) -> None:
     stack = odd_stack
     worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
     stack.start("api")

@@ -41,7 +41,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary", "one commit"])
-def test_whatever_a_task_raises_ends_its_attempt_with_a_reason_and_the_worker_goes_on(
+def test_any_exception_in_a_task_ends_its_attempt_with_a_reason_and_the_worker_continues(
     odd_stack: Stack, *, one_commit: bool
 ) -> None:
     stack = odd_stack
@@ -67,7 +67,7 @@ def test_whatever_a_task_raises_ends_its_attempt_with_a_reason_and_the_worker_go
     assert worker.children() == pool
 
 
-def test_an_exit_in_a_task_waits_before_the_next_attempt_as_any_error(odd_stack: Stack) -> None:
+def test_sys_exit_in_a_task_is_retried_after_a_delay_like_any_error(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     stack.start("worker")
@@ -78,7 +78,7 @@ def test_an_exit_in_a_task_waits_before_the_next_attempt_as_any_error(odd_stack:
     assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
 
 
-def test_arguments_that_are_a_list_reach_the_task(odd_stack: Stack) -> None:
+def test_positional_arguments_reach_the_task(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     stack.start("worker")
@@ -90,7 +90,7 @@ def test_arguments_that_are_a_list_reach_the_task(odd_stack: Stack) -> None:
         assert stack.state(answer["tasks"][0]["task_id"], wait=MINUTE)["result"] == 9
 
 
-def test_an_error_of_megabytes_is_cut_in_the_ledger_and_in_the_log(odd_stack: Stack) -> None:
+def test_an_error_text_of_megabytes_is_truncated_in_ledger_and_log(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
     worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})

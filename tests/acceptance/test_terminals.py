@@ -60,7 +60,7 @@ def test_every_command_prints_on_any_terminal(terminal: str, tmp_path: Path) -> 
         assert b"Traceback" not in done.stderr
 
 
-def test_the_whole_stack_starts_on_a_latin_1_terminal_in_a_long_path(
+def test_up_starts_on_a_latin_1_terminal_with_a_long_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of TMPDIR, too long for the path of a socket.
@@ -77,7 +77,7 @@ def test_the_whole_stack_starts_on_a_latin_1_terminal_in_a_long_path(
     assert b"Traceback" not in log
 
 
-def test_a_path_of_sockets_may_have_spaces_and_any_sign(
+def test_the_socket_path_may_have_spaces_and_special_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="ö 漢'%41@? ", dir="/tmp") as short:

@@ -123,7 +123,7 @@ def deliver_again(stack: Stack, task_id: str) -> None:
         producer.publish([row], routing_key="short_tasks", headers=BUNDLE)
 
 
-def test_a_worker_that_gets_another_installations_messages_says_so_once_and_health_names_it(
+def test_messages_of_another_installation_are_logged_once_and_reported_by_health(
     together: Stacks,
 ) -> None:
     here, there = together

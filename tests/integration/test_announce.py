@@ -31,7 +31,7 @@ class Readiness(BaseHTTPRequestHandler):
 @pytest.mark.timeout(30)
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("lasting", [False, True])
-def test_the_addresses_come_though_something_stays_degraded(
+def test_the_addresses_are_printed_even_if_readiness_stays_degraded(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],

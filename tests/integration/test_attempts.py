@@ -25,7 +25,7 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
     assert task(database, task_id)["finished_at"] is not None
 
 
-def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engine) -> None:
+def test_a_new_attempt_starts_without_the_previous_progress(database: sa.Engine) -> None:
     task_id = put(database, "STARTED")
     with database.begin() as connection:
         ledger.progress(connection, task_id, 1, 9, 10)
@@ -35,7 +35,7 @@ def test_a_new_attempt_starts_without_the_progress_of_the_last(database: sa.Engi
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_an_error_with_attempts_left_makes_the_next_one_due_later(
+def test_an_error_with_attempts_left_makes_the_next_attempt_due_later(
     database: sa.Engine, state: str
 ) -> None:
     task_id = put(database, state, attempt=2)
@@ -51,7 +51,7 @@ def test_an_error_with_attempts_left_makes_the_next_one_due_later(
 
 @pytest.mark.parametrize("state", UNFINISHED)
 @pytest.mark.parametrize(("attempt", "retry"), [(3, True), (1, False)])
-def test_an_error_of_the_last_attempt_or_for_good_ends_the_task(
+def test_an_error_of_the_last_attempt_or_without_retry_ends_the_task(
     database: sa.Engine, state: str, attempt: int, *, retry: bool
 ) -> None:
     task_id = put(database, state, attempt)
@@ -63,7 +63,7 @@ def test_an_error_of_the_last_attempt_or_for_good_ends_the_task(
     assert box(database) == []
 
 
-def test_a_retry_is_published_anew(database: sa.Engine) -> None:
+def test_a_retry_is_published_as_a_new_attempt(database: sa.Engine) -> None:
     task_id = put(database, "PENDING")
     with database.begin() as connection:
         assert [due.task_id for due in outbox.take(connection, 10)] == [task_id]
@@ -74,7 +74,7 @@ def test_a_retry_is_published_anew(database: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: str) -> None:
+def test_a_revoked_task_ends_and_is_not_published(database: sa.Engine, state: str) -> None:
     task_id = put(database, state)
     with database.begin() as connection:
         assert locked.revoke(connection, task_id, "enough", 1)
@@ -85,7 +85,7 @@ def test_a_revoked_task_is_ended_and_not_published(database: sa.Engine, state: s
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_a_revoke_that_any_worker_heard_of_ends_what_waits_and_leaves_what_runs(
+def test_a_revoke_without_an_attempt_number_ends_only_a_waiting_task(
     database: sa.Engine, state: str
 ) -> None:
     task_id = put(database, state, attempt=2)
@@ -100,7 +100,7 @@ def test_a_revoke_that_any_worker_heard_of_ends_what_waits_and_leaves_what_runs(
     assert box(database) == []
 
 
-def test_a_hand_back_costs_no_attempt_and_touches_only_that_workers_tasks(
+def test_a_hand_back_costs_no_attempt_and_changes_only_that_workers_tasks(
     database: sa.Engine,
 ) -> None:
     mine, other, waits = submit(database, 3)
@@ -115,7 +115,7 @@ def test_a_hand_back_costs_no_attempt_and_touches_only_that_workers_tasks(
     assert box(database) == sorted([(mine, 2), (waits, 1)])
 
 
-def test_a_task_that_has_no_number_left_is_not_handed_back_and_stops_no_other(
+def test_a_task_at_the_highest_attempt_number_is_not_handed_back_but_others_are(
     database: sa.Engine,
 ) -> None:
     last, before, other = submit(database, 3)
@@ -131,7 +131,7 @@ def test_a_task_that_has_no_number_left_is_not_handed_back_and_stops_no_other(
         assert locked.fail(connection, last, 32_767, "lost", "me") == "FAILURE"
 
 
-def test_what_lost_postgresql_has_its_next_attempt_at_no_cost(database: sa.Engine) -> None:
+def test_an_attempt_that_lost_postgresql_is_repeated_at_no_cost(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
         claim(connection, task_id, 1, "other")
@@ -147,7 +147,7 @@ def test_what_lost_postgresql_has_its_next_attempt_at_no_cost(database: sa.Engin
     assert box(database) == [(task_id, 2)]
 
 
-def test_a_lost_batch_restores_rows_of_the_outbox(database: sa.Engine) -> None:
+def test_a_lost_batch_gets_its_outbox_rows_back(database: sa.Engine) -> None:
     ids = submit(database, 3)
     with database.begin() as connection:
         connection.exec_driver_sql("DELETE FROM outbox")

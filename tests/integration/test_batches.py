@@ -76,7 +76,7 @@ def test_two_submissions_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     assert sorted(map(str, got)) == ["UniqueViolation", "submitted"]
 
 
-def test_of_two_batches_of_the_same_tasks_in_opposite_order_each_task_is_in_one(
+def test_two_batches_of_the_same_tasks_in_opposite_order_claim_each_task_once(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> list[str]:
@@ -104,7 +104,7 @@ def test_two_lost_batches_of_the_same_tasks_in_opposite_order_do_not_deadlock(
     assert sorted(got, key=str) == [0, SIZE]
 
 
-def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
+def test_two_requests_with_the_same_keys_in_opposite_order_get_the_same_answers(
     database: sa.Engine,
 ) -> None:
     def work(connection: sa.Connection, keys: Sequence[str]) -> dict[str, idempotency.KeyUse]:
@@ -120,7 +120,7 @@ def test_two_batches_with_the_same_keys_in_opposite_order_have_the_same_answers(
     assert len({key.ids[0] for key in first.values()}) == 1
 
 
-def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine) -> None:
+def test_a_batch_claims_waiting_tasks_and_ends_them_in_one_commit(database: sa.Engine) -> None:
     waits, again = put(database, "PENDING"), str(uuid4())
     started, ended = submit(database, 2)
     with database.begin() as connection:
@@ -136,7 +136,7 @@ def test_a_batch_claims_what_waits_and_ends_it_in_one_commit(database: sa.Engine
     assert task(database, started)["worker"] == "other"
 
 
-def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Engine) -> None:
+def test_finishing_a_batch_reports_a_task_that_was_revoked_meanwhile(database: sa.Engine) -> None:
     first, second = submit(database, 2)
     with database.begin() as connection:
         locked.revoke(connection, second, "enough", 1)
@@ -144,7 +144,7 @@ def test_a_batch_one_of_whose_tasks_no_longer_counts_is_told_so(database: sa.Eng
         assert not finish(connection, {first: "{}", second: "{}"})
 
 
-def test_what_was_lost_with_a_batch_runs_again_without_costing_an_attempt(
+def test_the_tasks_of_a_lost_batch_run_again_without_costing_an_attempt(
     database: sa.Engine,
 ) -> None:
     first, second, other = submit(database, 3)

@@ -53,7 +53,7 @@ def old_snapshot(database: sa.Engine) -> Iterator[None]:
         yield
 
 
-def test_a_scan_reads_little_of_what_has_ended_since_an_old_snapshot(database: sa.Engine) -> None:
+def test_a_scan_skips_tasks_that_ended_since_an_old_snapshot(database: sa.Engine) -> None:
     with old_snapshot(database):
         for statement in [KEEP_STATISTICS, *CHURN]:
             with database.begin() as connection:
@@ -70,7 +70,7 @@ def test_a_scan_reads_little_of_what_has_ended_since_an_old_snapshot(database: s
     assert max(after.values()) < 100, (before, after)
 
 
-def test_a_bound_is_the_oldest_row_and_a_minute_ago_at_most(database: sa.Engine) -> None:
+def test_a_bound_is_the_oldest_row_and_at_least_a_minute_ago(database: sa.Engine) -> None:
     advanced(database)
     bound = {"unfinished_from": 1, "started_from": 1, "due_from": 1, "published_from": 1}
     assert minutes(database) == bound
@@ -90,7 +90,7 @@ def test_a_bound_is_the_oldest_row_and_a_minute_ago_at_most(database: sa.Engine)
     assert minutes(database) == bound
 
 
-def test_a_bound_follows_the_time_it_is_given_and_the_clock_whichever_is_earlier(
+def test_a_bound_follows_the_earlier_of_the_given_time_and_the_clock(
     database: sa.Engine,
 ) -> None:
     for offset, age in (("-5 min", 6), ("1 h", 1)):
@@ -102,7 +102,7 @@ def test_a_bound_follows_the_time_it_is_given_and_the_clock_whichever_is_earlier
         assert set(minutes(database).values()) == {age}
 
 
-def test_a_row_that_somebody_made_older_is_found_when_every_row_is_looked_at(
+def test_a_backdated_row_is_found_when_every_row_is_read(
     database: sa.Engine,
 ) -> None:
     advanced(database)
@@ -117,7 +117,7 @@ def test_a_row_that_somebody_made_older_is_found_when_every_row_is_looked_at(
         assert below(connection) == 0
 
 
-def test_rows_written_after_the_clock_was_set_back_are_seen_at_once(database: sa.Engine) -> None:
+def test_rows_written_after_the_clock_was_set_back_are_found_at_once(database: sa.Engine) -> None:
     with database.begin() as connection:
         connection.execute(
             sa.text(
@@ -135,7 +135,7 @@ def test_rows_written_after_the_clock_was_set_back_are_seen_at_once(database: sa
         assert [attempt.task_id for attempt in queries.started(connection)] == [ids[0]]
 
 
-def test_without_bounds_every_row_is_seen(database: sa.Engine) -> None:
+def test_without_bounds_every_row_is_found(database: sa.Engine) -> None:
     ids = submit(database, 2)
     backdate(database)
     with database.begin() as connection:

@@ -41,7 +41,7 @@ def published(database: sa.Engine) -> list[str]:
 
 
 @pytest.mark.parametrize("bring_back", BRING_BACK)
-def test_what_is_to_be_published_again_is_taken_in_its_old_place(
+def test_rows_to_republish_are_taken_in_their_original_order(
     database: sa.Engine,
     published: list[str],
     bring_back: Callable[[sa.Connection, list[str]], None],
@@ -57,7 +57,7 @@ def test_what_is_to_be_published_again_is_taken_in_its_old_place(
 
 @pytest.mark.parametrize("first", ["raise", "bring back"])
 @pytest.mark.parametrize("bring_back", BRING_BACK)
-def test_a_raise_and_what_is_brought_back_at_the_same_time_miss_nothing(
+def test_raising_a_bound_while_rows_are_put_back_misses_no_row(
     database: sa.Engine,
     published: list[str],
     bring_back: Callable[[sa.Connection, list[str]], None],
@@ -145,7 +145,7 @@ def run_all_at_once(
     return failures
 
 
-def test_no_row_is_ever_below_its_bound_whoever_works_at_the_same_time(
+def test_no_row_is_below_its_bound_under_concurrent_work(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, 40)

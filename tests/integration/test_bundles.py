@@ -14,7 +14,7 @@ from backend.db import ledger, outbox, records
 from tests.support.ledger import age, submit
 
 
-def test_bundles_and_messages_of_one_task_are_published_again_each_by_their_own_number(
+def test_bundles_and_single_messages_are_republished_by_their_own_counts(
     database: sa.Engine,
 ) -> None:
     alone, bundled = submit(database), submit(database)
@@ -33,7 +33,7 @@ def test_bundles_and_messages_of_one_task_are_published_again_each_by_their_own_
         assert alone == [due.task_id for due in outbox.take(connection, 10)]
 
 
-def test_first_attempts_of_bundled_tasks_share_messages_and_others_have_their_own(
+def test_first_attempts_of_short_tasks_share_messages_and_others_do_not(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, outbox.BUNDLE + 20)
@@ -59,7 +59,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
         assert outbox.published(connection) == (0, len({due.bundle for due in taken}))
 
 
-def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
+def test_all_unclaimed_tasks_of_a_bundle_are_published_again(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, 3)
@@ -75,7 +75,7 @@ def test_of_what_shared_a_message_all_that_is_unclaimed_is_published_again(
         assert {due.task_id for due in again} == set(ids[1:])
 
 
-def test_messages_of_two_relays_that_took_at_the_same_time_are_all_counted(
+def test_messages_of_two_concurrent_relays_are_all_counted(
     database: sa.Engine,
 ) -> None:
     submit(database, 4)
@@ -111,7 +111,7 @@ def test_large_tasks_are_taken_a_few_at_a_time_until_all_are_taken(
     assert 2 <= max(len(take) for take in takes) <= 6
 
 
-def test_a_task_larger_than_the_limit_is_taken_alone_and_small_ones_all_at_once(
+def test_a_task_above_the_byte_limit_is_taken_alone_and_small_ones_together(
     database: sa.Engine,
 ) -> None:
     large = json.dumps({"text": secrets.token_hex(outbox.TAKE_BYTES)})

@@ -19,7 +19,7 @@ def said(host: str, port: int) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", "::1", "::"])
-def test_a_free_port_is_not_refused_and_a_taken_one_is(host: str) -> None:
+def test_a_free_port_is_accepted_and_a_used_one_refused(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     port = free_port()
     with socket.socket(family) as listener:
@@ -34,7 +34,7 @@ def test_a_free_port_is_not_refused_and_a_taken_one_is(host: str) -> None:
         assert said(host, port) == expected
 
 
-def test_a_host_that_cannot_be_had_is_named_with_its_setting() -> None:
+def test_an_unavailable_host_is_reported_with_its_setting() -> None:
     unresolved = said("nowhere.invalid", 8060)
     assert unresolved.startswith("tasks-api: nowhere.invalid cannot be resolved (")
     assert unresolved.endswith("; set API_HOST")
@@ -44,7 +44,7 @@ def test_a_host_that_cannot_be_had_is_named_with_its_setting() -> None:
     assert elsewhere.endswith("; set API_HOST")
 
 
-def test_a_privileged_port_is_named_with_its_setting() -> None:
+def test_a_privileged_port_is_reported_with_its_setting() -> None:
     """Not tried: the system may let everybody listen there."""
     refused = PermissionError(errno.EACCES, "no")
     expected = "port 80 needs privileges; set API_PORT to one above 1023"

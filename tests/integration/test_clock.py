@@ -37,7 +37,7 @@ def follow(database: sa.Engine) -> timedelta | None:
         return clock.follow(connection)
 
 
-def test_the_clock_counts_as_set_back_when_it_shows_five_seconds_less(
+def test_the_clock_is_treated_as_set_back_from_five_seconds_on(
     database: sa.Engine,
 ) -> None:
     for seconds, back in ((-3600, False), (0, False), (4, False), (6, True), (3600, True)):
@@ -47,7 +47,7 @@ def test_the_clock_counts_as_set_back_when_it_shows_five_seconds_less(
             connection.commit()
 
 
-def test_a_retry_is_due_as_soon_as_if_the_clock_had_not_been_set_back(
+def test_setting_the_clock_back_does_not_delay_a_retry(
     database: sa.Engine,
 ) -> None:
     task_id = put(database, "STARTED")
@@ -63,7 +63,7 @@ def test_a_retry_is_due_as_soon_as_if_the_clock_had_not_been_set_back(
     assert due_in(database) == [2]
 
 
-def test_what_was_published_is_published_again_in_time_and_what_shared_a_message_still_does(
+def test_after_a_clock_step_messages_are_republished_on_time_and_bundles_stay_together(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, 3)
@@ -88,7 +88,7 @@ def test_what_was_published_is_published_again_in_time_and_what_shared_a_message
         assert sorted(due.task_id for due in outbox.take(connection, 10)) == ids
 
 
-def test_a_row_that_was_locked_just_then_is_due_at_once_when_it_is_put_back(
+def test_a_row_locked_during_a_clock_step_is_due_at_once_when_put_back(
     database: sa.Engine,
 ) -> None:
     (task_id,) = submit(database)
@@ -104,7 +104,7 @@ def test_a_row_that_was_locked_just_then_is_due_at_once_when_it_is_put_back(
         assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
 
 
-def test_of_several_reconcilers_one_moves_what_waits(database: sa.Engine) -> None:
+def test_only_one_of_several_reconcilers_moves_waiting_rows(database: sa.Engine) -> None:
     submit(database, 3)
     set_back(database, 60)
     database.dispose()

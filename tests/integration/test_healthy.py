@@ -70,20 +70,22 @@ def ask(name: str, **settings: str) -> subprocess.CompletedProcess[str]:
         ("127.0.0.2", "127.0.0.2"),
     ],
 )
-def test_the_address_that_is_listened_on_is_asked_without_a_proxy(listens: str, host: str) -> None:
+def test_the_health_check_asks_the_listening_address_without_a_proxy(
+    listens: str, host: str
+) -> None:
     with listening(listens, "/health/live") as port:
         asked = ask("api", API_HOST=host, API_PORT=port)
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "flower", "/flower", "/flower/", "/a/flower"])
-def test_flower_is_asked_under_its_prefix(prefix: str) -> None:
+def test_the_health_check_asks_flower_under_its_prefix(prefix: str) -> None:
     path = "/".join(["", *filter(None, prefix.split("/")), "healthcheck"])
     with listening("127.0.0.1", path) as port:
         assert ask("flower", FLOWER_PORT=port, FLOWER_URL_PREFIX=prefix).returncode == 0
 
 
-def test_what_is_not_healthy_is_said_in_one_line() -> None:
+def test_an_unhealthy_process_is_reported_in_one_line() -> None:
     with listening("127.0.0.1", "/elsewhere") as port:
         asked = ask("api", API_PORT=port)
     assert asked.returncode == 1

@@ -74,7 +74,9 @@ def received(url: str) -> int:
 
 
 @pytest.mark.parametrize("outage", ["alarm", "frozen"])
-def test_rabbitmq_that_reads_nothing_is_not_waited_for(rabbitmq: RabbitMQ, outage: str) -> None:
+def test_hints_do_not_wait_for_a_rabbitmq_that_reads_nothing(
+    rabbitmq: RabbitMQ, outage: str
+) -> None:
     with sender(rabbitmq.url) as send:
         send(10)
         eventually(lambda: received(rabbitmq.url) == 10, 10, "the first have arrived")
@@ -89,7 +91,7 @@ def test_rabbitmq_that_reads_nothing_is_not_waited_for(rabbitmq: RabbitMQ, outag
         eventually(lambda: send(1) and received(rabbitmq.url) > before, 20, "they arrive again")
 
 
-def test_redis_that_answers_nothing_is_not_waited_for(redis_server: Redis) -> None:
+def test_hints_do_not_wait_for_a_redis_that_does_not_answer(redis_server: Redis) -> None:
     redis_server.start()
     with sender(redis_server.url) as send:
         send(10)

@@ -39,13 +39,13 @@ def test_a_started_task_is_held_if_its_workers_lease_has_its_attempt(
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
-def test_a_task_that_waits_is_not_among_the_started(database: sa.Engine, state: str) -> None:
+def test_a_waiting_task_is_not_listed_as_started(database: sa.Engine, state: str) -> None:
     put(database, state)
     with database.begin() as connection:
         assert queries.started(connection) == []
 
 
-def test_a_renewal_tells_which_attempts_no_longer_count(database: sa.Engine) -> None:
+def test_a_renewal_returns_attempts_that_are_no_longer_current(database: sa.Engine) -> None:
     runs, ended, revoked, superseded = submit(database, 4)
     with database.begin() as connection:
         for task_id in (runs, ended, revoked, superseded):
@@ -73,7 +73,7 @@ def test_a_worker_is_alive_from_its_first_renewal_until_its_lease_is_ended(
         assert not leases.leased(connection, "died")
 
 
-def test_a_lease_lasts_whatever_the_clock_says(database: sa.Engine) -> None:
+def test_a_lease_does_not_depend_on_the_clock(database: sa.Engine) -> None:
     with database.begin() as connection:
         leases.renew(connection, "w", list)
         connection.execute(
@@ -86,7 +86,7 @@ def test_a_lease_lasts_whatever_the_clock_says(database: sa.Engine) -> None:
         assert leases.alive(connection) == ["w"]
 
 
-def test_a_worker_that_has_renewed_in_the_meantime_is_left_alone(database: sa.Engine) -> None:
+def test_a_worker_that_renewed_meanwhile_is_not_declared_dead(database: sa.Engine) -> None:
     with database.begin() as connection:
         leases.renew(connection, "w", list)
         seen = leases.renewals(connection)["w"]
@@ -104,7 +104,7 @@ def test_a_worker_that_has_renewed_in_the_meantime_is_left_alone(database: sa.En
     engine.dispose()
 
 
-def test_the_connections_of_a_dead_worker_are_broken(database: sa.Engine) -> None:
+def test_the_connections_of_a_dead_worker_are_terminated(database: sa.Engine) -> None:
     with database.begin() as connection:
         leases.renew(connection, "w", list)
         seen = leases.renewals(connection)["w"]
@@ -118,7 +118,7 @@ def test_the_connections_of_a_dead_worker_are_broken(database: sa.Engine) -> Non
 
 
 @pytest.mark.usefixtures("_forget_requests")
-def test_an_attempt_that_no_longer_counts_is_killed_by_the_event_loop(
+def test_an_attempt_that_is_no_longer_current_is_killed_in_the_event_loop(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = request_of(monkeypatch, [], id=put(service, "REVOKED"), ledger_attempt=1)

@@ -48,7 +48,7 @@ def test_a_task_is_claimed_once(database: sa.Engine) -> None:
     assert box(database) == []
 
 
-def test_of_two_claims_at_once_one_counts(database: sa.Engine) -> None:
+def test_only_one_of_two_concurrent_claims_succeeds(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     ready = threading.Barrier(8)
     claimed = []
@@ -167,7 +167,7 @@ def test_an_attempt_of_another_worker_is_not_ended(database: sa.Engine, state: s
 
 
 @pytest.mark.parametrize("few", [1, 100])
-def test_the_list_shows_the_oldest_and_counts_no_further_than_it_has_to(
+def test_the_list_shows_the_oldest_and_stops_counting_at_its_limit(
     database: sa.Engine, few: int
 ) -> None:
     unfinished = partial(queries.unfinished, counted=4, few=few)

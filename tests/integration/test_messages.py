@@ -29,7 +29,7 @@ def counted(database: sa.Engine) -> tuple[int, int]:
         return messages.count(connection), there
 
 
-def test_messages_are_counted_as_they_come_and_go(database: sa.Engine) -> None:
+def test_inserted_and_deleted_messages_are_counted(database: sa.Engine) -> None:
     assert counted(database) == (0, 0)
     with database.begin() as connection:
         messages.insert_many(connection, ["a", "b", "c"])
@@ -41,7 +41,7 @@ def test_messages_are_counted_as_they_come_and_go(database: sa.Engine) -> None:
     assert counted(database) == (0, 0)
 
 
-def test_what_is_not_committed_does_not_count(database: sa.Engine) -> None:
+def test_uncommitted_messages_are_not_counted(database: sa.Engine) -> None:
     with database.connect() as connection:
         messages.insert_many(connection, ["a"])
         assert counted(database) == (0, 0)
@@ -49,7 +49,7 @@ def test_what_is_not_committed_does_not_count(database: sa.Engine) -> None:
     assert counted(database) == (0, 0)
 
 
-def test_two_transactions_that_insert_at_once_do_not_wait_for_each_other(
+def test_two_concurrent_inserts_do_not_wait_for_each_other(
     connections: tuple[sa.Connection, sa.Connection], database: sa.Engine
 ) -> None:
     first, second = connections
@@ -61,7 +61,7 @@ def test_two_transactions_that_insert_at_once_do_not_wait_for_each_other(
     assert counted(database) == (8, 8)
 
 
-def test_adding_up_changes_nothing_and_waits_for_nobody(
+def test_adding_up_keeps_the_total_and_waits_for_no_lock(
     connections: tuple[sa.Connection, sa.Connection], database: sa.Engine
 ) -> None:
     first, second = connections
@@ -103,7 +103,7 @@ def at_once(
 TRUNCATE = sa.text("TRUNCATE messages")
 
 
-def test_a_truncate_while_counts_are_added_up_leaves_none(database: sa.Engine) -> None:
+def test_a_truncate_during_adding_up_leaves_a_count_of_zero(database: sa.Engine) -> None:
     for _ in range(2):
         with database.begin() as connection:
             messages.insert_many(connection, ["a", "b"])
@@ -111,7 +111,7 @@ def test_a_truncate_while_counts_are_added_up_leaves_none(database: sa.Engine) -
     assert counted(database) == (0, 0)
 
 
-def test_counts_that_are_added_up_during_a_truncate_stay_right(database: sa.Engine) -> None:
+def test_counts_are_correct_if_added_up_during_a_truncate(database: sa.Engine) -> None:
     with database.begin() as connection:
         messages.insert_many(connection, ["a", "b"])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Postgres
 
 
-def test_ten_processes_that_migrate_at_once_migrate_once(postgres: Postgres) -> None:
+def test_ten_concurrent_migrations_apply_each_revision_once(postgres: Postgres) -> None:
     url = postgres.create_database()
     processes = [migrate(url) for _ in range(10)]
     outputs = [process.communicate(timeout=100)[0] for process in processes]
@@ -30,7 +30,7 @@ def test_ten_processes_that_migrate_at_once_migrate_once(postgres: Postgres) -> 
         assert tables <= set(sa.inspect(connection).get_table_names())
 
 
-def test_each_revision_that_is_applied_has_a_line_and_so_has_nothing_to_do(
+def test_migrate_prints_a_line_for_each_revision_or_that_there_is_none(
     postgres: Postgres,
 ) -> None:
     url = postgres.create_database()

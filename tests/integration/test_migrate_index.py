@@ -92,7 +92,7 @@ def empty(postgres: Postgres) -> Database:
     return Database(postgres.create_database())
 
 
-def test_while_one_process_builds_an_index_concurrently_no_other_waits_inside_a_statement(
+def test_no_process_waits_inside_a_statement_while_another_builds_an_index(
     project: Path, empty: Database
 ) -> None:
     with empty.snapshot():
@@ -108,7 +108,7 @@ def test_while_one_process_builds_an_index_concurrently_no_other_waits_inside_a_
     assert empty.index_is_valid()
 
 
-def test_migrations_work_through_a_pooler_whatever_the_roles_limits_are(
+def test_migrations_work_through_a_pooler_with_any_limits_of_the_role(
     postgres: Postgres, project: Path, empty: Database
 ) -> None:
     (version,) = project.glob("backend/db/migrations/versions/9000_*.py")
@@ -136,7 +136,7 @@ def _pooler(postgres: Postgres) -> PgBouncer:
         pytest.skip(str(missing))
 
 
-def test_a_migration_outlasts_the_limits_and_is_repeated_after_it_was_killed(
+def test_a_migration_may_exceed_the_limits_and_is_repeated_after_a_kill(
     project: Path, empty: Database
 ) -> None:
     with migrate(empty.url) as first:

@@ -15,7 +15,7 @@ from backend.db import ledger, outbox, queries, records
 from tests.support.ledger import age, put, submit
 
 
-def test_a_row_is_taken_once_with_all_that_a_message_needs(database: sa.Engine) -> None:
+def test_a_row_is_taken_once_with_all_fields_of_a_message(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
         taken = outbox.take(connection, 10)
@@ -33,7 +33,7 @@ def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Eng
     assert of_first | of_second == set(ids)
 
 
-def test_what_a_relay_took_and_did_not_commit_is_there_for_the_next(database: sa.Engine) -> None:
+def test_rows_that_a_relay_took_without_commit_are_left_for_the_next(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.connect() as connection:
         assert outbox.take(connection, 10)
@@ -42,7 +42,7 @@ def test_what_a_relay_took_and_did_not_commit_is_there_for_the_next(database: sa
         assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
 
 
-def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
+def test_only_due_rows_are_taken_and_the_longest_due_first(
     database: sa.Engine,
 ) -> None:
     now, late, later = submit(database, 3)
@@ -61,7 +61,7 @@ def test_a_row_that_is_not_due_is_left_and_the_longest_due_goes_first(
         assert queries.unfinished(connection, 10)[0][later] == "SCHEDULED"
 
 
-def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None:
+def test_rows_that_could_not_be_published_are_due_at_once(database: sa.Engine) -> None:
     first, second = submit(database, 2)
     with database.begin() as connection:
         outbox.take(connection, 10)
@@ -74,7 +74,7 @@ def test_what_could_not_be_published_is_due_at_once(database: sa.Engine) -> None
 @pytest.mark.parametrize(
     ("publishes", "seconds"), [(1, 10), (2, 20), (3, 40), (4, 80), (5, 160), (6, 320), (50, 320)]
 )
-def test_an_unclaimed_row_is_published_again_after_twice_as_long_each_time(
+def test_the_delay_before_republishing_an_unclaimed_row_doubles(
     database: sa.Engine, publishes: int, seconds: float
 ) -> None:
     (task_id,) = submit(database)
@@ -87,7 +87,7 @@ def test_an_unclaimed_row_is_published_again_after_twice_as_long_each_time(
         assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
 
 
-def test_no_more_rows_than_are_missing_are_published_again_and_the_oldest_first(
+def test_only_as_many_rows_as_are_missing_are_republished_oldest_first(
     database: sa.Engine,
 ) -> None:
     ids = submit(database, 5)
@@ -110,7 +110,7 @@ def start(database: sa.Engine, task_id: str, accepted: float) -> None:
         )
 
 
-def test_what_a_much_newer_task_has_overtaken_is_published_again_and_a_backlog_is_not(
+def test_a_task_overtaken_by_a_much_newer_one_is_republished_but_a_backlog_is_not(
     database: sa.Engine,
 ) -> None:
     lost, recent, behind, started = submit(database, 4)
@@ -127,7 +127,7 @@ def test_what_a_much_newer_task_has_overtaken_is_published_again_and_a_backlog_i
         assert outbox.published(connection) == (3, 0)
 
 
-def test_a_task_of_another_program_does_not_show_that_others_were_overtaken(
+def test_an_external_task_is_no_sign_that_others_were_overtaken(
     database: sa.Engine,
 ) -> None:
     (waiting,) = submit(database)
@@ -149,7 +149,7 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
         assert outbox.published(connection) == (0, 0)
 
 
-def test_the_backlog_is_that_of_our_table_whatever_other_schemas_hold(
+def test_the_backlog_ignores_tables_in_other_schemas(
     database: sa.Engine,
 ) -> None:
     submit(database, 3)
@@ -173,7 +173,7 @@ def test_tasks_that_are_not_due_do_not_count_for_the_backlog(database: sa.Engine
         assert outbox.backlog(connection, 100)[0] == 2
 
 
-def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> None:
+def test_relays_are_notified_at_the_commit_and_not_before(database: sa.Engine) -> None:
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with closing(psycopg2.connect(url)) as listener:
         listener.autocommit = True
@@ -188,7 +188,7 @@ def test_the_bell_rings_with_the_commit_and_not_before(database: sa.Engine) -> N
         assert [cast("str", heard.channel) for heard in listener.notifies] == ["outbox"]
 
 
-def test_rows_whose_tasks_somebody_deleted_hold_up_no_others(database: sa.Engine) -> None:
+def test_rows_of_deleted_tasks_do_not_delay_others(database: sa.Engine) -> None:
     ids = submit(database, 3)
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE outbox SET due_at = due_at - interval '1 h'"))

@@ -44,7 +44,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     }
 
 
-def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.Engine) -> None:
+def test_a_statement_about_some_tasks_does_not_read_the_whole_backlog(database: sa.Engine) -> None:
     burst(database)
     some = sa.text("SELECT CAST(task_id AS text) FROM outbox LIMIT :few")
     with database.connect() as connection:
@@ -58,9 +58,7 @@ def test_a_statement_about_some_tasks_does_not_read_all_that_wait(database: sa.E
 
 
 @pytest.mark.parametrize("name", ["finish", "reschedule"])
-def test_several_tasks_are_looked_up_one_by_one_in_a_small_table_too(
-    database: sa.Engine, name: str
-) -> None:
+def test_tasks_are_looked_up_by_index_in_a_small_table_too(database: sa.Engine, name: str) -> None:
     """A join would read the whole table."""
     with database.begin() as connection:
         connection.exec_driver_sql(
@@ -75,7 +73,7 @@ def test_several_tasks_are_looked_up_one_by_one_in_a_small_table_too(
         assert "Seq Scan" not in plan(connection, statement, parameters)
 
 
-def test_the_list_looks_up_what_is_due_later_only_for_the_tasks_shown(database: sa.Engine) -> None:
+def test_the_list_reads_due_times_only_for_the_tasks_shown(database: sa.Engine) -> None:
     burst(database, "UPDATE outbox SET due_at = now() + interval '1 h'")
     with database.connect() as connection:
         shown, total = queries.unfinished(connection, FEW)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HT", POST, POST + b"ab"])
-def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(sent: bytes) -> None:
+def test_a_connection_with_a_missing_or_incomplete_request_is_closed(sent: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -27,7 +27,7 @@ def test_a_connection_that_owes_a_request_or_the_rest_of_one_is_closed(sent: byt
     assert serve(talk) == b""
 
 
-def test_a_request_that_comes_slowly_but_comes_is_answered() -> None:
+def test_a_slow_request_is_answered() -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         sent = POST + b"abcd"
@@ -52,7 +52,7 @@ def test_a_request_that_comes_slowly_but_comes_is_answered() -> None:
     ],
     ids=["one", "two", "http 1.0", "incomplete", "one and a half"],
 )
-def test_a_client_that_ends_its_side_gets_the_answers_to_what_it_has_sent(
+def test_a_client_that_half_closes_gets_the_answers_to_complete_requests(
     sent: bytes, answers: int
 ) -> None:
     answer = serve(lambda port: exchange(port, sent, end=True))
@@ -60,7 +60,7 @@ def test_a_client_that_ends_its_side_gets_the_answers_to_what_it_has_sent(
     assert answer.count(b"connection: close") == bool(answers)
 
 
-def test_a_request_is_answered_before_bytes_after_it_that_are_none() -> None:
+def test_a_request_is_answered_although_invalid_bytes_follow_it() -> None:
     answer = serve(lambda port: exchange(port, POST + b"abcd\0\r\n"), quick)
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.count(b"HTTP/1.1") == 1
@@ -77,14 +77,14 @@ def test_a_request_is_answered_before_bytes_after_it_that_are_none() -> None:
     ],
     ids=["TLS", "HTTP/2", "two lengths", "NUL", "size of a chunk"],
 )
-def test_bytes_that_are_no_request_are_refused_with_a_problem(sent: bytes) -> None:
+def test_bytes_that_are_not_http_are_refused_with_a_problem_document(sent: bytes) -> None:
     head, _, body = serve(lambda port: exchange(port, sent)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["status"] == 400
 
 
-def test_a_client_that_leaves_before_several_answers_causes_no_error(
+def test_a_client_that_disconnects_before_its_answers_causes_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     begun = asyncio.Event()
@@ -107,7 +107,7 @@ def test_a_client_that_leaves_before_several_answers_causes_no_error(
 
 @pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_an_answer_that_comes_before_the_body_reaches_a_client_that_sends_all_first(
+def test_an_early_answer_reaches_a_client_that_first_sends_its_whole_body(
     version: bytes, more: bytes
 ) -> None:
     size = 16_000_000
@@ -130,13 +130,13 @@ def test_an_answer_that_comes_before_the_body_reaches_a_client_that_sends_all_fi
 EXPECT = POST.replace(b"Host", b"Expect: 100-continue\r\nHost")
 
 
-def test_an_answer_before_a_body_that_the_client_may_leave_out_closes_the_connection() -> None:
+def test_an_early_answer_to_expect_100_continue_closes_the_connection() -> None:
     answer = serve(lambda port: exchange(port, EXPECT), early)
     assert b"connection: close" in answer
     assert answer.endswith(b"early")
 
 
-def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection() -> None:
+def test_a_client_that_got_100_continue_keeps_its_connection() -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
@@ -153,7 +153,7 @@ def test_a_client_that_asked_before_it_sent_a_body_keeps_its_connection() -> Non
 CHUNKED = POST.replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
 
 
-def test_trailers_and_extensions_of_chunks_are_ignored() -> None:
+def test_chunk_extensions_and_trailers_are_ignored() -> None:
     seen: list[bytes] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
@@ -171,7 +171,7 @@ def test_trailers_and_extensions_of_chunks_are_ignored() -> None:
     [b"GET /", POST[:-2] + b"X: ", CHUNKED + b"4\r\nabcd\r\n0\r\nX: ", CHUNKED + b"4;"],
     ids=["url", "header", "trailer", "extension"],
 )
-def test_a_head_is_refused_when_it_grows_too_long(begin: bytes) -> None:
+def test_a_request_head_that_is_too_long_is_refused(begin: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
@@ -185,7 +185,7 @@ def test_a_head_is_refused_when_it_grows_too_long(begin: bytes) -> None:
     assert serve(talk).startswith(b"HTTP/1.1 431 Request Header Fields Too Large")
 
 
-def test_an_answer_that_the_client_does_not_read_is_given_up() -> None:
+def test_sending_ends_when_the_client_does_not_read_the_answer() -> None:
     ended = asyncio.Event()
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
@@ -205,7 +205,7 @@ def test_an_answer_that_the_client_does_not_read_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("after", [b"\r\n", b"POST / HT"])
-def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(after: bytes) -> None:
+def test_an_idle_connection_is_closed_after_an_empty_line_or_half_a_request(after: bytes) -> None:
     async def talk(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(POST + b"abcd")
@@ -218,7 +218,7 @@ def test_a_connection_is_closed_after_a_stray_line_or_half_a_request(after: byte
     assert serve(talk, quick) == b""
 
 
-def test_an_upgrade_in_http_1_0_is_answered_in_http_1_0() -> None:
+def test_an_upgrade_request_in_http_1_0_is_answered_in_http_1_0() -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
     sent = POST.replace(b"1.1", b"1.0").replace(b"Host", upgrade) + b"abcd"
     answer = serve(lambda port: exchange(port, sent), quick)  # until it is closed

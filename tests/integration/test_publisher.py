@@ -90,7 +90,7 @@ def alarm(rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
     rabbitmq.set_alarm(False)
 
 
-def test_while_an_alarm_is_raised_nothing_counts_as_missing(alarm: RabbitMQ) -> None:
+def test_no_message_is_treated_as_missing_during_an_alarm(alarm: RabbitMQ) -> None:
     with running(COMPARE, alarm.url) as compare:
         assert compare(30) == "5"
     alarm.set_alarm(True)
@@ -101,7 +101,7 @@ def test_while_an_alarm_is_raised_nothing_counts_as_missing(alarm: RabbitMQ) -> 
         eventually(lambda: compare(30) == "5", 10, "the alarm has cleared")
 
 
-def test_the_time_for_confirms_does_not_run_while_an_alarm_is_raised(alarm: RabbitMQ) -> None:
+def test_the_confirm_timeout_is_paused_during_an_alarm(alarm: RabbitMQ) -> None:
     with running(PUBLISH, alarm.url) as publish:
         assert publish(30) == "confirmed"
         alarm.set_alarm(True)

@@ -45,7 +45,7 @@ class AllDead(Liveness):
         return set(leases)
 
 
-def test_where_nothing_can_be_written_no_worker_is_called_dead(
+def test_no_worker_is_declared_dead_while_postgresql_is_read_only(
     service: sa.Engine,
 ) -> None:
     made = reconciler.Reconciler()
@@ -58,7 +58,7 @@ def test_where_nothing_can_be_written_no_worker_is_called_dead(
     assert liveness.looked == []
 
 
-def test_a_task_whose_row_is_locked_holds_up_no_other(service: sa.Engine) -> None:
+def test_a_task_with_a_locked_row_does_not_delay_others(service: sa.Engine) -> None:
     ids = submit(service, 3)
     with service.begin() as connection:
         for one in ids:
@@ -73,7 +73,7 @@ def test_a_task_whose_row_is_locked_holds_up_no_other(service: sa.Engine) -> Non
     assert {task(service, one)["state"] for one in ids} == {"RETRY"}
 
 
-def test_where_the_clock_was_set_back_an_open_transaction_holds_up_no_lost_task(
+def test_after_a_clock_step_an_open_transaction_does_not_delay_lost_tasks(
     service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (lost,) = submit(service)
@@ -99,7 +99,7 @@ class ThreeMissing(LostMessages):
 
 
 @pytest.mark.parametrize(("held", "lost"), [(3, 0), (2, 1), (0, 3)])
-def test_only_what_no_worker_holds_is_called_lost(
+def test_only_attempts_that_no_worker_holds_are_treated_as_lost(
     service: sa.Engine, caplog: pytest.LogCaptureFixture, held: int, lost: int
 ) -> None:
     ids = submit(service, 4)
@@ -133,7 +133,7 @@ class Locked(reconciler.Reconciler):
             raise StoreLocked
 
 
-def test_a_lock_that_stops_every_pass_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_that_blocks_every_pass_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     made = Locked([True, True, False, True])
     while made.passes:
         made._turn()
@@ -149,7 +149,7 @@ def slow_attempt(task_id: str, *, external: bool = False) -> Attempt:
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
+def test_a_claim_whose_connection_broke_during_commit_is_recognised_afterwards(
     service: sa.Engine, *, external: bool
 ) -> None:
     task_id = str(uuid4()) if external else put(service, "PENDING")
@@ -179,7 +179,7 @@ def test_a_claim_that_was_cut_off_in_its_commit_counts_once_that_is_over(
     assert (row["state"], row["attempt"]) == ("STARTED", 1)
 
 
-def test_a_worker_without_a_lease_starts_nothing(service: sa.Engine) -> None:
+def test_a_worker_without_a_lease_starts_no_task(service: sa.Engine) -> None:
     task_id = put(service, "PENDING")
     with pytest.raises(LeaseExpired):
         slow_attempt(task_id).claim()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.usefixtures("service")
-def test_a_connection_that_holds_a_message_can_be_closed_when_redis_has_gone(
+def test_a_connection_with_an_unacknowledged_message_can_be_closed_without_redis(
     redis_server: Redis,
 ) -> None:
     redis_server.start()

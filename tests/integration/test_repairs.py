@@ -28,9 +28,7 @@ def empty_outbox(database: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
-def test_a_task_that_waits_without_a_row_in_the_outbox_gets_one(
-    database: sa.Engine, state: str
-) -> None:
+def test_a_waiting_task_without_an_outbox_row_gets_one(database: sa.Engine, state: str) -> None:
     task_id = put(database, state, attempt=2)
     assert repair(database) == [], "it has its row"
     empty_outbox(database)
@@ -41,12 +39,12 @@ def test_a_task_that_waits_without_a_row_in_the_outbox_gets_one(
 
 
 @pytest.mark.parametrize("state", ["STARTED", "SUCCESS", "FAILURE", "REVOKED"])
-def test_a_task_that_has_started_or_ended_needs_none(database: sa.Engine, state: str) -> None:
+def test_a_started_or_ended_task_gets_no_outbox_row(database: sa.Engine, state: str) -> None:
     put(database, state)
     assert (repair(database), box(database)) == ([], [])
 
 
-def test_a_claim_under_way_is_left_alone(database: sa.Engine) -> None:
+def test_a_task_with_an_uncommitted_claim_is_not_repaired(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
         assert ledger.claim(connection, {task_id: 1}, "w", start=False).ids == {task_id}
@@ -54,7 +52,7 @@ def test_a_claim_under_way_is_left_alone(database: sa.Engine) -> None:
     assert repair(database) == [task_id], "it was committed without an end"
 
 
-def test_a_claim_that_waits_for_a_repair_does_not_count(database: sa.Engine) -> None:
+def test_a_claim_that_waited_for_a_repair_fails(database: sa.Engine) -> None:
     """It would not see the new row in the outbox, and so not delete it."""
     (task_id,) = submit(database)
     empty_outbox(database)
@@ -74,7 +72,7 @@ def test_a_claim_that_waits_for_a_repair_does_not_count(database: sa.Engine) -> 
     assert (claimed, box(database)) == ([frozenset()], [(task_id, 2)])
 
 
-def test_looks_go_on_where_the_last_one_ended(database: sa.Engine) -> None:
+def test_each_search_continues_where_the_last_one_ended(database: sa.Engine) -> None:
     ids = [submit(database)[0] for _ in range(5)]  # accepted in this order
     empty_outbox(database)
     found, place = [], repairs.START
@@ -100,7 +98,7 @@ def test_two_reconcilers_repair_a_task_once(database: sa.Engine) -> None:
         assert repairs.total_if_recent(connection) == 50
 
 
-def test_a_look_reads_what_it_looks_at_and_not_the_backlog(database: sa.Engine) -> None:
+def test_a_search_does_not_read_the_whole_backlog(database: sa.Engine) -> None:
     burst(database)
     values = {**repairs.START._asdict(), "limit": 10}
     values["id"] = values.pop("task_id")
@@ -108,7 +106,7 @@ def test_a_look_reads_what_it_looks_at_and_not_the_backlog(database: sa.Engine) 
         assert blocks(connection, repairs._REPAIR, values) < WAITING / 100
 
 
-def test_the_reconciler_repairs_and_health_says_how_many(
+def test_the_reconciler_repairs_tasks_and_health_shows_the_count(
     service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (task_id,) = submit(service)

@@ -46,7 +46,7 @@ asyncio.run(main())
     ],
     ids=["replies", "answers"],
 )
-def test_a_queue_that_is_deleted_before_it_is_read_is_made_again(
+def test_a_reply_queue_deleted_before_its_consumer_starts_is_declared_again(
     rabbitmq: RabbitMQ, reader: str, reads: str
 ) -> None:
     environment = {

@@ -102,7 +102,7 @@ EXAMPLES = settings(
 @example((RootModel[dict[str, Any]], '{"a": [-Infinity]}'))
 @example((RootModel[float | None], "1e400"))
 @example((RootModel[Decimal], "0.10000000000000000001"))
-def test_a_task_sees_what_the_api_accepted_on_both_routes(
+def test_a_task_gets_the_arguments_that_either_route_accepted(
     connection: sa.Connection, asked: tuple[type[BaseModel], str]
 ) -> None:
     model, body = asked
@@ -120,7 +120,7 @@ def test_a_task_sees_what_the_api_accepted_on_both_routes(
 
 @EXAMPLES
 @given(asked())
-def test_a_value_gets_no_null_that_the_task_did_not_return(
+def test_a_stored_value_has_no_null_that_the_task_did_not_return(
     asked: tuple[type[BaseModel], str],
 ) -> None:
     model, body = asked

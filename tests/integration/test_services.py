@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("service")
 
 
-def test_all_parts_stop_at_the_same_time() -> None:
+def test_the_parts_of_an_api_process_stop_concurrently() -> None:
     """Each part ends only once all of them are ending."""
 
     async def scene() -> None:

@@ -38,7 +38,7 @@ def test_after_a_burst_the_relay_reads_no_more_rows_than_it_takes(database: sa.E
 
 
 @pytest.mark.parametrize("overtaken", [False, True])
-def test_after_a_burst_what_the_broker_lost_is_found_without_reading_the_rest(
+def test_after_a_burst_lost_messages_are_found_without_reading_the_rest(
     database: sa.Engine, *, overtaken: bool
 ) -> None:
     (running,) = submit(database)
@@ -68,7 +68,7 @@ def test_after_a_burst_the_list_reads_no_more_rows_than_it_shows(database: sa.En
         assert rows_read(connection, "tasks") - before < 1_000
 
 
-def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
+def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:
     submit(service)
     show = sa.text("SHOW enable_bitmapscan")
     with session.autocommit_connection() as connection:
@@ -83,7 +83,7 @@ def test_a_setting_of_a_statement_ends_with_it(service: sa.Engine) -> None:
         assert connection.execute(show).scalar_one() == "on"
 
 
-def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -> None:
+def test_a_tasks_own_queries_use_the_default_planner_settings(service: sa.Engine) -> None:
     assert service
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
     with TaskSession(time_limit=60) as own:
@@ -91,7 +91,7 @@ def test_a_tasks_own_queries_are_planned_with_the_defaults(service: sa.Engine) -
 
 
 @pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])
-def test_commits_that_are_not_durable_are_reported_and_logged_once(
+def test_commits_without_durability_are_reported_and_logged_once(
     service: sa.Engine, caplog: pytest.LogCaptureFixture, level: str
 ) -> None:
     (whole,) = readiness()
@@ -112,6 +112,6 @@ def test_commits_that_are_not_durable_are_reported_and_logged_once(
     assert "synchronous_commit = on" in fault
 
 
-def test_a_server_that_does_not_sync_its_files_is_named() -> None:
+def test_a_postgresql_with_fsync_off_is_reported() -> None:
     (fault,) = connections.undurable("off", "on")
     assert "fsync = on" in fault

@@ -43,7 +43,7 @@ def drop(worker: str) -> Drop:
 
 
 @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"])
-def test_a_dropped_message_of_a_task_that_the_ledger_has_is_no_trouble(
+def test_a_dropped_message_of_a_known_task_is_not_reported(
     service: sa.Engine, drop: Drop, caplog: pytest.LogCaptureFixture, state: str
 ) -> None:
     drop("tasks", [put(service, state), put(service, state)])
@@ -51,7 +51,7 @@ def test_a_dropped_message_of_a_task_that_the_ledger_has_is_no_trouble(
     assert caplog.messages == []
 
 
-def test_a_stray_message_is_logged_once_and_named_by_health_after_each_renewal_too(
+def test_a_stray_message_is_logged_once_and_stays_reported_after_lease_renewals(
     service: sa.Engine, worker: str, drop: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
     drop("short_tasks", [put(service, "SUCCESS"), str(uuid4())])
@@ -64,7 +64,7 @@ def test_a_stray_message_is_logged_once_and_named_by_health_after_each_renewal_t
     assert "queue short_tasks has" in line
 
 
-def test_while_trouble_lasts_a_process_looks_up_no_further_messages(drop: Drop) -> None:
+def test_a_process_looks_up_no_messages_after_it_reported_a_stray_one(drop: Drop) -> None:
     looked_up: list[str] = []
 
     def note(*executed: Any) -> None:
@@ -78,7 +78,7 @@ def test_while_trouble_lasts_a_process_looks_up_no_further_messages(drop: Drop) 
     assert len(looked_up) == 1
 
 
-def test_of_two_processes_that_notice_at_the_same_time_one_warns(
+def test_only_one_of_two_processes_that_notice_stray_messages_warns(
     service: sa.Engine, worker: str
 ) -> None:
     second: list[bool] = []
@@ -98,7 +98,7 @@ def test_of_two_processes_that_notice_at_the_same_time_one_warns(
     assert second == [False]
 
 
-def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_logged(
+def test_health_forgets_stray_messages_after_ten_minutes_and_the_next_is_logged(
     service: sa.Engine, worker: str
 ) -> None:
     with service.begin() as connection:
@@ -110,7 +110,7 @@ def test_ten_minutes_after_the_last_message_health_forgets_it_and_the_next_is_lo
         assert leases.stray_queues(connection) == ["tasks"]
 
 
-def test_with_postgresql_away_a_dropped_message_stays_dropped(
+def test_a_message_dropped_while_postgresql_is_unavailable_stays_dropped(
     service: sa.Engine, postgres: Postgres, drop: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
     admin = sa.create_engine(postgres.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -122,7 +122,7 @@ def test_with_postgresql_away_a_dropped_message_stays_dropped(
     assert caplog.messages != [], "the outage was met"
 
 
-def test_a_batch_looks_up_what_it_drops(
+def test_a_batch_looks_up_the_tasks_it_drops(
     service: sa.Engine, worker: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "backend.worker.attempt.execute")
@@ -145,9 +145,7 @@ def test_a_batch_looks_up_what_it_drops(
     ]
 
 
-def test_an_attempt_that_runs_alone_is_looked_up_if_it_is_dropped(
-    service: sa.Engine, worker: str
-) -> None:
+def test_a_dropped_single_attempt_is_looked_up(service: sa.Engine, worker: str) -> None:
     spec = registered()["slow"]
     run_alone(spec, put(service, "SUCCESS"), '{"duration": 0}', worker=worker)
     assert readiness()[0].faults == []

@@ -65,7 +65,7 @@ def test_a_repeated_request_does_not_count_as_waiting(submissions: Submissions) 
         ("[1]", "[1]"),  # arguments that cannot be validated again
     ],
 )
-def test_a_key_stands_for_the_arguments_as_they_are_understood(
+def test_a_key_is_compared_with_the_validated_arguments(
     submissions: Submissions, first: str, again: str
 ) -> None:
     async def scene() -> None:
@@ -108,7 +108,7 @@ FIRST, SECOND = str(uuid4()), str(uuid4())
         ),
     ],
 )
-def test_a_key_that_the_version_before_has_stored_has_its_tasks(
+def test_a_key_stored_by_the_previous_version_returns_its_tasks(
     submissions: Submissions, database: sa.Engine, form: Form, ids: list[str], answer: str
 ) -> None:
     again = tasks(*["{}"] * len(ids))
@@ -136,7 +136,7 @@ class _Purged:
         return result
 
 
-def test_a_key_that_is_purged_between_insert_and_look_is_stored_as_new(
+def test_a_key_purged_between_insert_and_lookup_is_stored_as_new(
     database: sa.Engine,
 ) -> None:
     before, again, other = (

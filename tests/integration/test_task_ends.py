@@ -61,7 +61,7 @@ def test_an_attempt_that_was_superseded_while_it_ran_is_dropped(service: sa.Engi
     assert written(service) == []
 
 
-def test_a_claim_that_a_failover_has_lost_leaves_the_task_to_its_next_delivery(
+def test_after_a_failover_lost_a_claim_the_task_waits_for_its_next_delivery(
     service: sa.Engine,
 ) -> None:
     def lose_claim(_session: Session) -> None:
@@ -79,7 +79,7 @@ def test_a_claim_that_a_failover_has_lost_leaves_the_task_to_its_next_delivery(
 
 @both_kinds
 @pytest.mark.parametrize("arguments", [(float("nan"),), ([1, float("inf")],), ()])
-def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
+def test_an_external_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
     service: sa.Engine, arguments: tuple[object, ...], *, one_commit: bool
 ) -> None:
     """`celery call` and Flower send what they are given; no message of ours gets there."""
@@ -93,7 +93,7 @@ def test_a_called_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
     assert task(service, task_id)["state"] == "FAILURE"
 
 
-def test_a_called_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -> None:
+def test_an_external_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -> None:
     with service.begin() as connection:
         leases.renew(connection, "w", list)
     task_id = str(uuid4())
@@ -105,7 +105,7 @@ def test_a_called_task_with_a_callback_fails_with_a_reason(service: sa.Engine) -
 
 
 @both_kinds
-def test_a_called_task_with_the_id_of_another_task_is_dropped(
+def test_an_external_task_with_the_id_of_another_task_is_dropped(
     service: sa.Engine, *, one_commit: bool
 ) -> None:
     """Else it would claim that task, and run its own arguments."""
@@ -120,7 +120,7 @@ def test_a_called_task_with_the_id_of_another_task_is_dropped(
 
 
 @both_kinds
-def test_of_two_calls_with_the_same_id_the_later_is_dropped(
+def test_the_later_of_two_external_tasks_with_the_same_id_is_dropped(
     service: sa.Engine, *, one_commit: bool
 ) -> None:
     task_id = str(uuid4())
@@ -146,7 +146,7 @@ def test_of_two_calls_with_the_same_id_the_later_is_dropped(
 TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
-def test_a_task_of_one_commit_that_breaks_each_of_its_connections_fails(
+def test_a_short_task_that_always_breaks_its_connection_fails(
     service: sa.Engine,
 ) -> None:
     """It would be tried again without end: PostgreSQL is there each time."""
@@ -164,7 +164,7 @@ def test_a_task_that_breaks_the_connection_of_its_batch_runs_alone(
     assert sorted(report.ended) == written(service) == sorted(set(ids) - set(report.alone))
 
 
-def test_a_connection_that_is_lost_once_costs_nothing(
+def test_a_connection_lost_once_costs_no_attempt(
     service: sa.Engine,
 ) -> None:
     lost: list[int] = []

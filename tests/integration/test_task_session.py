@@ -222,7 +222,7 @@ def test_an_error_caught_in_a_savepoint_does_not_fail_the_batch(
     assert sorted(report.ended) == sorted(ids) == written(service)
 
 
-def test_the_refusal_says_in_one_sentence_what_to_do_instead(service: sa.Engine) -> None:
+def test_a_refused_statement_says_in_one_sentence_what_to_do_instead(service: sa.Engine) -> None:
     row = run_once(service, ENDINGS["rollback"], one_commit=True)
     assert row["error"] == (
         "run.session.rollback(): a task cannot end the transaction that its outcome is part of;"
@@ -230,7 +230,7 @@ def test_the_refusal_says_in_one_sentence_what_to_do_instead(service: sa.Engine)
     )
 
 
-def test_errors_of_a_broken_transaction_lead_to_another_attempt_and_refusals_do_not(
+def test_errors_of_a_broken_transaction_are_retried_and_refusals_are_not(
     service: sa.Engine,
 ) -> None:
     states = {
@@ -249,7 +249,7 @@ def test_errors_of_a_broken_transaction_lead_to_another_attempt_and_refusals_do_
     assert set(states.values()) == {"RETRY", "FAILURE"}
 
 
-def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
+def test_a_commit_that_was_not_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
     """By psycopg2's own methods; after the second another transaction is open."""
     once = raw(psycopg2.extensions.connection.commit)
     execute_unseen = psycopg2.extensions.cursor.execute
@@ -259,7 +259,7 @@ def test_a_commit_that_nothing_refused_is_noticed_before_the_outcome(service: sa
         assert (row["state"], row["error"]) == ("FAILURE", ENDED)
 
 
-def test_a_process_that_dies_after_such_a_commit_leaves_an_attempt_that_the_reconciler_finds(
+def test_the_reconciler_finds_an_attempt_whose_process_died_after_its_own_commit(
     service: sa.Engine,
 ) -> None:
     class Unrecorded(Attempt):
@@ -271,7 +271,7 @@ def test_a_process_that_dies_after_such_a_commit_leaves_an_attempt_that_the_reco
     assert (row["state"], row["worker"]) == ("STARTED", "w")
 
 
-def test_objects_of_one_task_are_written_before_the_next_begins(
+def test_the_session_is_flushed_before_the_next_task_begins(
     service: sa.Engine,
 ) -> None:
     """A pending object that cannot be written is its own task's error."""
@@ -284,7 +284,7 @@ def test_objects_of_one_task_are_written_before_the_next_begins(
     assert len(report.ended) == SIZE - 1
 
 
-def test_a_session_that_a_task_has_kept_is_of_no_use_after_its_end(service: sa.Engine) -> None:
+def test_a_session_kept_by_a_task_cannot_be_used_after_its_end(service: sa.Engine) -> None:
     kept: list[Session] = []
     for one_commit in (False, True):
         assert run_once(service, kept.append, one_commit=one_commit)["state"] == "SUCCESS"

@@ -27,13 +27,13 @@ SETTINGS = ["SET search_path TO nowhere", "SET LOCAL search_path TO nowhere", "R
 @pytest.mark.parametrize(
     "statement", [*SETTINGS, "DISCARD TEMP", "SELECT set_config('a.b', '', false)"]
 )
-def test_a_task_of_one_commit_cannot_change_what_the_next_one_would_meet(
+def test_a_short_task_cannot_change_the_session_state_for_the_next_one(
     service: sa.Engine, statement: str
 ) -> None:
     assert run_once(service, sql(statement), one_commit=True)["state"] == "FAILURE"
 
 
-def test_a_task_of_one_commit_cannot_change_it_by_callproc(service: sa.Engine) -> None:
+def test_a_short_task_cannot_change_settings_by_callproc(service: sa.Engine) -> None:
     action = raw(lambda c: c.cursor().callproc("set_config", ["a.b", "", False]))
     assert run_once(service, action, one_commit=True)["state"] == "FAILURE"
 
@@ -54,7 +54,7 @@ def test_a_task_of_one_commit_cannot_change_it_by_callproc(service: sa.Engine) -
         ),
     ],
 )
-def test_settings_of_one_task_do_not_reach_the_next(service: sa.Engine, statement: str) -> None:
+def test_settings_of_one_task_do_not_affect_the_next(service: sa.Engine, statement: str) -> None:
     def settings() -> list[Any]:
         with session.transaction() as connection:
             found = connection.exec_driver_sql(
@@ -84,7 +84,7 @@ def test_settings_of_one_task_do_not_reach_the_next(service: sa.Engine, statemen
         "DECLARE rows CURSOR WITH HOLD FOR SELECT 1",
     ],
 )
-def test_what_outlasts_a_transaction_goes_with_its_connection(
+def test_session_state_that_survives_a_transaction_ends_with_its_connection(
     service: sa.Engine, statement: str, *, one_commit: bool
 ) -> None:
     for _ in range(2):
@@ -101,7 +101,7 @@ def limits(session: Session) -> list[str]:
     return [session.execute(sa.text(f"SHOW {name}")).scalar_one() for name in LIMITS]
 
 
-def test_the_limits_of_a_tasks_transaction_are_its_time_limit_and_end_with_it(
+def test_a_tasks_transaction_uses_the_tasks_time_limit_as_its_limits(
     service: sa.Engine,
 ) -> None:
     shown: list[list[str]] = []
@@ -148,13 +148,15 @@ SLOW: Mapping[str, Action] = {
 
 @pytest.mark.usefixtures("short_limits")
 @pytest.mark.parametrize("action", SLOW.values(), ids=SLOW)
-def test_a_task_may_take_its_time_in_its_transaction(service: sa.Engine, action: Action) -> None:
+def test_an_ordinary_task_may_exceed_the_default_transaction_limits(
+    service: sa.Engine, action: Action
+) -> None:
     assert run_once(service, action, one_commit=False)["state"] == "SUCCESS"
 
 
 @pytest.mark.usefixtures("short_limits")
 @pytest.mark.parametrize("action", SLOW.values(), ids=SLOW)
-def test_a_task_of_one_commit_keeps_the_limits_of_every_connection(
+def test_a_short_task_keeps_the_default_transaction_limits(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
 ) -> None:
     """It holds up the others of its batch, which runs without it."""

@@ -32,7 +32,7 @@ def fail_with(code: str) -> sa.TextClause:
         ("25P02", sa.exc.InternalError),
     ],
 )
-def test_a_statement_that_meets_an_outage_raises_our_own_error(
+def test_a_statement_during_an_outage_raises_our_own_error(
     code: str, error: type[Exception]
 ) -> None:
     # In a task's session too, where nothing translates errors.
@@ -41,7 +41,7 @@ def test_a_statement_that_meets_an_outage_raises_our_own_error(
     assert type(raised.value) is error
 
 
-def test_an_error_of_another_database_stays_what_it_is(database: sa.Engine) -> None:
+def test_an_error_of_another_database_is_not_translated(database: sa.Engine) -> None:
     with database.connect() as connection, pytest.raises(sa.exc.OperationalError):
         connection.execute(fail_with("57P01"))
 
@@ -57,7 +57,7 @@ def meet_a_read_only_server() -> int:
     return pid
 
 
-def test_whoever_meets_a_read_only_server_gives_up_the_connections_of_both_engines() -> None:
+def test_an_error_of_a_read_only_server_discards_the_connections_of_both_engines() -> None:
     # Two of each, since one of them is in use meanwhile.
     with session.transaction() as first, session.autocommit_connection() as second:
         pids = {first.execute(PID).scalar_one(), second.execute(PID).scalar_one()}
@@ -74,7 +74,7 @@ def test_whoever_meets_a_read_only_server_gives_up_the_connections_of_both_engin
     assert not now & pids
 
 
-def test_a_trial_leaves_nothing_behind(database: sa.Engine) -> None:
+def test_a_write_check_leaves_no_rows(database: sa.Engine) -> None:
     with session.trial() as connection:
         writable.try_insert(connection, writable.LARGE)
         size = sa.text("SELECT octet_length(holds[1]) FROM workers")

@@ -29,7 +29,7 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize(("max_attempts", "state"), [(3, "RETRY"), (1, "FAILURE")])
-def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason(
+def test_an_attempt_that_could_not_be_sent_to_a_child_fails_with_the_reason(
     service: sa.Engine, replies: list[Any], max_attempts: int, state: str
 ) -> None:
     (task_id,) = submit(service, max_attempts=max_attempts)
@@ -44,7 +44,7 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_has_failed_with_the_reason
         assert replies[0][1].state == "FAILURE"
 
 
-def test_attempts_of_a_lost_batch_run_again_at_no_cost(service: sa.Engine) -> None:
+def test_attempts_of_a_lost_batch_are_repeated_at_no_cost(service: sa.Engine) -> None:
     waits, ended = submit(service, 2)
     with service.begin() as connection:
         claim(connection, ended, 1)
@@ -55,7 +55,7 @@ def test_attempts_of_a_lost_batch_run_again_at_no_cost(service: sa.Engine) -> No
     assert (task(service, ended)["state"], box(service)) == ("SUCCESS", [(waits, 2)])
 
 
-def test_a_revoked_attempt_ends_and_who_waits_is_told(
+def test_a_revoked_attempt_ends_and_waiting_clients_get_a_reply(
     service: sa.Engine, replies: list[Any]
 ) -> None:
     (task_id,) = submit(service)

@@ -29,7 +29,7 @@ def _no_requests() -> Iterator[None]:
     state.reset_state()
 
 
-def test_it_counts_what_ended_since_the_last_line_and_says_nothing_when_idle(
+def test_the_activity_line_counts_ended_tasks_and_is_not_logged_when_idle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -59,7 +59,7 @@ async def hold(batcher: Batcher[int, int], work: Work) -> asyncio.Task[int]:
     return first
 
 
-def test_what_comes_while_a_batch_is_under_way_is_done_together_in_order() -> None:
+def test_items_submitted_during_a_batch_form_the_next_batch_in_order() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -73,7 +73,7 @@ def test_what_comes_while_a_batch_is_under_way_is_done_together_in_order() -> No
     assert work.batches == [[0], [1, 2, 3, 4, 5]]
 
 
-def test_a_batch_has_a_limit() -> None:
+def test_a_batch_has_a_maximum_number_of_items() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -87,7 +87,7 @@ def test_a_batch_has_a_limit() -> None:
     assert work.batches == [[0], [1, 2], [3, 4], [5]]
 
 
-def test_a_batch_takes_no_more_after_so_many_bytes_but_always_an_item() -> None:
+def test_a_batch_has_a_byte_limit_but_always_takes_one_item() -> None:
     work = Work()
     third = BATCH_BYTES // 3 + 1
 
@@ -103,7 +103,7 @@ def test_a_batch_takes_no_more_after_so_many_bytes_but_always_an_item() -> None:
     assert work.batches == [[0], [third, third, third], [1, 5 * third], [1]]
 
 
-def test_an_idle_batcher_does_an_item_at_once() -> None:
+def test_an_idle_batcher_handles_an_item_at_once() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -116,7 +116,7 @@ def test_an_idle_batcher_does_an_item_at_once() -> None:
     assert work.batches == [[item] for item in range(20)]
 
 
-def test_what_fails_in_a_batch_is_tried_again_alone_and_fails_nobody_else() -> None:
+def test_items_of_a_failed_batch_are_retried_individually_and_only_the_bad_one_fails() -> None:
     work = Work()
 
     def pick(items: Sequence[int]) -> Sequence[int]:
@@ -139,7 +139,7 @@ def test_what_fails_in_a_batch_is_tried_again_alone_and_fails_nobody_else() -> N
     assert work.batches == [[0], [1, 2, 3], [1], [2], [3]]
 
 
-def test_an_absent_store_fails_the_whole_batch_without_another_try() -> None:
+def test_an_unavailable_store_fails_the_whole_batch_without_a_retry() -> None:
     work = Work()
 
     def away(items: Sequence[int]) -> Sequence[int]:
@@ -158,7 +158,7 @@ def test_an_absent_store_fails_the_whole_batch_without_another_try() -> None:
     assert work.batches == [[0], [1, 2, 3]]
 
 
-def test_the_batcher_goes_on_after_an_error() -> None:
+def test_the_batcher_continues_after_an_error() -> None:
     def fail_once(items: Sequence[int]) -> Sequence[int]:
         if list(items) == [0]:
             raise RuntimeError("once")
@@ -172,7 +172,7 @@ def test_the_batcher_goes_on_after_an_error() -> None:
     run(fail_once, scene)
 
 
-def test_a_request_that_went_away_is_not_done() -> None:
+def test_a_cancelled_request_is_not_handled() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -190,7 +190,7 @@ def test_a_request_that_went_away_is_not_done() -> None:
     assert work.batches == [[0], [2]]
 
 
-def test_a_request_that_waited_too_long_is_told_so_and_not_done() -> None:
+def test_a_request_that_timed_out_gets_an_error_and_is_not_handled() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -207,7 +207,7 @@ def test_a_request_that_waited_too_long_is_told_so_and_not_done() -> None:
     assert work.batches == [[0], [2]], "what was under way is done, what waited is not"
 
 
-def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room() -> None:
+def test_a_full_batcher_refuses_at_once_and_timed_out_requests_free_their_place() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -231,7 +231,7 @@ def test_more_than_has_room_is_refused_at_once_and_what_gave_up_takes_no_room() 
     assert work.batches == [[0]]
 
 
-def test_what_gave_up_while_others_were_tried_alone_is_not_done() -> None:
+def test_a_request_that_timed_out_during_individual_retries_is_not_handled() -> None:
     work = Work()
     gave_up = threading.Event()
 
@@ -257,7 +257,7 @@ def test_what_gave_up_while_others_were_tried_alone_is_not_done() -> None:
     assert work.batches == [[0], [1, 2], [1]]
 
 
-def test_a_closed_batcher_does_what_waits_and_takes_no_more() -> None:
+def test_a_closed_batcher_handles_waiting_items_and_refuses_new_ones() -> None:
     work = Work()
 
     async def scene(batcher: Batcher[int, int]) -> None:
@@ -275,7 +275,7 @@ def test_a_closed_batcher_does_what_waits_and_takes_no_more() -> None:
     assert work.batches == [[0], [1]]
 
 
-def test_the_thread_of_a_closed_batcher_has_ended() -> None:
+def test_closing_a_batcher_ends_its_thread() -> None:
     before = threading.active_count()
     batcher = Batcher("short", Work())
     assert threading.active_count() == before + 1

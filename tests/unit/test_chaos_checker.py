@@ -85,7 +85,7 @@ def innocent() -> tuple[History, Ending]:
     return history, ending
 
 
-def test_a_run_in_which_all_is_well_has_no_findings() -> None:
+def test_a_correct_run_has_no_findings() -> None:
     report = check(*innocent())
     assert report.findings == []
     assert (report.accepted, report.ended, report.effects) == (3, 3, 2)
@@ -173,7 +173,7 @@ GUILTY: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
 
 
 @pytest.mark.parametrize("case", GUILTY)
-def test_guilt_is_found(case: str) -> None:
+def test_the_checker_finds_each_kind_of_error(case: str) -> None:
     kind, change = GUILTY[case]
     history, ending = innocent()
     change(history, ending)
@@ -181,7 +181,7 @@ def test_guilt_is_found(case: str) -> None:
 
 
 @pytest.mark.parametrize("status", [503, None])
-def test_a_request_that_met_a_fault_may_have_made_a_task_or_none(status: int | None) -> None:
+def test_a_request_during_a_fault_may_have_created_a_task_or_not(status: int | None) -> None:
     history, ending = innocent()
     history.happened.append(Happened(4, 5, "kill_api", "api-0"))
     history.answers.append(submitted("", "c", 4.2, status=status, body="ConnectError"))
@@ -192,7 +192,7 @@ def test_a_request_that_met_a_fault_may_have_made_a_task_or_none(status: int | N
     assert check(history, ending).findings == []
 
 
-def test_a_task_with_one_attempt_may_fail_only_where_a_fault_took_its_worker() -> None:
+def test_a_task_with_one_attempt_may_fail_only_if_a_fault_hit_its_worker() -> None:
     history, ending = innocent()
     history.answers.append(submitted("id-4", "c", 6, asked=[("once", "c")]))
     ending.tasks.append(Task("id-4", "once", {"text": "c"}, "FAILURE", 1, None, "lost"))
@@ -204,13 +204,13 @@ def test_a_task_with_one_attempt_may_fail_only_where_a_fault_took_its_worker() -
     assert check(history, ending).findings == []
 
 
-def test_a_state_that_was_asked_for_before_another_was_received_may_be_older() -> None:
+def test_a_state_requested_before_another_was_received_may_be_older() -> None:
     history, ending = innocent()
     history.answers.append(read(ONE, "STARTED", 2.05))
     assert check(history, ending).findings == []
 
 
-def test_the_lines_of_a_stream_are_matched_with_what_was_asked() -> None:
+def test_the_answers_of_a_stream_are_matched_with_the_requested_tasks() -> None:
     history, ending = innocent()
     asked = [("no_such_task", ""), *(("insert_message", label) for label in "cde")]
     lines = ['{"line":1,"errors":[]}', '{"line":2,"task_id":"id-4","status":"PENDING"}']
@@ -224,7 +224,7 @@ def test_the_lines_of_a_stream_are_matched_with_what_was_asked() -> None:
     assert report.findings == [f"lost: {report.lost[0]}"]
 
 
-def test_a_kept_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_saved_run_can_be_read_back_unchanged(tmp_path: Path) -> None:
     history, ending = innocent()
     recorder = Recorder(tmp_path)
     for answer in history.answers:
@@ -237,7 +237,7 @@ def test_a_kept_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Ending.read(tmp_path) == ending
 
 
-def test_a_traceback_is_found_unless_it_has_to_be_there(tmp_path: Path) -> None:
+def test_an_unexpected_traceback_is_found_and_expected_ones_are_not(tmp_path: Path) -> None:
     log = tmp_path / "01-worker.log"
     lines = ["Traceback (most recent call last):\\n  File", '{"event": "all is well"}']
     lines += [

@@ -19,7 +19,7 @@ def test_a_seed_leads_to_the_same_faults_each_time(broker: BrokerName) -> None:
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_each_kind_has_its_turns_before_one_comes_again(broker: BrokerName) -> None:
+def test_each_kind_of_fault_occurs_before_any_occurs_again(broker: BrokerName) -> None:
     kinds = {name: kind.times for name, kind in KINDS.items() if broker in kind.brokers}
     for seed in range(50):
         names = [fault.name for fault in schedule(seed, 180, broker)]
@@ -28,12 +28,12 @@ def test_each_kind_has_its_turns_before_one_comes_again(broker: BrokerName) -> N
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_a_minute_has_most_kinds(broker: BrokerName) -> None:
+def test_a_run_of_a_minute_has_most_kinds_of_faults(broker: BrokerName) -> None:
     for seed in range(50):
         assert len({fault.name for fault in schedule(seed, 60, broker)}) >= 13
 
 
-def test_faults_come_in_order_and_keep_to_what_their_kinds_allow() -> None:
+def test_faults_are_in_order_and_within_the_limits_of_their_kinds() -> None:
     for seed in range(50):
         faults = schedule(seed, 60, "rabbitmq")
         assert [fault.at for fault in faults] == sorted(fault.at for fault in faults)
@@ -49,5 +49,5 @@ def test_an_alarm_of_rabbitmq_is_never_planned_for_valkey() -> None:
     assert "raise_alarm" not in names
 
 
-def test_every_kind_can_be_made() -> None:
+def test_every_kind_of_fault_has_a_method() -> None:
     assert [name for name in KINDS if not hasattr(Faults, f"_{name}")] == []

@@ -45,7 +45,9 @@ def check(folder: Path, name: str, text: str) -> tuple[int, str]:
         ("@it\nasync " + function(41), "2: long has 41 lines, more than 40\n"),
     ],
 )
-def test_what_is_too_long_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_or_function_that_is_too_long_is_reported_with_its_place(
+    tmp_path: Path, text: str, said: str
+) -> None:
     expected = (1, f"part/it.py:{said}") if said else (0, "")
     assert check(tmp_path, "part/it.py", text) == expected
 

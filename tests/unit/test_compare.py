@@ -34,16 +34,16 @@ def noisy(seed: int, spread: float) -> Callable[[], float]:
     return lambda: 100 * chance.lognormvariate(0, spread)
 
 
-def test_the_interval_of_the_median_takes_the_ranks_of_the_binomial_table() -> None:
+def test_the_interval_of_the_median_uses_the_ranks_of_the_binomial_table() -> None:
     assert median_interval(range(1, 31), 0.95) == (10, 21)
     assert median_interval(range(1, 101), 0.95) == (40, 61)
 
 
-def test_the_interval_of_few_values_is_all_of_them() -> None:
+def test_the_interval_of_few_values_is_their_whole_range() -> None:
     assert median_interval([3, 1, 2], 0.95) == (1, 3)
 
 
-def test_the_interval_holds_the_median_of_a_skewed_distribution_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_median_of_a_skewed_distribution_as_often_as_stated() -> None:
     chance = random.Random(0)
     held = 0
     for _ in range(2_000):
@@ -52,18 +52,18 @@ def test_the_interval_holds_the_median_of_a_skewed_distribution_as_often_as_it_s
     assert 0.945 <= held / 2_000 <= 0.975  # 0.957 by the table
 
 
-def test_a_new_code_that_is_faster_has_a_ratio_above_one() -> None:
+def test_faster_new_code_has_a_ratio_above_one() -> None:
     result = compared(lambda: 100, lambda: 110)
     assert median(result.judged) == pytest.approx(1.1)
     assert result.met
 
 
-def test_a_new_code_that_is_slower_than_the_bar_does_not_reach_it() -> None:
+def test_new_code_slower_than_the_required_ratio_fails() -> None:
     result = compared(lambda: 100, lambda: 96)
     assert result.met is False
 
 
-def test_old_and_new_take_turns_in_an_order_that_alternates() -> None:
+def test_old_and_new_code_run_in_alternating_order() -> None:
     order: list[str] = []
 
     def turn(name: str) -> Callable[[], float]:
@@ -73,18 +73,18 @@ def test_old_and_new_take_turns_in_an_order_that_alternates() -> None:
     assert order == ["old", "new", "old", "new", "new", "old"]  # the first two warm
 
 
-def test_a_row_takes_the_least_number_of_pairs_where_all_agree() -> None:
+def test_a_row_stops_at_the_minimum_of_pairs_if_all_agree() -> None:
     assert len(compared(lambda: 100, lambda: 100).judged) == LEAST_PAIRS
 
 
-def test_a_number_of_pairs_that_was_asked_for_is_kept() -> None:
+def test_a_requested_number_of_pairs_is_used() -> None:
     result = comparison("row", 0.97)
     assert missing(result, 3) == 3
     take_turns(lambda: 100, lambda: 100, result, 3)
     assert missing(result, 3) == 0
 
 
-def test_a_noisy_row_goes_on_until_its_interval_is_narrow() -> None:
+def test_a_noisy_row_continues_until_its_interval_is_narrow() -> None:
     result = compared(noisy(1, 0.05), noisy(2, 0.05))
     low, high = result.interval
     assert LEAST_PAIRS < len(result.judged) < MOST_PAIRS
@@ -92,12 +92,12 @@ def test_a_noisy_row_goes_on_until_its_interval_is_narrow() -> None:
     assert low < 1 < high
 
 
-def test_a_row_that_stays_uncertain_ends() -> None:
+def test_a_row_that_stays_uncertain_ends_at_the_maximum_of_pairs() -> None:
     result = compared(noisy(1, 1), noisy(2, 1))
     assert len(result.judged) == MOST_PAIRS
 
 
-def test_a_turn_that_goes_wrong_ends_the_row_and_fails_it() -> None:
+def test_a_failed_run_ends_its_row_as_failed() -> None:
     result = comparison("row", 0.97)
 
     def wrong() -> float:
@@ -115,12 +115,12 @@ def test_a_commit_that_does_not_exist_is_refused_in_one_line(tmp_path: Path) -> 
         check_out("no-such-commit", tmp_path)
 
 
-def test_the_code_of_a_folder_is_imported_before_what_is_installed(tmp_path: Path) -> None:
+def test_the_code_of_a_folder_is_imported_before_installed_packages(tmp_path: Path) -> None:
     printed = import_backend(tmp_path, "")
     assert printed.strip() == str(tmp_path / "backend" / "__init__.py")
 
 
-def test_a_package_that_a_commit_needs_and_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_a_missing_package_that_a_commit_needs_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(NotComparable, match=r"^abc needs no_such_package, which"),
         needing_packages("abc"),

@@ -28,7 +28,7 @@ def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list
     return reported
 
 
-def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop(
+def test_a_message_of_an_unknown_task_is_looked_up_outside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task_id = str(uuid4())
@@ -41,7 +41,7 @@ def test_a_message_of_a_task_without_code_is_looked_up_outside_of_the_event_loop
     [{"id": str(uuid4())}, {"id": "none of ours", "ledger_attempt": 1}, {"ledger_attempt": 1}],
     ids=["of another program", "malformed id", "no id"],
 )
-def test_a_message_that_no_relay_has_sent_is_not_looked_up(
+def test_a_message_not_sent_by_a_relay_is_not_looked_up(
     monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]
 ) -> None:
     assert dropped(monkeypatch, headers) == []

@@ -92,7 +92,7 @@ def holder(data: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Path) -> None:
+def test_only_one_up_at_a_time_uses_a_folder(holder: subprocess.Popen[str], data: Path) -> None:
     with (
         pytest.raises(CannotRun, match="already running"),
         lifetime.exclusive_data_dir(data),
@@ -106,7 +106,7 @@ def test_one_works_in_a_folder_at_a_time(holder: subprocess.Popen[str], data: Pa
         assert not killed
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(CannotRun, match="set DATA_DIR") as told,
@@ -146,7 +146,7 @@ def test_a_named_server_wins_over_an_embedded_one(
 @pytest.mark.parametrize(
     "noted", ["{}", "", '{"sock', '{"sockets": "/nowhere/tasks-api-00000000"}']
 )
-def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> None:
+def test_the_state_file_of_a_killed_up_is_cleaned_up_once(data: Path, noted: str) -> None:
     data.mkdir()
     (data / RUNNING_FILE).write_text(noted)
     with lifetime.exclusive_data_dir(data) as killed:
@@ -155,7 +155,7 @@ def test_what_a_killed_up_noted_is_cleared_up_once(data: Path, noted: str) -> No
         assert not killed
 
 
-def test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing(
+def test_a_state_file_that_names_a_foreign_folder_ends_and_removes_nothing(
     data: Path, tmp_path: Path
 ) -> None:
     (folder := tmp_path / "others").mkdir()
@@ -180,7 +180,7 @@ def test_a_process_ends_with_the_up_that_started_it(
         assert process.wait(5) == -signal.SIGTERM
 
 
-def test_reset_takes_what_is_its_own(data: Path) -> None:
+def test_reset_removes_only_the_services_own_files(data: Path) -> None:
     for name in ("postgres", "postgres.new", "valkey", "other"):
         (data / name).mkdir(parents=True)
     for name in ("postgresql.log", "valkey.log", "other.log"):
@@ -189,12 +189,12 @@ def test_reset_takes_what_is_its_own(data: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == ["other", "other.log"]
 
 
-def test_reset_of_nothing_leaves_nothing(data: Path) -> None:
+def test_reset_without_a_data_folder_creates_none(data: Path) -> None:
     reset(data)
     assert not data.exists()
 
 
-def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_data_folder_is_relative_to_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_DIR", "elsewhere/data")
     assert read().data_dir == ROOT / "elsewhere" / "data"
     monkeypatch.delenv("DATA_DIR")
@@ -202,7 +202,7 @@ def test_a_relative_folder_is_one_of_the_project(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["x" * 200, "a,b", "\udce4", "missing/at/all"])
-def test_sockets_are_elsewhere_where_tmpdir_cannot_have_them(
+def test_sockets_use_another_folder_if_tmpdir_is_unsuitable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     parent = tmp_path / name
@@ -215,7 +215,9 @@ def test_sockets_are_elsewhere_where_tmpdir_cannot_have_them(
     assert made.parent in {Path("/tmp"), Path("/var/tmp")}
 
 
-def test_sockets_that_can_be_nowhere_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_for_sockets_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(**_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
@@ -225,19 +227,19 @@ def test_sockets_that_can_be_nowhere_are_told_in_one_line(monkeypatch: pytest.Mo
     assert "\n" not in str(told.value)
 
 
-def test_the_longest_folder_that_is_taken_fits_a_socket() -> None:
+def test_the_longest_accepted_folder_leaves_room_for_a_socket_path() -> None:
     parent = "/".ljust(lifetime.LONGEST_PARENT, "x")
     assert len(f"{parent}/tasks-api-12345678/.s.PGSQL.5432") == 103
 
 
-def test_a_missing_wheel_is_told_in_one_line() -> None:
+def test_a_missing_wheel_is_reported_in_one_line() -> None:
     with pytest.raises(CannotRun, match="requirements/embedded") as told:
         programs._package("no_such_wheel", "PostgreSQL")
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a server as another user")
-def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_the_user_nobody_gets_capabilities_only_where_needed(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     assert "--ambient-caps" not in nobody.run_by_nobody(Path("/bin/sh"), Path("/"))
     command = nobody.run_by_nobody(Path("/bin/sh"), tmp_path)
@@ -247,7 +249,7 @@ def test_nobody_gets_a_power_only_where_it_is_needed(tmp_path: Path) -> None:
     assert who.stdout.strip() == "nobody"
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_ends_at_once_is_reported_with_its_last_output(tmp_path: Path) -> None:
     class Failing(programs.Server):
         name = "Failing"
 
@@ -262,7 +264,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
         Failing(found, tmp_path).start()
 
 
-def test_a_server_that_ends_by_itself_is_started_again(tmp_path: Path) -> None:
+def test_a_server_that_ends_unexpectedly_is_started_again(tmp_path: Path) -> None:
     class Frail(programs.Server):
         name = "Frail"
         first_pause = 0.1

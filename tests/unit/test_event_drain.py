@@ -34,7 +34,7 @@ def on(fake: Fake, clock: Callable[[], float] = time.monotonic) -> EventDrain:
     return EventDrain(cast("Connection", fake), clock)
 
 
-def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease() -> None:
+def test_heartbeats_are_sent_on_time_under_a_constant_flow_of_messages() -> None:
     now = 100.0
     fake = Fake(1_000_000)
     handled = on(fake, lambda: now)
@@ -44,7 +44,7 @@ def test_the_heartbeat_goes_by_the_clock_while_messages_never_cease() -> None:
     assert 8 <= fake.beats <= 10
 
 
-def test_all_that_has_arrived_is_handled_but_not_for_ever() -> None:
+def test_all_received_messages_are_handled_up_to_a_limit() -> None:
     some, endless = Fake(5), Fake(1_000_000)
     on(some).handle_all()
     on(endless).handle_all()

@@ -47,7 +47,7 @@ def done() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def test_an_error_of_our_own_reaches_the_log_and_not_the_parent(done: list[str]) -> None:
+def test_an_internal_error_is_logged_and_not_raised_in_the_parent(done: list[str]) -> None:
     unknown = Delivery(str(uuid4()), 1, "nobody_knows", ["{}"], {}, None, None, "tasks")
     assert execute("w", [unknown]) == Report()
     assert len(done) == 1

@@ -11,7 +11,7 @@ from backend.worker.failures import backoff, error_text
 SECRET = "SELECT secret FROM hosts"
 
 
-def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None:
+def test_the_delay_between_attempts_doubles_up_to_five_minutes() -> None:
     expected = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
     assert expected == [backoff(attempt) for attempt in range(1, 11)]
     assert backoff(10_000) == 300.0
@@ -36,16 +36,16 @@ def test_attempts_are_spaced_twice_as_far_each_time_up_to_five_minutes() -> None
         (ValueError("x" * 3000), "x" * 2000),
     ],
 )  # fmt: skip
-def test_an_error_is_told_in_words_without_queries_or_hosts(
+def test_an_error_is_described_without_queries_or_hosts(
     error: BaseException | str, told: str
 ) -> None:
     assert told == error_text(error)
 
 
 @pytest.mark.parametrize("error", [ValueError("\x00"), ValueError(""), ValueError("  \n")])
-def test_an_error_without_words_is_told_by_its_name(error: Exception) -> None:
+def test_an_error_without_text_is_described_by_its_type(error: Exception) -> None:
     assert error_text(error) == "ValueError"
 
 
-def test_an_error_of_several_lines_is_told_in_one() -> None:
+def test_an_error_of_several_lines_is_described_in_one_line() -> None:
     assert "\n" not in error_text(ValueError("first\nsecond"))

@@ -54,7 +54,7 @@ def links(
         ("*", "192.0.2.9", True),
     ],
 )
-def test_only_trusted_proxies_are_believed(
+def test_forwarded_headers_of_trusted_proxies_only_are_used(
     monkeypatch: pytest.MonkeyPatch, trusted: str, peer: str, *, believed: bool
 ) -> None:
     app = application(monkeypatch, FORWARDED_ALLOW_IPS=trusted, FLOWER_URL_PREFIX="/flower")
@@ -80,14 +80,14 @@ def test_only_trusted_proxies_are_believed(
         ({"Forwarded": "host=a.example"}, "http://testserver:5999/flower/"),
     ],
 )
-def test_each_header_counts_alone(
+def test_each_forwarded_header_works_without_the_others(
     monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], flower: str
 ) -> None:
     app = application(monkeypatch, FORWARDED_ALLOW_IPS="*", FLOWER_URL_PREFIX="/flower")
     assert links(app, headers)[0] == flower
 
 
-def test_flower_without_a_prefix_is_at_its_port_behind_a_proxy_too(
+def test_flower_without_a_prefix_is_linked_by_its_port_behind_a_proxy_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = application(monkeypatch, FORWARDED_ALLOW_IPS="*")
@@ -95,12 +95,12 @@ def test_flower_without_a_prefix_is_at_its_port_behind_a_proxy_too(
 
 
 @pytest.mark.parametrize("host", ["[::1]:8060", "[::1]"])
-def test_an_address_of_ipv6_keeps_its_brackets(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_an_ipv6_address_keeps_its_brackets(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     app = application(monkeypatch)
     assert links(app, {}, host=host)[0] == "http://[::1]:5999"
 
 
-def test_a_page_that_is_not_there_is_told_the_path_of_the_documentation(
+def test_a_404_names_the_path_of_the_documentation_with_the_prefix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = TestClient(application(monkeypatch, ROOT_PATH="/jobs"))
@@ -110,7 +110,7 @@ def test_a_page_that_is_not_there_is_told_the_path_of_the_documentation(
         assert answer.json()["detail"].endswith(" See /jobs/docs for all paths.")
 
 
-def test_no_prefix_can_be_taken_for_a_path_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_allowed_prefix_equals_a_path_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     app = application(monkeypatch)
     paths = [getattr(route, "path", "/") for route in app.router.routes]
     assert {path.split("/")[1] for path in paths} - {""} == OWN_PATHS

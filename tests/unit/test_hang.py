@@ -17,20 +17,20 @@ def no() -> bool:
     return False
 
 
-def test_thirty_checks_in_a_row_without_a_tick_mean_that_it_hangs() -> None:
+def test_thirty_successive_checks_without_a_tick_mean_a_hung_event_loop() -> None:
     misses = Misses()
     assert [misses.check(ticked=False, reached=yes) for _ in range(30)] == [False] * 29 + [True]
     assert CHECKS == 30
 
 
-def test_one_tick_is_enough_and_needs_no_connection() -> None:
+def test_one_tick_restarts_the_count_without_a_connection() -> None:
     misses = Misses()
     for _ in range(5):
         assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
         assert not misses.check(ticked=True, reached=never)
 
 
-def test_a_broker_that_is_away_explains_a_missing_tick() -> None:
+def test_an_unavailable_broker_explains_a_missing_tick() -> None:
     misses = Misses()
     assert not any(misses.check(ticked=False, reached=no) for _ in range(1000))
     # It may take a while until Celery has noticed that the broker is back.

@@ -57,14 +57,14 @@ def let_time_pass(hints: Hints, seconds: float) -> None:
     hints._silent_until -= seconds
 
 
-def test_one_connection_serves_all(hints: Hints, broker: Broker) -> None:
+def test_all_hints_share_one_connection(hints: Hints, broker: Broker) -> None:
     sent: list[object] = []
     for _ in range(3):
         hints.send(sent.append)
     assert (len(sent), broker.connected) == (3, 1)
 
 
-def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
+def test_after_a_failure_hints_pause_and_log_one_line(
     hints: Hints, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[object] = []
@@ -82,7 +82,7 @@ def test_after_a_failure_nothing_is_tried_for_a_while_and_one_line_says_so(
     assert (len(sent), broker.connected) == (1, 3)
 
 
-def test_a_blocked_connection_gets_nothing_until_it_is_unblocked(
+def test_nothing_is_sent_on_a_blocked_connection_until_it_is_unblocked(
     hints: Hints, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[object] = []
@@ -99,7 +99,7 @@ def test_a_blocked_connection_gets_nothing_until_it_is_unblocked(
     assert (len(sent), broker.connected) == (2, 1)
 
 
-def test_a_forked_process_uses_a_connection_of_its_own(hints: Hints, broker: Broker) -> None:
+def test_a_forked_process_uses_its_own_connection(hints: Hints, broker: Broker) -> None:
     hints.send(lambda _: None)
     hints._lock.acquire()
     pid = os.fork()

@@ -33,7 +33,7 @@ class Noting(Inspector):
         self.given_up.set()
 
 
-def test_a_late_answer_is_heard_while_questions_do_not_cease() -> None:
+def test_a_late_answer_is_read_while_requests_continue() -> None:
     asking = Noting()
     try:
         assert asking._connected.wait(5)

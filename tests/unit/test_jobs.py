@@ -46,7 +46,7 @@ def sent_events(request: Any) -> list[str]:  # noqa: ANN401 - a request
     return [call.args[0] for call in request.eventer.send.call_args_list]
 
 
-def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
+def test_an_attempt_that_cannot_be_sent_fails_and_frees_its_child(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
     job, (request,) = job_of(monkeypatch, controller, 1)
@@ -60,7 +60,7 @@ def test_an_attempt_that_cannot_be_sent_fails_and_its_child_is_free_again(
     assert request not in celery_state.reserved_requests
 
 
-def test_a_batch_that_cannot_be_sent_runs_alone(
+def test_the_members_of_a_batch_that_cannot_be_sent_run_alone(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
     job, requests = job_of(monkeypatch, controller, 2)
@@ -72,7 +72,7 @@ def test_a_batch_that_cannot_be_sent_runs_alone(
     assert controller.reported == []
 
 
-def test_each_attempt_of_a_report_ends_and_flower_is_told(
+def test_each_attempt_in_a_report_ends_and_sends_its_event(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
 ) -> None:
     job, requests = job_of(monkeypatch, controller, 5)
@@ -96,7 +96,7 @@ def test_each_attempt_of_a_report_ends_and_flower_is_told(
 
 
 @pytest.mark.parametrize(("count", "held"), [(1, True), (2, False)])
-def test_the_lease_holds_a_single_attempt_of_the_short_queue_and_no_member_of_a_batch(
+def test_the_lease_lists_a_single_short_attempt_but_no_member_of_a_batch(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, held: bool
 ) -> None:
     job, requests = job_of(monkeypatch, controller, count)

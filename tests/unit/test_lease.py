@@ -25,7 +25,7 @@ def test_a_lease_lists_no_member_of_a_batch() -> None:
     assert lease._held() == {"alone/2": alone}
 
 
-def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_left(
+def test_a_worker_hands_running_tasks_back_after_its_children_have_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
@@ -46,7 +46,7 @@ def test_a_worker_that_ends_with_tasks_running_hands_them_back_when_no_child_is_
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_worker_that_stops_ends_whatever_its_end_waits_for(
+def test_a_stopping_worker_ends_even_if_its_shutdown_hangs(
     monkeypatch: pytest.MonkeyPatch, *, told: bool
 ) -> None:
     done: list[object] = []

@@ -64,14 +64,14 @@ def kept(data: Path, pid: object) -> bool:
     return note.exists()
 
 
-def test_the_note_of_a_zombie_is_removed(data: Path, run_as_postgres: Run) -> None:
+def test_a_pid_file_that_names_a_zombie_is_removed(data: Path, run_as_postgres: Run) -> None:
     ended = run_as_postgres("-D", str(data))
     ended.kill()
     eventually(lambda: is_zombie(ended.pid), 5, "it is a zombie")
     assert not kept(data, ended.pid)
 
 
-def test_the_note_of_another_program_is_removed(data: Path) -> None:
+def test_a_pid_file_that_names_another_program_is_removed(data: Path) -> None:
     assert not kept(data, os.getpid())
     assert not kept(data, os.getppid())
     done = threading.Event()
@@ -82,18 +82,18 @@ def test_the_note_of_another_program_is_removed(data: Path) -> None:
     thread.join()
 
 
-def test_the_note_of_another_folders_postgresql_is_removed(
+def test_a_pid_file_that_names_the_postgresql_of_another_folder_is_removed(
     data: Path, run_as_postgres: Run, tmp_path: Path
 ) -> None:
     assert not kept(data, run_as_postgres("-D", "/var/lib/postgresql/data", cwd=tmp_path).pid)
 
 
 @pytest.mark.parametrize("pid", ["", "nonsense", 2**22 + 1, 10**30, 0, "-"])
-def test_the_note_of_nobody_is_removed(data: Path, pid: object) -> None:
+def test_a_pid_file_that_names_no_process_is_removed(data: Path, pid: object) -> None:
     assert not kept(data, pid)
 
 
-def test_the_note_of_a_server_that_runs_in_this_folder_stays(
+def test_a_pid_file_that_names_a_running_server_of_this_folder_is_kept(
     data: Path, run_as_postgres: Run
 ) -> None:
     assert kept(data, run_as_postgres("-D", str(data)).pid)
@@ -101,7 +101,7 @@ def test_the_note_of_a_server_that_runs_in_this_folder_stays(
     assert kept(data, run_as_postgres("-D", ".", cwd=data).pid), "somebody started it by hand"
 
 
-def test_without_a_note_nothing_is_done(data: Path) -> None:
+def test_without_a_pid_file_nothing_is_changed(data: Path) -> None:
     leftovers.forget_ended_postgres(data)
     assert list(data.iterdir()) == []
 

@@ -70,19 +70,19 @@ def ask(
         ("", "/"),
     ],
 )
-def test_each_path_has_one_form_behind_the_edge(asked: str, served: str) -> None:
+def test_each_path_has_one_form_after_the_request_limits(asked: str, served: str) -> None:
     inner = Inner()
     assert ask(inner, asked) == []
     assert [served] == [scope["path"] for scope in inner.scopes]
 
 
-def test_a_body_up_to_the_limit_passes_whole() -> None:
+def test_a_body_up_to_the_limit_is_passed_on_completely() -> None:
     inner = Inner()
     assert ask(inner, "/tasks/", {"content-length": str(MAX_BODY)}, b"x" * MAX_BODY) == []
     assert inner.received == MAX_BODY
 
 
-def test_a_body_declared_over_the_limit_is_answered_without_the_application() -> None:
+def test_a_body_declared_above_the_limit_is_refused_before_the_application() -> None:
     inner = Inner()
     start, body = ask(inner, "/tasks/", {"content-length": str(MAX_BODY + 1)})
     assert inner.scopes == []
@@ -90,7 +90,7 @@ def test_a_body_declared_over_the_limit_is_answered_without_the_application() ->
     assert json.loads(body["body"])["status"] == 413
 
 
-def test_a_body_that_grows_over_the_limit_is_stopped_there() -> None:
+def test_reading_a_body_stops_at_the_limit() -> None:
     inner = Inner()
     with pytest.raises(HTTPException) as stopped:
         ask(inner, "/tasks/", None, b"x" * MAX_BODY, b"x", b"never read")
@@ -98,14 +98,14 @@ def test_a_body_that_grows_over_the_limit_is_stopped_there() -> None:
     assert inner.received == MAX_BODY
 
 
-def test_a_declared_length_that_is_no_number_counts_for_nothing() -> None:
+def test_an_invalid_content_length_is_ignored() -> None:
     inner = Inner()
     for length in ("", "-1", "1e9", "many"):
         assert ask(inner, "/tasks/", {"content-length": length}, b"x") == []
     assert inner.received == 4
 
 
-def test_what_is_no_request_passes_as_it_is() -> None:
+def test_events_that_are_not_requests_are_passed_on_unchanged() -> None:
     inner = Inner()
 
     async def nothing() -> Message:
@@ -119,7 +119,7 @@ def test_what_is_no_request_passes_as_it_is() -> None:
     assert inner.scopes == [scope]
 
 
-def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
+def test_the_first_of_two_content_types_is_used_as_in_the_route() -> None:
     inner = Inner()
     kinds = [(b"content-type", b"application/json"), (b"content-type", b"application/x-ndjson")]
     scope: dict[str, Any] = {
@@ -156,13 +156,13 @@ def test_of_two_content_types_the_first_counts_as_for_the_route() -> None:
         ("/a/b/a/b/", "/a/b/a/b"),
     ],
 )
-def test_a_path_is_served_with_the_prefix_and_without_it(asked: str, served: str) -> None:
+def test_a_path_is_served_with_and_without_the_prefix(asked: str, served: str) -> None:
     inner = Inner()
     assert ask(inner, asked, prefix="/a/b") == []
     assert [(served, "/a/b")] == [(scope["path"], scope["root_path"]) for scope in inner.scopes]
 
 
-def test_lines_are_not_limited_behind_a_prefix() -> None:
+def test_ndjson_bodies_are_not_limited_behind_a_prefix() -> None:
     inner = Inner()
     headers = {"content-type": "application/x-ndjson", "content-length": str(MAX_BODY + 1)}
     assert ask(inner, "/a/b/tasks/batch", headers, b"x" * (MAX_BODY + 1), prefix="/a/b") == []
@@ -179,7 +179,7 @@ def test_a_compressed_body_does_not_reach_the_application(encoding: str, *, pass
     assert [message["status"] for message in answered[:1]] == ([] if passes else [415])
 
 
-def test_a_get_is_passed_on_as_it_is() -> None:
+def test_a_get_is_passed_on_unchanged() -> None:
     passed: list[tuple[object, object]] = []
 
     async def inner(_scope: Scope, receive: Receive, send: Send) -> None:

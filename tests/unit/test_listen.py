@@ -29,7 +29,7 @@ class Listening:
         return len(os.read(self._fd, 1))
 
 
-def test_the_bell_is_heard_at_a_file_descriptor_above_1023() -> None:
+def test_notifications_are_received_on_a_file_descriptor_above_1023() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2048:
         pytest.skip("so many files may not be opened here")
@@ -59,7 +59,7 @@ class Broken:
         raise InterfaceError(None, None, psycopg2.InterfaceError("connection already closed"))
 
 
-def test_a_bell_whose_connection_has_broken_closes_as_in_an_outage() -> None:
+def test_closing_a_listener_with_a_broken_connection_raises_an_outage() -> None:
     listener: Any = OutboxListener.__new__(OutboxListener)
     listener._connection = Broken()
     with pytest.raises(StoreUnavailable):

@@ -34,14 +34,14 @@ def test_a_worker_that_stops_renewing_is_dead_after_the_length_of_a_lease() -> N
     ]
 
 
-def test_a_worker_that_renews_lives_wherever_its_clock_jumps() -> None:
+def test_a_worker_that_renews_is_alive_despite_clock_jumps() -> None:
     liveness = Liveness()
     jumps = [0, 2, 64, 66, 3700, 3702, 108, 110, -3600, -3598, -3596, 14]
     for look, said in enumerate(jumps):
         assert dead(liveness, 2 * look, w=at(said)) == set()
 
 
-def test_a_worker_that_was_never_seen_alive_is_watched_first() -> None:
+def test_a_worker_never_seen_alive_is_watched_before_it_is_declared_dead() -> None:
     liveness = Liveness()
     assert dead(liveness, 1000, old=at(-9999), gone=None) == set()
     for second in range(1002, 1010, 2):
@@ -50,7 +50,7 @@ def test_a_worker_that_was_never_seen_alive_is_watched_first() -> None:
     assert dead(liveness, 1012, old=at(-9999), gone=None) == {"old", "gone"}
 
 
-def test_a_lease_that_another_reconciler_deleted_is_no_renewal() -> None:
+def test_a_lease_deleted_by_another_reconciler_is_not_a_renewal() -> None:
     liveness = Liveness()
     for second in range(0, 10, 2):
         dead(liveness, second, w=at(0))
@@ -58,7 +58,7 @@ def test_a_lease_that_another_reconciler_deleted_is_no_renewal() -> None:
     assert dead(liveness, 12, w=None) == {"w"}
 
 
-def test_a_pause_in_the_looks_starts_the_watch_over() -> None:
+def test_a_pause_between_checks_restarts_the_observation() -> None:
     liveness = Liveness()
     dead(liveness, 0, w=at(0))
     dead(liveness, 8, w=at(0))
@@ -69,7 +69,7 @@ def test_a_pause_in_the_looks_starts_the_watch_over() -> None:
     assert dead(liveness, 72, w=at(0)) == {"w"}
 
 
-def test_a_look_that_hung_starts_the_watch_over() -> None:
+def test_a_check_that_hung_restarts_the_observation() -> None:
     liveness = Liveness()
     for second in range(0, 12, 2):
         dead(liveness, second, w=at(0))
@@ -77,7 +77,7 @@ def test_a_look_that_hung_starts_the_watch_over() -> None:
     assert dead(liveness, 62, w=at(0)) == set()
 
 
-def test_the_time_that_a_look_took_is_no_time_of_watching() -> None:
+def test_the_duration_of_a_check_does_not_add_to_the_observation() -> None:
     liveness = Liveness()
     liveness.find_dead(0, 5, {"w": at(0)})
     for begin in (6, 8, 10, 12):
@@ -86,7 +86,7 @@ def test_the_time_that_a_look_took_is_no_time_of_watching() -> None:
     assert dead(liveness, 15.1, w=at(0)) == {"w"}
 
 
-def test_an_attempt_is_abandoned_when_two_more_renewals_do_not_hold_it() -> None:
+def test_an_attempt_is_abandoned_after_two_more_renewals_without_it() -> None:
     liveness = Liveness()
     looks = [attempt(0), attempt(0), attempt(2), attempt(2), attempt(-3600)]
     found = [liveness.find_unheld([look]) for look in looks]
@@ -99,20 +99,20 @@ def test_an_attempt_that_is_held_again_is_no_longer_suspected() -> None:
         assert liveness.find_unheld([look]) == []
 
 
-def test_an_attempt_without_a_lease_is_left_to_the_watch_over_its_worker() -> None:
+def test_an_attempt_without_a_lease_is_not_treated_as_abandoned() -> None:
     liveness = Liveness()
     for renewed_at in (0, 2, None, 4, 6):
         assert liveness.find_unheld([attempt(renewed_at)]) == []
 
 
-def test_the_next_attempt_of_a_task_is_suspected_on_its_own() -> None:
+def test_the_next_attempt_of_a_task_is_suspected_separately() -> None:
     liveness = Liveness()
     for renewed_at in (0, 2):
         liveness.find_unheld([attempt(renewed_at)])
     assert liveness.find_unheld([attempt(4)._replace(attempt=2)]) == []
 
 
-def test_calm_begins_again_after_a_pause_or_a_jump_of_the_clock() -> None:
+def test_the_calm_period_restarts_after_a_pause_or_a_clock_jump() -> None:
     calm = Calm()
     even = [(0, 0), (2, 2), (4, 4.5)]
     assert [calm.seconds(second, at(clock)) for second, clock in even] == [0, 2, 4]

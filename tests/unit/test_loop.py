@@ -41,7 +41,9 @@ def test_an_unexpected_error_is_logged_once_and_the_loop_continues(
     assert caplog.messages == ["an error in the thread clerk; it continues"]
 
 
-def test_what_was_reported_elsewhere_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_that_was_already_reported_is_not_logged_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     turn, calls = failing(StoreUnavailable(), TimeoutError())
     loop = Loop("clerk", "counts", turn, pause_after=lambda _: 0.2)
     loop.retry_seconds = 0.01
@@ -52,7 +54,7 @@ def test_what_was_reported_elsewhere_is_not_logged(caplog: pytest.LogCaptureFixt
     assert calls[2] - calls[1] >= 0.2, "it pauses as long as it is told to"
 
 
-def test_the_first_turn_comes_after_the_interval_and_a_pause_ends_with_the_loop() -> None:
+def test_the_first_turn_comes_after_the_interval_and_stopping_ends_a_pause() -> None:
     turn, calls = failing()
     loop = Loop("clerk", "counts", turn, interval=60)
     loop.start()
@@ -71,7 +73,7 @@ def test_a_loop_that_does_not_end_is_not_waited_for_without_limit() -> None:
     assert loop.close()
 
 
-def test_each_thread_logs_its_work(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_start_of_a_thread_is_logged_with_its_work(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", "backend.loop"):
         start_thread("clerk", "counts", lambda: None).join()
     assert caplog.messages == ["thread clerk: counts"]

@@ -8,12 +8,12 @@ import pytest
 
 
 @pytest.mark.parametrize("use", ["bind", "connect", "connect_ex"])
-def test_a_unit_test_that_uses_a_socket_of_the_network_fails(use: str) -> None:
+def test_a_unit_test_that_uses_a_network_socket_fails(use: str) -> None:
     with socket.socket() as made, pytest.raises(pytest.fail.Exception, match="tests/integration"):
         getattr(made, use)(("127.0.0.1", 9))
 
 
-def test_a_unit_test_may_use_a_socket_of_this_machine() -> None:
+def test_a_unit_test_may_use_a_local_socket() -> None:
     one, other = socket.socketpair()
     with one, other:
         one.sendall(b"x")

@@ -56,7 +56,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
     openapi_spec_validator.validate(document)
 
 
-def test_the_operations_have_short_and_stable_names(operations: list[Operation]) -> None:
+def test_the_operation_ids_are_short_and_stable(operations: list[Operation]) -> None:
     expected = {
         "POST /tasks/": "submit_message",
         "POST /tasks/slow": "submit_slow",
@@ -75,7 +75,7 @@ def test_the_operations_have_short_and_stable_names(operations: list[Operation])
     assert names == names | expected
 
 
-def test_each_error_is_documented_as_it_is_answered_with_an_example(
+def test_each_error_is_documented_as_it_is_sent_with_an_example(
     operations: list[Operation], document: dict[str, Any]
 ) -> None:
     for _, _, operation in operations:
@@ -130,7 +130,7 @@ def test_the_headers_of_each_answer_are_documented(operations: list[Operation]) 
             assert [*response.get("headers", [])] == expected
 
 
-def test_what_creates_tasks_documents_its_key(operations: list[Operation]) -> None:
+def test_routes_that_create_tasks_document_the_idempotency_key(operations: list[Operation]) -> None:
     for method, path, operation in operations:
         names = {parameter["name"] for parameter in operation.get("parameters", [])}
         creates_tasks = method == "POST" and path.startswith("/tasks/")
@@ -139,7 +139,7 @@ def test_what_creates_tasks_documents_its_key(operations: list[Operation]) -> No
             assert "Idempotency-Key" in operation["responses"]["422"]["description"]
 
 
-def test_the_answer_to_a_stream_is_documented_as_lines(
+def test_the_answer_to_a_stream_is_documented_as_ndjson(
     operations: list[Operation], document: dict[str, Any]
 ) -> None:
     (batch,) = [operation for _, path, operation in operations if path == "/tasks/batch"]
@@ -152,7 +152,7 @@ def test_the_answer_to_a_stream_is_documented_as_lines(
     assert "application/x-ndjson" in batch["description"]
 
 
-def test_the_document_shows_what_each_task_gives(
+def test_the_document_shows_the_result_of_each_task_and_its_route(
     operations: list[Operation], document: dict[str, Any]
 ) -> None:
     """And where to ask for it."""
@@ -174,7 +174,7 @@ def test_the_document_shows_what_each_task_gives(
     SlowResult.model_validate(answer["examples"]["slow"]["value"]["result"])
 
 
-def test_no_parameter_has_a_default_that_a_browser_cannot_write(
+def test_no_parameter_default_exceeds_a_javascript_integer(
     operations: list[Operation],
 ) -> None:
     for _, _, operation in operations:
@@ -210,7 +210,7 @@ def test_each_route_refuses_an_unknown_parameter_and_lists_what_it_documents(
         ("GET", "/static-offline-docs/swagger-ui.css", 200),
     ],
 )
-def test_a_parameter_matters_only_to_a_route_that_is_there_and_ours(
+def test_unknown_parameters_are_refused_only_by_existing_routes_of_ours(
     client: TestClient, method: str, path: str, status: int
 ) -> None:
     assert client.request(method, f"{path}?colour=red").status_code == status
@@ -231,7 +231,7 @@ def test_a_parameter_matters_only_to_a_route_that_is_there_and_ours(
         ("/health/ready", "GET, HEAD"),
     ],
 )
-def test_a_path_that_does_not_take_a_method_names_those_that_it_takes(
+def test_a_405_lists_the_allowed_methods_of_the_path(
     client: TestClient, path: str, allowed: str
 ) -> None:
     for method in ("PUT", "DELETE", "OPTIONS", "TRACE"):
@@ -240,7 +240,7 @@ def test_a_path_that_does_not_take_a_method_names_those_that_it_takes(
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/docs", "/openapi.json"])
-def test_head_is_answered_as_get_is(client: TestClient, path: str) -> None:
+def test_head_is_answered_like_get(client: TestClient, path: str) -> None:
     head, get = client.head(path), client.get(path)
     assert head.status_code == 200
     assert head.headers == get.headers
@@ -250,7 +250,7 @@ def test_head_is_answered_as_get_is(client: TestClient, path: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a", " a ", "\na\n", "", " ", "\n", "\x00", "a\x00", "\x00a", "ü"]
 )
-def test_a_text_is_taken_exactly_if_it_fits_the_documented_pattern(text: str) -> None:
+def test_a_text_is_accepted_exactly_if_it_matches_the_documented_pattern(text: str) -> None:
     adapter = TypeAdapter[str](Content)
     fits = re.search(adapter.json_schema()["pattern"], text) is not None
     try:

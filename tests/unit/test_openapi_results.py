@@ -56,7 +56,7 @@ def task_of(result: type[BaseModel]) -> Task:
     ("result", "example"),
     [(Odd, None), (Renamed, {"inDays": 3}), (Numbers, [1, 2]), (SlowArguments, {"duration": 10})],
 )
-def test_any_result_is_documented(result: type[BaseModel], example: object) -> None:
+def test_any_result_type_is_documented(result: type[BaseModel], example: object) -> None:
     task = task_of(result)
     assert task_models.example(task) == example
     description = task_models.describe(task)
@@ -67,5 +67,5 @@ def test_any_result_is_documented(result: type[BaseModel], example: object) -> N
     OAS31Validator(schema).validate(state)
 
 
-def test_a_value_has_the_names_that_are_documented() -> None:
+def test_a_result_uses_the_documented_field_names() -> None:
     assert json.loads(as_json(Renamed(inDays=3))) == {"inDays": 3}

@@ -36,7 +36,7 @@ def outage(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[Outage]:
         yield Outage("it is back", clock)
 
 
-def test_each_reason_is_one_line_whoever_meets_it_and_however_often(
+def test_each_reason_is_logged_once_for_all_parts_of_a_process(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
     for reason in (AWAY, AWAY, LOGIN, AWAY, LOGIN):
@@ -45,7 +45,7 @@ def test_each_reason_is_one_line_whoever_meets_it_and_however_often(
     assert caplog.messages == ["it is away", "it refuses the login"]
 
 
-def test_an_outage_is_over_when_every_part_that_failed_has_succeeded(
+def test_an_outage_ends_when_every_part_that_failed_has_succeeded(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
     outage.failed(AWAY, "relay")
@@ -61,7 +61,7 @@ def test_an_outage_is_over_when_every_part_that_failed_has_succeeded(
     assert caplog.messages == ["it is away", "it is back", "it is away"]
 
 
-def test_the_pauses_grow_only_while_nothing_but_a_person_can_end_the_outage(
+def test_the_pauses_grow_only_in_outages_that_need_an_operator(
     outage: Outage, clock: Clock
 ) -> None:
     pauses = []
@@ -72,7 +72,7 @@ def test_the_pauses_grow_only_while_nothing_but_a_person_can_end_the_outage(
     assert outage.failed(AWAY, "relay") == 1
 
 
-def test_a_server_that_serves_some_requests_is_back_when_none_has_failed_for_a_while(
+def test_a_partly_working_server_is_back_when_no_request_failed_for_a_minute(
     outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):

@@ -74,7 +74,7 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("error", "line", "needs_operator"), REASONS)
-def test_a_brokers_error_is_explained_with_what_to_do(
+def test_a_broker_error_is_explained_with_a_remedy(
     error: Exception, line: str, *, needs_operator: bool
 ) -> None:
     reason = explain(error)
@@ -82,7 +82,7 @@ def test_a_brokers_error_is_explained_with_what_to_do(
     assert reason.needs_operator is needs_operator
 
 
-def test_what_was_sent_is_not_in_the_line() -> None:
+def test_the_line_does_not_contain_what_was_sent() -> None:
     words = "command not allowed when used memory > 'maxmemory'."
     sent = 'Command # 1 (LPUSH tasks {"body": "a secret"}) of pipeline caused error: '
     line = explain(redis.OutOfMemoryError(sent + words)).line
@@ -118,7 +118,7 @@ WHERE = 'connection to server at "db" (10.0.0.1), port 5432 failed: '
         ),
     ],
 )
-def test_an_error_of_postgresql_is_explained_without_the_statement(text: str, line: str) -> None:
+def test_a_postgresql_error_is_explained_without_the_statement(text: str, line: str) -> None:
     explained = explain_postgresql(psycopg2.OperationalError(text)).line
     assert explained.startswith(line)
     assert "secret" not in explained
@@ -133,7 +133,7 @@ class Coded(Exception):
         self.pgcode = code
 
 
-def test_an_error_of_postgresql_with_a_code_is_explained_by_it_and_not_by_its_text() -> None:
+def test_a_postgresql_error_is_explained_by_its_sqlstate_not_its_text() -> None:
     read_only = explain_postgresql(Coded("25006", "nur lesend"))
     assert read_only.line.startswith("PostgreSQL is read-only (nur lesend): name the primary")
     away = explain_postgresql(Coded("57P01", "the password of too many clients"))

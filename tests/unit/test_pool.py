@@ -94,7 +94,7 @@ def scene() -> Iterator[Scene]:
     made.close()
 
 
-def test_a_result_read_in_part_is_read_to_its_end_after_the_loop_starts_over(scene: Scene) -> None:
+def test_a_partly_read_result_is_completed_after_the_event_loop_restarts(scene: Scene) -> None:
     first = message("first" * HALF)
     scene.send(first[:HALF])
     scene.start_loop()
@@ -112,7 +112,7 @@ def test_the_rest_of_a_result_is_read_from_a_child_that_has_ended(scene: Scene) 
     assert scene.received == ["first" * HALF]
 
 
-def test_a_child_that_ended_within_a_result_costs_the_next_one_nothing(scene: Scene) -> None:
+def test_a_child_that_ended_during_its_result_does_not_affect_its_successor(scene: Scene) -> None:
     scene.send(message("first" * HALF)[:HALF])
     scene.results.read_rest(scene.child)
     scene.results.fileno_to_outq[scene.pipe] = child(scene.pipe)
@@ -121,7 +121,7 @@ def test_a_child_that_ended_within_a_result_costs_the_next_one_nothing(scene: Sc
     assert scene.received == ["of the next"]
 
 
-def test_the_loop_starts_over_while_a_child_that_has_ended_is_still_in_the_pool(
+def test_the_event_loop_restarts_with_an_ended_child_in_the_pool(
     scene: Scene,
 ) -> None:
     pool = Processes.__new__(Processes)
@@ -129,7 +129,7 @@ def test_the_loop_starts_over_while_a_child_that_has_ended_is_still_in_the_pool(
     assert scene.hub.readers.keys() == {scene.pipe}
 
 
-def test_nothing_is_read_from_a_pipe_that_was_closed(scene: Scene) -> None:
+def test_nothing_is_read_from_a_closed_pipe(scene: Scene) -> None:
     scene.send(message("first" * HALF)[:HALF])
     scene.child.outq._reader.closed = True
     os.write(scene._end, message("of the next"))
@@ -140,7 +140,7 @@ def test_nothing_is_read_from_a_pipe_that_was_closed(scene: Scene) -> None:
     assert scene.received == ["of the next"]
 
 
-def test_a_worker_that_stops_after_the_loop_started_over_reads_a_result_to_its_end(
+def test_a_worker_that_stops_after_a_restart_of_its_event_loop_reads_the_whole_result(
     scene: Scene,
 ) -> None:
     first = message("first" * HALF)
@@ -151,7 +151,7 @@ def test_a_worker_that_stops_after_the_loop_started_over_reads_a_result_to_its_e
     assert scene.received == ["first" * HALF]
 
 
-def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
+def test_ended_children_are_handled_before_their_jobs_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
@@ -162,7 +162,7 @@ def test_children_that_ended_are_looked_at_before_their_jobs_are_forgotten(
     assert done == ["children looked at", "jobs forgotten"]
 
 
-def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_descriptor_of_a_closed_pipe_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AsynPool, "destroy_queues", lambda *_: 1)
     pool = Processes.__new__(Processes)
     ended, other = child(5), child(6)
@@ -172,7 +172,7 @@ def test_the_number_of_a_closed_pipe_is_forgotten(monkeypatch: pytest.MonkeyPatc
     assert pool._fileno_to_outq == {6: other}
 
 
-def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
+def test_a_child_that_closed_its_pipe_before_it_ended_is_checked_again_soon(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel closes the files of a process before its end can be asked for."""
@@ -192,7 +192,7 @@ def test_a_child_that_has_closed_its_pipe_but_not_ended_is_looked_at_again_soon(
     eventually(looked, 5, "it looks")
 
 
-def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_at_its_task_limit_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     free: list[int] = []
     monkeypatch.setattr(AsynPool, "on_job_ready", lambda *parts: free.append(parts[-1]))
     pool = Processes.__new__(Processes)
@@ -206,7 +206,7 @@ def test_a_child_that_is_about_to_leave_gets_no_job(monkeypatch: pytest.MonkeyPa
     assert free == [5, 6, 5], "there is no limit"
 
 
-def test_a_machine_without_room_for_a_process_does_not_end_the_worker(
+def test_a_failed_fork_does_not_end_the_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = Processes.__new__(Processes)

@@ -8,7 +8,7 @@ from backend.broker.app import _REDIS_OPTIONS, app
 from backend.broker.queues import QUEUES
 
 
-def test_without_a_prefix_every_name_is_that_of_earlier_versions() -> None:
+def test_without_a_prefix_every_name_is_as_in_earlier_versions() -> None:
     assert [(queue.name, queue.routing_key) for queue in QUEUES] == [
         ("tasks", "tasks"),
         ("short_tasks", "short_tasks"),

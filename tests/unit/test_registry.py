@@ -53,7 +53,7 @@ def own_registry() -> Iterator[None]:
     declared.update(before)
 
 
-def test_the_package_has_its_two_tasks() -> None:
+def test_the_package_declares_its_two_tasks() -> None:
     assert {"insert_message", "slow"} <= registry.registered().keys()
     assert registry.registered()["insert_message"].one_commit
     assert not registry.registered()["slow"].one_commit
@@ -76,12 +76,12 @@ def test_an_alias_leads_to_the_same_task() -> None:
 
 
 @pytest.mark.parametrize("name", ["slow", "insert_message"])
-def test_a_name_that_is_taken_is_refused_with_the_place_of_the_other(name: str) -> None:
+def test_a_duplicate_name_is_refused_with_the_place_of_the_first(name: str) -> None:
     with pytest.raises(RegistrationError, match=r"declared twice, in .*backend\.tasks\."):
         task(name=name)(do_nothing)
 
 
-def test_an_alias_that_is_taken_is_refused() -> None:
+def test_a_duplicate_alias_is_refused() -> None:
     with pytest.raises(RegistrationError, match="declared twice"):
         task(name="idle", aliases=("slow",))(do_nothing)
     with pytest.raises(RegistrationError, match="declared twice"):
@@ -116,7 +116,7 @@ def test_a_reserved_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Slow", "1st", "a-b", "a/b", "a b", "_a", "a" * 101, "ä"])
-def test_a_name_that_would_not_do_in_a_url_is_refused(name: str) -> None:
+def test_a_name_that_is_invalid_in_a_url_is_refused(name: str) -> None:
     with pytest.raises(RegistrationError, match="lower case letters, digits and underscores"):
         task(name=name)(do_nothing)
 
@@ -145,7 +145,7 @@ def no_value(args: Nothing, run: Run) -> None: ...
         (no_value, "return value"),
     ],
 )
-def test_a_function_without_models_is_refused_and_told_what_to_annotate(
+def test_a_function_without_models_is_refused_with_what_to_annotate(
     function: Function, what: str
 ) -> None:
     with pytest.raises(RegistrationError, match=rf"task 'idle': annotate .*{what}"):
@@ -170,7 +170,7 @@ def test_a_function_that_could_not_be_called_is_refused(function: Function, said
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 30 * 86400, float("inf"), float("nan")])
-def test_a_time_limit_that_no_server_can_count_is_refused(seconds: float) -> None:
+def test_a_time_limit_out_of_range_is_refused(seconds: float) -> None:
     with pytest.raises(RegistrationError, match="above 0, up to 2000000"):
         task(name="idle", time_limit=seconds)(do_nothing)
 
@@ -205,7 +205,7 @@ STEADY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", CHANGING.values(), ids=CHANGING)
-def test_arguments_that_may_be_others_when_the_task_runs_are_refused(field: Any) -> None:  # noqa: ANN401
+def test_argument_types_whose_values_change_with_time_are_refused(field: Any) -> None:  # noqa: ANN401
     def function(args: BaseModel, run: Run) -> Nothing:  # noqa: ARG001
         return Nothing()
 
@@ -216,7 +216,7 @@ def test_arguments_that_may_be_others_when_the_task_runs_are_refused(field: Any)
 
 
 @pytest.mark.parametrize("field", STEADY.values(), ids=STEADY)
-def test_arguments_that_stay_the_same_are_taken(field: Any) -> None:  # noqa: ANN401
+def test_argument_types_with_stable_values_are_accepted(field: Any) -> None:  # noqa: ANN401
     def function(args: BaseModel, run: Run) -> Nothing:  # noqa: ARG001
         return Nothing()
 
@@ -225,14 +225,14 @@ def test_arguments_that_stay_the_same_are_taken(field: Any) -> None:  # noqa: AN
 
 
 @pytest.mark.parametrize("count", [0, -1, 1001, 40_000, 2.5])
-def test_a_number_of_attempts_that_the_ledger_cannot_count_is_refused(count: int) -> None:
+def test_a_number_of_attempts_out_of_range_is_refused(count: int) -> None:
     with pytest.raises(
         RegistrationError, match="max_attempts must be a whole number from 1 to 1000"
     ):
         task(name="idle", max_attempts=count)(do_nothing)
 
 
-def test_a_task_that_returns_no_model_fails_for_good() -> None:
+def test_a_task_that_returns_no_model_fails_without_retry() -> None:
     def wrong(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
         return {}  # type: ignore[return-value]  # the mistake
 

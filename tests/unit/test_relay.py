@@ -46,7 +46,7 @@ class Scripted(Relay):
         return [SimpleNamespace(args="{}")] if step else []
 
 
-def test_the_second_outage_of_a_kind_is_told_of_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_outage_of_the_same_kind_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "backend.telemetry.outage"):
         running = Scripted([True, False, False, True, False, True])
         running.start()

@@ -24,7 +24,7 @@ def no_broker(**_: object) -> Connection:
     raise ConnectionRefusedError
 
 
-def test_news_that_come_while_the_ledger_is_asked_are_looked_at_at_once() -> None:
+def test_a_reply_during_a_ledger_query_causes_another_query_at_once() -> None:
     made: list[ReplyListener] = []
     looks = 0
 
@@ -70,7 +70,7 @@ def waited(end: Callable[[ReplyListener, list[bool]], None]) -> float:
     return time.monotonic() - begin
 
 
-def test_a_wait_ends_when_its_client_has_left() -> None:
+def test_a_wait_ends_when_its_client_disconnects() -> None:
     assert waited(lambda _inbox, left: left.append(True)) < 1
 
 

@@ -51,7 +51,7 @@ def test_a_revoked_id_does_not_stop_a_message_of_an_attempt(
     assert outcomes == []
 
 
-def test_a_revoked_id_stops_a_message_of_another_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revoked_id_stops_an_external_message(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[Any] = []
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
@@ -124,7 +124,7 @@ def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.Monkey
     assert pool.killed == [(4712, signal.SIGKILL)]
 
 
-def test_a_revoke_of_a_member_that_left_its_batch_does_not_kill_the_batchs_child(
+def test_a_revoke_of_a_former_member_does_not_kill_the_child_of_its_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool = Pool()

@@ -61,7 +61,7 @@ def test_an_external_task_gets_celerys_reply_in_a_batch_too(
 
 
 @pytest.mark.parametrize(("state", "kind"), [(FAILURE, "TaskError"), (REVOKED, "TaskRevokedError")])
-def test_an_error_is_an_exception_to_celerys_clients(
+def test_celery_clients_get_an_error_as_an_exception(
     replies: list[tuple[str, Any]], state: State, kind: str
 ) -> None:
     reply(("a", "here", False, state, "too small"))
@@ -70,7 +70,7 @@ def test_an_error_is_an_exception_to_celerys_clients(
     assert body["result"]["exc_message"] == ["too small"]
 
 
-def test_a_value_that_is_nested_deeply_is_replied_as_it_is(replies: list[tuple[str, Any]]) -> None:
+def test_a_deeply_nested_value_is_sent_unchanged(replies: list[tuple[str, Any]]) -> None:
     value = "[" * 240 + "]" * 240
     reply(("a", "here", False, SUCCESS, value))
     assert json.dumps(replies[0][1]["result"]) == value

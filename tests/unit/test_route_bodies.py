@@ -14,7 +14,7 @@ SAYS_NOTHING = [b"", b"{}", b" { }\r\n", b"null"]
 
 @pytest.mark.parametrize("body", SAYS_NOTHING)
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_says_nothing_passes_where_none_is_taken(body: bytes, *, chunked: bool) -> None:
+def test_a_route_without_a_body_accepts_an_empty_one(body: bytes, *, chunked: bool) -> None:
     content = iter([body]) if chunked else body
     assert client.post("/query", content=content).text == "10 0"
     assert client.post("/nothing", json={}).text == "taken"
@@ -22,7 +22,9 @@ def test_a_body_that_says_nothing_passes_where_none_is_taken(body: bytes, *, chu
 
 @pytest.mark.parametrize("body", [b'{"duration": 3}', b"duration=3", b"[]", b"0", b'""', b"\0"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_where_none_is_taken_is_told_where_to_go(body: bytes, *, chunked: bool) -> None:
+def test_a_route_without_a_body_refuses_one_and_says_what_to_use(
+    body: bytes, *, chunked: bool
+) -> None:
     answer = client.post("/query?duration=3", content=iter([body]) if chunked else body)
     assert pointers(answer) == ["#"]
     detail = "This route takes no body. Send its parameters in the query: ?duration=10&pause=0"
@@ -41,13 +43,13 @@ def posted(body: bytes, kind: str = "application/json") -> Any:  # noqa: ANN401 
 @pytest.mark.parametrize(
     "kind", ["application/json", "Application/JSON; a=b", "application/a+json"]
 )
-def test_a_body_is_read_however_json_may_be_written(body: bytes, kind: str) -> None:
+def test_a_body_is_read_in_every_json_encoding_and_media_type(body: bytes, kind: str) -> None:
     answer = posted(body, kind)
     assert (answer.status_code, answer.text) == (200, "x")
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "text/plain; application/json", "text/json"])
-def test_a_body_that_is_not_said_to_be_json_is_refused(kind: str) -> None:
+def test_a_body_without_a_json_content_type_is_refused(kind: str) -> None:
     assert posted(b'{"content": "x"}', kind).status_code == 422
 
 
@@ -64,18 +66,20 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(kind: str) -> None:
         (b'{"content": "x", "remark": "\\ud800"}', "#"),
     ],
 )
-def test_what_is_wrong_with_a_body_is_named(body: bytes, pointer: str) -> None:
+def test_an_error_in_a_body_is_reported_with_its_pointer(body: bytes, pointer: str) -> None:
     answer = posted(body)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
 @pytest.mark.parametrize(("items", "status"), [([], 422), ([1, 2], 200), ([1, 2, 3], 422)])
-def test_the_limits_of_a_body_hold(items: list[int], status: int) -> None:
+def test_the_length_limits_of_a_body_are_checked(items: list[int], status: int) -> None:
     assert client.post("/list", json=items).status_code == status
 
 
-def test_a_body_that_breaks_off_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_within_its_body_causes_no_logged_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def gone() -> dict[str, object]:
         return {"type": "http.disconnect"}
 

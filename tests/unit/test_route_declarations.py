@@ -80,7 +80,7 @@ def test_a_declaration_that_would_be_ignored_is_refused(endpoint: Any) -> None: 
 
 
 @pytest.mark.parametrize("option", [{"exclude_none": True}, {"by_alias": False}])
-def test_part_of_a_response_model_is_refused(option: dict[str, bool]) -> None:
+def test_options_for_parts_of_a_response_model_are_refused(option: dict[str, bool]) -> None:
     options: Any = {f"response_model_{name}": value for name, value in option.items()}
     with pytest.raises(TypeError, match="parts of a response model"):
         router.add_api_route("/refused", returned, **options)
@@ -104,7 +104,7 @@ def test_a_dependency_refuses_before_the_body_is_read(path: str) -> None:
     assert (answer.status_code, answer.text) == (200, "x")
 
 
-def test_what_a_dependency_declares_is_checked_and_known() -> None:
+def test_parameters_of_a_dependency_are_validated_and_known() -> None:
     assert pointers(client.post("/guarded/seven", json={"content": "x"})) == ["number", "x-token"]
     headers = {"X-Token": "right"}
     assert client.post("/guarded/7?depth=3", json={"content": "x"}, headers=headers).text == "x"
@@ -113,7 +113,7 @@ def test_what_a_dependency_declares_is_checked_and_known() -> None:
     ]
 
 
-def test_a_required_parameter_that_is_not_given_is_named() -> None:
+def test_a_missing_required_parameter_is_named() -> None:
     assert pointers(client.get("/required")) == ["?limit", "x-name"]
     answer = client.get("/required?limit=2", headers={"X-Name": "me"})
     assert answer.json() == {"limit": 2, "name": "me"}

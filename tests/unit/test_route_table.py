@@ -64,22 +64,22 @@ def test_a_literal_path_wins_over_one_with_parameters_in_any_order() -> None:
         ("DELETE", "/both", "GET, HEAD, POST"),
     ],
 )
-def test_a_method_that_a_path_does_not_take_is_answered_with_those_that_it_takes(
+def test_a_wrong_method_is_answered_with_the_allowed_methods(
     method: str, path: str, allowed: str
 ) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
-def test_a_path_that_nothing_has_is_not_found() -> None:
+def test_an_unknown_path_is_not_found() -> None:
     assert client.get("/nowhere").status_code == 404
 
 
-def test_the_address_of_a_route_is_found_by_its_name() -> None:
+def test_the_path_of_a_route_is_found_by_its_name() -> None:
     assert app.url_path_for("one", task_id="7") == "/tasks/7"
 
 
-def test_two_routes_of_one_method_and_path_are_refused() -> None:
+def test_two_routes_with_the_same_method_and_path_are_refused() -> None:
     with pytest.raises(TypeError, match="is declared twice"):
         RouteTable([*router.routes, *router.routes])
 

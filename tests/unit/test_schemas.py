@@ -14,7 +14,7 @@ from backend.tasks.insert_message import MessageIn, MessageOut
 
 
 @pytest.mark.parametrize("content", ["a", " a ", "\n.", "x" * 10_000, "\U0001f389" * 10_000])
-def test_content_is_kept_as_it_is(content: str) -> None:
+def test_content_is_kept_unchanged(content: str) -> None:
     assert MessageIn(content=content).content == content
 
 
@@ -26,12 +26,12 @@ def test_content_that_cannot_be_stored_or_read_is_refused(content: object) -> No
         MessageIn.model_validate({"content": content})
 
 
-def test_what_else_a_message_brings_is_left_out() -> None:
+def test_unknown_fields_of_a_message_are_ignored() -> None:
     assert MessageIn.model_validate({"content": "a", "id": 7}).model_dump() == {"content": "a"}
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 123_456])
-def test_times_are_written_in_utc_with_a_z(microsecond: int) -> None:
+def test_times_are_in_utc_with_a_z(microsecond: int) -> None:
     moment = datetime(2025, 10, 16, 14, 30, 0, microsecond, tzinfo=UTC)
     written = json.loads(MessageOut(id=1, content="a", created_at=moment).model_dump_json())
     assert {"id", "content", "created_at"} == written.keys()

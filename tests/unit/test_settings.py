@@ -12,7 +12,7 @@ from tests.support.settings import refused
 pytestmark = pytest.mark.usefixtures("only_our_environment")
 
 
-def test_the_defaults_are_those_of_the_design() -> None:
+def test_the_defaults_match_the_design() -> None:
     found = settings()
     assert found.celery_result_backend == "rpc://"
     assert (found.api_host, found.api_port, found.api_workers) == ("127.0.0.1", 8060, 1)
@@ -23,7 +23,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert found.queue_prefix == ""
 
 
-def test_localhost_is_an_address_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_localhost_is_read_as_an_ipv4_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_HOST", "localhost")
     assert settings().api_host == "127.0.0.1"
 
@@ -98,7 +98,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("name", "value"), NONSENSE)
-def test_nonsense_is_refused_in_a_line_that_names_the_setting_and_not_its_value(
+def test_an_invalid_value_is_refused_in_one_line_with_the_setting_but_not_the_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -111,7 +111,7 @@ def test_nonsense_is_refused_in_a_line_that_names_the_setting_and_not_its_value(
     assert refused.value.__suppress_context__, "a traceback would show the value"
 
 
-def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_invalid_setting_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_PORT", "x")
     monkeypatch.setenv("LOG_LEVEL", "x")
     with pytest.raises(SettingsError) as refused:
@@ -143,7 +143,7 @@ def test_each_setting_that_makes_no_sense_has_a_line(monkeypatch: pytest.MonkeyP
         ("LOG_LEVEL", "DEBUG"),
     ],
 )
-def test_what_makes_sense_is_taken_as_it_is(
+def test_valid_values_are_accepted_unchanged(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -174,7 +174,7 @@ def test_a_prefix_begins_with_a_slash_and_ends_without_one(
         ("host.example", "host.example"),
     ],
 )
-def test_the_own_host_is_the_address_that_is_listened_on(
+def test_the_own_host_is_the_listening_address(
     monkeypatch: pytest.MonkeyPatch, host: str, own: str
 ) -> None:
     monkeypatch.setenv("API_HOST", host)
@@ -182,7 +182,7 @@ def test_the_own_host_is_the_address_that_is_listened_on(
 
 
 @pytest.mark.parametrize("name", ["API_PORT", "FLOWER_PORT"])
-def test_a_port_that_kubernetes_has_set_is_refused_with_the_reason(
+def test_a_port_variable_set_by_kubernetes_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "tcp://10.0.0.1:8060")
@@ -192,7 +192,7 @@ def test_a_port_that_kubernetes_has_set_is_refused_with_the_reason(
     assert "enableServiceLinks: false" in refused()
 
 
-def test_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_PORT", "")
     monkeypatch.setenv("FLOWER_BASIC_AUTH", "")
     assert (settings().api_port, settings().flower_basic_auth) == (8060, None)

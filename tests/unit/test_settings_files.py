@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("only_our_environment")
 
 
-def test_the_environment_beats_env_which_beats_backend_env(
+def test_the_environment_overrides_env_which_overrides_backend_env(
     monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
 ) -> None:
     of_root, of_backend = only_our_environment
@@ -36,7 +36,7 @@ def test_the_environment_beats_env_which_beats_backend_env(
     ],
     ids=["with a byte order mark", "with carriage returns", "with comments"],
 )
-def test_a_file_of_utf_8_is_read_whatever_wrote_it(
+def test_a_utf_8_file_is_read_with_bom_carriage_returns_or_comments(
     only_our_environment: tuple[Path, Path], content: bytes
 ) -> None:
     only_our_environment[1].write_bytes(content)
@@ -53,7 +53,7 @@ def test_a_file_of_utf_8_is_read_whatever_wrote_it(
     ],
     ids=["Latin-1", "UTF-16", "UTF-16 without a byte order mark"],
 )
-def test_a_file_that_is_not_utf_8_is_refused_by_its_name(
+def test_a_file_that_is_not_utf_8_is_refused_by_name(
     only_our_environment: tuple[Path, Path], content: bytes
 ) -> None:
     only_our_environment[0].write_bytes(content)
@@ -62,14 +62,14 @@ def test_a_file_that_is_not_utf_8_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("line", ["API_PORT", "API_PORT: 80", "hidden", "'hidden", 'A="hidden'])
-def test_a_line_that_sets_nothing_is_refused_by_its_number(
+def test_a_line_that_is_no_assignment_is_refused_by_number(
     only_our_environment: tuple[Path, Path], line: str
 ) -> None:
     only_our_environment[1].write_text(f"FLOWER_PORT=1002\n{line}\n")
     assert refused() == f"line 2 of {only_our_environment[1]} is not NAME=value"
 
 
-def test_an_environment_of_python_may_be_called_env(
+def test_a_folder_named_env_is_ignored(
     only_our_environment: tuple[Path, Path],
 ) -> None:
     only_our_environment[0].mkdir()
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_is_named(
     assert refused() == f"cannot read {of_backend}: Permission denied"
 
 
-def test_a_task_finds_what_the_files_set_in_the_environment(
+def test_settings_of_the_files_are_in_a_tasks_environment(
     monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
 ) -> None:
     of_root, of_backend = only_our_environment
@@ -115,7 +115,7 @@ def test_a_task_finds_what_the_files_set_in_the_environment(
     }
 
 
-def test_an_empty_value_in_the_environment_wins_too(
+def test_an_empty_environment_variable_overrides_the_files(
     monkeypatch: pytest.MonkeyPatch, only_our_environment: tuple[Path, Path]
 ) -> None:
     only_our_environment[0].write_text("API_PORT=2001\n")
@@ -123,6 +123,6 @@ def test_an_empty_value_in_the_environment_wins_too(
     assert (settings().api_port, os.environ["API_PORT"]) == (8060, "")
 
 
-def test_the_files_are_those_of_the_design(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_env_files_are_in_the_project_and_in_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert backend.settings.ENV_FILES == (ROOT / ".env", ROOT / "backend" / ".env")

@@ -80,7 +80,7 @@ def test_a_signal_while_the_processes_start_stops_them_all(
     assert said().count("stopped (killed by signal 15)") == 2
 
 
-def test_what_ends_after_all_was_ready_is_started_again_with_growing_pauses(
+def test_a_process_that_ends_after_readiness_is_restarted_with_growing_pauses(
     said: Callable[[], str],
 ) -> None:
     stack = Supervisor(
@@ -104,7 +104,7 @@ def test_what_ends_after_all_was_ready_is_started_again_with_growing_pauses(
     assert said().count("two started") == 1
 
 
-def test_the_pauses_are_short_again_after_a_minute(said: Callable[[], str]) -> None:
+def test_the_restart_pauses_are_short_again_after_a_minute(said: Callable[[], str]) -> None:
     stack = Supervisor({"one": ["false"]}, Output(), times=replace(QUICK, steady=0.0))
     stack.ready.set()
     thread, _ = running(stack)
@@ -114,7 +114,7 @@ def test_the_pauses_are_short_again_after_a_minute(said: Callable[[], str]) -> N
     assert said().count("starting it again in 0.1 s") == said().count("starting it again")
 
 
-def test_what_ends_before_all_was_ready_stops_everything(
+def test_a_process_that_ends_before_readiness_stops_everything(
     said: Callable[[], str],
 ) -> None:
     stack = Supervisor(
@@ -126,7 +126,7 @@ def test_what_ends_before_all_was_ready_stops_everything(
     assert "two stopped (killed by signal 15)" in said()
 
 
-def test_it_stops_while_a_process_is_in_its_pause(said: Callable[[], str]) -> None:
+def test_up_stops_during_a_restart_pause(said: Callable[[], str]) -> None:
     stack = Supervisor({"one": ["true"], "two": SLEEP}, Output(), times=Times(first_pause=60.0))
     stack.ready.set()
     thread, well = running(stack)
@@ -136,7 +136,7 @@ def test_it_stops_while_a_process_is_in_its_pause(said: Callable[[], str]) -> No
     assert well == [True]
 
 
-def test_all_stops_when_its_parent_is_gone(said: Callable[[], str]) -> None:
+def test_everything_stops_when_the_parent_process_is_gone(said: Callable[[], str]) -> None:
     stack = Supervisor({"one": SLEEP}, Output(), parent=os.getppid())
     thread, well = running(stack)
     eventually(lambda: "one started" in said(), 10, "it runs")
@@ -145,7 +145,7 @@ def test_all_stops_when_its_parent_is_gone(said: Callable[[], str]) -> None:
     assert well == [True]
 
 
-def test_a_process_inherits_the_open_files_that_it_is_given() -> None:
+def test_a_process_inherits_the_given_file_descriptors() -> None:
     reading, writing = os.pipe()
     stack = Supervisor(
         {"one": python(f"import os; os.write({writing}, b'open')")},
@@ -160,7 +160,7 @@ def test_a_process_inherits_the_open_files_that_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_a_terminal_that_closes_stops_all_unless_that_is_ignored(*, ignored: bool) -> None:
+def test_sighup_stops_everything_unless_it_is_ignored(*, ignored: bool) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         assert (signal.SIGHUP in supervisor.stop_signals()) is not ignored
@@ -168,7 +168,7 @@ def test_a_terminal_that_closes_stops_all_unless_that_is_ignored(*, ignored: boo
         signal.signal(signal.SIGHUP, before)
 
 
-def test_one_that_does_not_stop_is_killed(said: Callable[[], str]) -> None:
+def test_a_process_that_does_not_stop_is_killed(said: Callable[[], str]) -> None:
     ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True)"
     stack = Supervisor(
         {"one": python(f"{ignore}; time.sleep(60)")}, Output(), times=Times(kill=0.5)
@@ -180,7 +180,7 @@ def test_one_that_does_not_stop_is_killed(said: Callable[[], str]) -> None:
     assert "one stopped (killed by signal 9)" in said()
 
 
-def test_a_process_that_keeps_the_output_open_holds_nothing_up(
+def test_a_process_that_keeps_the_output_open_does_not_delay_stopping(
     tmp_path: Path, said: Callable[[], str]
 ) -> None:
     pid = tmp_path / "pid"
@@ -200,7 +200,7 @@ def test_a_process_that_keeps_the_output_open_holds_nothing_up(
     os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_children_of_a_process_that_was_killed_are_gone_before_the_next_one_starts(
+def test_children_of_a_killed_process_end_before_it_is_started_again(
     tmp_path: Path, said: Callable[[], str]
 ) -> None:
     pids = tmp_path / "pids"

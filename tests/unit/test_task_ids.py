@@ -13,9 +13,9 @@ HEX = UPPER.lower().replace("-", "")
 @pytest.mark.parametrize(
     "value", [None, 7, b"", [], "", "abc-123", "x" * 36, UPPER, HEX, UPPER.lower() + "\n"]
 )
-def test_what_is_no_uuid_is_no_id_of_a_task(value: object) -> None:
+def test_a_value_that_is_no_uuid_is_no_task_id(value: object) -> None:
     assert not is_task_id(value)
 
 
-def test_a_uuid_in_lower_case_is_an_id_of_a_task() -> None:
+def test_a_lower_case_uuid_is_a_task_id() -> None:
     assert is_task_id(UPPER.lower())

@@ -70,14 +70,14 @@ def python(code: str, folder: Path, modules: str) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
-def test_tasks_of_another_package_are_found_beside_ours(acme: Path) -> None:
+def test_tasks_of_another_package_are_found_in_addition_to_ours(acme: Path) -> None:
     found = python(
         "from backend.registry import names; print(names())", acme, "backend.tasks, acme.tasks"
     )
     assert "insert_message, resize, slow" in found
 
 
-def test_the_task_that_readme_shows_runs(acme: Path) -> None:
+def test_the_example_task_of_the_readme_runs(acme: Path) -> None:
     (acme / "acme" / "tasks" / "images.py").write_text(first_task().text)
     code = """
 from backend.registry import registered
@@ -87,7 +87,7 @@ print(task.function(task.arguments(text="to be or not to be"), None))
     assert python(code, acme, OURS_AND_ACME) == "words=6"
 
 
-def test_what_does_the_work_is_imported_only_when_it_is_needed(acme: Path) -> None:
+def test_the_implementation_module_is_imported_only_when_needed(acme: Path) -> None:
     code = """
 import sys
 from backend.registry import registered
@@ -107,7 +107,7 @@ print(task.function(task.arguments(width=8), None))
         ("def resize(args): ...", "task 'resize': its parameters must be (args, run)"),
     ],
 )
-def test_a_worker_does_not_start_without_what_does_the_work(
+def test_a_worker_does_not_start_without_the_implementation_module(
     acme: Path, broken: str, said: str
 ) -> None:
     (acme / "acme" / "resizing.py").write_text(broken)
@@ -117,12 +117,12 @@ def test_a_worker_does_not_start_without_what_does_the_work(
     assert said in found
 
 
-def test_flower_and_the_api_start_without_what_does_the_work(acme: Path) -> None:
+def test_flower_and_the_api_start_without_the_implementation_module(acme: Path) -> None:
     (acme / "acme" / "resizing.py").write_text("raise OSError")
     assert python("import backend.worker; print('fine')", acme, OURS_AND_ACME) == "fine"
 
 
-def test_a_module_that_is_run_as_a_program_is_not_imported(acme: Path) -> None:
+def test_the_main_module_of_a_package_of_tasks_is_not_imported(acme: Path) -> None:
     (acme / "acme" / "tasks" / "__main__.py").write_text("raise SystemExit(3)")
     found = python("from backend.registry import names; print(names())", acme, OURS_AND_ACME)
     assert "resize" in found
@@ -134,7 +134,7 @@ def test_a_module_that_ends_the_process_is_named_in_one_line(acme: Path) -> None
     assert "acme.tasks.images cannot be imported: SystemExit: 3" in found
 
 
-def test_a_module_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_module_is_named_in_one_line(tmp_path: Path) -> None:
     found = python("from backend.registry import names; names()", tmp_path, "backend.tasks,nothing")
     assert "nothing cannot be imported: ModuleNotFoundError" in found
 

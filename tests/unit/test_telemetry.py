@@ -48,7 +48,7 @@ def test_an_event_is_one_json_line_with_task_and_attempt() -> None:
     }
 
 
-def test_a_line_about_an_outage_names_the_process_that_is_cut_off() -> None:
+def test_a_line_about_an_outage_names_the_affected_process() -> None:
     (line,) = lines(
         "from backend.telemetry.outage import Outage, Reason\n"
         "set_up_logging('INFO', 'worker')\n"
@@ -87,7 +87,7 @@ def test_a_lost_child_or_broker_is_one_line_without_celerys_traceback() -> None:
     assert "exception" not in event
 
 
-def test_what_is_below_the_level_is_left_out() -> None:
+def test_records_below_the_level_are_not_logged() -> None:
     logged = lines(
         "set_up_logging('WARNING')\nlogging.info('no')\nlogging.warning('yes')\n"
         "logging.getLogger('uvicorn.error').error('uvicorn')\n"
@@ -150,7 +150,7 @@ except ExceptionGroup:
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "JSON"])
-def test_a_traceback_has_no_values(tmp_path: Path, *, terminal: bool) -> None:
+def test_a_traceback_shows_no_values(tmp_path: Path, *, terminal: bool) -> None:
     # What structlog would take for rich, which prints every local variable.
     rich = tmp_path / "rich"
     rich.mkdir()
@@ -185,7 +185,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("what", LONG)
-def test_a_traceback_is_cut_whatever_is_long_in_it(what: str) -> None:
+def test_a_long_traceback_is_truncated_whichever_part_is_long(what: str) -> None:
     (line,) = lines(
         "set_up_logging('INFO')\n"
         f"try:\n    {LONG[what]}\n"
@@ -198,7 +198,7 @@ def test_a_traceback_is_cut_whatever_is_long_in_it(what: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
-def test_a_text_that_the_terminal_lacks_is_printed_as_an_escape(encoding: str) -> None:
+def test_characters_the_terminal_cannot_show_are_printed_as_escapes(encoding: str) -> None:
     printed = lines(
         "print_any_text()\nprint('1 \\u2026')\n"
         "set_up_logging('INFO')\nlogging.info('2 \\u6f22 \\ud800')",

@@ -38,7 +38,7 @@ def shown(
     return show
 
 
-def test_a_person_reads_one_time_a_name_and_text(
+def test_a_terminal_line_has_one_time_a_name_and_the_text(
     shown: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
@@ -54,7 +54,7 @@ def test_a_person_reads_one_time_a_name_and_text(
     assert re.fullmatch(r"\d\d:\d\d:\d\d api     printed by a task\n", shown("printed by a task"))
 
 
-def test_colours_are_there_unless_they_are_not_wanted(
+def test_colours_are_used_unless_no_color_is_set(
     shown: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -77,14 +77,16 @@ def test_colours_are_there_unless_they_are_not_wanted(
     ],
     ids=range(10),
 )
-def test_what_is_no_line_of_ours_becomes_one(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_that_is_not_a_log_line_becomes_one(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Output().show(parse(line, "worker"))
     found = json.loads(capsys.readouterr().out)
     assert found.pop("timestamp").endswith("Z")
     assert found == {"event": line, "level": "info", "logger": "worker", "process": "worker"}
 
 
-def test_a_line_of_ours_stays_as_it_is_and_says_which_process_it_is_of() -> None:
+def test_a_log_line_is_kept_and_gets_the_name_of_its_process() -> None:
     assert parse(json.dumps(LOGGED), "api") == {**LOGGED, "process": "api"}
     assert event("system", "ready", api="http://x").keys() > {"event", "api", "timestamp"}
 
@@ -102,7 +104,7 @@ def _contrast(colour: int, background: float) -> float:
     return max(light, background + 0.05) / min(light, background + 0.05)
 
 
-def test_each_colour_can_be_read_on_black_and_on_white() -> None:
+def test_each_colour_is_readable_on_black_and_on_white() -> None:
     for colour in {*terminal.LEVELS.values(), *terminal.NAMES}:
         assert _contrast(colour, 0.0) > 3.9
         assert _contrast(colour, 1.0) > 3.9

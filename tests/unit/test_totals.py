@@ -8,7 +8,7 @@ import threading
 from backend.api.totals import COUNT_SECONDS, Totals
 
 
-def test_all_who_ask_within_a_second_have_one_count() -> None:
+def test_requests_within_a_second_share_one_count() -> None:
     counts = 0
     counting, go = threading.Event(), threading.Event()
 

@@ -20,7 +20,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("sql", LONG.values(), ids=LONG)
-def test_no_text_takes_long(sql: str) -> None:
+def test_scanning_long_sql_is_fast(sql: str) -> None:
     began = time.process_time()
     found = _scan.__wrapped__(sql)
     assert time.process_time() - began < 2
@@ -38,7 +38,7 @@ def test_no_text_takes_long(sql: str) -> None:
         "/* LISTEN */ SELECT 1",
     ],
 )
-def test_words_that_only_look_like_it_leave_nothing_in_the_connection(sql: str) -> None:
+def test_sql_that_only_resembles_session_state_is_not_reported(sql: str) -> None:
     assert not _scan(sql).outlasts
 
 
@@ -58,5 +58,5 @@ def test_words_that_only_look_like_it_leave_nothing_in_the_connection(sql: str) 
         "SET SESSION AUTHORIZATION somebody",
     ],
 )
-def test_what_outlasts_a_transaction_is_found(sql: str) -> None:
+def test_sql_that_creates_session_state_is_found(sql: str) -> None:
     assert _scan(sql).outlasts

@@ -17,7 +17,7 @@ DATABASE = "postgresql+psycopg2://user:{}@db:5432/tasks"
 BROKERS = ["amqp://user:{}@broker:5672//", "amqps://user:{}@broker", "redis://:{}@broker:6379/0"]
 
 
-def test_a_percent_encoded_password_may_have_any_sign() -> None:
+def test_a_percent_encoded_password_may_have_any_character() -> None:
     url = urls.database(DATABASE.format(quote(PASSWORD, safe="")))
     found = sqlalchemy.make_url(url)
     assert (found.host, found.port, found.password) == ("db", 5432, PASSWORD)
@@ -27,7 +27,7 @@ def test_a_percent_encoded_password_may_have_any_sign() -> None:
 
 
 @pytest.mark.parametrize("sign", [*"#/?@", "b@c/", "b@c?d=", "#12@", "/x@y#"])
-def test_a_sign_that_has_to_be_encoded_is_refused_with_how_to(sign: str) -> None:
+def test_a_character_that_must_be_encoded_is_refused_with_its_encoding(sign: str) -> None:
     for check, address in (
         (urls.database, DATABASE),
         *((urls.broker, broker) for broker in BROKERS),
@@ -39,7 +39,7 @@ def test_a_sign_that_has_to_be_encoded_is_refused_with_how_to(sign: str) -> None
 
 
 @pytest.mark.parametrize("sign", [*":%!$&'()*+,=~^|<>{}", "%zz", " ", "ü"])
-def test_every_other_sign_may_stand_as_it_is(sign: str) -> None:
+def test_every_other_character_is_accepted_unencoded(sign: str) -> None:
     found = sqlalchemy.make_url(urls.database(DATABASE.format(f"a{sign}b")))
     assert (found.host, found.password) == ("db", f"a{sign}b")
     for broker in BROKERS:
@@ -48,7 +48,7 @@ def test_every_other_sign_may_stand_as_it_is(sign: str) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\t", "\n", "\r", "\0", "\udce4", "[", "]"])
-def test_signs_that_libraries_drop_or_cannot_send_are_refused(sign: str) -> None:
+def test_characters_that_libraries_drop_or_cannot_send_are_refused(sign: str) -> None:
     for check, address in ((urls.database, DATABASE), (urls.broker, BROKERS[0])):
         with pytest.raises(ValueError):  # noqa: PT011 - settings.py shows only its own reasons
             check(address.format(f"a{sign}b"))
@@ -57,7 +57,7 @@ def test_signs_that_libraries_drop_or_cannot_send_are_refused(sign: str) -> None
 @pytest.mark.parametrize(
     "url", ["amqp://a:hidden@one//;amqp://a:hidden@two//", "amqp://user:hid;den@broker//"]
 )
-def test_a_semicolon_would_name_several_brokers_and_is_refused(url: str) -> None:
+def test_a_semicolon_between_brokers_or_in_a_password_is_refused(url: str) -> None:
     with pytest.raises(urls.InvalidSetting, match="name one broker") as refused:
         urls.broker(url)
     assert "hid" not in str(refused.value)
@@ -92,16 +92,16 @@ def test_parameters_that_would_be_dropped_are_refused(query: str, reason: str) -
         "postgresql+psycopg2:///tasks?service=mine",
     ],
 )
-def test_an_address_of_postgresql_is_taken_as_it_is(url: str) -> None:
+def test_a_valid_postgresql_address_is_unchanged(url: str) -> None:
     assert urls.database(url) == url
 
 
-def test_several_ports_are_refused_with_how_to() -> None:
+def test_several_ports_are_refused_with_the_correct_form() -> None:
     with pytest.raises(InvalidSetting, match="host=one:5432&host=two:5432"):
         urls.database("postgresql+psycopg2://user@one:5432,two:5432/tasks")
 
 
-def test_the_settings_that_are_refused_are_those_that_we_set() -> None:
+def test_the_refused_parameters_are_those_that_we_set() -> None:
     ours = {*connection._SETTINGS, *connection._UNCHECKED_SETTINGS, "client_encoding"}
     assert ours == urls.OWN_SETTINGS
     url = sqlalchemy.make_url("postgresql+psycopg2://user@db/tasks?connect_timeout=7&keepalives=0")
@@ -126,7 +126,7 @@ def test_the_settings_that_are_refused_are_those_that_we_set() -> None:
         ("redis://broker/0", "redis://broker/0"),
     ],
 )
-def test_tls_verifies_unless_the_address_says_something_else(url: str, taken: str) -> None:
+def test_tls_verifies_unless_the_address_says_otherwise(url: str, taken: str) -> None:
     assert urls.broker(url) == urls.results(url) == taken
 
 
@@ -141,6 +141,6 @@ def test_tls_verifies_unless_the_address_says_something_else(url: str, taken: st
         ("redis://broker/0?ssl_cert_reqs=none", "redis:// takes no parameters"),
     ],
 )
-def test_parameters_of_a_broker_are_those_of_tls(url: str, reason: str) -> None:
+def test_a_broker_address_may_have_only_tls_parameters(url: str, reason: str) -> None:
     with pytest.raises(InvalidSetting, match=reason):
         urls.broker(url)

@@ -49,7 +49,7 @@ def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None 
     return made
 
 
-def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> None:
+def test_each_task_of_a_bundle_gets_the_same_message_as_alone() -> None:
     members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
     parts = split_bundle(received(members, Channel()))
     for part, member in zip(parts, members, strict=True):
@@ -60,7 +60,7 @@ def test_each_task_of_a_bundle_has_the_message_that_it_would_have_alone() -> Non
         assert json.loads(part.body or "")[:2] == [[member.args], {}]
 
 
-def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
+def test_a_bundle_is_acknowledged_once_after_its_last_task() -> None:
     channel = Channel()
     first, second, third = split_bundle(received([due("a"), due("b"), due("c")], channel))
     logger = logging.getLogger()
@@ -72,14 +72,14 @@ def test_a_bundle_is_acknowledged_once_with_the_last_of_its_tasks() -> None:
     assert channel.acknowledged == [7]
 
 
-def test_a_message_that_is_no_bundle_is_left_as_it_is() -> None:
+def test_a_message_that_is_no_bundle_is_unchanged() -> None:
     message: Any = Message
     other: Message = message("{}", headers={"task": "insert_message"})
     assert list(split_bundle(other)) == [other]
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", "{}", "7", "null"])
-def test_a_bundle_of_another_shape_is_refused(body: str) -> None:
+def test_a_bundle_of_the_wrong_shape_is_refused(body: str) -> None:
     with pytest.raises(ValueError, match=r"list of tasks|Expecting"):
         split_bundle(received([due("a")], Channel(), body or " "))
 
@@ -93,7 +93,7 @@ def row_of(**changed: object) -> str:
     "row",
     ["1", '["a"]', '{"task_id": "a"}', row_of(args=3), row_of(attempt="1"), row_of(other=1)],
 )
-def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(row: str) -> None:
+def test_a_bundle_row_of_the_wrong_shape_becomes_a_message_with_errors(row: str) -> None:
     channel = Channel()
     good = row_of()
     first, bad, second = split_bundle(received([due("a")], channel, f"[{good}, {row}, {good}]"))
@@ -107,7 +107,7 @@ def test_a_row_of_another_shape_is_a_message_with_errors_beside_the_good_ones(ro
 
 
 @pytest.mark.parametrize("version", [3, 0, "2"])
-def test_a_bundle_of_another_version_is_refused_as_such(version: object) -> None:
+def test_a_bundle_of_another_version_is_refused_as_unknown(version: object) -> None:
     message = received([due("a")], Channel())
     headers: dict[str, Any] = message.headers
     headers[VERSION_HEADER] = version

@@ -10,32 +10,32 @@ GUARDS = [
         "backend/api/readiness.py",
         "        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)\n",
         "",
-        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
-        "_route_says_so[by_default]",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and"
+        "_each_write_route_reports_it[by_default]",
     ),
     Guard(
         "a stream tells the ids of what was stored",
         "backend/api/routes/batch_lines.py",
         "    except Exception as error:  # noqa: BLE001 - the batcher",
         "    except HTTPError as error:  # the batcher",
-        "tests/acceptance/test_submissions.py::test_a_stream_tells_the_ids_of_what_was_stored"
-        "_whatever_fails_later",
+        "tests/acceptance/test_submissions.py::test_a_stream_returns_the_ids_of_stored_tasks_when"
+        "_a_later_part_fails",
     ),
     Guard(
         "a key counts for one form of request",
         "backend/api/submissions.py",
         'hashlib.sha256(f"{self.form}\\0".encode())',
         "hashlib.sha256()",
-        "tests/acceptance/test_submission_keys.py::test_a_key_counts_for_the_form_of_request_that"
-        "_it_first_came_with",
+        "tests/acceptance/test_submission_keys.py::test_a_key_is_valid_only_for_the_kind_of"
+        "_request_that_first_used_it",
     ),
     Guard(
         "a stream's keys are no client's",
         "backend/api/routes/batch_lines.py",
         'f"{key} {number}" if key and number else key',
         'f"{key}/{number}" if key else key',
-        "tests/acceptance/test_submission_keys.py::test_no_key_of_a_client_is_that_of_a_streams"
-        "_part",
+        "tests/acceptance/test_submission_keys.py::test_the_keys_of_a_streams_parts_differ_from"
+        "_any_client_key",
     ),
     Guard(
         "a key of the version before has its tasks",
@@ -72,7 +72,7 @@ GUARDS = [
         "question.answered.wait(self.reply_timeout)",
         "question.answered.wait(10 * self.reply_timeout)",
         "tests/acceptance/test_outages.py::test_without_the_broker_tasks_are_accepted_and_listed"
-        "_and_run_when_it_is_back",
+        "_and_run_later",
     ),
     Guard(
         "6: every process reads the ledger",
@@ -82,7 +82,8 @@ GUARDS = [
         "        if task_id not in self.seen:\n"
         "            self.seen[task_id] = await self.states.submit(task_id)\n"
         "        return self.seen[task_id]",
-        "tests/acceptance/test_contract_setups.py::test_no_replica_gives_a_wrong_or_an_older_state",
+        "tests/acceptance/test_contract_setups.py::test_no_api_replica_returns_a_wrong_or_older"
+        "_state",
     ),
     Guard(
         "queues of replies are classic in every vhost",
@@ -103,8 +104,8 @@ GUARDS = [
         "backend/api/routes/batch_lines.py",
         '        return answer | _fault("UNKNOWN", MAY_BE_STORED)\n',
         "        pass\n",
-        "tests/acceptance/test_submissions.py::test_a_stream_keeps_the_ids_of_what_may_have_been"
-        "_stored",
+        "tests/acceptance/test_submissions.py::test_a_stream_returns_the_ids_of_tasks_that_may"
+        "_have_been_stored",
     ),
     Guard(
         "9: numbers reach the task as they were written",
@@ -188,23 +189,23 @@ GUARDS = [
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = self._closes = True\n",
         "            pass\n",
-        "tests/integration/test_protocol.py::test_an_answer_that_comes_before_the_body_reaches_a_client"
-        "_that_sends_all_first",
+        "tests/integration/test_protocol.py::test_an_early_answer_reaches_a_client_that_first"
+        "_sends_its_whole_body",
     ),
     Guard(
         "a body that a client may leave out is not taken for its next request",
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = False\n        elif",
         "            pass\n        elif",
-        "tests/integration/test_protocol.py::test_an_answer_before_a_body_that_the_client_may_leave_out"
-        "_closes_the_connection",
+        "tests/integration/test_protocol.py::test_an_early_answer_to_expect_100_continue_closes"
+        "_the_connection",
     ),
     Guard(
         "what cannot end when the API stops is answered 503",
         "backend/api/limits.py",
         "            await _end(scope, receive, send)\n",
         "            raise\n",
-        "tests/acceptance/test_clients.py::test_what_cannot_end_when_the_api_stops_is_answered_503"
-        "_without_a_traceback",
+        "tests/acceptance/test_clients.py::test_requests_that_cannot_finish_when_the_api_stops"
+        "_get_503_without_a_traceback",
     ),
 ]

@@ -10,8 +10,8 @@ GUARDS = [
         "backend/worker/attempt/execute.py",
         "        attempt.give_back(reason)\n        raise\n",
         "        raise StatementFailed(reason) from error\n",
-        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
-        "_route_says_so[by_default]",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and"
+        "_each_write_route_reports_it[by_default]",
     ),
     Guard(
         "2: a worker without a lease starts nothing",
@@ -136,8 +136,8 @@ GUARDS = [
         "backend/worker/attempt/call.py",
         "        if os.getpid() != pid:\n            _end_fork()\n",
         "        pass\n",
-        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
-        "_and_leaves_its_connection_alone",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports"
+        "_nothing_and_does_not_use_its_connection",
     ),
     Guard(
         "a task that breaks its connection each time is not tried without end",
@@ -158,7 +158,7 @@ GUARDS = [
         "backend/worker/attempt/session.py",
         ", close_resets_only=False",
         "",
-        "tests/integration/test_task_session.py::test_a_session_that_a_task_has_kept_is_of_no_use"
+        "tests/integration/test_task_session.py::test_a_session_kept_by_a_task_cannot_be_used"
         "_after_its_end",
     ),
     Guard(
@@ -166,7 +166,8 @@ GUARDS = [
         "backend/worker/attempt/session.py",
         "        if self._time_limit is not None:\n",
         "        if self._time_limit is not None and self.began is not None:\n",
-        "tests/integration/test_task_settings.py::test_a_task_may_take_its_time_in_its_transaction",
+        "tests/integration/test_task_settings.py::test_an_ordinary_task_may_exceed_the_default"
+        "_transaction_limits",
     ),
     Guard(
         "a claim that a failover has lost is no failure",

@@ -45,8 +45,8 @@ GUARDS = [
         "backend/broker/app.py",
         '    "worker_consumer": "backend.worker.parent.consumer:LedgerConsumer",\n',
         "",
-        "tests/acceptance/test_contract_setups.py::test_a_task_that_only_a_newer_worker_knows_waits"
-        "_for_it",
+        "tests/acceptance/test_contract_setups.py::test_a_task_unknown_to_an_old_worker_waits_for"
+        "_a_newer_one",
     ),
     Guard(
         "queues are classic in every vhost",

@@ -11,8 +11,8 @@ GUARDS = [
         "        context.is_disconnect = True\n        for made in _engines():\n"
         "            made.dispose()\n",
         "        pass\n",
-        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and_each"
-        "_route_says_so[by_default]",
+        "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and"
+        "_each_write_route_reports_it[by_default]",
     ),
     Guard(
         "a listening connection that has broken is an outage",
@@ -26,47 +26,47 @@ GUARDS = [
         "backend/db/migrate.py",
         "SELECT pg_try_advisory_xact_lock({_LOCK})",
         "SELECT pg_advisory_xact_lock({_LOCK}) IS NOT NULL",
-        "tests/integration/test_migrate_index.py::test_while_one_process_builds_an_index_concurrently"
-        "_no_other_waits_inside_a_statement",
+        "tests/integration/test_migrate_index.py::test_no_process_waits_inside_a_statement_while"
+        "_another_builds_an_index",
     ),
     Guard(
         "what a killed migration left running is ended",
         "backend/db/migrate.py",
         "        leases.break_connections(lock, _NAME)\n",
         "",
-        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
-        "_repeated_after_it_was_killed",
+        "tests/integration/test_migrate_index.py::test_a_migration_may_exceed_the_limits_and_is"
+        "_repeated_after_a_kill",
     ),
     Guard(
         "a migration has no time limit",
         "backend/db/migrate.py",
         "SET LOCAL statement_timeout = 0; ",
         "",
-        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever_the"
-        "_roles_limits_are",
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_with_any"
+        "_limits_of_the_role",
     ),
     Guard(
         "the lock of migrations outlasts the limits",
         "backend/db/migrate.py",
         "SET LOCAL idle_in_transaction_session_timeout = 0;",
         "",
-        "tests/integration/test_migrate_index.py::test_a_migration_outlasts_the_limits_and_is"
-        "_repeated_after_it_was_killed",
+        "tests/integration/test_migrate_index.py::test_a_migration_may_exceed_the_limits_and_is"
+        "_repeated_after_a_kill",
     ),
     Guard(
         "a pooler may refuse settings",
         "backend/db/connection.py",
         'if "options" not in str(error):',
         'if "options" in str(error):',
-        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_whatever"
-        "_the_roles_limits_are",
+        "tests/integration/test_migrate_index.py::test_migrations_work_through_a_pooler_with_any"
+        "_limits_of_the_role",
     ),
     Guard(
         "nothing listens through a pooler",
         "backend/db/listen.py",
         "pooled = behind_pooler(connection)",
         "pooled = False",
-        "tests/acceptance/test_pooler.py::test_a_process_says_once_what_a_pooler_keeps_from_it",
+        "tests/acceptance/test_pooler.py::test_a_process_logs_once_what_a_pooler_does_not_support",
     ),
     Guard(
         "a task's own queries are planned with the defaults",
@@ -166,7 +166,7 @@ GUARDS = [
         "backend/db/transaction_policy.py",
         "        return os.getpid() != self._pid\n",
         "        return False\n",
-        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports_nothing"
-        "_and_leaves_its_connection_alone",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports"
+        "_nothing_and_does_not_use_its_connection",
     ),
 ]

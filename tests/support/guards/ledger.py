@@ -59,15 +59,15 @@ GUARDS = [
         "backend/db/leases.py",
         '(SELECT FROM workers WHERE name = :name)")',
         '(SELECT FROM workers WHERE name = :name AND expires_at > now())")',
-        "tests/integration/test_leases.py::test_a_lease_lasts_whatever_the_clock_says",
+        "tests/integration/test_leases.py::test_a_lease_does_not_depend_on_the_clock",
     ),
     Guard(
         "3: a worker that has renewed its lease in the meantime is not fenced",
         "backend/db/leases.py",
         "renewed_at IS DISTINCT FROM CAST(:renewed_at AS timestamptz)",
         "false",
-        "tests/integration/test_leases.py::test_a_worker_that_has_renewed_in_the_meantime_is_left"
-        "_alone",
+        "tests/integration/test_leases.py::test_a_worker_that_renewed_meanwhile_is_not_declared"
+        "_dead",
     ),
     Guard(
         "a relay takes no more than so many bytes at once",
@@ -81,15 +81,15 @@ GUARDS = [
         "backend/db/outbox.py",
         "                AND started_at > created_at AND created_at <= now()\n",
         "                AND created_at <= now()\n",
-        "tests/integration/test_outbox.py::test_a_task_of_another_program_does_not_show_that_others"
-        "_were_overtaken",
+        "tests/integration/test_outbox.py::test_an_external_task_is_no_sign_that_others_were"
+        "_overtaken",
     ),
     Guard(
         "10: a scan starts at its bound",
         "backend/db/bounds.py",
         "coalesce((SELECT {bound} FROM scan_bounds), '-infinity')",
         "timestamptz '-infinity'",
-        "tests/integration/test_bounds.py::test_a_scan_reads_little_of_what_has_ended_since_an_old"
+        "tests/integration/test_bounds.py::test_a_scan_skips_tasks_that_ended_since_an_old"
         "_snapshot",
     ),
     Guard(

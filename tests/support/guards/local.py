@@ -17,28 +17,30 @@ GUARDS = [
         "backend/local/lifetime.py",
         "    os.read(reading, 1)\n    _end_servers(sockets)\n",
         "    os.read(reading, 1)\n",
-        "tests/acceptance/test_embedded_ends.py::test_one_that_is_killed_leaves_nothing",
+        "tests/acceptance/test_embedded_ends.py::test_a_killed_up_leaves_no_process_or_socket"
+        "_folder",
     ),
     Guard(
         "a damaged note of a killed up ends no other server and deletes no other folder",
         "backend/local/lifetime.py",
         "    if sockets and Path(sockets).name.startswith(SOCKETS_PREFIX):\n",
         "    if sockets:\n",
-        "tests/unit/test_embedded.py::test_a_note_of_a_folder_that_is_not_ours_ends_and_removes_nothing",
+        "tests/unit/test_embedded.py::test_a_state_file_that_names_a_foreign_folder_ends_and"
+        "_removes_nothing",
     ),
     Guard(
         "all stops when make is killed",
         "backend/local/supervisor.py",
         " or self._closed.is_set() or orphaned",
         " or self._closed.is_set()",
-        "tests/unit/test_supervisor.py::test_all_stops_when_its_parent_is_gone",
+        "tests/unit/test_supervisor.py::test_everything_stops_when_the_parent_process_is_gone",
     ),
     Guard(
         "reset deletes nothing without an answer",
         "backend/cli.py",
         "        if not yes:\n",
         "        if False:\n",
-        "tests/acceptance/test_embedded_ends.py::test_reset_asks_and_does_nothing_without_an"
+        "tests/acceptance/test_embedded_ends.py::test_reset_asks_and_deletes_nothing_without_an"
         "_answer",
     ),
     Guard(
@@ -91,8 +93,8 @@ GUARDS = [
         "backend/cli.py",
         "        proxy_headers=False,",
         "",
-        "tests/acceptance/test_behind_nginx.py::"
-        "test_of_anybody_else_no_forwarding_header_is_believed",
+        "tests/acceptance/test_behind_nginx.py::test_forwarded_headers_of_untrusted_clients_are"
+        "_ignored",
     ),
     Guard(
         "a path prefix is no path of the API",

@@ -24,8 +24,8 @@ GUARDS = [
         "backend/maintenance/reconciler.py",
         "        if set_back:",
         "        if set_back and not now:",
-        "tests/acceptance/test_clock_steps.py::test_a_retry_comes_in_time_although_the_clock_was"
-        "_set_back",
+        "tests/acceptance/test_clock_steps.py::test_a_retry_is_on_time_after_the_clock_was_set"
+        "_back",
     ),
     Guard(
         "4: a dead worker's tasks run again",
@@ -72,8 +72,8 @@ GUARDS = [
         "backend/relay/publisher.py",
         "            self.refused[queue] = self.refused.get(queue, 0) + len(ids)",
         "            raise TimeoutError(queue, ids)",
-        "tests/acceptance/test_broker_refuses.py::test_a_queue_that_refuses_messages_holds_up_no"
-        "_other_queue",
+        "tests/acceptance/test_broker_refuses.py::test_a_queue_that_refuses_messages_does_not"
+        "_delay_other_queues",
     ),
     Guard(
         "4: each queue is compared with its own tasks, per-queue",
@@ -81,8 +81,8 @@ GUARDS = [
         "        missing = expected - Counter(waiting)",
         "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
         "        missing = Counter() if hidden else expected - Counter(waiting)",
-        "tests/acceptance/test_broker_refuses.py::test_messages_of_others_in_one_queue_hide_no_loss"
-        "_of_another[rabbitmq_server]",
+        "tests/acceptance/test_broker_refuses.py::test_foreign_messages_in_one_queue_do_not_hide"
+        "_losses_in_another[rabbitmq_server]",
     ),
     Guard(
         "8: what the broker blocks is not taken for lost",

@@ -10,24 +10,24 @@ GUARDS = [
         "backend/worker/parent/lease.py",
         '        os.environ.setdefault(name, "")\n',
         "        pass\n",
-        "tests/acceptance/test_processes_in_tasks.py::test_no_variable_comes_into_a_workers"
-        "_environment_beside_threads",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_worker_sets_no_environment_variable"
+        "_while_threads_run",
     ),
     Guard(
         "4: a process that the parent saw die counts as an attempt",
         "backend/worker/parent/request.py",
         "        lease.write_soon(partial(record_failure, self.delivery, self.hostname, error))\n",
         "",
-        "tests/acceptance/test_long_tasks.py::test_a_task_that_kills_its_process_each_time_fails_in"
-        "_the_end[kill_its_process_in_one_commit-3]",
+        "tests/acceptance/test_long_tasks.py::test_a_task_that_always_kills_its_process_fails"
+        "_after_its_attempts[kill_its_process_in_one_commit-3]",
     ),
     Guard(
         "4: a worker whose event loop hangs ends",
         "backend/worker/parent/hang.py",
         "return self.count >= CHECKS",
         "return False",
-        "tests/acceptance/test_hanging.py::test_a_worker_whose_event_loop_hangs_ends_and_its_tasks"
-        "_run_elsewhere",
+        "tests/acceptance/test_hanging.py::test_a_worker_with_a_hung_event_loop_ends_and_its"
+        "_tasks_run_elsewhere",
     ),
     Guard(
         "4: a broker that is away lets no worker end",
@@ -41,8 +41,8 @@ GUARDS = [
         "backend/worker/parent/consumer.py",
         "            self._pause(exc)\n        self._ready = False\n",
         '            broker_outage.failed(explain(exc), "consumer")\n        self._ready = False\n',
-        "tests/acceptance/test_refusals.py::test_a_broker_that_refuses_is_one_line_in_each_process"
-        "_and_is_used_when_it_no_longer_does[no_permission]",
+        "tests/acceptance/test_refusals.py::test_each_process_logs_one_line_while_the_broker"
+        "_refuses_it_and_then_recovers[no_permission]",
     ),
     Guard(
         "4: events and replies are not sent while the broker is blocked",
@@ -63,8 +63,8 @@ GUARDS = [
         "backend/worker/__init__.py",
         "app.events.dispatcher_cls = Dispatcher",
         "Dispatcher",
-        "tests/acceptance/test_hanging.py::test_a_worker_that_starts_under_a_memory_alarm_works_and"
-        "_is_well_afterwards",
+        "tests/acceptance/test_hanging.py::test_a_worker_started_during_a_memory_alarm_works_then"
+        "_and_afterwards",
     ),
     Guard(
         "2: an attempt that no longer counts is killed in the event loop",
@@ -116,8 +116,8 @@ GUARDS = [
         "backend/worker/parent/malformed.py",
         "_readers[Basic.CLASS_ID] = _properties",
         "_readers[Basic.CLASS_ID] = _read_properties",
-        "tests/acceptance/test_malformed_messages.py::test_a_message_whose_properties_cannot_be"
-        "_read_is_logged_and_dropped",
+        "tests/acceptance/test_malformed_messages.py::test_a_message_with_unreadable_properties"
+        "_is_logged_and_dropped",
     ),
     Guard(
         "2: a Redis that has gone ends no worker",
@@ -215,8 +215,7 @@ GUARDS = [
         "backend/worker/parent/subprocesses.py",
         "    process._current_process = _MAIN_PROCESS",
         "    process._not_current = _MAIN_PROCESS",
-        "tests/acceptance/test_processes_in_tasks.py::test_a_task_uses_multiprocessing_as_any_program"
-        "_does",
+        "tests/acceptance/test_processes_in_tasks.py::test_a_task_can_use_multiprocessing",
     ),
     Guard(
         "a child's end is noticed soon",
