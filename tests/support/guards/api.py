@@ -6,7 +6,7 @@ from .guard import Guard
 
 GUARDS = [
     Guard(
-        "readiness tries a write",
+        "readiness checks that PostgreSQL accepts a write",
         "backend/api/readiness.py",
         "        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)\n",
         "",
@@ -14,7 +14,7 @@ GUARDS = [
         "_each_write_route_reports_it[by_default]",
     ),
     Guard(
-        "a stream tells the ids of what was stored",
+        "a stream returns the ids of stored tasks after any error",
         "backend/api/routes/batch_lines.py",
         "    except Exception as error:  # noqa: BLE001 - the batcher",
         "    except HTTPError as error:  # the batcher",
@@ -22,7 +22,7 @@ GUARDS = [
         "_a_later_part_fails",
     ),
     Guard(
-        "a key counts for one form of request",
+        "a key is valid for only one kind of request",
         "backend/api/submissions.py",
         'hashlib.sha256(f"{self.form}\\0".encode())',
         "hashlib.sha256()",
@@ -30,7 +30,7 @@ GUARDS = [
         "_request_that_first_used_it",
     ),
     Guard(
-        "a stream's keys are no client's",
+        "the keys of a stream's parts differ from any client's key",
         "backend/api/routes/batch_lines.py",
         'f"{key} {number}" if key and number else key',
         'f"{key}/{number}" if key else key',
@@ -38,14 +38,14 @@ GUARDS = [
         "_any_client_key",
     ),
     Guard(
-        "a key of the version before has its tasks",
+        "a key stored by the previous version returns its tasks",
         "backend/db/idempotency.py",
         "regexp_matches(answer,",
         "regexp_matches('',",
         "tests/integration/test_submissions.py",
     ),
     Guard(
-        "a known key is answered while new requests are refused",
+        "a repeated key is answered while new requests are refused",
         "backend/api/submissions.py",
         "            if key is None or (first",
         "            if True or (first",
@@ -53,14 +53,14 @@ GUARDS = [
         "_refused",
     ),
     Guard(
-        "a repeated request does not count as waiting",
+        "a repeated request does not use up MAX_WAITING",
         "backend/api/submissions.py",
         "        self._backlog.release(len(tasks))\n",
         "",
         "tests/integration/test_submissions.py",
     ),
     Guard(
-        "1: 202 only after the commit",
+        "1: a 202 is sent only after the commit",
         "backend/api/submissions.py",
         "first = await batcher.submit(request)",
         "import asyncio; asyncio.ensure_future(batcher.submit(request)); first = None",
@@ -75,7 +75,7 @@ GUARDS = [
         "_and_run_later",
     ),
     Guard(
-        "6: every process reads the ledger",
+        "6: every API process reads states from the ledger",
         "backend/api/services.py",
         "return await self.states.submit(task_id) if is_task_id(task_id) else None",
         "self.seen = getattr(self, 'seen', {})\n"
@@ -86,21 +86,21 @@ GUARDS = [
         "_state",
     ),
     Guard(
-        "queues of replies are classic in every vhost",
+        "reply queues are classic in every virtual host",
         "backend/api/replies.py",
         "                queue_arguments=CLASSIC,\n",
         "",
         "tests/acceptance/test_queues.py",
     ),
     Guard(
-        "a 202 that is not durable is reported",
+        "a PostgreSQL whose commits are not durable is reported",
         "backend/api/readiness.py",
         "        faults = durability_faults(connection)\n",
         "        faults = []\n",
         "tests/integration/test_session.py",
     ),
     Guard(
-        "4: a stream keeps the ids of what may be stored",
+        "4: a stream returns the ids of tasks that may have been stored",
         "backend/api/routes/batch_lines.py",
         '        return answer | _fault("UNKNOWN", MAY_BE_STORED)\n',
         "        pass\n",
@@ -108,7 +108,7 @@ GUARDS = [
         "_have_been_stored",
     ),
     Guard(
-        "9: numbers reach the task as they were written",
+        "9: numbers reach the task as the client wrote them",
         "backend/api/routes/batch_items.py",
         "    if not _FRACTION.search(text):\n",
         "    if True:\n",
@@ -122,28 +122,28 @@ GUARDS = [
         "tests/unit/test_route.py",
     ),
     Guard(
-        "a query parameter that is given twice is refused",
+        "a repeated query parameter is refused",
         "backend/api/route.py",
         "    if len(texts) < len(given):\n",
         "    if False:\n",
         "tests/unit/test_route.py",
     ),
     Guard(
-        "a body where none is taken is refused",
+        "a route without a body refuses one",
         "backend/api/route.py",
         "                await refuse_body(request, refusal)\n",
         "                pass\n",
         "tests/unit/test_route_bodies.py",
     ),
     Guard(
-        "a declaration that a route would ignore is refused",
+        "a declaration that our route class would ignore is refused",
         "backend/api/route.py",
         "    if found:\n        raise TypeError(",
         "    if False:\n        raise TypeError(",
         "tests/unit/test_route_declarations.py",
     ),
     Guard(
-        "a dependency is called, and before the body is read",
+        "a dependency is called before the body is read",
         "backend/api/route.py",
         "value = await dependency._value(request, query, done)",
         "value = None",
@@ -164,28 +164,28 @@ GUARDS = [
         "tests/unit/test_route_table.py",
     ),
     Guard(
-        "a body has the limits that its route declares",
+        "the limits that a route declares for its body are checked",
         "backend/api/route.py",
         "body.field_info.rebuild_annotation()",
         "body.field_info.annotation",
         "tests/unit/test_route_bodies.py",
     ),
     Guard(
-        "9: NaN in a body is no JSON",
+        "9: NaN in a body is refused as invalid JSON",
         "backend/api/body.py",
         "    refuse_constants(text)\n    return value, text\n",
         "    return value, text\n",
         "tests/integration/test_round_trip.py",
     ),
     Guard(
-        "a proxy that is not trusted is not believed",
+        "forwarded headers of untrusted proxies are ignored",
         "backend/api/forwarded.py",
         " and (peer and peer[0]) in self._inner.trusted_hosts",
         "",
         "tests/unit/test_forwarded.py",
     ),
     Guard(
-        "a large body that is refused is read to its end, so that the client reads the answer",
+        "a refused large body is read to its end, so that the client can read the answer",
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = self._closes = True\n",
         "            pass\n",
@@ -193,7 +193,7 @@ GUARDS = [
         "_sends_its_whole_body",
     ),
     Guard(
-        "a body that a client may leave out is not taken for its next request",
+        "after an early answer to Expect: 100-continue the connection is closed",
         "backend/api/protocol.py",
         "            self.cycle.keep_alive = False\n        elif",
         "            pass\n        elif",
@@ -201,7 +201,7 @@ GUARDS = [
         "_the_connection",
     ),
     Guard(
-        "what cannot end when the API stops is answered 503",
+        "requests that cannot finish when the API stops get 503",
         "backend/api/limits.py",
         "            await _end(scope, receive, send)\n",
         "            raise\n",

@@ -6,28 +6,28 @@ from .guard import Guard
 
 GUARDS = [
     Guard(
-        "an outage is one line for each reason",
+        "an outage is logged once for each reason",
         "backend/telemetry/outage.py",
         "            new = reason.kind not in self._since\n",
         "            new = True\n",
         "tests/unit/test_outage.py",
     ),
     Guard(
-        "a broker that one part cannot use is not back when another can",
+        "an outage ends only when every part that failed has succeeded",
         "backend/telemetry/outage.py",
         "            over = not self._failures\n",
         "            over = True\n",
         "tests/unit/test_outage.py",
     ),
     Guard(
-        "8: only JSON is taken",
+        "8: a worker accepts only JSON",
         "backend/broker/app.py",
         '"accept_content": ["json"]',
         '"accept_content": ["json", "pickle"]',
         "tests/acceptance/test_malformed_messages.py",
     ),
     Guard(
-        "a traceback has no values",
+        "a logged traceback shows no values",
         "backend/telemetry/logs.py",
         "structlog.processors.ExceptionRenderer(lambda exc_info: plain_traceback(exc_info[1])),",
         "structlog.processors.format_exc_info,",
@@ -41,7 +41,7 @@ GUARDS = [
         "tests/acceptance/test_malformed_messages.py",
     ),
     Guard(
-        "8: an unknown task is sent again later",
+        "8: a message of an unknown task is delivered again later",
         "backend/broker/app.py",
         '    "worker_consumer": "backend.worker.parent.consumer:LedgerConsumer",\n',
         "",
@@ -49,21 +49,21 @@ GUARDS = [
         "_a_newer_one",
     ),
     Guard(
-        "queues are classic in every vhost",
+        "task queues are classic in every virtual host",
         "backend/broker/queues.py",
         'arguments = {"x-max-priority": 9, **CLASSIC}',
         'arguments = {"x-max-priority": 9}',
         "tests/acceptance/test_queues.py",
     ),
     Guard(
-        "chaos: a queue of replies that is deleted before it is read is made again",
+        "chaos: a reply queue deleted before its consumer starts is declared again",
         "backend/broker/connection.py",
         "    *_broker.channel_errors,\n",
         "    *_broker.recoverable_channel_errors,\n",
         "tests/integration/test_reply_queues.py",
     ),
     Guard(
-        "installations: with a prefix installations share no queue",
+        "installations: installations with different prefixes share no queue",
         "backend/broker/queues.py",
         "    return settings().queue_prefix + name\n",
         "    return name\n",
@@ -71,7 +71,7 @@ GUARDS = [
         "_share_nothing",
     ),
     Guard(
-        "installations: with a prefix installations share no commands",
+        "installations: installations with different prefixes share no commands",
         "backend/broker/app.py",
         '    "control_exchange": prefixed("celery"),\n',
         "",
@@ -79,7 +79,7 @@ GUARDS = [
         "_share_nothing",
     ),
     Guard(
-        "installations: with a prefix installations share no events",
+        "installations: installations with different prefixes share no events",
         "backend/broker/app.py",
         '    "event_exchange": prefixed("celeryev"),\n',
         "",
@@ -87,14 +87,14 @@ GUARDS = [
         "_share_nothing",
     ),
     Guard(
-        "TLS of amqps:// checks the host's name",
+        "amqps:// verifies the name of the host",
         "backend/broker/app.py",
         ', "server_hostname": None}',
         "}",
         "tests/acceptance/test_broker_addresses.py::test_a_certificate_of_another_host_is_refused",
     ),
     Guard(
-        "a traceback in a log has a bounded length",
+        "the length of a logged traceback is limited",
         "backend/telemetry/logs.py",
         "    if len(text) <= length:\n",
         "    if True:\n",

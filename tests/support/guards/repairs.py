@@ -6,21 +6,21 @@ from .guard import Guard
 
 GUARDS = [
     Guard(
-        "3: after a pause in the looks a worker is watched for a whole lease",
+        "3: after a pause between checks a worker is observed for a whole lease",
         "backend/maintenance/liveness.py",
         "            self._renewals.clear()",
         "            pass",
         "tests/unit/test_liveness.py",
     ),
     Guard(
-        "3: a suspect is abandoned after two more renewals",
+        "3: an attempt is abandoned after two more renewals without it",
         "backend/maintenance/liveness.py",
         "RENEWALS = 2",
         "RENEWALS = 1",
         "tests/unit/test_liveness.py",
     ),
     Guard(
-        "3: what waits follows a clock that is set back",
+        "3: due times of waiting tasks follow a clock that is set back",
         "backend/maintenance/reconciler.py",
         "        if set_back:",
         "        if set_back and not now:",
@@ -36,7 +36,7 @@ GUARDS = [
         "_another",
     ),
     Guard(
-        "4: what the broker lost is published again",
+        "4: messages that the broker lost are published again",
         "backend/maintenance/republish.py",
         "        lost = before & self._missing\n",
         "        lost = before - before\n",
@@ -44,7 +44,7 @@ GUARDS = [
         "[delete_the_queues-1]",
     ),
     Guard(
-        "7: no transaction is open while the broker is waited for",
+        "7: no transaction is open while the relay waits for the broker",
         "backend/relay/relay.py",
         "            batch = outbox.take(connection, BATCH, self._bundled)\n",
         "            batch = outbox.take(connection, BATCH, self._bundled)\n"
@@ -54,21 +54,21 @@ GUARDS = [
         "tests/acceptance/test_effects.py::test_no_transaction_stays_open_while_the_broker_hangs",
     ),
     Guard(
-        "4: blocked by an alarm, a relay keeps its connection and waits for the confirms",
+        "4: a relay blocked by an alarm keeps its connection and waits for the confirms",
         "backend/relay/publisher.py",
         "                deadline = now + CONFIRM_SECONDS\n",
         "                if now > deadline:\n                    raise TimeoutError\n",
         "tests/integration/test_publisher.py",
     ),
     Guard(
-        "4: nothing is compared while the broker is blocked by an alarm",
+        "4: queues are not compared while the broker is blocked by an alarm",
         "backend/maintenance/republish.py",
         "        return missing if missing and self._publisher.takes_messages() else Counter()",
         "        return missing",
         "tests/integration/test_publisher.py",
     ),
     Guard(
-        "4: a queue that refuses messages holds up no other",
+        "4: a queue that refuses messages does not delay other queues",
         "backend/relay/publisher.py",
         "            self.refused[queue] = self.refused.get(queue, 0) + len(ids)",
         "            raise TimeoutError(queue, ids)",
@@ -76,7 +76,7 @@ GUARDS = [
         "_delay_other_queues",
     ),
     Guard(
-        "4: each queue is compared with its own tasks, per-queue",
+        "4: each queue is compared with the tasks of this queue only",
         "backend/maintenance/republish.py",
         "        missing = expected - Counter(waiting)",
         "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
@@ -85,14 +85,14 @@ GUARDS = [
         "_losses_in_another[rabbitmq_server]",
     ),
     Guard(
-        "8: what the broker blocks is not taken for lost",
+        "8: messages that an alarm holds back are not treated as lost",
         "backend/relay/publisher.py",
         "PROBES = 2\n",
         "PROBES = 1\n",
         "tests/integration/test_publisher.py",
     ),
     Guard(
-        "3: where leases cannot be renewed no worker is called dead",
+        "3: no worker is declared dead while leases cannot be renewed",
         "backend/maintenance/reconciler.py",
         "        with autocommit_connection() as connection:\n            now, set_back",
         "        retry_abandoned(self._liveness)\n"
@@ -100,14 +100,14 @@ GUARDS = [
         "tests/integration/test_reconciler.py",
     ),
     Guard(
-        "4: one locked row does not hold up the rest",
+        "4: one locked row does not delay the rescue of other tasks",
         "backend/maintenance/rescue.py",
         '    except StoreLocked:\n        logger.warning(\n            "the worker',
         '    except ZeroDivisionError:\n        logger.warning(\n            "the worker',
         "tests/integration/test_reconciler.py",
     ),
     Guard(
-        "3: what waits for other sessions does not hold up lost tasks",
+        "3: waiting for other sessions does not delay the rescue of lost tasks",
         "backend/maintenance/reconciler.py",
         "        retry_abandoned(self._liveness)\n        calm = ",
         "        if set_back:\n            _follow_clock()\n            return\n"
@@ -115,14 +115,14 @@ GUARDS = [
         "tests/integration/test_reconciler.py",
     ),
     Guard(
-        "3: the outbox follows the clock when no transaction of before is left",
+        "3: the outbox follows the clock only after every older transaction has ended",
         "backend/maintenance/reconciler.py",
         "            clock.wait_for_writers(connection)\n",
         "            pass\n",
         "tests/integration/test_reconciler.py",
     ),
     Guard(
-        "3: waiting tasks without an outbox row are found",
+        "3: waiting tasks without an outbox row are repaired",
         "backend/maintenance/reconciler.py",
         "        self._repair()\n",
         "",
