@@ -42,7 +42,7 @@ def test_the_banner_appears_with_proxy_variables_set_and_each_address_answers(
         lines = [line for line in up.log.splitlines() if READY in line]
         return json.loads(lines[0]) if lines else None
 
-    found = eventually(banner, MINUTE, "the banner comes")
+    found = eventually(banner, MINUTE, "the banner appears")
     addresses = [found[name] for name in ("api", "swagger", "redoc", "flower")]
     for address in addresses:
         assert address.startswith("http://127.0.0.2:")

@@ -31,7 +31,9 @@ def test_tasks_above_max_waiting_are_refused_until_some_have_ended(stack: Stack)
         assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
     url = f"{stack.url}/tasks/"
     body = {"content": "Hello"}
-    eventually(lambda: httpx.post(url, json=body).status_code == 202, 10, "there is room again")
+    eventually(
+        lambda: httpx.post(url, json=body).status_code == 202, 10, "a task is accepted again"
+    )
 
 
 def _keyed(stack: Stack, path: str, key: str, **body: Any) -> httpx.Response:
@@ -81,6 +83,6 @@ def test_a_total_of_many_tasks_is_at_most_one_second_old(stack: Stack) -> None:
 
     assert total() == 20_500
     remove(stack, ids[:200])
-    eventually(lambda: total() == 20_300, 5, "the tasks are counted again")
+    eventually(lambda: total() == 20_300, 5, "the new total is shown")
     remove(stack, ids[200:])
     assert total() == 0

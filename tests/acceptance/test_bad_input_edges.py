@@ -230,7 +230,11 @@ def test_a_client_that_disconnects_causes_no_logged_error(
         connection.socket.sendall(body)
         if body.count(b"\n") > 1000:
             stored = before + 1000
-            eventually(lambda: service.scalar(count) == stored, 10, "a part is stored")
+            eventually(
+                lambda: service.scalar(count) == stored,
+                10,
+                "the first lines of the stream are stored",
+            )
         else:
             # Until the server has read all that was sent.
             assert client.get("/health").status_code == 200

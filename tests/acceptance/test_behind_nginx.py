@@ -234,7 +234,7 @@ def test_forwarded_headers_of_untrusted_clients_are_ignored(
         except httpx.TransportError:
             return False
 
-    eventually(serves, 30, "it serves")
+    eventually(serves, 30, "the API serves")
     flower = f"http://127.0.0.1:{service.environment['FLOWER_PORT']}/flower/"
     assert httpx.get(url, headers=FORWARDED).json()["flower"] == flower
     page = httpx.get(url, headers={**FORWARDED, **BROWSER}).text
@@ -276,7 +276,7 @@ def test_ten_thousand_posts_over_keep_alive_connections_are_all_answered(
     with ThreadPoolExecutor(CLIENTS) as pool:
         for lines in pool.map(post, [REQUESTS // CLIENTS] * CLIENTS):
             assert lines == {b"HTTP/1.1 201 Created"}
-    eventually(lambda: len(nginx.answered()) == before + REQUESTS, 10, "all are logged")
+    eventually(lambda: len(nginx.answered()) == before + REQUESTS, 10, "all requests are logged")
     answered = nginx.answered()[before:]
     assert set(answered) == {("201", "201")}
     assert 1 <= connections_to(service.port) <= 100

@@ -121,7 +121,7 @@ def test_tasks_run_and_results_are_copied_over_tls(
             if kind == "rediss":
                 client = redis.Redis.from_url(broker.url, ssl_ca_certs=environment["SSL_CERT_FILE"])
                 ask = partial(client.exists, f"celery-task-meta-{task_id}")
-                eventually(ask, 5, "its copy is there")
+                eventually(ask, 5, "Redis has the copy of the result")
                 client.close()
         assert "was dropped" not in stack["worker"].log
 
@@ -133,7 +133,9 @@ def test_a_broker_with_an_untrusted_certificate_is_reported_as_unavailable(
         api = stack.start("api")
         worker = stack.launch("worker")
         stack.post("/tasks/", {"content": "Hello"})
-        eventually(lambda: "certificate" in worker.log.lower(), 20, "the worker says why")
+        eventually(
+            lambda: "certificate" in worker.log.lower(), 20, "the worker has logged the reason"
+        )
         degraded = httpx.get(f"{stack.url}/health/ready").json()["degraded"]
         assert any("broker cannot be reached" in fault for fault in degraded)
         assert "Traceback" not in api.log + worker.log

@@ -94,7 +94,9 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
         post_many(stack, "insert_message", {"content": "x" * 900}, 900)
         post_many(stack, "slow", {"duration": 0}, 600)
         eventually(
-            lambda: any(ALARM in stack[name].log for name in ("api", "relay")), 5, "a relay knows"
+            lambda: any(ALARM in stack[name].log for name in ("api", "relay")),
+            5,
+            "a relay has logged the alarm",
         )
         taken = unclaimed(stack, "published_at IS NOT NULL")
         assert taken <= 1000, "a batch each"
@@ -105,14 +107,14 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
         )
         assert unclaimed(stack, "published_at IS NOT NULL") == taken
         assert unclaimed(stack, "publishes > 1") == 0
-    eventually(lambda: unclaimed(stack, "published_at IS NULL") == 0, 10, "all are published")
-    eventually(lambda: rabbitmq.queues().get("tasks") == 600, 10, "all are in the queue")
+    eventually(lambda: unclaimed(stack, "published_at IS NULL") == 0, 10, "all tasks are published")
+    eventually(lambda: rabbitmq.queues().get("tasks") == 600, 10, "all messages are in the queue")
     # The reconciler compares every 2 s, and acts on what it has seen twice.
     holds_for(lambda: unclaimed(stack, "publishes <> 1") == 0, 7, "each is published once")
     assert rabbitmq.queues()["tasks"] == 600
     assert connections(rabbitmq) <= API_CONNECTIONS + RELAY_CONNECTIONS
     stack.start("worker")
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert stack.query("SELECT state, attempt, count(*) FROM tasks GROUP BY 1, 2") == [
         ("SUCCESS", 1, 1500)
     ]
@@ -129,12 +131,12 @@ def test_health_reports_an_alarm_while_it_lasts(stack: Stack, rabbitmq: RabbitMQ
     assert stack.state(first, wait=MINUTE)["status"] == "SUCCESS"
     with alarm(rabbitmq):
         waiting = stack.post("/tasks/slow?duration=0")
-        said = eventually(lambda: degraded(stack), 5, "health names it")
+        said = eventually(lambda: degraded(stack), 5, "health reports the alarm")
         assert [ALARM in line for line in said] == [True]
         assert "run when it has cleared" in said[0]
         assert stack.state(waiting)["status"] == "PENDING"
     assert stack.state(waiting, wait=MINUTE)["status"] == "SUCCESS"
-    eventually(lambda: degraded(stack) == [], 10, "health is clean again")
+    eventually(lambda: degraded(stack) == [], 10, "health reports nothing")
 
 
 def test_health_without_a_relay_says_that_an_alarm_may_be_the_reason(
@@ -146,10 +148,10 @@ def test_health_without_a_relay_says_that_an_alarm_may_be_the_reason(
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "the relay has connected")
     with alarm(rabbitmq):
         post_many(stack, "slow", {"duration": 0}, 520)
-        said = eventually(lambda: degraded(stack), 15, "health names it")
+        said = eventually(lambda: degraded(stack), 15, "health reports the alarm")
         assert "alarm" in said[0]
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
-    eventually(lambda: degraded(stack) == [], 10, "health is clean again")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
+    eventually(lambda: degraded(stack) == [], 10, "health reports nothing")
 
 
 def test_a_blocked_relay_stops_in_time_and_its_rows_are_published_later(
@@ -160,17 +162,17 @@ def test_a_blocked_relay_stops_in_time_and_its_rows_are_published_later(
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "the relay has connected")
     with alarm(rabbitmq):
         post_many(stack, "slow", {"duration": 0}, 50)
-        eventually(lambda: ALARM in stack["relay"].log, 5, "the relay knows")
+        eventually(lambda: ALARM in stack["relay"].log, 5, "the relay has logged the alarm")
         begin = time.monotonic()
         stack.stop("relay")
         assert time.monotonic() - begin < 5
         assert unclaimed(stack, "published_at IS NULL") == 50
         relay = stack.start("relay")
         # Nothing is taken by a relay that does not know that the broker reads it.
-        eventually(lambda: ALARM in relay.log, 10, "the next relay knows before it has published")
+        eventually(lambda: ALARM in relay.log, 10, "the next relay has logged the alarm")
         assert unclaimed(stack, "published_at IS NULL") == 50
     stack.start("worker")
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert stack.query("SELECT state, attempt, count(*) FROM tasks GROUP BY 1, 2") == [
         ("SUCCESS", 1, 50)
     ]
@@ -181,10 +183,14 @@ def test_a_blocked_relay_notices_that_the_broker_is_gone(stack: Stack, rabbitmq:
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "the relay has connected")
     with alarm(rabbitmq):
         task_id = stack.post("/tasks/slow?duration=0")
-        eventually(lambda: ALARM in stack["api"].log, 5, "the relay knows")
+        eventually(lambda: ALARM in stack["api"].log, 5, "the relay has logged the alarm")
         rabbitmq.restart()
         rabbitmq.set_alarm(True)
-        eventually(lambda: unclaimed(stack, "published_at IS NULL"), 10, "it is in the outbox")
+        eventually(
+            lambda: unclaimed(stack, "published_at IS NULL"),
+            10,
+            "the task is unpublished in the outbox",
+        )
     stack.start("worker")
     assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
 
@@ -196,7 +202,7 @@ def test_a_queue_that_refuses_messages_does_not_delay_other_queues(
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "the relay has connected")
     with refusing(rabbitmq, "tasks"):
         post_many(stack, "slow", {"duration": 0}, 700)
-        eventually(lambda: "refuses" in api.log, 5, "the relay says so")
+        eventually(lambda: "refuses" in api.log, 5, "the relay has logged the refusal")
         stack.start("worker")
         # Again and again: those that are refused are always older.
         for _ in range(5):
@@ -205,7 +211,7 @@ def test_a_queue_that_refuses_messages_does_not_delay_other_queues(
             assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
             assert time.monotonic() - begin < 5
         assert stack.unfinished() == 700
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert stack.query("SELECT DISTINCT state, attempt FROM tasks") == [("SUCCESS", 1)]
     assert api.log.count("refuses") == 1
 
@@ -222,7 +228,11 @@ def any_stack(request: pytest.FixtureRequest, stack: Stack) -> Stack:
 def test_foreign_messages_in_one_queue_do_not_hide_losses_in_another(any_stack: Stack) -> None:
     any_stack.start("api")
     tasks = [any_stack.post("/tasks/slow?duration=0") for _ in range(3)]
-    eventually(lambda: unclaimed(any_stack, "published_at IS NOT NULL") == 3, 10, "published")
+    eventually(
+        lambda: unclaimed(any_stack, "published_at IS NOT NULL") == 3,
+        10,
+        "the three tasks are published",
+    )
     with kombu.Connection(any_stack.broker_url) as connection:
         channel: Any = connection.default_channel  # the stubs know no kind of it
         producer = kombu.Producer(channel)
@@ -232,7 +242,11 @@ def test_foreign_messages_in_one_queue_do_not_hide_losses_in_another(any_stack: 
         any_stack.query(
             "UPDATE outbox SET published_at = published_at - interval '11 s' RETURNING task_id"
         )
-        eventually(lambda: unclaimed(any_stack, "publishes = 2") == 3, 10, "they are sent again")
+        eventually(
+            lambda: unclaimed(any_stack, "publishes = 2") == 3,
+            10,
+            "the three tasks are published again",
+        )
         channel.queue_purge("short_tasks")
     any_stack.start("worker")
     for task_id in tasks:

@@ -64,7 +64,7 @@ def test_a_pool_process_is_replaced_after_max_tasks_without_costing_an_attempt(
     post(stack, "slow", 4, duration=0)
     post(stack, "raise_anything", 2, **FAILS)
     post(stack, "raise_in_one_commit", 2, **FAILS)
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert attempts(stack) == {
         ("leak", "SUCCESS", 1): 12,
         ("insert_message", "SUCCESS", 1): 300,
@@ -91,7 +91,7 @@ def test_a_pool_process_over_its_memory_limit_is_replaced_after_its_task(odd_sta
     limit = {"MAX_MEMORY_PER_CHILD": "400", "WORKER_CONCURRENCY": "1"}
     worker = stack.start("worker", environment=limit)
     ids = post(stack, "leak", 12, mib=100)
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert attempts(stack) == {("leak", "SUCCESS", 1): 12}
     ran = Counter(results(stack, ids))
     assert 1 < max(ran.values()) <= 4, "it leaves when it has grown, not before"
@@ -107,12 +107,14 @@ def test_a_worker_whose_pool_processes_are_being_replaced_stops_without_losing_a
     stack.start("worker", environment=limit)
     post(stack, "slow", 15, duration=0)
     (held,) = post(stack, "hold", 1, folder=str(stack.folder))
-    eventually(lambda: stack.state(held)["status"] == "STARTED", MINUTE, "it runs")
-    eventually(lambda: attempts(stack)["slow", "SUCCESS", 1] > 2, MINUTE, "processes leave")
+    eventually(lambda: stack.state(held)["status"] == "STARTED", MINUTE, "the task runs")
+    eventually(
+        lambda: attempts(stack)["slow", "SUCCESS", 1] > 2, MINUTE, "pool processes are replaced"
+    )
     assert stack.stop("worker") == 0
     (stack.folder / "go").touch()
     stack.start("worker", environment=limit)
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     costs = "SELECT count(*) FROM tasks WHERE state = 'SUCCESS' AND max_attempts - attempt = 4"
     assert stack.scalar(costs) == 16, "a hand-back adds one to both"
 
@@ -124,10 +126,12 @@ def test_a_kill_while_other_processes_are_replaced_costs_only_its_own_task_an_at
     stack.start("api")
     stack.start("worker", environment={"MAX_TASKS_PER_CHILD": "1"})
     (held,) = post(stack, "hold", 1, folder=str(stack.folder))
-    eventually(lambda: stack.state(held)["status"] == "STARTED", MINUTE, "it runs")
+    eventually(lambda: stack.state(held)["status"] == "STARTED", MINUTE, "the task runs")
     post(stack, "slow", 10, duration=0)
-    eventually(lambda: attempts(stack)["slow", "SUCCESS", 1] > 2, MINUTE, "processes leave")
+    eventually(
+        lambda: attempts(stack)["slow", "SUCCESS", 1] > 2, MINUTE, "pool processes are replaced"
+    )
     os.kill(int((stack.folder / "pid").read_text()), signal.SIGKILL)
     (stack.folder / "go").touch()
-    eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert attempts(stack) == {("hold", "SUCCESS", 2): 1, ("slow", "SUCCESS", 1): 10}

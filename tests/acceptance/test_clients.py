@@ -187,7 +187,7 @@ def test_waiting_requests_are_answered_when_the_api_stops(
     for thread in threads:
         thread.start()
     api = stack["api"]
-    eventually(lambda: established(stack.port) >= 5, 10, "all wait")
+    eventually(lambda: established(stack.port) >= 5, 10, "all requests wait")
     began = time.monotonic()
     assert stack.stop("api") == 0
     for thread in threads:
@@ -267,5 +267,5 @@ def test_an_idle_connection_stays_open_for_the_configured_time(stack: Stack) -> 
         assert client.get("/health").status_code == 200
         began = time.monotonic()
         assert established(stack.port) == 1
-        eventually(lambda: established(stack.port) == 0, 15, "it is closed")
+        eventually(lambda: established(stack.port) == 0, 15, "the connection is closed")
         assert time.monotonic() - began > 6

@@ -53,7 +53,7 @@ def see_renewals(stack: Stack, count: int) -> None:
 def set_back(stack: Stack, postgres: Postgres) -> None:
     """Set the clock back by the minute that it is ahead, once a reconciler has looked at it."""
     seen = "SELECT latest > clock_timestamp() - interval '5 s' FROM clock"
-    eventually(lambda: stack.scalar(seen), 20, "the reconciler has seen what time it is")
+    eventually(lambda: stack.scalar(seen), 20, "the reconciler has read the clock")
     postgres.step_clock(0)
 
 
@@ -97,7 +97,7 @@ def test_a_lost_message_is_republished_on_time_after_the_clock_was_set_back(
     task_id = stack.post("/tasks/", {"content": "lost"})
     published = "SELECT count(*) FROM outbox WHERE published_at IS NOT NULL"
     eventually(lambda: stack.scalar(published), 20, "the message is published")
-    eventually(lambda: sum(rabbitmq.queues().values()), 20, "the queue has it")
+    eventually(lambda: sum(rabbitmq.queues().values()), 20, "the message is in the queue")
     rabbitmq.delete_all_queues()
     set_back(stack, postgres_with_clock)
     stack.start("worker")

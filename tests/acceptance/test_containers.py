@@ -70,19 +70,29 @@ class TestInContainers:
         assert "(healthy)" in compose.compose("ps", "worker")
         before = compose.container("worker")
         compose.compose("restart", "worker")
-        eventually(lambda: "(healthy)" in compose.compose("ps", "worker"), 60, "it is back")
+        eventually(
+            lambda: "(healthy)" in compose.compose("ps", "worker"),
+            60,
+            "the worker is healthy again",
+        )
         assert compose.compose("logs", "worker").count(" ready.") >= 2
         with (compose.folder / "backend" / "tasks" / "slow.py").open("a") as code:
             code.write("\n# changed\n")
         compose.compose("up", "--detach", "--build", "worker")
         assert compose.container("worker") != before
-        eventually(lambda: "(healthy)" in compose.compose("ps", "worker"), 60, "it is back")
+        eventually(
+            lambda: "(healthy)" in compose.compose("ps", "worker"),
+            60,
+            "the worker is healthy again",
+        )
         module = "/opt/venv/lib/python3.13/site-packages/backend/tasks/slow.py"
         assert "# changed" in compose.compose("exec", "-T", "worker", "cat", module)
 
     def test_a_killed_worker_loses_no_long_task(self, compose: Compose) -> None:
         task_id = compose.post("/tasks/slow?duration=10")
-        eventually(lambda: compose.state(task_id)["status"] == "STARTED", 10, "it has started")
+        eventually(
+            lambda: compose.state(task_id)["status"] == "STARTED", 10, "the task has started"
+        )
         compose.kill_and_start(compose.container("worker"))
         assert compose.state(task_id, wait=60)["status"] == "SUCCESS"
 
@@ -112,7 +122,9 @@ class TestInContainers:
 
     def test_down_and_up_keep_everything(self, compose: Compose) -> None:
         waiting = compose.post("/tasks/slow?duration=20")
-        eventually(lambda: compose.state(waiting)["status"] == "STARTED", 10, "it has started")
+        eventually(
+            lambda: compose.state(waiting)["status"] == "STARTED", 10, "the task has started"
+        )
         before = compose.get("API_PORT", "/messages/?limit=1000").json()
         compose.compose("down")
         compose.up()

@@ -166,7 +166,7 @@ def test_pages_of_messages_go_from_newest_to_oldest_with_ids_ascending_in_a_page
 def test_all_of_ten_slow_tasks_are_listed_until_they_have_ended(
     service: Stack, client: httpx.Client
 ) -> None:
-    eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
+    eventually(lambda: service.unfinished() == 0, PATIENCE, "earlier tasks have ended")
     assert json_of(client.get("/tasks/")) == {"tasks": [], "total": 0}
     later = enter(service, 1, due="1 h")
     # On one connection: the first must not have ended when the last is posted.
@@ -195,7 +195,7 @@ def test_all_of_ten_slow_tasks_are_listed_until_they_have_ended(
 def test_the_list_of_tasks_shows_the_oldest_and_counts_all(
     service: Stack, client: httpx.Client
 ) -> None:
-    eventually(lambda: service.unfinished() == 0, PATIENCE, "the tasks before have ended")
+    eventually(lambda: service.unfinished() == 0, PATIENCE, "earlier tasks have ended")
     newer = enter(service, 1005, due="1 h")
     older = enter(service, 3, due="1 h", created="-1 h")
     for query, limit in (("", 1000), ("?limit=5", 5), ("?limit=1", 1), ("?limit=1000", 1000)):
@@ -229,7 +229,7 @@ def test_a_wait_that_times_out_returns_the_state_and_progress_of_a_running_task(
     service: Stack, client: httpx.Client
 ) -> None:
     task_id = service.post("/tasks/slow?duration=3")
-    eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it has started")
+    eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "the task has started")
     begin = time.monotonic()
     answer = client.get(f"/tasks/{task_id}?wait=0.5")
     assert 0.5 <= time.monotonic() - begin < 2.5

@@ -57,7 +57,7 @@ def test_a_complete_service_is_ready_with_nothing_degraded(client: httpx.Client)
         answer = client.get("/health/ready")
         return expected == (answer.status_code, answer.json())
 
-    eventually(is_ready, 10, "broker and worker are seen")
+    eventually(is_ready, 10, "broker and worker are reported as available")
 
 
 def test_the_root_links_to_documentation_and_flower(service: Stack, client: httpx.Client) -> None:
@@ -184,7 +184,7 @@ def typed(service: Stack, command: str) -> Any:  # noqa: ANN401 - whatever JSON 
 def test_each_command_of_the_seeds_page_prints_what_the_page_shows(
     service: Stack, command: str
 ) -> None:
-    eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
+    eventually(lambda: service.unfinished() == 0, 30, "earlier tasks have ended")
     service.query("DELETE FROM messages RETURNING 1")
     printed = typed(service, command)
     expected = json.dumps(EXAMPLES[command])
@@ -192,7 +192,7 @@ def test_each_command_of_the_seeds_page_prints_what_the_page_shows(
 
 
 def test_the_complete_flow_of_the_seeds_page_works(service: Stack) -> None:
-    eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
+    eventually(lambda: service.unfinished() == 0, 30, "earlier tasks have ended")
     accepted = typed(service, 'curl -X POST "http://localhost:8060/tasks/slow?duration=2"')
     task_id = accepted["task_id"]
     listing = "curl http://localhost:8060/tasks/"
@@ -207,7 +207,7 @@ def test_the_complete_flow_of_the_seeds_page_works(service: Stack) -> None:
 
 
 def test_the_loop_of_the_seeds_page_creates_messages(service: Stack) -> None:
-    eventually(lambda: service.unfinished() == 0, 30, "the tasks before have ended")
+    eventually(lambda: service.unfinished() == 0, 30, "earlier tasks have ended")
     service.query("DELETE FROM messages RETURNING 1")
     loop = """for i in {1..5}; do
   curl -X POST http://localhost:8060/tasks/ \\

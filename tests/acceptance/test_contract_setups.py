@@ -92,7 +92,7 @@ def test_a_task_unknown_to_an_old_worker_waits_for_a_newer_one(odd_stack: Stack)
     stack.module = "backend"  # the version before the tests' own tasks
     old = stack.start("worker", name="old")
     task_id = stack.post("/tasks/refuse", {"text": "known now"})
-    eventually(lambda: "refuse" in old.log, 20, "the old worker has met it")
+    eventually(lambda: "refuse" in old.log, 20, "the old worker has refused the task")
     works_on = stack.post("/tasks/", {"content": "known by all"})
     assert stack.state(works_on, wait=MINUTE)["status"] == "SUCCESS"
     assert stack.state(task_id) == {"task_id": task_id, "status": "PENDING", "result": None}
@@ -126,7 +126,7 @@ def test_with_results_in_redis_the_contract_is_the_same(
     assert httpx.get(f"{stack.url}/tasks/").json() == {"tasks": [], "total": 0}
     # And others who read Celery results find them there.
     stored = celery.Celery(backend=redis_server.url).AsyncResult(slow)
-    eventually(lambda: stored.state == "SUCCESS", 10, "Redis has it")
+    eventually(lambda: stored.state == "SUCCESS", 10, "Redis has the result")
     assert stored.result == done
     # Without Redis the ledger still has every answer.
     redis_server.stop()

@@ -73,7 +73,9 @@ def test_all_tasks_end_once_after_kills_of_worker_broker_and_postgresql(
 def test_an_interrupted_demo_leaves_no_files_or_processes(folder: Path) -> None:
     demo = start(folder, "--tasks", "400")
     try:
-        eventually(lambda: "accepted" in (folder / "said").read_text(), 120, "it posts")
+        eventually(
+            lambda: "accepted" in (folder / "said").read_text(), 120, "the demo has accepted tasks"
+        )
     finally:
         demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 130

@@ -82,7 +82,7 @@ def test_each_command_does_what_the_document_shows(reader: Reader, document: Doc
         answer = reader.here(block.answer.text) if block.answer else ""
         expected = documents.values(answer)
         if {"tasks": [], "total": 0} in expected or '"REVOKED"' in answer:
-            eventually(reader.is_idle, BLOCK_SECONDS, "the tasks before have ended")
+            eventually(reader.is_idle, BLOCK_SECONDS, "earlier tasks have ended")
         printed = reader.type(block)
         values = documents.values(printed)
         if block.answer is None:

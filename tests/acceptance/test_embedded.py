@@ -68,7 +68,7 @@ def test_the_list_shows_running_and_waiting_tasks(shared: tuple[Folder, Process,
         return [task["status"] for task in listed if task["task_id"] in tasks]
 
     expected = ["ACTIVE", "ACTIVE", "RESERVED", "RESERVED"]
-    eventually(lambda: statuses() == expected, 10, "two run and two wait")
+    eventually(lambda: statuses() == expected, 10, "two tasks run and two wait")
     assert [stack.state(task, wait=20)["status"] for task in tasks] == ["SUCCESS"] * 4
 
 
@@ -105,7 +105,11 @@ def test_each_log_line_is_json_with_a_short_name_and_successes_share_a_line(
     tasks = [stack.post("/tasks/", {"content": "logged"}) for _ in range(5)]
     tasks += [stack.post("/tasks/slow?duration=0") for _ in range(5)]
     assert {stack.state(task, wait=10)["status"] for task in tasks} == {"SUCCESS"}
-    eventually(lambda: re.search(r"tasks: \d+ ended, 0 failed", up.log[before:]), 15, "its line")
+    eventually(
+        lambda: re.search(r"tasks: \d+ ended, 0 failed", up.log[before:]),
+        15,
+        "the line about ended tasks is logged",
+    )
     lines = [json.loads(line) for line in up.log.splitlines()]
     assert all(line.keys() >= {"event", "level", "logger", "timestamp"} for line in lines)
     assert {line["logger"] for line in lines} <= {"system", "db", "api", "relay", "worker"}
@@ -159,7 +163,7 @@ def test_processes_that_end_unexpectedly_are_started_again(
     killed = next(pid for pid in tree(up.popen.pid) if command in told(pid, "cmdline"))
     os.kill(killed, signal.SIGKILL)
     line = f"{name} ended (killed by signal 9); starting it again in 1 s"
-    eventually(lambda: line in up.log, 10, "its end is noticed")
+    eventually(lambda: line in up.log, 10, "the end of the process is noticed")
 
     def again() -> bool:
         try:
@@ -168,7 +172,7 @@ def test_processes_that_end_unexpectedly_are_started_again(
         except httpx.TransportError:
             return False
 
-    eventually(again, MINUTE, "all is ready again")
+    eventually(again, MINUTE, "every process is ready again")
     task = stack.post("/tasks/", {"content": "after a restart"})
     assert stack.state(task, wait=MINUTE)["status"] == "SUCCESS"
     assert up.popen.poll() is None
@@ -188,7 +192,9 @@ def test_a_hanging_valkey_only_delays_tasks(shared: tuple[Folder, Process, Stack
     finally:
         os.kill(valkey, signal.SIGCONT)
     assert stack.state(task, wait=MINUTE)["status"] == "SUCCESS"
-    eventually(lambda: httpx.get(ready).json()["degraded"] == [], 15, "all is well again")
+    eventually(
+        lambda: httpx.get(ready).json()["degraded"] == [], 15, "readiness shows nothing degraded"
+    )
 
 
 def test_reply_lists_of_a_dead_process_expire(shared: tuple[Folder, Process, Stack]) -> None:
@@ -200,5 +206,5 @@ def test_reply_lists_of_a_dead_process_expire(shared: tuple[Folder, Process, Sta
         other.kill("api")
     assert stack.state(slow, wait=20)["status"] == "SUCCESS"
     with redis.Redis(unix_socket_path=f"{folder.urls()['sockets']}/valkey.sock") as valkey:
-        kept = eventually(lambda: valkey.keys("replies.*"), 5, "there is a reply")
+        kept = eventually(lambda: valkey.keys("replies.*"), 5, "Redis has a reply list")
         assert [key for key in kept if not 0 < valkey.ttl(key) <= 600] == []

@@ -51,7 +51,7 @@ def test_accepted_tasks_survive_a_restart_of_up(folder: Folder) -> None:
         message = stack.post("/tasks/", {"content": "kept"})
         assert stack.state(message, wait=10)["status"] == "SUCCESS"
         slow = [stack.post("/tasks/slow?duration=7") for _ in range(2)]
-        eventually(lambda: stack.state(slow[0])["status"] == "STARTED", 10, "it has started")
+        eventually(lambda: stack.state(slow[0])["status"] == "STARTED", 10, "the task has started")
         stop(up, signal.SIGINT)
         assert not Path(folder.data / settings.RUNNING_FILE).exists()
     refused = folder.run("backend", "migrate")
@@ -78,7 +78,11 @@ def test_up_starts_after_an_earlier_up_was_killed(folder: Folder) -> None:
     try:
         with folder.running() as (_, stack):
             # As long as an orderly stop may take: a worker waits for a task that lost its store.
-            eventually(lambda: not any(map(alive, family)), 10, "the killed one's processes end")
+            eventually(
+                lambda: not any(map(alive, family)),
+                10,
+                "the processes of the killed `up` have ended",
+            )
             assert stack.state(message, wait=MINUTE)["status"] == "SUCCESS"
             assert stack.state(slow, wait=MINUTE)["status"] == "SUCCESS"
     finally:
@@ -94,7 +98,7 @@ def no_trace(up: Process, folder: Folder) -> Iterator[None]:
     try:
         yield
         up.popen.wait(STOP_SECONDS)
-        eventually(lambda: not any(map(alive, family)), 15, "all that it has started has ended")
+        eventually(lambda: not any(map(alive, family)), 15, "all processes of `up` have ended")
         eventually(lambda: not Path(sockets).exists(), 5, "the folder of the sockets is gone")
     finally:
         for pid in filter(alive, family):

@@ -75,7 +75,7 @@ def test_a_task_finds_the_env_file_settings_in_its_environment(
             start_new_session=True,
         )
     try:
-        eventually(lambda: "SEEN" in output.read_text(), 30, "it has imported the tasks")
+        eventually(lambda: "SEEN" in output.read_text(), 30, "the process has imported the tasks")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -37,7 +37,7 @@ def post_messages(stack: Stack, count: int) -> None:
         answer = httpx.post(f"{stack.url}/tasks/batch", json=tasks, timeout=30)
         assert answer.status_code == 202, answer.text
     unpublished = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
-    eventually(lambda: stack.scalar(unpublished) == 0, 2 * MINUTE, "all are published")
+    eventually(lambda: stack.scalar(unpublished) == 0, 2 * MINUTE, "all tasks are published")
 
 
 def answers_inspect(stack: Stack) -> bool:
@@ -66,10 +66,14 @@ def test_a_worker_started_during_a_memory_alarm_works_then_and_afterwards(
             if thorough:
                 threading.Event().wait(MINUTE)  # how long it lasts is what is tried
             else:
-                eventually(lambda: stack.unfinished() == 0, MINUTE, "all have ended, alarm or not")
+                eventually(
+                    lambda: stack.unfinished() == 0,
+                    MINUTE,
+                    "all short tasks have ended during the alarm",
+                )
         finally:
             rabbitmq.set_alarm(False)
-        eventually(lambda: stack.unfinished() == 0, 5 * MINUTE, "all have ended")
+        eventually(lambda: stack.unfinished() == 0, 5 * MINUTE, "all tasks have ended")
         assert "Connection to broker lost" not in worker.log
         eventually(lambda: answers_inspect(stack), MINUTE, "the worker answers again")
         stack.stop("worker")
@@ -83,7 +87,7 @@ def test_a_worker_with_a_hung_event_loop_ends_and_its_tasks_run_elsewhere(
     environment = {"TESTS_HANG": str(hang), "TESTS_CHECKS": SOON}
     hanging = odd_stack.start("worker", name="hanging", environment=environment)
     task_id = odd_stack.post("/tasks/wait", {"text": str(go)})
-    eventually(lambda: odd_stack.state(task_id)["status"] == "STARTED", 10, "it has started")
+    eventually(lambda: odd_stack.state(task_id)["status"] == "STARTED", 10, "the task has started")
     children = hanging.children()
     hang.touch()
     assert hanging.popen.wait(MINUTE) == 1

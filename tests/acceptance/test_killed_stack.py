@@ -122,7 +122,7 @@ def test_postgresql_starts_while_a_statement_of_its_predecessor_still_runs(
             process.kill()
             process.communicate()
             process = servers(folder)
-    eventually(lambda: not alive(busy), 20, "it is killed")
+    eventually(lambda: not alive(busy), 20, "the process of the statement is killed")
     eventually(lambda: serves(folder), 20, "PostgreSQL serves again")
     process.communicate(timeout=20)
 

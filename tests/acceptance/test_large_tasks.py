@@ -55,7 +55,7 @@ def test_a_relay_publishes_many_large_tasks_with_bounded_memory(
         eventually(lambda: published(stack) == 1, 20, "the relay publishes")
         before = peak(relay)
         insert(stack, COUNT - 1)
-        eventually(lambda: published(stack) == COUNT, 30, "all are published")
+        eventually(lambda: published(stack) == COUNT, 30, "all tasks are published")
         assert peak(relay) - before < MEBIBYTES
         with kombu.Connection(broker.url) as connection:
             channel: Any = connection.default_channel  # the stubs know no kind of it
@@ -66,4 +66,4 @@ def test_a_relay_publishes_many_large_tasks_with_bounded_memory(
                 arrived += int(channel.queue_purge("tasks"))
                 return arrived == COUNT
 
-            eventually(all_arrived, 10, "each is in the queue, once")
+            eventually(all_arrived, 10, "each message is in the queue once")

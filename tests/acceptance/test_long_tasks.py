@@ -101,7 +101,7 @@ def test_a_worker_kills_an_attempt_that_is_no_longer_current(
     stack.query(
         "UPDATE tasks SET state = 'REVOKED', finished_at = now() WHERE id = %s RETURNING 1", task_id
     )
-    eventually(lambda: child not in worker.children(), 15, "its process has been killed")
+    eventually(lambda: child not in worker.children(), 15, "the task's process has been killed")
     next_id = stack.post("/tasks/write_and_wait", {"text": str(tmp_path)})
     assert stack.state(next_id, wait=MINUTE)["status"] == "SUCCESS"
     assert stack.state(task_id)["status"] == "REVOKED"
@@ -122,7 +122,7 @@ def test_a_superseded_attempt_is_killed_and_its_outcome_is_ignored(
         " INSERT INTO outbox (task_id, attempt) SELECT id, 2 FROM next RETURNING 1",
         task_id,
     )
-    eventually(lambda: child not in worker.children(), 15, "its process has been killed")
+    eventually(lambda: child not in worker.children(), 15, "the task's process has been killed")
     go.touch()
     assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}
     assert stack.attempt(task_id) == 2

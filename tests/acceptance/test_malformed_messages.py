@@ -98,7 +98,7 @@ def are_dropped(stack: Stack, broker: RabbitMQ | Valkey, send: Callable[[str], o
     tasks = int(str(stack.scalar("SELECT count(*) FROM tasks")))
     for queue in QUEUES:
         send(queue)
-    eventually(lambda: len(faults(worker.log[before:])) == 2, 10, "both are logged")
+    eventually(lambda: len(faults(worker.log[before:])) == 2, 10, "both messages are logged")
     for queue in QUEUES:
         eventually(lambda: left(broker, queue) == 0, 5, "the queue is empty")  # noqa: B023
     works(stack)
@@ -160,7 +160,7 @@ def test_a_malformed_broadcast_does_not_stop_a_worker(
     worker = service["worker"]
     before = len(worker.log)
     assert broker.client().publish("/0.celery.pidbox", entry) == 1
-    eventually(lambda: faults(worker.log[before:]), 10, "it is logged")
+    eventually(lambda: faults(worker.log[before:]), 10, "the malformed broadcast is logged")
     works(service)
     assert len(faults(worker.log[before:])) == 1
 

@@ -87,7 +87,7 @@ def test_every_documented_answer_occurs_in_the_documented_form(
         see_what_succeeds(answers)
         see_refusals(answers)
         stack.stop("worker")
-        eventually(lambda: too_many(answers), 10, "as many wait as may")
+        eventually(lambda: too_many(answers), 10, "MAX_WAITING tasks wait")
         answers.ask_each(429)
         with_postgresql_away(answers, postgres)
     documented = {
@@ -137,6 +137,10 @@ def too_many(answers: Answers) -> bool:
 def with_postgresql_away(answers: Answers, postgres: Postgres) -> None:
     postgres.stop("immediate")
     # What waits is counted once a second: until then the answer is 429.
-    eventually(lambda: answers.ask("submit_message").status_code == 503, 10, "it is noticed")
+    eventually(
+        lambda: answers.ask("submit_message").status_code == 503,
+        10,
+        "the request is answered with 503",
+    )
     answers.ask_each(503)
     postgres.start()

@@ -55,7 +55,7 @@ def test_a_task_sent_by_celery_call_runs_and_gets_a_ledger_row(
 ) -> None:
     task_id = call(service, "insert_message", *arguments)
     url = f"{service.url}/tasks/{task_id}"
-    eventually(lambda: httpx.get(url).status_code == 200, 20, "it is entered")
+    eventually(lambda: httpx.get(url).status_code == 200, 20, "the task has a ledger row")
     state = service.state(task_id, wait=MINUTE)
     result: Any = state["result"]
     assert state == {"task_id": task_id, "status": "SUCCESS", "result": result}
@@ -70,7 +70,7 @@ def test_a_task_sent_by_celery_call_runs_and_gets_a_ledger_row(
 def test_an_external_task_is_listed_while_it_waits_in_a_worker(service: Stack) -> None:
     busy = [service.post("/tasks/slow?duration=2") for _ in range(2)]
     for task_id in busy:
-        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
+        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "the task runs")  # noqa: B023
     called = str(uuid4())
     send(service, body_of(ours=False, duration=0), JSON, headers_of(called, name="slow"))
     expected = {
@@ -81,11 +81,11 @@ def test_an_external_task_is_listed_while_it_waits_in_a_worker(service: Stack) -
         "total": 3,
     }
     listing = f"{service.url}/tasks/"
-    eventually(lambda: httpx.get(listing).json() == expected, 1.5, "all three are listed")
+    eventually(lambda: httpx.get(listing).json() == expected, 1.5, "all three tasks are listed")
     for task_id in busy:
         assert service.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
     url = f"{service.url}/tasks/{called}"
-    eventually(lambda: httpx.get(url).status_code == 200, 20, "it is entered")
+    eventually(lambda: httpx.get(url).status_code == 200, 20, "the task has a ledger row")
     assert service.state(called, wait=MINUTE)["status"] == "SUCCESS"
 
 
@@ -95,7 +95,7 @@ def test_an_external_task_with_invalid_arguments_fails_at_once(
 ) -> None:
     task_id = call(service, "insert_message", "--kwargs", json.dumps({"content": content}))
     url = f"{service.url}/tasks/{task_id}"
-    eventually(lambda: httpx.get(url).status_code == 200, 20, "it is entered")
+    eventually(lambda: httpx.get(url).status_code == 200, 20, "the task has a ledger row")
     state = service.state(task_id, wait=MINUTE)
     assert state["status"] == "FAILURE"
     assert "content" in str(state["result"])

@@ -151,7 +151,7 @@ def test_without_the_broker_tasks_are_accepted_and_listed_and_run_later(
             eventually(
                 lambda: "broker" in timed(stack, "GET", "/health/ready")[0].text,
                 30,
-                "the outage is told of",
+                "readiness reports the outage",
             )
         answer, seconds = timed(stack, "GET", "/tasks/")
         assert ids == [task["task_id"] for task in answer.json()["tasks"]]
@@ -179,7 +179,7 @@ def test_a_missing_or_dead_worker_delays_the_list_once_by_at_most_a_second(stack
     eventually(
         lambda: timed(stack, "GET", "/health/ready")[0].json()["degraded"] == [],
         10,
-        "the worker is seen",
+        "readiness shows the worker",
     )
     answer, seconds = timed(stack, "GET", "/tasks/")
     assert seconds < 0.5

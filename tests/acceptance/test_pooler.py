@@ -118,7 +118,7 @@ def test_the_service_works_behind_a_pooler(pooled: Pooled) -> None:
         answers = [client.post("/tasks/", json={"content": "x"}, headers=key) for _ in range(2)]
         assert answers[0].json() == answers[1].json()
         slow = stack.post("/tasks/slow?duration=2")
-        eventually(lambda: stack.state(slow)["status"] == "STARTED", 20, "it runs")
+        eventually(lambda: stack.state(slow)["status"] == "STARTED", 20, "the task runs")
         assert client.get("/tasks/").json()["tasks"] == [{"task_id": slow, "status": "ACTIVE"}]
         assert client.get("/health/ready").json() == {"status": "ready", "degraded": []}
         assert stack.state(slow, wait=MINUTE)["status"] == "SUCCESS"
@@ -131,21 +131,25 @@ def test_the_service_works_behind_a_pooler(pooled: Pooled) -> None:
         " AND application_name = '' AND pid <> pg_backend_pid()"
     )
     # This test's own connections have no name, and end a moment after they were closed.
-    eventually(lambda: pooled.execute(nameless) == [], 5, "only named connections are left")
+    eventually(lambda: pooled.execute(nameless) == [], 5, "all open connections have a name")
 
 
 def test_a_process_logs_once_what_a_pooler_does_not_support(pooled: Pooled) -> None:
     stack = pooled.stack
     stack.start("api")
     ready = f"{stack.url}/health/ready"
-    eventually(lambda: "broker" not in httpx.get(ready).text, MINUTE, "all connections are made")
+    eventually(
+        lambda: "broker" not in httpx.get(ready).text,
+        MINUTE,
+        "all connections to the broker are open",
+    )
     assert count(stack["api"].log, "ALTER ROLE") == 1
     assert count(stack["api"].log, "passes no NOTIFY on") == 1
     assert pooled.execute("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'") == []
     pooled.set_limits()
     stack.stop("api")
     again = stack.start("api", name="again")
-    eventually(lambda: httpx.get(ready).status_code == 200, MINUTE, "it is ready")
+    eventually(lambda: httpx.get(ready).status_code == 200, MINUTE, "the service is ready")
     assert "ALTER ROLE" not in again.log
     for name, value in LIMITS.items():
         assert stack.scalar(f"SHOW {name}") == value
@@ -158,12 +162,12 @@ def test_accepted_tasks_survive_kills_of_the_pooler(pooled: Pooled) -> None:
     stack.start("worker")
     posting = Posting(stack, 300).start()
     for share in (50, 150):
-        eventually(lambda: len(posting.accepted) > share, MINUTE, "some are accepted")  # noqa: B023
+        eventually(lambda: len(posting.accepted) > share, MINUTE, "some tasks are accepted")  # noqa: B023
         pooled.pooler.stop()
-        eventually(lambda: posting.unanswered, MINUTE, "the outage is met")
+        eventually(lambda: posting.unanswered, MINUTE, "a request has met the outage")
         pooled.pooler.start()
     posting.finish(2 * MINUTE)
-    eventually(lambda: stack.unfinished() == 0, 2 * MINUTE, "all have ended")
+    eventually(lambda: stack.unfinished() == 0, 2 * MINUTE, "all tasks have ended")
     rows = stack.query("SELECT task_id::text, content FROM messages")
     written = {task_id: content for task_id, content in rows if task_id in posting.accepted}
     assert written == posting.accepted
@@ -180,7 +184,7 @@ def test_a_frozen_worker_keeps_no_locks_through_a_pooler(pooled: Pooled, tmp_pat
     task_id = stack.post("/tasks/write_and_wait", {"text": str(go)})
     waiting = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INSERT INTO messages%'"
     waiting += " AND state = 'idle in transaction'"
-    eventually(lambda: pooled.execute(waiting), MINUTE, "it has written")
+    eventually(lambda: pooled.execute(waiting), MINUTE, "the task has written its message")
     for pid in [frozen.popen.pid, *frozen.children()]:
         os.kill(pid, signal.SIGSTOP)
     stack.start("worker", name="successor")

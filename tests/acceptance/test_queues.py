@@ -68,11 +68,11 @@ def test_the_service_works_in_a_vhost_whose_default_queue_type_is_quorum(
         for path, body in (("/tasks/", {"content": "Hello"}), ("/tasks/slow?duration=0", None)):
             assert stack.state(stack.post(path, body), wait=MINUTE)["status"] == "SUCCESS"
         busy = stack.post("/tasks/slow?duration=60")
-        eventually(lambda: stack.state(busy)["status"] == "STARTED", 20, "it runs")
+        eventually(lambda: stack.state(busy)["status"] == "STARTED", 20, "the task runs")
         listed = httpx.get(f"{stack.url}/tasks/").json()
         assert listed == {"tasks": [{"task_id": busy, "status": "ACTIVE"}], "total": 1}
         assert busy in _inspect(stack)
-        eventually(lambda: busy in flower.get("/api/tasks").json(), 20, "Flower was told of it")
+        eventually(lambda: busy in flower.get("/api/tasks").json(), 20, "Flower shows the task")
         revoked = flower.post(f"/api/task/revoke/{busy}", params={"terminate": "true"})
         assert revoked.status_code == 200
         assert stack.state(busy, wait=MINUTE)["status"] == "REVOKED"

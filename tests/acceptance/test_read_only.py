@@ -98,7 +98,9 @@ def wait_for_writes(stack: Stack) -> None:
             MINUTE,
             "a task is accepted again",
         )
-        eventually(lambda: client.get("/health/ready").status_code == 200, 10, "it is ready")
+        eventually(
+            lambda: client.get("/health/ready").status_code == 200, 10, "the service is ready"
+        )
     eventually(lambda: stack.unfinished() == 0, MINUTE, "every task has ended")
 
 
@@ -119,17 +121,21 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
     for name in names:
         stack.post(f"/tasks/{name}", {"text": str(go)})
     started = "SELECT count(*) FROM tasks WHERE state = 'STARTED'"
-    eventually(lambda: stack.scalar(started) == len(names), 10, "all have started")
+    eventually(lambda: stack.scalar(started) == len(names), 10, "all tasks have started")
     with read_only(stack, postgres), stack.client() as client:
         eventually(
-            lambda: client.get(f"/tasks/{ended}").status_code == 200, 20, "reads are answered"
+            lambda: client.get(f"/tasks/{ended}").status_code == 200, 20, "the API answers reads"
         )
         check_refusals(client)
         assert client.get("/tasks/").json()["total"] == len(names)
         assert client.get("/messages/").json()["total"] == 1
         go.touch()
         lost = "lost PostgreSQL"
-        eventually(lambda: stack["worker"].log.count(lost) == 2, 20, "both that write met it")
+        eventually(
+            lambda: stack["worker"].log.count(lost) == 2,
+            20,
+            "both writing tasks have met the error",
+        )
     wait_for_writes(stack)
     spent = stack.query(
         "SELECT state, max_attempts - attempt FROM tasks WHERE name LIKE '%%wait%%'"

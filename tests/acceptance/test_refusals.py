@@ -154,9 +154,17 @@ def test_two_reasons_for_a_refusal_are_two_log_lines(
         stack.start("api")
         each_logs_once(stack, ["api"], "the broker refuses the login")
         rabbitmq.set_password("twice", SECRET)
-        eventually(lambda: about(stack, "api", "the broker refuses permission"), 20, "the second")
+        eventually(
+            lambda: about(stack, "api", "the broker refuses permission"),
+            20,
+            "the second reason is logged",
+        )
         rabbitmq.allow("twice")
-        eventually(lambda: "can be used again" in stack["api"].log, 30, "the end")
+        eventually(
+            lambda: "can be used again" in stack["api"].log,
+            30,
+            "the API logs that the broker can be used again",
+        )
         assert len(about(stack, "api", "the broker")) == 2
 
 
@@ -169,12 +177,16 @@ def test_flower_logs_once_that_the_broker_refuses_it(
         stack.launch("flower", environment={"FLOWER_PORT": str(port)})
         each_logs_once(stack, ["flower"], refusal.reason)
         refusal.end()
-        eventually(lambda: "can be used again" in stack["flower"].log, 30, "it logs the end")
+        eventually(
+            lambda: "can be used again" in stack["flower"].log,
+            30,
+            "Flower logs that the broker can be used again",
+        )
         stack.start("worker")
         eventually(
             lambda: "tasks-" in httpx.get(f"http://127.0.0.1:{port}/workers", timeout=10).text,
             20,
-            "it shows the worker",
+            "Flower shows the worker",
         )
 
 
@@ -194,7 +206,7 @@ def test_each_process_logs_one_line_while_postgresql_refuses_it(
         reason = f'PostgreSQL does not have the database (database "{name}" does not exist): create'
         each_logs_once(stack, names, reason)
         rename(postgres, "elsewhere", name)
-        eventually(lambda: stack.unfinished() == 0, 10, "the database is back")
+        eventually(lambda: stack.unfinished() == 0, 10, "all tasks have ended after the outage")
         task_id = stack.post("/tasks/slow?duration=0")
         assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
         for process in names:

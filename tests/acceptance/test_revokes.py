@@ -44,7 +44,7 @@ def service(
 def test_a_task_that_is_revoked_before_it_starts_never_runs(service: Stack) -> None:
     busy = [service.post("/tasks/slow?duration=4") for _ in range(2)]
     for task_id in busy:
-        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
+        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "the task runs")  # noqa: B023
     task_id = service.post("/tasks/", {"content": "never to be written"})
     assert service.state(task_id)["status"] == "PENDING"
     celery.Celery(broker=service.broker_url).control.revoke(task_id)
@@ -61,7 +61,7 @@ def test_a_revoke_without_terminate_ends_a_waiting_task_but_not_one_that_runs_el
 ) -> None:
     busy = [service.post("/tasks/slow?duration=4") for _ in range(2)]
     for task_id in busy:
-        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
+        eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "the task runs")  # noqa: B023
     waiting = [service.post("/tasks/slow?duration=0") for _ in range(2)]
     control = celery.Celery(broker=service.broker_url).control
     environment = {"WORKER_CONCURRENCY": "1"}
@@ -69,7 +69,9 @@ def test_a_revoke_without_terminate_ends_a_waiting_task_but_not_one_that_runs_el
     before = len(service["worker"].log)
     control.revoke([*busy, "no-uuid"])
     occupied = service.post("/tasks/slow?duration=4")
-    eventually(lambda: service.state(occupied)["status"] == "STARTED", 20, "the other is busy")
+    eventually(
+        lambda: service.state(occupied)["status"] == "STARTED", 20, "the other worker is busy"
+    )
     last = service.post("/tasks/slow?duration=3600")
     control.revoke(last)
     assert service.state(last, wait=2)["result"] == {"error": "revoked"}
@@ -129,7 +131,7 @@ def test_a_worker_that_received_a_revoke_from_another_runs_the_next_attempt(
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: " ready." in output.read_text(), 30, "it is ready")
+        eventually(lambda: " ready." in output.read_text(), 30, "the worker is ready")
         assert "sync complete" in output.read_text()
         service.stop("worker")
         for queue in ("tasks", "short_tasks"):
@@ -146,7 +148,7 @@ def test_a_running_task_that_is_revoked_ends_revoked_and_its_process_is_stopped(
     service: Stack,
 ) -> None:
     task_id = service.post("/tasks/slow?duration=3600")
-    eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "it has started")
+    eventually(lambda: service.state(task_id)["status"] == "STARTED", 10, "the task has started")
     control = celery.Celery(broker=service.broker_url).control
     control.revoke(task_id, terminate=True)
     state = service.state(task_id, wait=20)

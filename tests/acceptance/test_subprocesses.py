@@ -92,7 +92,7 @@ def test_a_worker_that_ends_leaves_no_subprocess(odd_stack: Stack) -> None:
     eventually(
         lambda: processes_with("environ", stack.database_url.encode()) == [],
         5,
-        "its children and its cleaner have ended",
+        "the worker's children and its cleaner have ended",
     )
 
 

@@ -72,7 +72,9 @@ def test_sys_exit_in_a_task_is_retried_after_a_delay_like_any_error(odd_stack: S
     stack.start("api")
     stack.start("worker")
     task_id = stack.post("/tasks/exit_at_first", {})
-    eventually(lambda: stack.state(task_id)["status"] == "RETRY", 20, "it failed once")
+    eventually(
+        lambda: stack.state(task_id)["status"] == "RETRY", 20, "the first attempt has failed"
+    )
     due = "SELECT due_at - now() > interval '1 s' FROM outbox WHERE task_id = %s"
     assert stack.scalar(due, task_id)
     assert stack.state(task_id, wait=MINUTE)["result"] == {"text": "attempt 2"}

@@ -137,7 +137,7 @@ def test_messages_of_another_installation_are_logged_once_and_reported_by_health
     assert degraded(here) == []
     there.start("api")
     lost = post_both(there)
-    eventually(lambda: TROUBLE in worker.log, 10, "the worker says so")
+    eventually(lambda: TROUBLE in worker.log, 10, "the worker has logged the stray message")
     (fault,) = degraded(here)
     for said in (TROUBLE, "QUEUE_PREFIX"):
         assert said in worker.log
@@ -145,7 +145,7 @@ def test_messages_of_another_installation_are_logged_once_and_reported_by_health
     lost += post_both(there)
     # Two of each queue, and before them a duplicate of this installation's in each.
     dropped = "the task does not wait for this attempt"
-    eventually(lambda: worker.log.count(dropped) >= 6, 10, "all are dropped")
+    eventually(lambda: worker.log.count(dropped) >= 6, 10, "all messages are dropped")
     assert worker.log.count(TROUBLE) == 1
     assert len(degraded(here)) == 1
     assert "Traceback" not in worker.log
@@ -162,7 +162,7 @@ def test_installations_with_different_prefixes_share_nothing(
         for stack, listener in zip(apart[::-1], (theirs, ours), strict=True):
             for task_id in post_both(stack):
                 assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
-            eventually(lambda: listener.count("task-succeeded") == 2, 10, "both are heard")  # noqa: B023
+            eventually(lambda: listener.count("task-succeeded") == 2, 10, "both arrived")  # noqa: B023
         assert theirs.count("task-succeeded") == 2
     assert (ours.workers(), theirs.workers()) == ({here}, {there})
     for stack in apart:
@@ -179,14 +179,14 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
 ) -> None:
     stack = apart[0]
     busy = stack.post("/tasks/slow?duration=3600")
-    eventually(lambda: stack.state(busy)["status"] == "STARTED", 10, "it runs")
+    eventually(lambda: stack.state(busy)["status"] == "STARTED", 10, "the task runs")
     # Only the worker knows of it, so the list has it through the API's question.
     called = celery_command(stack, "call", "slow", "--kwargs", '{"duration": 0}').strip()
     expected = [{"task_id": busy, "status": "ACTIVE"}, {"task_id": called, "status": "RESERVED"}]
     listed: list[object] = eventually(
         lambda: (tasks := httpx.get(f"{stack.url}/tasks/").json()["tasks"])[1:] and tasks,
         10,
-        "both are listed",
+        "both tasks are listed",
     )
     assert listed == expected
     assert busy in celery_command(stack, "inspect", "active", "--json")
@@ -195,7 +195,7 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
         app.control.revoke(busy, terminate=True, connection=connection)
     assert stack.state(busy, wait=MINUTE)["status"] == "REVOKED"
     url = f"{stack.url}/tasks/{called}"
-    eventually(lambda: httpx.get(url).status_code == 200, 10, "it is entered in the ledger")
+    eventually(lambda: httpx.get(url).status_code == 200, 10, "the task has a ledger row")
     assert stack.state(called, wait=MINUTE)["status"] == "SUCCESS"
 
 
@@ -246,5 +246,9 @@ def listening(stack: Stack) -> Iterator[Listener]:
             partial(kombu.Consumer, connection), connection.default_channel
         )
         with consumers[0]:
-            eventually(lambda: listener.count("worker-heartbeat"), 20, "its worker is heard")
+            eventually(
+                lambda: listener.count("worker-heartbeat"),
+                20,
+                "the heartbeat of the worker has arrived",
+            )
             yield listener

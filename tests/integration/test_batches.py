@@ -57,7 +57,7 @@ def at_once(
         block(blocker, ids[len(ids) // 2])
         for thread in threads:
             thread.start()
-        eventually(lambda: observer.execute(waiting).scalar() == 2, 4, "both wait")
+        eventually(lambda: observer.execute(waiting).scalar() == 2, 4, "both transactions wait")
         blocker.rollback()
     for thread in threads:
         thread.join()

@@ -81,7 +81,7 @@ def test_raising_a_bound_while_rows_are_put_back_misses_no_row(
     with database.connect() as connection, database.connect() as observer:
         steps[0](connection)
         second.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
         connection.commit()
     second.join()
     with database.begin() as connection:

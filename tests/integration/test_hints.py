@@ -79,7 +79,7 @@ def test_hints_do_not_wait_for_a_rabbitmq_that_reads_nothing(
 ) -> None:
     with sender(rabbitmq.url) as send:
         send(10)
-        eventually(lambda: received(rabbitmq.url) == 10, 10, "the first have arrived")
+        eventually(lambda: received(rabbitmq.url) == 10, 10, "the first ten messages have arrived")
         rabbitmq.set_alarm(True) if outage == "alarm" else rabbitmq.freeze()
         try:
             seconds = send(20_000)
@@ -88,7 +88,7 @@ def test_hints_do_not_wait_for_a_rabbitmq_that_reads_nothing(
             rabbitmq.set_alarm(False)
         assert seconds < 5
         before = received(rabbitmq.url)
-        eventually(lambda: send(1) and received(rabbitmq.url) > before, 20, "they arrive again")
+        eventually(lambda: send(1) and received(rabbitmq.url) > before, 20, "messages arrive again")
 
 
 def test_hints_do_not_wait_for_a_redis_that_does_not_answer(redis_server: Redis) -> None:
@@ -103,5 +103,7 @@ def test_hints_do_not_wait_for_a_redis_that_does_not_answer(redis_server: Redis)
             redis_server.thaw()
         assert seconds < 5
         before = received(redis_server.url)
-        eventually(lambda: send(1) and received(redis_server.url) > before, 20, "they arrive again")
+        eventually(
+            lambda: send(1) and received(redis_server.url) > before, 20, "messages arrive again"
+        )
     redis_server.stop()

@@ -95,7 +95,7 @@ def at_once(
     with database.connect() as connection, database.connect() as observer:
         first(connection)
         thread.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
         connection.commit()
     thread.join()
 

@@ -97,7 +97,7 @@ def test_no_process_waits_inside_a_statement_while_another_builds_an_index(
 ) -> None:
     with empty.snapshot():
         first = migrate(empty.url, project)
-        eventually(lambda: empty.building_for(0), 60, "the first builds the index")
+        eventually(lambda: empty.building_for(0), 60, "the first process builds the index")
         second = migrate(empty.url, project)
         assert second.stdout is not None
         assert "another process migrates" in second.stdout.readline()
@@ -144,13 +144,17 @@ def test_a_migration_may_exceed_the_limits_and_is_repeated_after_a_kill(
     with empty.snapshot():
         with migrate(empty.url, project) as killed:
             # Longer than any other statement may take, or transaction may wait for its client.
-            server = eventually(lambda: empty.building_for(10.5), 60, "an index is built for long")
+            server = eventually(
+                lambda: empty.building_for(10.5), 60, "the index build takes more than 10 s"
+            )
             assert empty.advisory_locks("granted") == 1
             killed.kill()
         assert empty.index_is_valid() is False, "what was begun is still there"
         again = migrate(empty.url, project)
         alive = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {server}"
-        eventually(lambda: empty.value(alive) == 0, 60, "what was left behind has ended")
+        eventually(
+            lambda: empty.value(alive) == 0, 60, "the statement of the killed migration has ended"
+        )
     with again:
         output, _ = again.communicate(timeout=100)
     assert again.returncode == 0, output

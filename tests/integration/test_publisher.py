@@ -98,7 +98,7 @@ def test_no_message_is_treated_as_missing_during_an_alarm(alarm: RabbitMQ) -> No
     with running(COMPARE, alarm.url) as compare:
         assert [compare(30) for _ in range(3)] == ["0", "0", "0"]
         alarm.set_alarm(False)
-        eventually(lambda: compare(30) == "5", 10, "the alarm has cleared")
+        eventually(lambda: compare(30) == "5", 10, "five messages are missing after the alarm")
 
 
 def test_the_confirm_timeout_is_paused_during_an_alarm(alarm: RabbitMQ) -> None:

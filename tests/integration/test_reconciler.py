@@ -171,7 +171,9 @@ def test_a_claim_whose_connection_broke_during_commit_is_recognised_afterwards(
         claim = ledger.claim(cut_off, {task_id: 1}, "w")
         attempt._claim_transaction_id = claim.transaction_id
         again.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second try waits")
+        eventually(
+            lambda: observer.execute(waiting).scalar(), 4, "the second attempt to claim waits"
+        )
         cut_off.commit()
         again.join()
     assert errors == []

@@ -92,7 +92,7 @@ def test_only_one_of_two_processes_that_notice_stray_messages_warns(
     with service.connect() as connection, service.connect() as observer:
         assert leases.note_stray(connection, worker, "tasks")
         thread.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second waits")
+        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
         connection.commit()
     thread.join()
     assert second == [False]

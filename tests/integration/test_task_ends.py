@@ -133,7 +133,7 @@ def test_the_later_of_two_external_tasks_with_the_same_id_is_dropped(
         adopted: list[bool] = []
         thread = threading.Thread(target=lambda: adopted.append(later.adopt(second)))
         thread.start()
-        eventually(lambda: observer.execute(locks).scalar(), 4, "the later one waits")
+        eventually(lambda: observer.execute(locks).scalar(), 4, "the later claim waits for a lock")
         first.commit()
         thread.join()
         second.rollback()

@@ -40,7 +40,7 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_fails_with_the_reason(
     assert (row["state"], row["error"]) == (state, str(error))
     assert box(service) == ([(task_id, 2)] if state == "RETRY" else [])
     if state == "FAILURE":
-        eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
+        eventually(lambda: len(replies) == 1, 5, "a reply is sent")
         assert replies[0][1].state == "FAILURE"
 
 
@@ -62,5 +62,5 @@ def test_a_revoked_attempt_ends_and_waiting_clients_get_a_reply(
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
     record_revoke(task_id, "terminated", delivery)
     assert task(service, task_id)["state"] == "REVOKED"
-    eventually(lambda: len(replies) == 1, 5, "whoever asked is told")
+    eventually(lambda: len(replies) == 1, 5, "a reply is sent")
     assert (replies[0][1].state, replies[0][1].error) == ("REVOKED", "terminated")

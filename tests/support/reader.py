@@ -55,7 +55,7 @@ class Reader:
         eventually(
             lambda: httpx.get(f"{stack.url}/health/ready").json().get("degraded") == [],
             30,
-            "the service is whole",
+            "readiness shows nothing degraded",
         )
 
     def here(self, text: str) -> str:

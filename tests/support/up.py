@@ -104,7 +104,7 @@ class Folder:
             assert popen.poll() is None, up.log
             return "Tasks API is ready" in up.log
 
-        eventually(ready, START_SECONDS, "all is ready")
+        eventually(ready, START_SECONDS, "`up` reports that all is ready")
         return up
 
     def urls(self) -> dict[str, str]:

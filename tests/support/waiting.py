@@ -10,11 +10,11 @@ _INTERVAL = 0.05
 
 
 def eventually(condition: Callable[[], T | None], timeout: float, what: str) -> T:
-    """Ask `condition` every 50 ms and return its first truthy value.
+    """Call `condition` every 50 ms and return its first truthy value.
 
-    `timeout` is in seconds; `what` says what is waited for ("the task is done").
-    Raises AssertionError naming `what` and the last value when the time is up. An
-    exception of `condition` is not caught. `condition` is asked at least once.
+    `timeout` is in seconds. `what` states the condition ("the task has ended"). After the timeout
+    an AssertionError names `what` and the last value. Exceptions of `condition` are not caught.
+    `condition` is called at least once.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -22,7 +22,5 @@ def eventually(condition: Callable[[], T | None], timeout: float, what: str) -> 
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise AssertionError(
-                f"waited {timeout:g} s in vain until {what}; last value: {value!r}"
-            )
+            raise AssertionError(f"not true within {timeout:g} s: {what}; last value: {value!r}")
         time.sleep(_INTERVAL)

@@ -284,6 +284,6 @@ def test_a_server_that_ends_unexpectedly_is_started_again(tmp_path: Path) -> Non
         server.check()
         return server.log.read_text().count("here") == 2
 
-    eventually(started_again, 5, "it is started again")
+    eventually(started_again, 5, "the server is started again")
     server.send(signal.SIGKILL)
     assert server.ended(5)

@@ -67,7 +67,7 @@ def kept(data: Path, pid: object) -> bool:
 def test_a_pid_file_that_names_a_zombie_is_removed(data: Path, run_as_postgres: Run) -> None:
     ended = run_as_postgres("-D", str(data))
     ended.kill()
-    eventually(lambda: is_zombie(ended.pid), 5, "it is a zombie")
+    eventually(lambda: is_zombie(ended.pid), 5, "the process is a zombie")
     assert not kept(data, ended.pid)
 
 
@@ -129,7 +129,7 @@ def test_only_a_process_with_the_whole_argument_is_killed(
     ours, longer = run_as_postgres("-D", data), run_as_postgres("-D", f"{data}er")
     within = run_as_postgres("-D", f"/srv{data}")
     leftovers.kill_with_argument(data)
-    eventually(lambda: is_zombie(ours.pid), 5, "it has ended")
+    eventually(lambda: is_zombie(ours.pid), 5, "the process has ended")
     assert (longer.poll(), within.poll()) == (None, None)
 
 

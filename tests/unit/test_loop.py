@@ -36,7 +36,7 @@ def test_an_unexpected_error_is_logged_once_and_the_loop_continues(
     loop = Loop("clerk", "counts", turn)
     loop.retry_seconds = 0.01
     loop.start()
-    eventually(lambda: len(calls) > 2, 5, "it has had more turns")
+    eventually(lambda: len(calls) > 2, 5, "the loop has run more turns")
     assert loop.close()
     assert caplog.messages == ["an error in the thread clerk; it continues"]
 
@@ -48,7 +48,7 @@ def test_an_error_that_was_already_reported_is_not_logged_again(
     loop = Loop("clerk", "counts", turn, pause_after=lambda _: 0.2)
     loop.retry_seconds = 0.01
     loop.start()
-    eventually(lambda: len(calls) > 2, 5, "it has had more turns")
+    eventually(lambda: len(calls) > 2, 5, "the loop has run more turns")
     assert loop.close()
     assert caplog.messages == []
     assert calls[2] - calls[1] >= 0.2, "it pauses as long as it is told to"

@@ -189,7 +189,7 @@ def test_a_child_that_closed_its_pipe_before_it_ended_is_checked_again_soon(
         scene.hub.fire_timers()
         return len(looks) == len(LOOKS_AGAIN)
 
-    eventually(looked, 5, "it looks")
+    eventually(looked, 5, "the child is checked again")
 
 
 def test_a_child_at_its_task_limit_gets_no_job(monkeypatch: pytest.MonkeyPatch) -> None:

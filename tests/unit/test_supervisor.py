@@ -91,7 +91,9 @@ def test_a_process_that_ends_after_readiness_is_restarted_with_growing_pauses(
     stack.ready.set()
     thread, well = running(stack)
     eventually(
-        lambda: said().count('"event": "started"') >= 4, 20, "it was started three more times"
+        lambda: said().count('"event": "started"') >= 4,
+        20,
+        "the process was started three more times",
     )
     stack.stop()
     thread.join(10)
@@ -108,7 +110,9 @@ def test_the_restart_pauses_are_short_again_after_a_minute(said: Callable[[], st
     stack = Supervisor({"one": ["false"]}, Output(), times=replace(QUICK, steady=0.0))
     stack.ready.set()
     thread, _ = running(stack)
-    eventually(lambda: said().count("starting it again") >= 3, 20, "it has ended three times")
+    eventually(
+        lambda: said().count("starting it again") >= 3, 20, "the process has ended three times"
+    )
     stack.stop()
     thread.join(10)
     assert said().count("starting it again in 0.1 s") == said().count("starting it again")
@@ -130,7 +134,7 @@ def test_up_stops_during_a_restart_pause(said: Callable[[], str]) -> None:
     stack = Supervisor({"one": ["true"], "two": SLEEP}, Output(), times=Times(first_pause=60.0))
     stack.ready.set()
     thread, well = running(stack)
-    eventually(lambda: "again in 60 s" in said(), 10, "one is in its pause")
+    eventually(lambda: "again in 60 s" in said(), 10, "the process is in its restart pause")
     stack.stop()
     thread.join(2)
     assert well == [True]
@@ -139,7 +143,7 @@ def test_up_stops_during_a_restart_pause(said: Callable[[], str]) -> None:
 def test_everything_stops_when_the_parent_process_is_gone(said: Callable[[], str]) -> None:
     stack = Supervisor({"one": SLEEP}, Output(), parent=os.getppid())
     thread, well = running(stack)
-    eventually(lambda: "one started" in said(), 10, "it runs")
+    eventually(lambda: "one started" in said(), 10, "the process runs")
     stack._parent = 1 if os.getppid() != 1 else 2
     thread.join(10)
     assert well == [True]
@@ -174,7 +178,7 @@ def test_a_process_that_does_not_stop_is_killed(said: Callable[[], str]) -> None
         {"one": python(f"{ignore}; time.sleep(60)")}, Output(), times=Times(kill=0.5)
     )
     thread, _ = running(stack)
-    eventually(lambda: "deaf" in said(), 10, "it ignores SIGTERM")
+    eventually(lambda: "deaf" in said(), 10, "the process ignores SIGTERM")
     stack.stop()
     thread.join(5)
     assert "one stopped (killed by signal 9)" in said()
@@ -192,7 +196,7 @@ def test_a_process_that_keeps_the_output_open_does_not_delay_stopping(
     )
     stack.ready.set()
     thread, _ = running(stack)
-    eventually(lambda: "starting it again" in said(), 10, "it is restarted")
+    eventually(lambda: "starting it again" in said(), 10, "the restart is logged")
     begin = time.monotonic()
     stack.stop()
     thread.join(5)
@@ -211,10 +215,12 @@ def test_children_of_a_killed_process_end_before_it_is_started_again(
     )
     stack.ready.set()
     thread, _ = running(stack)
-    eventually(lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "it has forked")
+    eventually(
+        lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "the process has forked"
+    )
     parent, child = map(int, pids.read_text().split())
     os.kill(parent, signal.SIGKILL)
-    eventually(lambda: "starting it again" in said(), 10, "its end is noticed")
-    eventually(lambda: not os.path.exists(f"/proc/{child}/exe"), 5, "its child is gone")  # noqa: PTH110 - a zombie has none to point to
+    eventually(lambda: "starting it again" in said(), 10, "the end of the process is noticed")
+    eventually(lambda: not os.path.exists(f"/proc/{child}/exe"), 5, "the child process has ended")  # noqa: PTH110 - a zombie has none to point to
     stack.stop()
     thread.join(10)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Guard:
-    """A guard: what it holds, where it stands, what takes it out, and the tests that must fail."""
+    """A piece of code that keeps a behaviour, and the tests that must fail without it.
+
+    `holds` is the behaviour. In `file`, `code` is replaced with `without`; then `tests` must fail.
+    """
 
     holds: str
     file: str
