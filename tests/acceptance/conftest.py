@@ -121,7 +121,7 @@ class NamedBroker:
     def delete_all_queues(self) -> None:
         """Delete the service's queues, or all that a Redis or Valkey database holds."""
         with kombu.Connection(self.url, connect_timeout=10) as connection:
-            channel: Any = connection.default_channel  # the stubs know no kind of it
+            channel: Any = connection.default_channel  # missing in the stubs
             if connection.transport.driver_type == "redis":
                 channel.client.flushdb()
                 return

@@ -234,7 +234,7 @@ def test_foreign_messages_in_one_queue_do_not_hide_losses_in_another(any_stack: 
         "the three tasks are published",
     )
     with kombu.Connection(any_stack.broker_url) as connection:
-        channel: Any = connection.default_channel  # the stubs know no kind of it
+        channel: Any = connection.default_channel  # missing in the stubs
         producer = kombu.Producer(channel)
         for _ in range(20):
             producer.publish({"not": "ours"}, routing_key="short_tasks")

@@ -58,7 +58,7 @@ def test_a_relay_publishes_many_large_tasks_with_bounded_memory(
         eventually(lambda: published(stack) == COUNT, 30, "all tasks are published")
         assert peak(relay) - before < MEBIBYTES
         with kombu.Connection(broker.url) as connection:
-            channel: Any = connection.default_channel  # the stubs know no kind of it
+            channel: Any = connection.default_channel  # missing in the stubs
             arrived = 0
 
             def all_arrived() -> bool:

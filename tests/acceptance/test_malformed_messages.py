@@ -45,7 +45,7 @@ class Valkey(NamedBroker):
     def left(self, queue: str) -> int:
         """Return how many messages wait in a queue or are not acknowledged."""
         with kombu.Connection(self.url) as connection:
-            channel: Any = connection.default_channel  # the stubs know no kind of it
+            channel: Any = connection.default_channel  # missing in the stubs
             return int(channel._size(queue) + channel.client.hlen("unacked"))
 
     def client(self) -> Any:  # noqa: ANN401 - a client of redis-py's

@@ -124,7 +124,7 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
     eventually(lambda: stack.scalar(started) == len(names), 10, "all tasks have started")
     with read_only(stack, postgres), stack.client() as client:
         eventually(
-            lambda: client.get(f"/tasks/{ended}").status_code == 200, 20, "the API answers reads"
+            lambda: client.get(f"/tasks/{ended}").status_code == 200, 20, "reads are answered"
         )
         check_refusals(client)
         assert client.get("/tasks/").json()["total"] == len(names)
@@ -134,7 +134,7 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
         eventually(
             lambda: stack["worker"].log.count(lost) == 2,
             20,
-            "both writing tasks have met the error",
+            "both tasks met the error",
         )
     wait_for_writes(stack)
     spent = stack.query(

@@ -69,7 +69,7 @@ def database(postgres: Postgres, template: str) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
-    """Have this process's own engines use the test's database, as in a process that starts."""
+    """Make this process's engines use the test's database, as in a new process."""
     url = database.url.render_as_string(hide_password=False)
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")

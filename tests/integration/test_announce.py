@@ -1,4 +1,4 @@
-"""What `up` prints when everything answers."""
+"""The addresses that `up` prints when everything answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.telemetry.terminal import Output
 
 
 class Readiness(BaseHTTPRequestHandler):
-    """Answers what the server's `faults` are."""
+    """Answers with the server's `faults`."""
 
     def do_GET(self) -> None:
         faults: list[list[str]] = self.server.faults  # type: ignore[attr-defined]  # set by the test

@@ -1,4 +1,4 @@
-"""How attempts end, and what the next one begins with."""
+"""How attempts end, and how the next one begins."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_an_attempt_that_lost_postgresql_is_repeated_at_no_cost(database: sa.Eng
         assert not reschedule(connection, task_id, 1)
         connection.exec_driver_sql("UPDATE tasks SET worker = 'w'")
         assert reschedule(connection, task_id, 1, delay=100)
-        # A commit that was cut off may have taken place: the second try changes nothing.
+        # The first commit may have succeeded although its answer was lost. A second one is harmless.
         assert not reschedule(connection, task_id, 1, delay=100)
         assert outbox.take(connection, 10) == []
     row = task(database, task_id)

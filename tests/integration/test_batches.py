@@ -1,4 +1,4 @@
-"""Batches at the same time: what one has, the other has not, and none waits for ever."""
+"""Concurrent batches: no task is in two of them, and there is no deadlock."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 SIZE = 51
-# What PostgreSQL does of itself in a large ledger: row by row, in the order that it was given.
+# As PostgreSQL's own plan in a large ledger: row by row, in the given order.
 PLAN = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 
 def finish(connection: sa.Connection, results: Mapping[str, str], worker: str = "w") -> bool:
-    """End first attempts that were claimed without a start; return whether all of them ended."""
+    """End claimed first attempts of short tasks; return whether all of them ended."""
     ends = [
         records.TaskRecord(one, state=states.SUCCESS, result=result)
         for one, result in results.items()
@@ -36,7 +36,7 @@ def at_once(
     ids: list[str],
     block: Callable[[sa.Connection, str], object],
 ) -> list[object]:
-    """Do the same work in two transactions, in opposite order; return what each got.
+    """Do the same work in two transactions, in opposite order; return the result of each.
 
     A third transaction blocks the task in the middle until both wait: without an order of its own
     each would by then have locked what the other wants next.

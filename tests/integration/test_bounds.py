@@ -1,4 +1,4 @@
-"""Scan bounds: what a scan need not read while an old snapshot is open, and that it misses none."""
+"""Scan bounds: scans skip old rows while an old snapshot is open, and miss none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENDED = 20_000
-# The whole way of tasks that were accepted ten minutes ago and have ended since.
+# All steps of tasks that were accepted ten minutes ago and have ended since.
 CHURN = [
     f"""
     INSERT INTO tasks (id, name, args, max_attempts, created_at)
@@ -66,7 +66,7 @@ def test_a_scan_skips_tasks_that_ended_since_an_old_snapshot(database: sa.Engine
         advanced(database)
         with database.connect() as connection:
             after = {name: blocks(connection, *statement) for name, statement in STATEMENTS.items()}
-    assert min(before.values()) > ENDED / 100, "there is nothing to skip"
+    assert min(before.values()) > ENDED / 100, "without bounds the scan should read many blocks"
     assert max(after.values()) < 100, (before, after)
 
 

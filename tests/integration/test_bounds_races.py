@@ -1,4 +1,4 @@
-"""Scan bounds while others work: nothing that comes back or commits late is missed."""
+"""Scan bounds with concurrent work: no row that is put back or committed late is missed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BRING_BACK = [put_back, republish]
 
 @pytest.fixture
 def published(database: sa.Engine) -> list[str]:
-    """Give old tasks that have been published, long enough ago; bounds stand a minute ago."""
+    """Give old tasks, published long enough ago; the bounds are a minute before now."""
     ids = submit(database, 2)
     with database.begin() as connection:
         outbox.take(connection, 10)
@@ -108,7 +108,7 @@ def check(connection: sa.Connection) -> None:
 
 
 def take_as_if_long_ago(connection: sa.Connection) -> None:
-    """Take some rows, and have them old enough to be published again."""
+    """Take some rows, and make them old enough to be published again."""
     taken = [due.task_id for due in outbox.take(connection, 20)]
     connection.execute(
         sa.text(
@@ -122,7 +122,7 @@ def take_as_if_long_ago(connection: sa.Connection) -> None:
 def run_all_at_once(
     database: sa.Engine, steps: Sequence[Callable[[sa.Connection], object]], seconds: float
 ) -> list[BaseException]:
-    """Repeat each step in a thread of its own; return what has ended one before its time."""
+    """Repeat each step in its own thread; return the errors that ended a thread early."""
     failures: list[BaseException] = []
     stop = threading.Event()
 

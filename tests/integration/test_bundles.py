@@ -1,4 +1,4 @@
-"""Messages that tasks share, and how much a relay takes at once."""
+"""Bundles, and how much a relay takes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: what is said of a port that cannot be had, and which exit code is passed on."""
+"""The command: errors about unavailable ports, and the exit code of a worker."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_unavailable_host_is_reported_with_its_setting() -> None:
 
 
 def test_a_privileged_port_is_reported_with_its_setting() -> None:
-    """Not tried: the system may let everybody listen there."""
+    """The port is not opened: some systems allow everybody to listen on it."""
     refused = PermissionError(errno.EACCES, "no")
     expected = "port 80 needs privileges; set API_PORT to one above 1023"
     assert ports._advice(refused, "127.0.0.1", 80, "API_PORT") == expected

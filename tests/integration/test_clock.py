@@ -1,4 +1,4 @@
-"""PostgreSQL's clock set back: what waits is moved with it, once, and together."""
+"""PostgreSQL's clock is set back: waiting rows move with it, once, and bundles stay together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def set_back(database: sa.Engine, seconds: float) -> None:
-    """Make the clock look as if it had been set back by so much."""
+    """Make the clock look as if it had been set back by `seconds`."""
     with database.begin() as connection:
         connection.execute(
             sa.text("UPDATE clock SET latest = clock_timestamp() + make_interval(secs => :s)"),
@@ -70,7 +70,7 @@ def test_after_a_clock_step_messages_are_republished_on_time_and_bundles_stay_to
     with database.begin() as connection:
         outbox.take(connection, 2, bundled=["slow"])
         outbox.take(connection, 1)
-        # Ten seconds ago by a clock that was an hour ahead.
+        # Published more than ten seconds ago, by a clock that was an hour ahead.
         connection.execute(
             sa.text(
                 "UPDATE outbox SET published_at = published_at + interval '3588 s',"

@@ -1,4 +1,4 @@
-"""The containers' health check: which address it asks, and what it says."""
+"""The containers' health check: which address it asks, and what it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be lost is dropped within seconds if the broker takes nothing, and sent afterwards."""
+"""Hints are dropped within seconds while the broker reads nothing, and are sent afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for line in sys.stdin:
 
 @contextmanager
 def sender(url: str) -> Iterator[Callable[[int], float]]:
-    """Give what sends messages through Hints and returns the seconds it took."""
+    """Give a function that sends messages through Hints and returns the seconds it took."""
     environment = {
         **os.environ,
         "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/none",
@@ -67,9 +67,9 @@ def sender(url: str) -> Iterator[Callable[[int], float]]:
 
 
 def received(url: str) -> int:
-    """Return how many messages there are by now."""
+    """Return how many messages have arrived."""
     with kombu.Connection(url, connect_timeout=5) as connection:
-        channel: Any = connection.default_channel  # the stubs know no kind of it
+        channel: Any = connection.default_channel  # missing in the stubs
         return int(channel.queue_declare("hints", passive=True).message_count)
 
 

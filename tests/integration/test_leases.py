@@ -1,4 +1,4 @@
-"""Leases: whose tasks are abandoned, which attempts are lost, who is alive."""
+"""Leases: which workers are alive, and which attempts they hold."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_worker_that_renewed_meanwhile_is_not_declared_dead(database: sa.Engin
     with engine.connect() as of_worker, database.connect() as reconciler:
         leases.renew(of_worker, "w", list)
         of_worker.commit()
-        of_worker.execute(sa.text("SELECT 1"))  # of an idle one no connection is broken
+        of_worker.execute(sa.text("SELECT 1"))  # only connections in a transaction are terminated
         for outdated in (seen, None):
             leases.fence(reconciler, "w", outdated)
             assert not leases.end_dead(reconciler, "w", outdated)

@@ -1,4 +1,4 @@
-"""The ledger's guards: which statement may change what, and what no statement may."""
+"""The conditions of the ledger's statements: what each may change, and what none may."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_only_the_attempt_that_waits_is_claimed(
 
 
 def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
-    """End a task together with another one, which never was."""
+    """End a task together with another one, which does not exist."""
     ends = [
         records.TaskRecord(one, attempt=attempt, state=states.SUCCESS, result="{}")
         for one in (task_id, NEVER)

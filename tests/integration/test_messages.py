@@ -1,4 +1,4 @@
-"""Messages: how many there are, whoever adds and removes them at the same time."""
+"""Messages: their count, with concurrent inserts and deletes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def connections(database: sa.Engine) -> Iterator[tuple[sa.Connection, sa.Connection]]:
-    """Give two connections; a lock that either waits for ends its statement after 5 s."""
+    """Give two connections with a lock timeout of 5 s."""
     with database.connect() as first, database.connect() as second:
         yield first, second
 
 
 def counted(database: sa.Engine) -> tuple[int, int]:
-    """Return what is said to be there and what is."""
+    """Return the stored count and the real one."""
     with database.connect() as connection:
         there = connection.execute(sa.text("SELECT count(*) FROM messages")).scalar_one()
         return messages.count(connection), there
@@ -84,7 +84,7 @@ def test_adding_up_keeps_the_total_and_waits_for_no_lock(
 def at_once(
     database: sa.Engine, first: Callable[[sa.Connection], object], second: sa.TextClause
 ) -> None:
-    """Do the second while the first has done its part and has not committed."""
+    """Run `second` after `first` has run but before it has committed."""
 
     def run() -> None:
         with database.begin() as connection:

@@ -1,4 +1,4 @@
-"""Migrations: once, however many try, and in step with the models."""
+"""Migrations: applied once by concurrent processes, and equal to the models."""
 
 from __future__ import annotations
 

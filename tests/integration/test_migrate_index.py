@@ -1,4 +1,4 @@
-"""Migrations that build an index CONCURRENTLY: several at once, and one that is killed."""
+"""Migrations that build an index CONCURRENTLY: concurrent ones, and a killed one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Path:
 
 
 class Database:
-    """A database that is looked at from outside."""
+    """A database that the test observes over its own connection."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -61,7 +61,7 @@ class Database:
         return found
 
     def building_for(self, seconds: float) -> int | None:
-        """Return the process id of the server that has been building the index for so long."""
+        """Return the process id of the server process that has built the index for `seconds`."""
         found: int | None = self.value(
             "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%%'"
             " AND state = 'active' AND datname = current_database()"
@@ -143,13 +143,13 @@ def test_a_migration_may_exceed_the_limits_and_is_repeated_after_a_kill(
         first.communicate(timeout=100)
     with empty.snapshot():
         with migrate(empty.url, project) as killed:
-            # Longer than any other statement may take, or transaction may wait for its client.
+            # Longer than the statement timeout and the idle timeout.
             server = eventually(
                 lambda: empty.building_for(10.5), 60, "the index build takes more than 10 s"
             )
             assert empty.advisory_locks("granted") == 1
             killed.kill()
-        assert empty.index_is_valid() is False, "what was begun is still there"
+        assert empty.index_is_valid() is False, "the invalid index is still there"
         again = migrate(empty.url, project)
         alive = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {server}"
         eventually(

@@ -1,4 +1,4 @@
-"""The outbox: who takes a row, and when it is published again."""
+"""The outbox: how rows are taken, and when they are published again."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_only_as_many_rows_as_are_missing_are_republished_oldest_first(
 
 
 def start(database: sa.Engine, task_id: str, accepted: float) -> None:
-    """Start a task that looks as if it had been accepted so many seconds ago."""
+    """Start a task that looks as if it had been accepted `seconds` ago."""
     with database.begin() as connection:
         assert ledger.claim(connection, {task_id: 1}, "w").ids
         connection.execute(

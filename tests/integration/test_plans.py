@@ -1,4 +1,4 @@
-"""What statements read when PostgreSQL's statistics are older than a burst of new tasks."""
+"""What statements read when PostgreSQL's statistics are outdated by a burst of new tasks."""
 
 from __future__ import annotations
 

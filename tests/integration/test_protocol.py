@@ -1,4 +1,4 @@
-"""Connections whose client is silent, leaves early, or sends what few clients send."""
+"""Connections whose client is silent, disconnects early, or sends unusual requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_slow_request_is_answered() -> None:
         sent = POST + b"abcd"
         for begin in range(0, len(sent), 4):
             writer.write(sent[begin : begin + 4])
-            await asyncio.sleep(SILENCE / 10)  # in all longer than the silence that is allowed
+            await asyncio.sleep(SILENCE / 10)  # in total longer than the allowed silence
         answer = await reader.readuntil(b"\r\n\r\n4")
         writer.close()
         return answer
@@ -101,7 +101,7 @@ def test_a_client_that_disconnects_before_its_answers_causes_no_error(
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
-    serve(talk, app)  # which waits for what runs
+    serve(talk, app)  # this waits for running requests
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -117,7 +117,7 @@ def test_an_early_answer_reaches_a_client_that_first_sends_its_whole_body(
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(sent.replace(b"Host", more + b"Host") + bytes(size))
             answer = connection.recv(1000)
-            if not more and version == b"1.1":  # it can be used again
+            if not more and version == b"1.1":  # the connection can be used again
                 connection.sendall(POST.replace(b"Host", b"Connection: close\r\nHost") + b"abcd")
             while part := connection.recv(1000):
                 answer += part
@@ -176,7 +176,7 @@ def test_a_request_head_that_is_too_long_is_refused(begin: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
         for _ in range(33):
-            await asyncio.sleep(0.002)  # so that each is read by itself
+            await asyncio.sleep(0.002)  # so that each piece is read separately
             writer.write(b"a" * 2048)
         answer = await reader.read()
         writer.close()
@@ -221,5 +221,5 @@ def test_an_idle_connection_is_closed_after_an_empty_line_or_half_a_request(afte
 def test_an_upgrade_request_in_http_1_0_is_answered_in_http_1_0() -> None:
     upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
     sent = POST.replace(b"1.1", b"1.0").replace(b"Host", upgrade) + b"abcd"
-    answer = serve(lambda port: exchange(port, sent), quick)  # until it is closed
+    answer = serve(lambda port: exchange(port, sent), quick)  # reads until the connection is closed
     assert answer.endswith(b"4")

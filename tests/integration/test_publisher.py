@@ -1,4 +1,4 @@
-"""Publishing to a RabbitMQ that reads nothing, for an alarm of its memory or disk is raised."""
+"""Publishing to a RabbitMQ that reads nothing because of a memory or disk alarm."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ for _ in sys.stdin:
 
 @contextmanager
 def running(script: str, url: str) -> Iterator[Callable[[float], str]]:
-    """Run a script; give what sends it a line and returns its answer, "" if none comes in time."""
+    """Run a script; give a function that sends it a line and returns the answer, or "" if late."""
     environment = {
         **os.environ,
         "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/none",

@@ -1,4 +1,4 @@
-"""The reconciler's duties, each where something is in its way."""
+"""The reconciler's duties under locks, outages and open transactions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("service")
 
 
 class AllDead(Liveness):
-    """Has seen every worker for long enough."""
+    """Has observed every worker for long enough."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_after_a_clock_step_an_open_transaction_does_not_delay_lost_tasks(
 
 
 class ThreeMissing(LostMessages):
-    """Finds that the broker lacks three messages."""
+    """Reports that the broker lacks three messages."""
 
     def _compare(self, _expected: object) -> Counter[str]:
         return Counter({TASKS_QUEUE.name: 3})
@@ -118,11 +118,11 @@ def test_only_attempts_that_no_worker_holds_are_treated_as_lost(
         f"tasks that the broker has lost are published again: {lost} (nothing runs twice)"
     ] * (lost > 0)
     with service.begin() as connection:
-        assert len(outbox.take(connection, 10)) == 3, "an idle worker may begin the others now"
+        assert len(outbox.take(connection, 10)) == 3, "an idle worker may start the others now"
 
 
 class Locked(reconciler.Reconciler):
-    """Meets a lock in the passes that say so."""
+    """Meets a lock in the passes given to it."""
 
     def __init__(self, passes: Sequence[bool]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The worker's channel to Redis, where Redis has gone."""
+"""The worker's channel to Redis after Redis has ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_connection_with_an_unacknowledged_message_can_be_closed_without_redis
     connection.drain_events(timeout=5)
     channel._brpop_start()
     redis_server.stop()
-    # As Celery does (Consumer.on_connection_error_after_connected).
+    # As in Celery's Consumer.on_connection_error_after_connected.
     with suppress(Exception):
         connection.collect()
     connection.close()

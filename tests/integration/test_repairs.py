@@ -30,10 +30,10 @@ def empty_outbox(database: sa.Engine) -> None:
 @pytest.mark.parametrize("state", ["PENDING", "RETRY"])
 def test_a_waiting_task_without_an_outbox_row_gets_one(database: sa.Engine, state: str) -> None:
     task_id = put(database, state, attempt=2)
-    assert repair(database) == [], "it has its row"
+    assert repair(database) == [], "the task still has its outbox row"
     empty_outbox(database)
     assert repair(database) == [task_id]
-    # The next attempt: the message of this one may still be in the broker.
+    # It is the next attempt: a message of this one may still be in the broker.
     assert box(database) == [(task_id, 3)]
     assert task(database, task_id)["max_attempts"] == 4
 
@@ -49,11 +49,11 @@ def test_a_task_with_an_uncommitted_claim_is_not_repaired(database: sa.Engine) -
     with database.begin() as connection:
         assert ledger.claim(connection, {task_id: 1}, "w", start=False).ids == {task_id}
         assert repair(database) == []
-    assert repair(database) == [task_id], "it was committed without an end"
+    assert repair(database) == [task_id], "the claim was committed without an outcome"
 
 
 def test_a_claim_that_waited_for_a_repair_fails(database: sa.Engine) -> None:
-    """It would not see the new row in the outbox, and so not delete it."""
+    """It would not see the new outbox row, so it could not delete it."""
     (task_id,) = submit(database)
     empty_outbox(database)
     claimed: list[object] = []

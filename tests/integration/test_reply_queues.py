@@ -1,4 +1,4 @@
-"""The API's queues of replies and of answers, deleted at the worst moment."""
+"""The API's queues for replies and for answers of workers, deleted at the worst moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.stack import ROOT
 if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ
 
-# Deletes the queue between its declaration and its consumer, once; ends when it is read.
+# Deletes the queue once, between its declaration and its consumer; ends when it is consumed.
 SCRIPT = """
 import asyncio
 from kombu import Queue

@@ -1,4 +1,4 @@
-"""Arguments and values of any shape: what the API accepts is what the task sees."""
+"""Arguments and results of any type: a task gets exactly what the API accepted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def connection(database: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def accepted(model: type[BaseModel], body: str) -> str | None:
-    """Return the text that POST /tasks/<name> stores; None where it refuses the body."""
+    """Return the text that POST /tasks/<name> stores; None if it refuses the body."""
 
     async def read() -> bytes:
         return body.encode("utf-8", "surrogatepass")
@@ -50,7 +50,7 @@ def accepted(model: type[BaseModel], body: str) -> str | None:
 
 
 def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
-    """Return the text that POST /tasks/batch stores; None where it refuses the body."""
+    """Return the text that POST /tasks/batch stores; None if it refuses the body."""
     whole = f'[{{"name": "a_task", "arguments": {body}}}]'
     text = accepted(RootModel[list[BatchItem]], whole)
     if text is None:
@@ -65,7 +65,7 @@ def accepted_in_batch(model: type[BaseModel], body: str) -> str | None:
 
 
 def seen(model: type[BaseModel], text: str) -> Any:  # noqa: ANN401 - a model
-    """Return what the task's function is given."""
+    """Return the arguments that the task's function gets."""
     given: list[object] = []
 
     def function(args: BaseModel, _run: Run) -> BaseModel:
@@ -131,7 +131,7 @@ def test_a_stored_value_has_no_null_that_the_task_did_not_return(
     try:
         text = as_json(value)
     except TaskError:
-        assert infinite(value), "nothing else is refused"
+        assert infinite(value), "only infinite numbers are refused"
         return
     assert nulls(json.loads(text)) == nulls(value.model_dump(by_alias=True)), text
 
@@ -148,7 +148,7 @@ def infinite(value: object) -> bool:
 
 
 def nulls(value: object) -> int:
-    """Count what is null."""
+    """Count the nulls."""
     if isinstance(value, dict):
         return sum(map(nulls, value.values()))
     if isinstance(value, list | tuple):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("service")
 
 
 def test_the_parts_of_an_api_process_stop_concurrently() -> None:
-    """Each part ends only once all of them are ending."""
+    """Each part ends only when all of them are stopping."""
 
     async def scene() -> None:
         made = services.Services()

@@ -1,4 +1,4 @@
-"""Connections and statements: which settings they have, and what a task's own queries see."""
+"""Settings of connections and statements, also for a task's own queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 5_000
 
 
 def burst(database: sa.Engine) -> None:
-    """Submit many tasks that the planner's statistics know nothing of."""
+    """Submit many tasks that are not in the planner's statistics."""
     with database.begin() as connection:
         for table in ("tasks", "outbox"):
             connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
@@ -25,7 +25,7 @@ def burst(database: sa.Engine) -> None:
 
 
 def rows_read(connection: sa.Connection, table: str) -> int:
-    """Return how many rows of a table this connection has lately read by way of an index."""
+    """Return how many rows of a table this connection has just read through an index."""
     sql = f"SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = '{table}'"
     return int(connection.exec_driver_sql(sql).scalar_one() or 0)
 
@@ -76,7 +76,7 @@ def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:
         assert connection.execute(show).scalar_one() == "on"
         raw = connection.connection.dbapi_connection
         assert raw is not None
-        assert raw.notices == [], "PostgreSQL has no objection"
+        assert raw.notices == [], "PostgreSQL itself accepts it"
     with session.transaction() as connection:
         assert len(outbox.take(connection, 10)) == 1
     with session.transaction() as connection:

@@ -1,4 +1,4 @@
-"""Dropped messages: of a task that the ledger has, or of one that it does not."""
+"""Dropped messages of tasks that the ledger has, and of others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TROUBLE = "messages of tasks that this database does not have"
 
 @pytest.fixture
 def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give a worker with a lease, whose process has looked up nothing yet."""
+    """Give a worker with a lease, whose process has looked up no message yet."""
     monkeypatch.setattr(stray_messages, "_pause_until", 0.0)
     with service.begin() as connection:
         leases.renew(connection, "w", list)
@@ -38,7 +38,7 @@ def worker(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def drop(worker: str) -> Drop:
-    """Give what the worker's processes call."""
+    """Give the function that the worker's processes call."""
     return lambda queue, ids: stray_messages.note_dropped(worker, queue, ids)
 
 
@@ -119,7 +119,7 @@ def test_a_message_dropped_while_postgresql_is_unavailable_stays_dropped(
     session.autocommit().dispose()
     drop("tasks", [str(uuid4())])
     assert [line for line in caplog.messages if "PostgreSQL" not in line] == []
-    assert caplog.messages != [], "the outage was met"
+    assert caplog.messages != [], "the outage is logged"
 
 
 def test_a_batch_looks_up_the_tasks_it_drops(
@@ -130,7 +130,7 @@ def test_a_batch_looks_up_the_tasks_it_drops(
     (mine,) = submit(service)
     theirs, also_theirs = str(uuid4()), str(uuid4())
     spec, arguments = registered()["insert_message"], '{"content": "Hello"}'
-    assert worker == "w", "whose attempts these are"
+    assert worker == "w", "run_together uses the worker w"
     assert list(run_together(spec, [mine, again], arguments).ended) == [mine]
     assert readiness()[0].faults == []
     caplog.clear()

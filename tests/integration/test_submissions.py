@@ -1,4 +1,4 @@
-"""Accepting tasks: what a key stands for, and what counts as waiting."""
+"""Accepting tasks: what is compared for a key, and which tasks count as waiting."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def submissions(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Submissions]:
-    """Give submissions to an empty database, of which 50 tasks may wait."""
+    """Give submissions to an empty database with MAX_WAITING 50."""
     assert service
     monkeypatch.setenv("MAX_WAITING", "50")
-    # Counted once: what is added since is all that is known of what waits.
+    # Counted only once: from then on only new tasks are added to the count.
     monkeypatch.setattr("backend.api.admission.SAMPLE_SECONDS", 3600)
     made = Submissions()
     yield made
@@ -122,7 +122,7 @@ def test_a_key_stored_by_the_previous_version_returns_its_tasks(
 
 
 class _Purged:
-    """A connection on which an old key is purged when the first insert has met it."""
+    """A connection on which an old key is purged after the first insert has found it."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Tasks that end their own attempt: by their row in the ledger, or by the loss of PostgreSQL."""
+"""Tasks that end their own attempt: by changing their ledger row, or by losing PostgreSQL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ both_kinds = pytest.mark.parametrize("one_commit", [False, True], ids=["ordinary
 def run_once(
     service: sa.Engine, action: Action, *, one_commit: bool
 ) -> tuple[str, list[tuple[State, str]]]:
-    """Run a task's first attempt; return its id and how it ended, as the parent is told."""
+    """Run a task's first attempt; return its id and the outcome as reported to the parent."""
     (task_id,) = submit(service)
     with service.begin() as connection:
         leases.renew(connection, "w", list)
@@ -82,7 +82,7 @@ def test_after_a_failover_lost_a_claim_the_task_waits_for_its_next_delivery(
 def test_an_external_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
     service: sa.Engine, arguments: tuple[object, ...], *, one_commit: bool
 ) -> None:
-    """`celery call` and Flower send what they are given; no message of ours gets there."""
+    """`celery call` and Flower do not check arguments; the API would refuse these."""
     with service.begin() as connection:
         leases.renew(connection, "w", list)
     task_id = str(uuid4())
@@ -108,7 +108,7 @@ def test_an_external_task_with_a_callback_fails_with_a_reason(service: sa.Engine
 def test_an_external_task_with_the_id_of_another_task_is_dropped(
     service: sa.Engine, *, one_commit: bool
 ) -> None:
-    """Else it would claim that task, and run its own arguments."""
+    """Otherwise it would claim that task and run it with its own arguments."""
     with service.begin() as connection:
         leases.renew(connection, "w", list)
     (task_id,) = submit(service)
@@ -138,7 +138,7 @@ def test_the_later_of_two_external_tasks_with_the_same_id_is_dropped(
         thread.join()
         second.rollback()
     assert adopted == [False]
-    if one_commit:  # it has run, its transaction was rolled back, and its error is to be recorded
+    if one_commit:  # it has run, its transaction was rolled back, and its error will be recorded
         assert later.record_error("too late", retry=False) is None
     assert task(service, task_id)["state"] == "PENDING"
 
@@ -149,7 +149,7 @@ TERMINATE = sql("SELECT pg_terminate_backend(pg_backend_pid())")
 def test_a_short_task_that_always_breaks_its_connection_fails(
     service: sa.Engine,
 ) -> None:
-    """It would be tried again without end: PostgreSQL is there each time."""
+    """Otherwise it would be retried without limit, as PostgreSQL is available each time."""
     task_id, ended = run_once(service, TERMINATE, one_commit=True)
     assert [state for state, _ in ended] == ["RETRY"]
     row = task(service, task_id)

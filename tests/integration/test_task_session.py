@@ -1,4 +1,4 @@
-"""A task and the transaction that its outcome is part of, which it cannot end."""
+"""A task cannot end the transaction in which its outcome is written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def execute(statement: Any) -> Action:  # noqa: ANN401 - whatever psycopg2 execu
 
 
 def swallow(action: Action, error: type[Exception] = sa.exc.IntegrityError) -> Action:
-    """Return what does something and goes on after its error."""
+    """Return an action that runs another one and ignores its error."""
 
     def done(session: Session) -> None:
         with suppress(error):
@@ -91,7 +91,7 @@ def with_connection(connection: Any) -> None:  # noqa: ANN401 - psycopg2's
 
 
 def read_rows_as_dicts(connection: Any) -> None:  # noqa: ANN401 - psycopg2's
-    """Use psycopg2's other cursors."""
+    """Use psycopg2's dictionary cursors."""
     with connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute("SELECT 1 AS a")
         assert cursor.fetchall() == [{"a": 1}]
@@ -105,7 +105,7 @@ def own_transaction(session: Session) -> None:
         own.execute(sa.text("SELECT 1"))
 
 
-# Each ends the transaction in a way of its own, or would.
+# Each would end the transaction, in a different way.
 ENDINGS: Mapping[str, Action] = {
     "commit": lambda session: session.commit(),
     "rollback": lambda session: session.rollback(),
@@ -159,7 +159,7 @@ ENDINGS: Mapping[str, Action] = {
     "a failed flush, swallowed": swallow(add_twice),
     "in a block of PL/pgSQL": sql("DO 'BEGIN COMMIT; END'"),
 }
-# Each is no ending.
+# None of these ends the transaction.
 HARMLESS: Mapping[str, Action] = {
     "a savepoint": lambda session: session.begin_nested().commit(),
     "a savepoint, rolled back": lambda session: session.begin_nested().rollback(),
@@ -176,7 +176,7 @@ HARMLESS: Mapping[str, Action] = {
 
 
 def caught_in_savepoint(session: Session) -> None:
-    """Do what the errors advise."""
+    """Do what the error messages recommend."""
     with suppress(sa.exc.IntegrityError), session.begin_nested():
         session.execute(DUPLICATE)
 
@@ -250,7 +250,7 @@ def test_errors_of_a_broken_transaction_are_retried_and_refusals_are_not(
 
 
 def test_a_commit_that_was_not_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
-    """By psycopg2's own methods; after the second another transaction is open."""
+    """Psycopg2's own methods commit; after the second call another transaction is open."""
     once = raw(psycopg2.extensions.connection.commit)
     execute_unseen = psycopg2.extensions.cursor.execute
     again = raw(lambda connection: execute_unseen(connection.cursor(), "COMMIT; BEGIN"))
@@ -274,7 +274,7 @@ def test_the_reconciler_finds_an_attempt_whose_process_died_after_its_own_commit
 def test_the_session_is_flushed_before_the_next_task_begins(
     service: sa.Engine,
 ) -> None:
-    """A pending object that cannot be written is its own task's error."""
+    """A pending object that cannot be written must fail its own task only."""
 
     def add(session: Session) -> None:
         session.add(Count(id=None, messages=None))

@@ -1,4 +1,4 @@
-"""What a task changes in its connection: settings, locks, temporary tables."""
+"""What a task changes in its connection: settings, locks and temporary tables."""
 
 from __future__ import annotations
 
@@ -114,20 +114,20 @@ def test_a_tasks_transaction_uses_the_tasks_time_limit_as_its_limits(
 
 @pytest.fixture
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the limits of connections as short as a test may take."""
+    """Make the limits of connections short enough for a test."""
     for name in LIMITS:
         monkeypatch.setitem(connection._SETTINGS, name, "200ms")
 
 
 def compute(session: Session) -> None:
-    """Do something else between two statements."""
+    """Do other work between two statements."""
     session.execute(sa.text("SELECT 1"))
     time.sleep(0.5)  # the work, longer than the limits
     session.execute(sa.text("SELECT 1"))
 
 
 def wait_for_a_lock(session: Session) -> None:
-    """Wait until another session gives up its lock."""
+    """Wait until another session releases its lock."""
     url = session.get_bind().engine.url.set(drivername="postgresql")
     other = psycopg2.connect(url.render_as_string(hide_password=False))
     other.cursor().execute("SELECT pg_advisory_lock(7)")
@@ -159,6 +159,6 @@ def test_an_ordinary_task_may_exceed_the_default_transaction_limits(
 def test_a_short_task_keeps_the_default_transaction_limits(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch, action: Action
 ) -> None:
-    """It holds up the others of its batch, which runs without it."""
+    """A slow short task would delay its batch, so the batch runs again without it."""
     monkeypatch.setattr(retry, "RETRY_SECONDS", 1)
     assert run_once(service, action, one_commit=True)["state"] != "SUCCESS"

@@ -1,4 +1,4 @@
-"""What counts as "PostgreSQL is away", and which connections are given up for it."""
+"""Which errors mean that PostgreSQL is unavailable, and which connections are discarded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fail_with(code: str) -> sa.TextClause:
 def test_a_statement_during_an_outage_raises_our_own_error(
     code: str, error: type[Exception]
 ) -> None:
-    # In a task's session too, where nothing translates errors.
+    # Also in a task's session, where errors are not translated.
     with session.engine().connect() as connection, pytest.raises(error) as raised:
         connection.execute(fail_with(code))
     assert type(raised.value) is error
@@ -47,7 +47,7 @@ def test_an_error_of_another_database_is_not_translated(database: sa.Engine) -> 
 
 
 def meet_a_read_only_server() -> int:
-    """Write on a connection of the engine of transactions; return its process."""
+    """Get a read-only error on the transaction engine; return the connection's process id."""
     with session.transaction() as connection:
         pid: int = connection.execute(PID).scalar_one()
         connection.execute(sa.text("SET TRANSACTION READ ONLY"))
@@ -58,7 +58,7 @@ def meet_a_read_only_server() -> int:
 
 
 def test_an_error_of_a_read_only_server_discards_the_connections_of_both_engines() -> None:
-    # Two of each, since one of them is in use meanwhile.
+    # Several connections, since one of each engine is in use meanwhile.
     with session.transaction() as first, session.autocommit_connection() as second:
         pids = {first.execute(PID).scalar_one(), second.execute(PID).scalar_one()}
         with session.autocommit_connection() as idle:

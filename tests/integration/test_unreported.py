@@ -1,4 +1,4 @@
-"""Ends of attempts that no child reports: they count as failed attempts, and who waits is told."""
+"""Outcomes that no child reports: attempts fail or are repeated, and clients get a reply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Give a list of what is replied."""
+    """Give a list of the replies."""
     sent: list[tuple[Delivery, TaskRecord]] = []
     monkeypatch.setattr(app.backend, "reply", sent.extend)
     return sent

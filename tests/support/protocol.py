@@ -77,7 +77,7 @@ async def exchange(port: int, *pieces: bytes, end: bool = False) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in pieces:
         writer.write(piece)
-        await asyncio.sleep(0.01)  # so that each is read by itself
+        await asyncio.sleep(0.01)  # so that each piece is read separately
     if end:
         writer.write_eof()
     answer = await reader.read()

@@ -29,7 +29,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def refuse(self: socket.socket, *arguments: object) -> object:
             if self.family in {socket.AF_INET, socket.AF_INET6}:
-                # No error that the service would take for an outage.
+                # The service does not treat this error as an outage.
                 pytest.fail(
                     f"{name}{arguments}: a test that needs a socket is in tests/integration"
                 )
@@ -45,7 +45,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def only_our_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[tuple[Path, Path]]:
-    """Give the two `.env` files, not yet there, and nothing of the machine's own settings."""
+    """Give the paths of the two `.env` files, not yet written; hide the settings of the machine."""
     before = dict(os.environ)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)

@@ -1,4 +1,4 @@
-"""A worker's line about its work: what has ended since the last one, nothing when idle."""
+"""The activity line of a worker: counts since the last line, none when idle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """As much of Celery's request as its counts need."""
+    """The part of Celery's request that the counters need."""
 
     def __init__(self, number: int) -> None:
         self.id = str(number)

@@ -1,4 +1,4 @@
-"""The micro-batcher: what gathers, what is tried alone, what is dropped."""
+"""The batcher: which items form a batch, are retried individually, or are dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Work:
-    """Work that notes each batch, and can be held under way."""
+    """Work that records each batch, and can be blocked."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -52,7 +52,7 @@ def run(
 
 
 async def hold(batcher: Batcher[int, int], work: Work) -> asyncio.Task[int]:
-    """Have item 0 under way until `work.go` is set."""
+    """Submit item 0, which is processed until `work.go` is set."""
     work.go.clear()
     first = asyncio.create_task(batcher.submit(0))
     await asyncio.to_thread(work.under_way.wait, 10)
@@ -204,7 +204,7 @@ def test_a_request_that_timed_out_gets_an_error_and_is_not_handled() -> None:
         assert await batcher.submit(2) == 20
 
     run(work, scene, timeout=0.05)
-    assert work.batches == [[0], [2]], "what was under way is done, what waited is not"
+    assert work.batches == [[0], [2]], "the running batch finishes, the waiting item is dropped"
 
 
 def test_a_full_batcher_refuses_at_once_and_timed_out_requests_free_their_place() -> None:
@@ -220,7 +220,7 @@ def test_a_full_batcher_refuses_at_once_and_timed_out_requests_free_their_place(
             with pytest.raises(Overloaded):
                 await batcher.submit(99)
             assert time.monotonic() - begin < 0.1
-            assert all(not task.done() for task in rest), "they have room, and wait"
+            assert all(not task.done() for task in rest), "items within the limit wait"
             told = await asyncio.gather(*rest, return_exceptions=True)
             assert [StoreUnavailable] * 20 == [type(error) for error in told]
         with pytest.raises(StoreUnavailable):

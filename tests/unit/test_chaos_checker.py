@@ -1,4 +1,4 @@
-"""The checker of the chaos suite: it finds each kind of guilt, and none where there is none."""
+"""The checker of the chaos suite: it finds each kind of error, and none in a correct run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def done(task_id: str, label: str, **changes: Any) -> Task:
 
 
 def innocent() -> tuple[History, Ending]:
-    """Return a run in which all is well: two messages, one with a key, and a failed task."""
+    """Return a correct run: two messages, one with a key, and a failed task."""
     result = {"content": "a"}
     history = History(
         answers=[

@@ -1,4 +1,4 @@
-"""The schedule of the chaos suite: the same for the same seed, with something of everything."""
+"""The schedule of the chaos suite: equal for equal seeds, with every kind of fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of sizes in `make lint`: what is too long, and what is not."""
+"""The check of sizes in `make lint`: what it reports, and what it ignores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bulk lines: where a chunk ends depends on the lines alone, and memory is bounded."""
+"""Chunks of NDJSON lines: they depend only on the lines, and memory is bounded."""
 
 from __future__ import annotations
 

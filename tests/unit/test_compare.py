@@ -1,4 +1,4 @@
-"""`make compare`: pairs in turn, an interval that can be believed, and the code that is meant."""
+"""`make compare`: the order of runs, the confidence interval, and which code is imported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_interval_covers_the_median_of_a_skewed_distribution_as_often_as_sta
     for _ in range(2_000):
         low, high = median_interval([chance.expovariate(1) for _ in range(30)], 0.95)
         held += low <= 0.6931 <= high
-    assert 0.945 <= held / 2_000 <= 0.975  # 0.957 by the table
+    assert 0.945 <= held / 2_000 <= 0.975  # 0.957 in the table
 
 
 def test_faster_new_code_has_a_ratio_above_one() -> None:
@@ -70,7 +70,7 @@ def test_old_and_new_code_run_in_alternating_order() -> None:
         return lambda: order.append(name) or 1.0  # type: ignore[func-returns-value]  # appends
 
     take_turns(turn("old"), turn("new"), comparison("row", 0.97), 2)
-    assert order == ["old", "new", "old", "new", "new", "old"]  # the first two warm
+    assert order == ["old", "new", "old", "new", "new", "old"]  # the first two are warm-up
 
 
 def test_a_row_stops_at_the_minimum_of_pairs_if_all_agree() -> None:

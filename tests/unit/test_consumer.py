@@ -1,4 +1,4 @@
-"""What the worker's parent process does with a message that it drops, without a server."""
+"""How the worker's parent process drops a message, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.worker.stray_messages import note_dropped
 
 
 def dropped(monkeypatch: pytest.MonkeyPatch, headers: dict[str, object]) -> list[object]:
-    """Return what the lease's thread is given when a message of an unknown name is dropped."""
+    """Return the calls to the lease's thread when a message of an unknown task is dropped."""
     reported: list[object] = []
     monkeypatch.setattr(
         lease, "write_soon", lambda write: reported.append((write.func, *write.args))

@@ -1,4 +1,4 @@
-"""The pages about decisions: short, listed, and with links that lead somewhere."""
+"""The pages about decisions: they are short and listed, and their links resolve."""
 
 from __future__ import annotations
 

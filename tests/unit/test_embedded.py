@@ -1,4 +1,4 @@
-"""The folder of embedded servers: one `up` at a time, what a killed one left, what reset takes."""
+"""The folder of embedded servers: one `up` at a time, cleaning up after a killed one, `reset`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_servers_of_a_running_up_are_found_and_those_of_a_killed_one_are_not(
     holder: subprocess.Popen[str], data: Path
 ) -> None:
     with pytest.raises(SettingsError):
-        settings()  # it has not come so far
+        settings()  # it has not started them yet
     (data / RUNNING_FILE).write_text(json.dumps({"sockets": "/nowhere", **URLS}))
     assert settings().database_url == URLS["database_url"]
     assert settings().celery_broker_url == URLS["celery_broker_url"]

@@ -1,4 +1,4 @@
-"""What arrives from the broker: the heartbeat goes on under load, and nothing is left lying."""
+"""Reading from the broker: heartbeats continue under load, and no message is left unread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Fake:
-    """A connection with so many messages to drain."""
+    """A connection with this number of messages to read."""
 
     def __init__(self, messages: int) -> None:
         self.messages = messages

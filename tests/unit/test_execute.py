@@ -1,4 +1,4 @@
-"""An attempt in a child process, without a server: what comes first when a task raises."""
+"""An attempt in a child process, without a server: the order of steps when a task raises."""
 
 from __future__ import annotations
 

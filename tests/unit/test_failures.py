@@ -1,4 +1,4 @@
-"""What a client is told of an error, and how long the next attempt waits."""
+"""The text of an error for clients, and the delay before the next attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the links say behind a proxy, and whom they believe."""
+"""Links behind a proxy, and which proxies are trusted."""
 
 from __future__ import annotations
 

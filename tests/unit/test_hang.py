@@ -1,4 +1,4 @@
-"""When a worker's event loop counts as hanging."""
+"""When a worker's event loop is treated as hung."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_one_tick_restarts_the_count_without_a_connection() -> None:
 def test_an_unavailable_broker_explains_a_missing_tick() -> None:
     misses = Misses()
     assert not any(misses.check(ticked=False, reached=no) for _ in range(1000))
-    # It may take a while until Celery has noticed that the broker is back.
+    # Celery may notice late that the broker is available again.
     assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))
     assert not misses.check(ticked=False, reached=no)
     assert not any(misses.check(ticked=False, reached=yes) for _ in range(29))

@@ -1,4 +1,4 @@
-"""What may be lost: when it is sent, when it is dropped, and what is said about it."""
+"""Hints: when they are sent, when they are dropped, and what is logged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Broker:
-    """Stands for the connections that are made; `notice` is called when one is read from."""
+    """Replaces the connections; `notice` is called when one is read from."""
 
     def __init__(self) -> None:
         self.connected = 0
@@ -53,7 +53,7 @@ def fail(_: object) -> None:
 
 
 def let_time_pass(hints: Hints, seconds: float) -> None:
-    """Have the end of a pause come sooner by so many seconds."""
+    """Make a pause end this number of seconds earlier."""
     hints._silent_until -= seconds
 
 

@@ -1,4 +1,4 @@
-"""Asking the workers: one that was silent is heard again, however often we ask."""
+"""Asking the workers: a late answer is read, however often we ask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("configured")
 
 
 class Noting(Inspector):
-    """An inspector on kombu's broker in memory, which all connections of a process share."""
+    """An inspector on kombu's in-memory broker, which all connections of a process share."""
 
     reply_timeout = 0.2
 

@@ -1,4 +1,4 @@
-"""Attempts given to a child process, as the worker's parent process sees them."""
+"""Attempts sent to a child process, seen from the worker's parent process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("_forget_requests")
 
 @pytest.fixture
 def controller() -> SimpleNamespace:
-    """Give a worker whose pool notes what it is given."""
+    """Give a worker whose pool records its calls."""
     return SimpleNamespace(
         hostname="w", semaphore=Mock(), pool=Mock(), process_task=Mock(), reported=[]
     )
@@ -31,7 +31,7 @@ def controller() -> SimpleNamespace:
 def job_of(
     monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int
 ) -> tuple[Any, list[Any]]:
-    """Return a job of so many attempts, received and not begun, and their requests."""
+    """Return a job of `count` attempts, received but not started, and their requests."""
     requests = [
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
     ]

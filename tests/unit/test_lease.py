@@ -1,4 +1,4 @@
-"""The lease's thread: what it lists, and how it ends a worker."""
+"""The lease's thread: which attempts it lists, and how it ends a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed embedded servers leave: PostgreSQL's note of a process, and processes."""
+"""What killed embedded servers leave: PostgreSQL's pid file, and processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_as_postgres(tmp_path: Path) -> Iterator[Run]:
-    """Give what starts a program of the name postgres, with any words in its command line."""
+    """Give a function that starts a program named postgres with any arguments."""
     program = tmp_path / "postgres"
     shutil.copy("/bin/sh", program)
     started: list[subprocess.Popen[bytes]] = []
@@ -57,7 +57,7 @@ def is_zombie(pid: int) -> bool:
 
 
 def kept(data: Path, pid: object) -> bool:
-    """Return whether the note of such a process stays."""
+    """Return whether a pid file with this process id is kept."""
     note = data / "postmaster.pid"
     note.write_text(f"{pid}\n{data}\n")
     leftovers.forget_ended_postgres(data)
@@ -77,7 +77,7 @@ def test_a_pid_file_that_names_another_program_is_removed(data: Path) -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    assert not kept(data, thread.native_id), "kill(2) takes the id of a thread, too"
+    assert not kept(data, thread.native_id), "kill(2) also accepts the id of a thread"
     done.set()
     thread.join()
 
@@ -112,7 +112,7 @@ def test_all_processes_of_a_killed_up_are_ended_and_no_others(
     sockets = tmp_path / "tasks-api-abcdef"
     server = run_as_postgres("-k", str(sockets))
     frozen = run_as_postgres("-k", str(sockets), ignore="INT QUIT")
-    # As PostgreSQL writes them: without the folder's path.
+    # PostgreSQL shows this text without the folder's path.
     child = run_as_postgres(f"postgres: {sockets.name}: checkpointer", ignore="INT QUIT")
     zombie = run_as_postgres("-k", str(sockets))
     zombie.kill()
@@ -137,7 +137,7 @@ def test_a_process_that_does_not_end_keeps_the_next_server_from_starting(
     tmp_path: Path, run_as_postgres: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = run_as_postgres("-D", str(tmp_path))
-    # As one that waits for a disk.
+    # Like a process that waits for a disk.
     monkeypatch.setattr("psutil.Process.send_signal", lambda *_: None)
     with pytest.raises(CannotRun, match=f"pid {stuck.pid}"):
         leftovers.kill_with_argument(str(tmp_path), 0.1)

@@ -1,4 +1,4 @@
-"""The edge of the API: one form of each path, and bodies that are too large."""
+"""The request limits of the API: one form of each path, and bodies that are too large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Inner:
-    """The application behind the edge: notes the path it is asked for and reads the body."""
+    """The application behind the limits: records the requests and reads the body."""
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
@@ -38,7 +38,7 @@ def ask(
     *chunks: bytes,
     prefix: str = "",
 ) -> list[Message]:
-    """Send a request through the edge; return what it answered by itself."""
+    """Send a request through the limits; return the messages that they sent themselves."""
     answered: list[Message] = []
     left = list(chunks or [b""])
 

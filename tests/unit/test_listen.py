@@ -1,4 +1,4 @@
-"""What wakes a relay is heard in a process with many open files."""
+"""Relays are notified in a process with many open files, too."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_notifications_are_received_on_a_file_descriptor_above_1023() -> None:
         listener: Any = OutboxListener.__new__(OutboxListener)  # it connects to nothing
         listener._raw = heard
         listener.wait(0.01)
-        assert heard.notifies == ["rung"], "nothing was to be heard yet"
+        assert heard.notifies == ["rung"], "no notification was sent yet"
         os.write(sound, b"x")
         listener.wait(10)
         assert heard.notifies == []

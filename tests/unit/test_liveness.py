@@ -1,4 +1,4 @@
-"""Whether workers live: what counts is whether a renewal is seen, never what time it says."""
+"""Whether workers are alive: only observed renewals matter, not the times in them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:
-    """Return a time that a lease may say."""
+    """Return a time as a lease may have it."""
     return EPOCH + timedelta(seconds=seconds)
 
 
 def dead(liveness: Liveness, second: float, **leases: datetime | None) -> set[str]:
-    """Look for a tenth of a second."""
+    """Find dead workers in a check of a tenth of a second."""
     return liveness.find_dead(second, second + 0.1, leases)
 
 
@@ -120,4 +120,4 @@ def test_the_calm_period_restarts_after_a_pause_or_a_clock_jump() -> None:
     assert calm.seconds(8, at(68.5)) == 2
     assert calm.seconds(10, at(10)) == 0  # and back
     assert calm.seconds(12, at(12)) == 2
-    assert calm.seconds(30, at(30)) == 0  # nothing was heard for 18 s
+    assert calm.seconds(30, at(30)) == 0  # no check for 18 s

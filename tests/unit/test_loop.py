@@ -1,4 +1,4 @@
-"""Background threads: turns, errors, pauses and the end."""
+"""Background threads: turns, errors, pauses and stopping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def failing(*errors: Exception) -> tuple[Callable[[], None], list[float]]:
-    """Return a turn that raises these errors and then none, and the times of its calls."""
+    """Return a turn that raises these errors and then succeeds, and the times of its calls."""
     left, calls = list(errors), list[float]()
 
     def turn() -> None:
@@ -51,7 +51,7 @@ def test_an_error_that_was_already_reported_is_not_logged_again(
     eventually(lambda: len(calls) > 2, 5, "the loop has run more turns")
     assert loop.close()
     assert caplog.messages == []
-    assert calls[2] - calls[1] >= 0.2, "it pauses as long as it is told to"
+    assert calls[2] - calls[1] >= 0.2, "it pauses as long as the error says"
 
 
 def test_the_first_turn_comes_after_the_interval_and_stopping_ends_a_pause() -> None:

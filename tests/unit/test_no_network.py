@@ -1,4 +1,4 @@
-"""What keeps unit tests off the network."""
+"""Unit tests cannot use the network."""
 
 from __future__ import annotations
 

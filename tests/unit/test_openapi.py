@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the API, and that each path takes what it says."""
+"""The OpenAPI document describes the API, and each path accepts what it documents."""
 
 from __future__ import annotations
 

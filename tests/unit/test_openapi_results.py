@@ -22,7 +22,7 @@ from backend.worker.attempt.call import as_json
 
 
 class Handle:
-    """What JSON Schema cannot describe."""
+    """A type that JSON Schema cannot describe."""
 
 
 class Odd(BaseModel):

@@ -1,4 +1,4 @@
-"""An outage: one line for each reason, one at its end, and the pauses between two tries."""
+"""An outage: one line for each reason, one at its end, and the pauses between attempts."""
 
 from __future__ import annotations
 

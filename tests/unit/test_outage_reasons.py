@@ -1,4 +1,4 @@
-"""What the errors of brokers and of PostgreSQL mean, and that no content gets into the log."""
+"""Explanations of errors of brokers and PostgreSQL; no content is logged."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_postgresql_error_is_explained_without_the_statement(text: str, line: 
 
 
 class Coded(Exception):
-    """An error of a server that has a SQLSTATE, and speaks another language."""
+    """An error with a SQLSTATE, of a server that uses another language."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)

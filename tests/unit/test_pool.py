@@ -1,4 +1,4 @@
-"""The pool of processes: what a worker has half done when its event loop starts over."""
+"""The pool of processes: unfinished work when a worker's event loop restarts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def message(value: object) -> bytes:
 
 
 def child(pipe: int, *, closed: bool = False) -> SimpleNamespace:
-    """Return a child that writes to a pipe, which may have been closed since."""
+    """Return a child that writes to a pipe, which may be closed."""
     return SimpleNamespace(
         _subprocesses_killed=True,  # it has no process
         outqR_fd=pipe,
@@ -67,7 +67,7 @@ class Scene:
         self.start_loop()
 
     def start_loop(self) -> None:
-        """Start the event loop, or start it over."""
+        """Start or restart the event loop."""
         self.hub.reset()
         self.results.register_with_event_loop(self.hub)
         self.hub.add_reader(self.pipe, self.results.handle_event, self.pipe)
@@ -175,7 +175,7 @@ def test_the_file_descriptor_of_a_closed_pipe_is_removed(monkeypatch: pytest.Mon
 def test_a_child_that_closed_its_pipe_before_it_ended_is_checked_again_soon(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel closes the files of a process before its end can be asked for."""
+    """The kernel closes the files of a process before waitpid() reports its end."""
     looks: list[str] = []
     pool: Any = Processes.__new__(Processes)
     ending, ended = SimpleNamespace(pid=1), SimpleNamespace(pid=2)
@@ -203,7 +203,7 @@ def test_a_child_at_its_task_limit_gets_no_job(monkeypatch: pytest.MonkeyPatch) 
     assert free == [5, 6]
     pool._maxtasksperchild = None
     pool.on_job_ready(0, 0, None, 5)
-    assert free == [5, 6, 5], "there is no limit"
+    assert free == [5, 6, 5], "without a limit every child gets jobs"
 
 
 def test_a_failed_fork_does_not_end_the_worker(
@@ -234,7 +234,7 @@ def test_a_failed_fork_does_not_end_the_worker(
 
     monkeypatch.setattr(AsynPool, "_create_worker_process", fail_before)
     assert pool._create_worker_process(1) is None
-    assert pool._pool == [other], "it is still there"
+    assert pool._pool == [other], "the other process is still in the pool"
 
     monkeypatch.setattr(AsynPool, "_create_worker_process", fail)
     monkeypatch.setattr("backend.worker.parent.pool._try_fork", lambda: fail_before(None, 0))

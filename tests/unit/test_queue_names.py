@@ -1,4 +1,4 @@
-"""Names on the broker that other programs, and versions that still run, know."""
+"""Names on the broker, which other programs and running older versions use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declaring tasks: what is refused at import, and what a name leads to."""
+"""Declaring tasks: what is refused at import, and which task a name means."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def do_nothing(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001 - a task's s
 
 @pytest.fixture(autouse=True)
 def own_registry() -> Iterator[None]:
-    """Start from the tasks of the package, and forget what a test declares."""
+    """Start with the tasks of the package, and remove what a test declares."""
     declared = backend.task.declared_tasks
     ours, before = dict(registry.registered()), dict(declared)
     declared.clear()

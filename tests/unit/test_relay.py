@@ -1,4 +1,4 @@
-"""The relay: a line for each outage, however often the same kind comes."""
+"""The relay: it logs a line for each outage, also for a second one of the same kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Nothing:
-    """A listener or a publisher: all that is asked of it is done."""
+    """A listener or a publisher that does nothing and succeeds."""
 
     def __init__(self, *_: object) -> None: ...
     def wait(self, _seconds: float) -> None: ...
@@ -27,7 +27,7 @@ class Nothing:
 
 
 class Scripted(Relay):
-    """Publishes as its script has it, False an outage; nothing is due after its end."""
+    """Publishes as its script says; False is an outage. Nothing is due after the script's end."""
 
     def __init__(self, script: Sequence[bool]) -> None:
         nothing: Any = Nothing

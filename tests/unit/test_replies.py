@@ -1,4 +1,4 @@
-"""Waiting for outcomes: no news is missed."""
+"""Waiting for outcomes: no reply is missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request: what a revoke does to it, and when its child is killed."""
+"""Celery requests: the effect of a revoke, and when the child is killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """A pool that notes which process it was told to kill."""
+    """A pool that records which process it should kill."""
 
     def __init__(self) -> None:
         self.killed: list[tuple[int, int]] = []
@@ -116,7 +116,7 @@ def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.Monkey
     member = request_of(monkeypatch, [], ledger_attempt=1)
     member.in_batch = True
     started(member).kill(pool)
-    # Nor the child of the batch, once the member is to run alone in another.
+    # Nor is the batch's child killed when the member runs alone in another child.
     member.leave_batch()
     member.kill(pool)
     assert pool.killed == []

@@ -1,4 +1,4 @@
-"""Replies about outcomes: whom they reach, and in which form."""
+"""Replies about outcomes: their queues and their form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that are read without FastAPI's help: the values, and how a bad one is refused."""
+"""Parameters that our route class reads: the values, and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies that are read without FastAPI's help: how they may be written, and what is refused."""
+"""Bodies that our route class reads: which are accepted, and which are refused."""
 
 from __future__ import annotations
 

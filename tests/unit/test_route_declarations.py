@@ -99,7 +99,7 @@ def test_a_dependency_refuses_before_the_body_is_read(path: str) -> None:
     asked.clear()
     refused = client.post(path, content=b"{nonsense", headers={"X-Token": "wrong"})
     assert (refused.status_code, refused.json()["detail"]) == (401, "who are you?")
-    assert asked == [7], "once"
+    assert asked == [7], "each dependency is called once"
     answer = client.post(path, json={"content": "x"}, headers={"X-Token": "right"})
     assert (answer.status_code, answer.text) == (200, "x")
 

@@ -1,4 +1,4 @@
-"""How a request finds its route, and that none is found in another way."""
+"""How a request finds its route, and that there is no other way."""
 
 from __future__ import annotations
 

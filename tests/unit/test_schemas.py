@@ -1,4 +1,4 @@
-"""Bodies: what is taken as content, and how answers are written."""
+"""Bodies: which content is accepted, and how answers are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: what is refused, in which words, and what is taken as it is."""
+"""Settings: which values are refused, with which text, and which are accepted unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `.env` files: which one wins, how they may be written, and what is refused."""
+"""The `.env` files: their precedence, their format, and what is refused."""
 
 from __future__ import annotations
 

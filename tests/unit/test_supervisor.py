@@ -1,4 +1,4 @@
-"""The whole stack in one terminal: what ends is started again, and all stops in time."""
+"""All processes in one terminal: they are restarted when they end, and all stop in time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _handlers() -> Iterator[None]:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Give what `up` has logged and passed on so far."""
+    """Give a function that returns the output of `up` so far."""
     caplog.set_level(logging.INFO)
     printed = ""
 
@@ -75,7 +75,7 @@ def test_a_signal_while_the_processes_start_stops_them_all(
         started()
         os.kill(os.getpid(), number)
 
-    stack._services[0]._start = start  # type: ignore[method-assign]  # to be told between the two
+    stack._services[0]._start = start  # type: ignore[method-assign]  # the signal arrives between two starts
     assert stack.run()
     assert said().count("stopped (killed by signal 15)") == 2
 

@@ -1,4 +1,4 @@
-"""Which values count as the id of a task."""
+"""Which values are valid ids of tasks."""
 
 from __future__ import annotations
 

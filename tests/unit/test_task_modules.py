@@ -1,4 +1,4 @@
-"""Tasks of a package beside this one: TASK_MODULES and `run`."""
+"""Tasks of another package: TASK_MODULES and `run`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OURS_AND_ACME = "backend.tasks,acme.tasks"
 
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
-    """Make a package with a module of tasks, and a module that does the work."""
+    """Make a package with a module of tasks and a module with their implementation."""
     for name, text in {
         "__init__": "",
         "tasks/__init__": "",
@@ -58,7 +58,7 @@ def acme(tmp_path: Path) -> Path:
 
 
 def python(code: str, folder: Path, modules: str) -> str:
-    """Run code in a process of its own; return what it prints, or its last line of error."""
+    """Run code in a new process; return its output, or the last line of its error."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **SERVERS, "PYTHONPATH": str(folder), "TASK_MODULES": modules},

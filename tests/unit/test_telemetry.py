@@ -1,4 +1,4 @@
-"""Logs: one line an event, JSON away from a terminal."""
+"""Logs: one line for each event, as JSON unless on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def lines(code: str, **environment: str) -> list[str]:
-    """Run code that logs in a process of its own, and return the lines it printed."""
+    """Run code that logs in a new process; return the lines it printed."""
     done = subprocess.run(
         [sys.executable, "-c", f"import logging\nfrom backend.telemetry.logs import *\n{code}"],
         cwd=ROOT,
@@ -151,7 +151,7 @@ except ExceptionGroup:
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "JSON"])
 def test_a_traceback_shows_no_values(tmp_path: Path, *, terminal: bool) -> None:
-    # What structlog would take for rich, which prints every local variable.
+    # A fake `rich`: with it structlog would print every local variable.
     rich = tmp_path / "rich"
     rich.mkdir()
     (rich / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""Lines for a person, and what `tasks-api up` makes of its processes' lines."""
+"""Log lines on a terminal, and how `tasks-api up` passes on the lines of its processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGGED = {
 def shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], str]:
-    """Give what a terminal shows of a line that the process api has printed."""
+    """Give a function that returns how a terminal shows a line of the process api."""
 
     def show(line: str) -> str:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -1,4 +1,4 @@
-"""The total of the list: how often the ledger is counted."""
+"""The total of the list: how often the tasks in the ledger are counted."""
 
 from __future__ import annotations
 

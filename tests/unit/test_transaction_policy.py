@@ -1,4 +1,4 @@
-"""Reading SQL: no text takes long, and words that only look dangerous cost no connection."""
+"""Scanning SQL: it is fast, and SQL that only resembles session state closes no connection."""
 
 from __future__ import annotations
 

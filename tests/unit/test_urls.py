@@ -1,4 +1,4 @@
-"""Addresses of servers: what every library reads alike is taken, the rest is refused."""
+"""Addresses of servers: accepted only if all libraries read them in the same way."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_refused_parameters_are_those_that_we_set() -> None:
     url = sqlalchemy.make_url("postgresql+psycopg2://user@db/tasks?connect_timeout=7&keepalives=0")
     arguments = connection.arguments(url, "name")
     assert arguments.keys() >= urls.OWN_PARAMETERS
-    assert "connect_timeout" not in arguments, "that of the address counts"
+    assert "connect_timeout" not in arguments, "the value of the address is used"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A bundle: what a worker makes of it, and when the broker may forget it."""
+"""Bundles: how a worker splits them, and when they are acknowledged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """A channel that notes what is acknowledged."""
+    """A channel that records what is acknowledged."""
 
     no_ack_consumers = None
 
