@@ -1,8 +1,8 @@
-"""Servers for the contract's tests that are there already: another broker, other versions.
+"""Existing servers for the contract's tests: another broker, or other versions.
 
-`TESTS_DATABASE_URL` and `TESTS_BROKER_URL` name them as the settings do, or are `embedded` for
-those that `tasks-api up` starts. The database's user has to be allowed to make databases; the
-broker is emptied. `TESTS_RESULT_BACKEND` (tests/support/stack.py) is for every stack.
+`TESTS_DATABASE_URL` and `TESTS_BROKER_URL` are URLs as in the settings, or `embedded` for
+the servers of `tasks-api up`. The database's user must be allowed to create databases. The
+broker is emptied. `TESTS_RESULT_BACKEND` (tests/support/stack.py) applies to every stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 QUEUES = ("tasks", "short_tasks")
 
-# Ends with its standard input, hence with the tests.
+# Ends when its standard input is closed, that is, with the tests.
 _SERVE = """
 import os, sys
 from pathlib import Path
@@ -51,7 +51,7 @@ with exclusive_data_dir(found.data_dir), servers(found):
 
 
 class Embedded:
-    """PostgreSQL and Valkey from wheels, as `tasks-api up` starts them, in a process beside us."""
+    """PostgreSQL and Valkey from wheels, started as by `tasks-api up`, in a separate process."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder.with_suffix(".log")
@@ -79,7 +79,7 @@ class Embedded:
 
 
 class NamedDatabase:
-    """A PostgreSQL that somebody else runs; the databases made there are dropped at the end."""
+    """An existing PostgreSQL; the databases created there are dropped at the end."""
 
     def __init__(self, url: str) -> None:
         self._url = sa.make_url(url)
@@ -109,17 +109,17 @@ class NamedDatabase:
 
 
 class NamedBroker:
-    """A broker that somebody else runs, used by one test at a time."""
+    """An existing broker, used by one test at a time."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def start(self) -> None:
-        """Take away what others have left in it."""
+        """Delete what others have left in it."""
         self.delete_all_queues()
 
     def delete_all_queues(self) -> None:
-        """Delete the service's queues, or all that a Redis or Valkey database holds."""
+        """Delete the service's queues, or everything in a Redis or Valkey database."""
         with kombu.Connection(self.url, connect_timeout=10) as connection:
             channel: Any = connection.default_channel  # missing in the stubs
             if connection.transport.driver_type == "redis":
@@ -151,7 +151,7 @@ def embedded_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embed
 
 @pytest.fixture(scope="session")
 def contract_database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Give the PostgreSQL that TESTS_DATABASE_URL names, else one of the tests' own."""
+    """Give the PostgreSQL that TESTS_DATABASE_URL names, or else the tests' own."""
     url = os.environ.get("TESTS_DATABASE_URL")
     if not url:
         yield request.getfixturevalue("postgres_server")
@@ -164,9 +164,9 @@ def contract_database(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def contract_broker(request: pytest.FixtureRequest) -> Broker:
-    """Give the broker that TESTS_BROKER_URL names, else a RabbitMQ of the tests' own.
+    """Give the broker that TESTS_BROKER_URL names, or else the tests' own RabbitMQ.
 
-    Where RabbitMQ is not installed, the embedded broker.
+    Without RabbitMQ, it is the embedded broker.
     """
     url = os.environ.get("TESTS_BROKER_URL") or ("embedded" if missing(RabbitMQ) else "")
     if not url:

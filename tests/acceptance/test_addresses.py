@@ -1,4 +1,4 @@
-"""The addresses that `up` prints and Flower's password, with settings that are easily forgotten."""
+"""The addresses that `up` prints, and Flower's password, with proxies and unusual settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back-pressure: how much may wait, and what is told to whom it is too much."""
+"""Back-pressure: how many tasks may wait, and the answer when there are too many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bad input gets: the right status, a problem document that helps and tells nothing else."""
+"""Answers to invalid input: the right status and a helpful problem document without secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEAKS = re.compile(
 def service(
     postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Give an API without a worker, so that what was stored stays as it was stored."""
+    """Give an API without a worker, so that stored tasks do not change."""
     folder = tmp_path_factory.mktemp("bad-input")
     with serving(postgres_server, rabbitmq_server, folder, "api --no-relay") as stack:
         yield stack
@@ -50,7 +50,7 @@ def nothing_is_stored(service: Stack) -> Iterator[None]:
 
 
 def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """Return the problem document, having checked its form."""
+    """Check the form of the problem document and return it."""
     assert status == answer.status_code, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()

@@ -1,4 +1,4 @@
-"""Bad input at its edges: just within bounds, too large, beside good input, a bad setting."""
+"""Edge cases of input: just within limits, too large, beside good input; invalid settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEBIBYTE = 1024 * 1024
 def service(
     postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Give an API without a worker, so that what was stored stays as it was stored."""
+    """Give an API without a worker, so that stored tasks do not change."""
     folder = tmp_path_factory.mktemp("edges")
     with serving(postgres_server, rabbitmq_server, folder, "api --no-relay") as stack:
         yield stack
@@ -67,7 +67,7 @@ def test_an_unusual_host_header_causes_no_server_error(client: httpx.Client, hos
 
 
 class Connection:
-    """A bare connection, to send what HTTP clients would not."""
+    """A plain TCP connection, to send what HTTP clients cannot send."""
 
     def __init__(self, service: Stack, head: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=10)
@@ -109,7 +109,7 @@ def test_a_body_without_a_length_is_refused_once_it_is_too_large(service: Stack)
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         for _ in range(16):
             connection.socket.sendall(chunk)
-        connection.socket.sendall(b"1\r\nx\r\n")  # one byte over 1 MiB, and no end of it
+        connection.socket.sendall(b"1\r\nx\r\n")  # one byte over 1 MiB, without the last chunk
         too_large(connection)
 
 
@@ -127,7 +127,7 @@ def test_a_body_of_exactly_the_limit_is_read(client: httpx.Client) -> None:
 def test_a_client_whose_large_body_is_refused_can_read_the_answer_and_continue(
     service: Stack, headers: dict[str, str], status: int
 ) -> None:
-    body = b" " * 12 * MEBIBYTE  # more than the buffers between the two take
+    body = b" " * 12 * MEBIBYTE  # more than the socket buffers hold
     for more in ({}, {"Connection": "close"}):
         connection = HTTPConnection("127.0.0.1", service.port, timeout=10)
         for sent in (body, iter([body])):  # the latter in chunks
@@ -135,7 +135,7 @@ def test_a_client_whose_large_body_is_refused_can_read_the_answer_and_continue(
             answer = connection.getresponse()
             assert (answer.status, json.load(answer)["status"]) == (status, status)
             if more:
-                connection.close()  # else it is used again
+                connection.close()  # otherwise the connection can be used again
         connection.close()
 
 
@@ -236,10 +236,10 @@ def test_a_client_that_disconnects_causes_no_logged_error(
                 "the first lines of the stream are stored",
             )
         else:
-            # Until the server has read all that was sent.
+            # When this is answered, the server has read the bytes above.
             assert client.get("/health").status_code == 200
     eventually(lambda: _connections(service) <= 1, 10, "the server has closed its side")
-    # As long as the one that left wanted to wait.
+    # As long as the disconnected client wanted to wait.
     assert client.get(f"/tasks/{task_id}?wait=2").status_code == 200
     assert "Traceback" not in service["api"].log
 

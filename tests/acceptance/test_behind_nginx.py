@@ -1,4 +1,4 @@
-"""Behind the nginx of README.md: a path prefix, addresses that lead back, kept connections."""
+"""Behind the nginx of README.md: a path prefix, correct links, keep-alive connections."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings_of_the_recipe() -> dict[str, str]:
 def service(
     postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Give one running service, set as the document says, to the tests of this file."""
+    """Give one running service, configured as in the document, to the tests of this file."""
     folder = tmp_path_factory.mktemp("behind-nginx")
     environment = {"FLOWER_PORT": str(free_port()), **settings_of_the_recipe()}
     commands = ("api", "worker", "flower")
@@ -83,7 +83,7 @@ def client(nginx: Nginx) -> Iterator[httpx.Client]:
 
 
 def healthy(stack: Stack, name: str) -> bool:
-    """Return what the containers' health check says of a process."""
+    """Return whether the containers' health check succeeds for a process."""
     command = [sys.executable, "deploy/healthy.py", name]
     asked = subprocess.run(
         command, cwd=ROOT, env=stack.settings(), capture_output=True, check=False

@@ -1,4 +1,4 @@
-"""Addresses of brokers: passwords with any sign, and TLS that verifies the certificate."""
+"""Addresses of brokers: passwords with any character, and TLS that verifies the certificate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def broker(kind: str, rabbitmq_or_none: RabbitMQ | None, tmp_path: Path) -> Iter
 
 
 def connects(url: str, **environment: str) -> str:
-    """Connect to a broker as every process does; return "" or the error."""
+    """Connect to a broker as the processes do; return "" or the error."""
     code = "from backend.broker.connection import *\ntry: connect(timeout=5).close()\n"
     code += "except Exception as error: print(type(error).__name__, error)"
     environment = {
@@ -142,13 +142,13 @@ def test_a_broker_with_an_untrusted_certificate_is_reported_as_unavailable(
         assert stack.unfinished() == 1
 
 
-# Each sign that means something in an address.
+# Each character with a meaning in an address.
 PASSWORD = "secret#/?@:%;&=+ [ü]%41"
 
 
 @pytest.mark.parametrize("encoded", [True, False], ids=["encoded", "as it is"])
 def test_any_rabbitmq_password_works_in_the_url(rabbitmq: RabbitMQ, *, encoded: bool) -> None:
-    # Without those that have to be encoded.
+    # Without the characters that must be encoded.
     password = PASSWORD if encoded else "secret:%&=+ ü!$'()*,~"
     name = rabbitmq.add_user(password)
     written = quote(password, safe="") if encoded else password

@@ -1,4 +1,4 @@
-"""The broker is there and takes no messages: an alarm blocks all, a full queue refuses its own."""
+"""A broker that accepts no messages: an alarm blocks all queues, a full queue refuses its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINUTE = 60.0
 ALARM = "the broker has an alarm and blocks publishing"
 # A relay waits 10 s for confirms: an alarm has to last longer than two of these waits.
 ALARM_SECONDS = 25.0
-# Of an API process with its relay: replies, questions to workers, relay and reconciler.
+# An API process with its relay has them for replies, `inspect`, the relay and the reconciler.
 API_CONNECTIONS = 4
 RELAY_CONNECTIONS = 2
 
@@ -74,11 +74,11 @@ def unclaimed(stack: Stack, where: str) -> int:
 
 
 def holds_for(condition: Any, seconds: float, what: str) -> None:  # noqa: ANN401 - a condition
-    """Ask again and again for so long; fail as soon as it is not true."""
+    """Check the condition every second for `seconds`; fail when it is false."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert condition(), what
-        time.sleep(1)  # that it stays true is what is tried
+        time.sleep(1)  # the condition must stay true
 
 
 @pytest.mark.timeout(300)
@@ -90,7 +90,7 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
     eventually(lambda: "tasks" in rabbitmq.queues(), 10, "a relay has connected")
     with alarm(rabbitmq):
         begin = time.monotonic()
-        # More than one batch of the relay, and more bytes than a connection holds that is not read.
+        # More than one batch of the relay, and more bytes than the buffers of a connection hold.
         post_many(stack, "insert_message", {"content": "x" * 900}, 900)
         post_many(stack, "slow", {"duration": 0}, 600)
         eventually(
@@ -99,17 +99,17 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
             "a relay has logged the alarm",
         )
         taken = unclaimed(stack, "published_at IS NOT NULL")
-        assert taken <= 1000, "a batch each"
+        assert taken <= 1000, "each relay takes one batch at most"
         holds_for(
             lambda: connections(rabbitmq) <= API_CONNECTIONS + RELAY_CONNECTIONS,
             ALARM_SECONDS - (time.monotonic() - begin),
-            "each keeps its one connection",
+            "no part opens a second connection",
         )
         assert unclaimed(stack, "published_at IS NOT NULL") == taken
         assert unclaimed(stack, "publishes > 1") == 0
     eventually(lambda: unclaimed(stack, "published_at IS NULL") == 0, 10, "all tasks are published")
     eventually(lambda: rabbitmq.queues().get("tasks") == 600, 10, "all messages are in the queue")
-    # The reconciler compares every 2 s, and acts on what it has seen twice.
+    # The reconciler compares every 2 s, and acts after two equal results.
     holds_for(lambda: unclaimed(stack, "publishes <> 1") == 0, 7, "each is published once")
     assert rabbitmq.queues()["tasks"] == 600
     assert connections(rabbitmq) <= API_CONNECTIONS + RELAY_CONNECTIONS
@@ -120,7 +120,7 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
     ]
     assert degraded(stack) == []
     for name in ("api", "relay"):
-        assert stack[name].log.count(ALARM) <= 1, "one line an alarm"
+        assert stack[name].log.count(ALARM) <= 1, "one line for each alarm"
         assert "go back to the outbox" not in stack[name].log
 
 
@@ -168,7 +168,7 @@ def test_a_blocked_relay_stops_in_time_and_its_rows_are_published_later(
         assert time.monotonic() - begin < 5
         assert unclaimed(stack, "published_at IS NULL") == 50
         relay = stack.start("relay")
-        # Nothing is taken by a relay that does not know that the broker reads it.
+        # A new relay takes no rows until it knows that the broker is not blocked.
         eventually(lambda: ALARM in relay.log, 10, "the next relay has logged the alarm")
         assert unclaimed(stack, "published_at IS NULL") == 50
     stack.start("worker")
@@ -204,7 +204,7 @@ def test_a_queue_that_refuses_messages_does_not_delay_other_queues(
         post_many(stack, "slow", {"duration": 0}, 700)
         eventually(lambda: "refuses" in api.log, 5, "the relay has logged the refusal")
         stack.start("worker")
-        # Again and again: those that are refused are always older.
+        # Several times: the refused tasks are always the older ones.
         for _ in range(5):
             begin = time.monotonic()
             task_id = stack.post("/tasks/", {"content": "Hello"})

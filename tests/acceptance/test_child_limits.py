@@ -1,4 +1,4 @@
-"""MAX_TASKS_PER_CHILD and MAX_MEMORY_PER_CHILD: a pool process leaves, and no task notices."""
+"""MAX_TASKS_PER_CHILD and MAX_MEMORY_PER_CHILD: replacing a pool process costs no attempt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def post(stack: Stack, name: str, count: int, **arguments: object) -> list[str]:
 
 
 def attempts(stack: Stack) -> Counter[tuple[str, str, int]]:
-    """Count the tasks by name, state and the attempts that they took."""
+    """Count the tasks by name, state and attempt."""
     counted = "SELECT name, state, attempt FROM tasks"
     return Counter((name, state, attempt) for name, state, attempt in stack.query(counted))
 
@@ -94,7 +94,7 @@ def test_a_pool_process_over_its_memory_limit_is_replaced_after_its_task(odd_sta
     eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     assert attempts(stack) == {("leak", "SUCCESS", 1): 12}
     ran = Counter(results(stack, ids))
-    assert 1 < max(ran.values()) <= 4, "it leaves when it has grown, not before"
+    assert 1 < max(ran.values()) <= 4, "a process is replaced only above its limit"
     assert '"error"' not in worker.log
 
 
@@ -116,7 +116,7 @@ def test_a_worker_whose_pool_processes_are_being_replaced_stops_without_losing_a
     stack.start("worker", environment=limit)
     eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
     costs = "SELECT count(*) FROM tasks WHERE state = 'SUCCESS' AND max_attempts - attempt = 4"
-    assert stack.scalar(costs) == 16, "a hand-back adds one to both"
+    assert stack.scalar(costs) == 16, "a hand-back adds one to attempt and to max_attempts"
 
 
 def test_a_kill_while_other_processes_are_replaced_costs_only_its_own_task_an_attempt(

@@ -1,4 +1,4 @@
-"""What clients of many kinds send: upgrades to HTTP/2, HTTP/1.0, odd headers, and leaving early."""
+"""Unusual clients: upgrades to HTTP/2, HTTP/1.0, unusual headers, early disconnects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LINE = b'{"name": "insert_message", "arguments": {"content": "Hello"}}\n'
 BODY = b'{"content": "Hello World"}'
-# As Java's HttpClient sends them, whose default is HTTP/2, and `curl --http2`.
+# As sent by `curl --http2` and by Java's HttpClient, whose default is HTTP/2.
 UPGRADE = """Connection: Upgrade, HTTP2-Settings
 HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA
 Upgrade: h2c
@@ -34,7 +34,7 @@ Upgrade: h2c
 def service(
     postgres_server: Postgres, rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Give an API without a worker, so that what was stored stays as it was stored."""
+    """Give an API without a worker, so that stored tasks do not change."""
     folder = tmp_path_factory.mktemp("clients")
     with serving(postgres_server, rabbitmq_server, folder, "api --no-relay") as stack:
         yield stack
@@ -54,12 +54,12 @@ def head(
 
 
 def talk(service: Stack, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """Send pieces on a bare connection; return all that comes within half a second of silence."""
+    """Send pieces over TCP; return what is received until half a second of silence."""
     answer = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         for piece in pieces:
             connection.sendall(piece)
-            time.sleep(pause)  # so that each comes by itself
+            time.sleep(pause)  # so that each piece arrives separately
         while True:
             try:
                 part = connection.recv(65536)
@@ -199,7 +199,7 @@ def test_waiting_requests_are_answered_when_the_api_stops(
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """Return all that comes until the server closes the connection."""
+    """Return everything received until the server closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 

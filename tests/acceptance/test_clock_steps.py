@@ -1,4 +1,4 @@
-"""PostgreSQL's clock is set, or processes sleep: no healthy task fails, none waits for it."""
+"""PostgreSQL's clock is set, or processes are suspended: no task fails or is late because of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def start_task_with_one_attempt(stack: Stack, go: Path) -> str:
 
 
 def see_renewals(stack: Stack, count: int) -> None:
-    """Wait until the only worker has renewed its lease so often."""
+    """Wait until the only worker has renewed its lease this often."""
     for _ in range(count):
         before = stack.query("SELECT renewed_at FROM workers")
         eventually(
@@ -51,7 +51,7 @@ def see_renewals(stack: Stack, count: int) -> None:
 
 
 def set_back(stack: Stack, postgres: Postgres) -> None:
-    """Set the clock back by the minute that it is ahead, once a reconciler has looked at it."""
+    """After the reconciler has read the clock, set it back by the minute that it is ahead."""
     seen = "SELECT latest > clock_timestamp() - interval '5 s' FROM clock"
     eventually(lambda: stack.scalar(seen), 20, "the reconciler has read the clock")
     postgres.step_clock(0)
@@ -135,7 +135,7 @@ def test_suspending_all_processes_beyond_a_lease_costs_a_running_task_no_attempt
     pids = [pid for name in frozen for pid in (stack[name].popen.pid, *stack[name].children())]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    threading.Event().wait(LONGER_THAN_A_LEASE)  # how long they sleep is what is tried
+    threading.Event().wait(LONGER_THAN_A_LEASE)  # the length of the pause is tested
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     see_renewals(stack, 4)

@@ -1,4 +1,4 @@
-"""docker-compose.yml and .env.example: cheap checks of what they say."""
+"""docker-compose.yml and .env.example: checks that start no container."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ needs_compose = pytest.mark.skipif(
 
 
 def _config(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return docker-compose.yml as Compose understands it, whatever .env lies beside it."""
+    """Return docker-compose.yml as Compose reads it, without the local .env."""
     ask = ["docker", "compose", "--env-file", os.devnull, "--profile", "*", "config"]
     done = subprocess.run(
         [*ask, "--format", "json"],

@@ -1,7 +1,7 @@
-"""All of docker-compose.yml for real, on demand.
+"""The complete docker-compose.yml in containers, only on request.
 
 `TESTS_COMPOSE=1 make test ARGS=tests/acceptance/test_containers.py` builds the image, starts the
-stack under a name and ports of its own, kills each container in turn, and removes all of it again.
+stack with its own name and ports, kills each container in turn, and removes everything again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
 
 @pytest.mark.timeout(600)
 class TestInContainers:
-    """Minutes long, and it needs an engine: hence only where it is asked for."""
+    """Takes minutes and needs a container engine, so it runs only on request."""
 
     __test__ = os.environ.get("TESTS_COMPOSE") == "1"
 
@@ -145,7 +145,7 @@ class TestInContainers:
             10,
             "Redis has the result",
         )
-        (compose.folder / ".env").write_text("LOG_LEVEL=ERROR\n")  # beats backend/.env
+        (compose.folder / ".env").write_text("LOG_LEVEL=ERROR\n")  # overrides backend/.env
         compose.up("--profile", "redis")
         given = compose.compose("exec", "-T", "worker", "env").splitlines()
         assert "LOG_LEVEL=ERROR" in given

@@ -112,7 +112,7 @@ def test_a_slow_task_says_how_long_it_will_take(
 
 
 def end_slow_task(service: Stack, task_id: str) -> None:
-    """Have the worker end a task that would take too long."""
+    """Make the worker end a task that would take too long."""
     service.query(
         "UPDATE tasks SET state = 'REVOKED', error = 'enough', finished_at = now()"
         " WHERE id = %s AND state <> 'SUCCESS' RETURNING 1", task_id
@@ -169,7 +169,7 @@ def test_all_of_ten_slow_tasks_are_listed_until_they_have_ended(
     eventually(lambda: service.unfinished() == 0, PATIENCE, "earlier tasks have ended")
     assert json_of(client.get("/tasks/")) == {"tasks": [], "total": 0}
     later = enter(service, 1, due="1 h")
-    # On one connection: the first must not have ended when the last is posted.
+    # Over one connection, so that the first has not ended when the last is posted.
     answers = [client.post("/tasks/slow", params={"duration": 1}) for _ in range(10)]
     ids = [answer.json()["task_id"] for answer in answers]
     active = {}

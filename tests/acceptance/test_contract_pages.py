@@ -1,4 +1,4 @@
-"""Health, root and documentation, and the commands of the seed's page as a reader types them."""
+"""Health, root and documentation, and the commands of the seed's page as users type them."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ EXAMPLES = {
 
 
 def typed(service: Stack, command: str) -> Any:  # noqa: ANN401 - whatever JSON is printed
-    """Type a command of the page; return what it prints, ids and times as words."""
+    """Run a command of the page; return its output, with ids and times replaced."""
     if shutil.which("curl") is None:
         pytest.skip("curl: install Debian's curl package")
     command = command.replace("localhost:8060", f"127.0.0.1:{service.port}")
@@ -222,7 +222,7 @@ done"""
     assert all({"id", "content", "created_at"} == message.keys() for message in page["messages"])
 
 
-# What a user of a generated client writes.
+# Code of a user of a generated client.
 TYPED = """
 import sys
 from datetime import datetime
@@ -264,7 +264,7 @@ def test_a_generated_client_has_no_warnings_and_reads_typed_answers(
     document = tmp_path / "openapi.json"
     document.write_bytes(httpx.get(f"{service.url}/openapi.json").content)
     scripts = Path(sys.executable).parent
-    # The generator formats its code with `ruff` of the path.
+    # The generator formats its code with the `ruff` on PATH.
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     generate: list[str | Path] = [
         scripts / "openapi-python-client",

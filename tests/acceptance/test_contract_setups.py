@@ -27,14 +27,14 @@ ORDER = {"PENDING": 0, "STARTED": 1, "RETRY": 1, "SUCCESS": 2}
 
 @pytest.fixture
 def postgres(contract_database: Database) -> Database:
-    """Have `stack` use the contract's database."""
+    """Make `stack` use the contract's database."""
     contract_database.start()
     return contract_database
 
 
 @pytest.fixture
 def rabbitmq(contract_broker: Broker) -> Iterator[Broker]:
-    """Have `stack` use the contract's broker."""
+    """Make `stack` use the contract's broker."""
     contract_broker.start()
     yield contract_broker
     contract_broker.delete_all_queues()
@@ -124,7 +124,7 @@ def test_with_results_in_redis_the_contract_is_the_same(
     broken = {"task_id": fails, "status": "FAILURE", "result": {"error": "it broke"}}
     assert stack.state(fails, wait=MINUTE) == broken
     assert httpx.get(f"{stack.url}/tasks/").json() == {"tasks": [], "total": 0}
-    # And others who read Celery results find them there.
+    # Other programs that read Celery results find them there.
     stored = celery.Celery(backend=redis_server.url).AsyncResult(slow)
     eventually(lambda: stored.state == "SUCCESS", 10, "Redis has the result")
     assert stored.result == done

@@ -1,4 +1,4 @@
-"""A 202 is final: whatever crashes while messages are posted, each is written, once."""
+"""A 202 is final: each message is written once, although processes and servers crash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECOVERY_SECONDS = 120.0
 
 
 class Scene:
-    """The running service and everything that can be done to it."""
+    """The running service and the faults that can be made."""
 
     def __init__(self, stack: Stack, postgres: Postgres, rabbitmq: RabbitMQ) -> None:
         self.stack = stack
@@ -84,7 +84,7 @@ def kill_relay(scene: Scene) -> None:
 
 def stop_rabbitmq_for_20_seconds(scene: Scene) -> None:
     scene.rabbitmq.stop()
-    threading.Event().wait(OUTAGE_SECONDS)  # how long it is away is what is tried
+    threading.Event().wait(OUTAGE_SECONDS)  # the length of the outage is tested
     scene.rabbitmq.start()
 
 

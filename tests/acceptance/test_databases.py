@@ -1,4 +1,4 @@
-"""What DATABASE_URL may lead to, and the one line for what it may not."""
+"""Which databases DATABASE_URL may name, and the one-line errors for others."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_all_tables_are_in_the_search_path_of_the_address(
         "-csearch_path%3Djobs%20-cwork_mem%3D8MB",
         "-c%20work_mem%3D8MB%20%20-c%20search_path%3Djobs",
         "--search_path%3Djobs",
-        # The backslash is for the space, the quotation marks are for SQL.
+        # The backslash escapes the space in the options; the quotation marks belong to SQL.
         '-csearch_path%3D"my%5C%20jobs"',
     ],
 )
@@ -175,13 +175,13 @@ def test_a_role_without_the_right_to_create_tables_is_reported_in_one_line(url: 
     code, said = migrated(theirs)
     assert (code, said.count("\n")) == (1, 1)
     assert "GRANT CREATE, USAGE ON SCHEMA public" in said
-    # They may neither use this schema, so PostgreSQL finds none.
+    # The role may not use this schema either, so PostgreSQL finds no schema.
     code, said = migrated(f"{theirs}?{SEARCH_PATH}")
     assert (code, said.count("\n")) == (1, 1)
     assert "CREATE SCHEMA jobs" in said
     execute(url, f"GRANT CREATE, USAGE ON SCHEMA jobs TO {role}")
     assert migrated(f"{theirs}?{SEARCH_PATH}") == (0, "")
-    # The tables are another role's.
+    # The tables belong to another role.
     execute(url, f"CREATE ROLE other_{role} LOGIN", f"GRANT USAGE ON SCHEMA jobs TO other_{role}")
     code, said = migrated(f"{url.replace('postgres@', f'other_{role}@')}?{SEARCH_PATH}")
     assert (code, said.count("\n")) == (1, 1)
@@ -208,7 +208,7 @@ def test_a_database_that_is_not_utf_8_is_reported_without_showing_any_content(
     assert f"has the encoding {encoding}" in said
     assert "ENCODING 'UTF8' TEMPLATE template0" in said
 
-    # As one that an earlier version has migrated.
+    # Like a database that an earlier version has migrated.
     anyway = [sys.executable, "-c", MIGRATE_ANYWAY]
     subprocess.run(anyway, cwd=ROOT, env=stack.settings(), check=True)
     api, worker = stack.start("api"), stack.start("worker")
@@ -225,7 +225,7 @@ def test_a_database_that_is_not_utf_8_is_reported_without_showing_any_content(
             assert answer.status_code == 503
             assert "does not use UTF-8" in answer.json()["detail"]
             assert "Retry-After" not in answer.headers
-        # SQL_ASCII takes any bytes for a text.
+        # SQL_ASCII accepts any bytes as text.
         answer = client.post("/messages/", json=body)
         assert answer.status_code == (503 if encoding == "LATIN1" else 201)
         assert stack.post("/tasks/", {"content": "Hello"})

@@ -1,4 +1,4 @@
-"""The demo: it ends well, counts what is there, and leaves nothing behind."""
+"""The demo: it succeeds, reports correct counts, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [*needs_embedded, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Give a folder with a short path: a socket's may have 107 bytes."""
+    """Give a folder with a short path: the path of a socket has at most 107 bytes."""
     with tempfile.TemporaryDirectory() as made:
         yield Path(made)
 
@@ -44,7 +44,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def left(folder: Path) -> list[str]:
-    """Return what the demo has left: files, and processes whose command or folder names its own."""
+    """Return the files and processes that the demo has left."""
     files = [path.name for path in folder.iterdir() if path.name != "said"]
     running = []
     for process in psutil.process_iter(["cmdline", "environ"]):

@@ -1,4 +1,4 @@
-"""The documents are true: commands, clients, queries and examples run beside a service."""
+"""The documents are correct: their commands, clients, queries and examples run with a service."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reader(
     rabbitmq_server: RabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Reader]:
-    """Give a reader of the documents, who has put CONTRIBUTING's task into a file of its own."""
+    """Give a reader of the documents, whose project includes CONTRIBUTING's example task."""
     if shutil.which("curl") is None:
         pytest.skip("curl: install Debian's curl package")
     postgres_server.start()
@@ -134,7 +134,7 @@ def test_each_query_is_valid(reader: Reader) -> None:
 
 def test_the_example_migration_changes_the_schema_and_can_be_reverted(reader: Reader) -> None:
     scope: dict[str, object] = {}
-    exec(example_migration().text, scope)  # it is ours
+    exec(example_migration().text, scope)  # this code is our own
     engine = sa.create_engine(reader.stack.database_url)
     columns = sa.text("SELECT count(*) FROM information_schema.columns WHERE table_name = 'tasks'")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):

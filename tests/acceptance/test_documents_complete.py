@@ -1,4 +1,4 @@
-"""Nothing is left out of the documents: settings, modules, changes of state."""
+"""The documents are complete: all settings, modules and changes of state."""
 
 from __future__ import annotations
 

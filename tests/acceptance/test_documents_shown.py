@@ -1,4 +1,4 @@
-"""What the documents show and name exists: links, paths, settings, metrics, bodies."""
+"""Everything that the documents name exists: links, paths, settings, metrics, bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task writes counts exactly when the task does, and no transaction waits for others."""
+"""A task's writes are committed only with its success; no transaction waits for the broker."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_transaction_stays_open_while_the_broker_hangs(stack: Stack, rabbitmq
         posting = Posting(stack, 50).start()
         posting.finish(MINUTE)
         httpx.get(f"{stack.url}/tasks/", timeout=10)
-        # The relay has taken rows and waits for a confirm that does not come.
+        # The relay has taken rows and waits for a confirm that does not arrive.
         eventually(
             lambda: stack.scalar("SELECT count(*) FROM outbox WHERE published_at IS NOT NULL"),
             10,
@@ -91,7 +91,7 @@ def test_no_transaction_stays_open_while_the_broker_hangs(stack: Stack, rabbitmq
 
 
 def test_only_the_ledger_module_changes_the_ledger() -> None:
-    """And repairs.py, which gives a task without an outbox row its next attempt."""
+    """The exception is repairs.py, which gives a task without an outbox row its next attempt."""
     change = re.compile(r"\b(UPDATE tasks\b|INSERT INTO tasks\b|DELETE FROM tasks\b)")
     changing = {
         path.relative_to(ROOT).as_posix()

@@ -1,4 +1,4 @@
-"""`tasks-api up` with nothing set: servers from wheels, and the same promises on them."""
+"""`tasks-api up` without configuration: servers from wheels, with the same guarantees."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_reply_wakes_a_waiting_request(shared: tuple[Folder, Process, Stack]) 
         answer = httpx.get(f"{stack.url}/tasks/{task_id}?wait=10", timeout=20)
         assert answer.json()["status"] == "SUCCESS"
         seconds.append(answer.elapsed.total_seconds())
-    assert sorted(seconds)[4] < 0.2  # who is not woken looks after 0.25 s
+    assert sorted(seconds)[4] < 0.2  # without a reply the request polls after 0.25 s
 
 
 def test_the_list_shows_running_and_waiting_tasks(shared: tuple[Folder, Process, Stack]) -> None:

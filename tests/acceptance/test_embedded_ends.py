@@ -1,4 +1,4 @@
-"""`tasks-api up` stopped, killed, started again and reset: what is left, and what is gone."""
+"""`tasks-api up` stopped, killed, started again and reset: what is kept and what is removed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_up_starts_after_an_earlier_up_was_killed(folder: Folder) -> None:
     up.sink.close()
     try:
         with folder.running() as (_, stack):
-            # As long as an orderly stop may take: a worker waits for a task that lost its store.
+            # An orderly stop may take this long: a worker waits for a task that lost PostgreSQL.
             eventually(
                 lambda: not any(map(alive, family)),
                 10,
@@ -92,7 +92,7 @@ def test_up_starts_after_an_earlier_up_was_killed(folder: Folder) -> None:
 
 @contextmanager
 def no_trace(up: Process, folder: Folder) -> Iterator[None]:
-    """See to it that nothing of an `up` is left when its end was not an orderly one."""
+    """Check that an `up` that is killed in the body leaves no process and no socket folder."""
     family = list(tree(up.popen.pid))
     sockets = folder.urls()["sockets"]
     try:

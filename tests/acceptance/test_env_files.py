@@ -1,4 +1,4 @@
-"""A task's own settings: what `.env` and `backend/.env` set is in every process's environment."""
+"""A task's own settings: the values of `.env` and `backend/.env` are in every environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ours(args: Empty, run: Run) -> Empty:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a copy of the project with a task that shows what it finds when it is imported."""
+    """Give a copy of the project with a task that prints its environment when it is imported."""
     folder = tmp_path_factory.mktemp("project")
     ignored = shutil.ignore_patterns("__pycache__", ".env")
     shutil.copytree(ROOT / "backend", folder / "backend", ignore=ignored)

@@ -1,4 +1,4 @@
-"""The clients in examples/ fail in one line that names the address."""
+"""The clients in examples/ report errors in one line that names the address."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def http(status: str, body: str, kind: str = "application/json") -> bytes:
 
 
 DETAIL = "PostgreSQL cannot be reached; try again"
-# What answers on a port, and what the client says of it besides the address.
+# The bytes that a server answers, and the client's message besides the address.
 ANSWERS = {
     "503 of ours": (http("503 No", f'{{"detail": "{DETAIL}"}}'), f"answers 503: {DETAIL}"),
     "another site": (http("404 Not Found", "<html>", "text/html"), "TASKS_API_URL"),
@@ -50,7 +50,7 @@ ANSWERS = {
 
 @pytest.fixture
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Give the port of a server that answers each connection with the same bytes."""
+    """Give a function that starts a server with fixed answers and returns its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""A broker that takes no messages, and an event loop that hangs, stop no worker for long."""
+"""Workers recover from a broker that accepts no messages, and from a hung event loop."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(180)
 
 MINUTE = 60.0
-# Checks without a tick until a worker ends, 2 s each; and for longer than that.
+# Number of checks without a tick, every 2 s, after which a worker ends.
 SOON, LATER = "3", "6"
-LONGER_THAN_A_HANG = 15.0
+LONGER_THAN_A_HANG = 15.0  # seconds
 
 
 def post_messages(stack: Stack, count: int) -> None:
@@ -64,7 +64,7 @@ def test_a_worker_started_during_a_memory_alarm_works_then_and_afterwards(
         try:
             worker = stack.start("worker")
             if thorough:
-                threading.Event().wait(MINUTE)  # how long it lasts is what is tried
+                threading.Event().wait(MINUTE)  # the length of the alarm is tested
             else:
                 eventually(
                     lambda: stack.unfinished() == 0,
@@ -99,7 +99,7 @@ def test_a_worker_with_a_hung_event_loop_ends_and_its_tasks_run_elsewhere(
     odd_stack.start("worker")
     assert odd_stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
     row = odd_stack.query("SELECT attempt, max_attempts FROM tasks")
-    assert row == [(2, 6)], "it cost no attempt"
+    assert row == [(2, 6)], "the task lost no attempt"
 
 
 def test_neither_sigstop_nor_a_broker_outage_ends_a_worker(
@@ -110,7 +110,7 @@ def test_neither_sigstop_nor_a_broker_outage_ends_a_worker(
         url = rabbitmq.url.replace(str(rabbitmq.port), str(proxy.port))
         environment = {"CELERY_BROKER_URL": url, "TESTS_CHECKS": LATER}
         worker = odd_stack.start("worker", environment=environment)
-        # How long each lasts is what is tried.
+        # The length of each is tested.
         worker.popen.send_signal(signal.SIGSTOP)
         threading.Event().wait(LONGER_THAN_A_HANG)
         worker.popen.send_signal(signal.SIGCONT)

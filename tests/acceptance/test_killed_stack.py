@@ -1,4 +1,4 @@
-"""`kill -9` of everything that `tasks-api up` has started, and the next one at once."""
+"""`kill -9` of everything that `tasks-api up` has started; the next `up` starts at once."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux'
 
 @contextmanager
 def zombies_stay() -> Iterator[set[int]]:
-    """Adopt orphans and do not collect them, as an init of a container does that is none.
+    """Adopt orphans and do not wait for them, like a container whose main process is no init.
 
-    Give the set of the ids to collect at the end.
+    Yield a set for the process ids to wait for at the end.
     """
     libc = ctypes.CDLL(None)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
@@ -48,7 +48,7 @@ def zombies_stay() -> Iterator[set[int]]:
 
 
 def kill_all(pid: int) -> set[int]:
-    """Kill a process, then all that descend from it; return their ids. None is waited for."""
+    """Kill a process and all its descendants; return their ids. Do not wait for them."""
     family = list(tree(pid))
     for each in family:
         with suppress(ProcessLookupError):
@@ -97,7 +97,7 @@ def test_postgresql_starts_while_its_predecessor_is_a_zombie(folder: Folder, kil
         process.communicate()
         process = servers(folder)
         assert postmaster(folder) != before
-        assert not any(map(alive, family)), "what the first left has ended"
+        assert not any(map(alive, family)), "the processes of the first have ended"
         adopted.update(set(tree(process.pid)) - {process.pid})
         process.communicate(timeout=20)
 
@@ -115,7 +115,7 @@ def test_postgresql_starts_while_a_statement_of_its_predecessor_still_runs(
     with closing(connect(folder)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (busy,) = cursor.fetchone() or (0,)
-        # Frozen it notices nothing, as one that computes.
+        # A frozen process notices nothing, like one that is computing.
         os.kill(busy, signal.SIGSTOP)
         os.kill(postmaster(folder), signal.SIGKILL)
         if by == "the next up":

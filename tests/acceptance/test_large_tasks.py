@@ -1,4 +1,4 @@
-"""Many large tasks at once: a relay publishes all of them, and holds few of them in memory."""
+"""Many large tasks at once: a relay publishes all of them with bounded memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEBIBYTES = 60
 
 
 def peak(process: Process) -> int:
-    """Return how many MiB of memory a process has had at most."""
+    """Return the peak memory of a process in MiB."""
     status = Path(f"/proc/{process.popen.pid}/status").read_text()
     (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", status)
     return int(kilobytes) // 1024

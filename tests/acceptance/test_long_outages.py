@@ -1,4 +1,4 @@
-"""PostgreSQL away for longer than a lease, or hanging, ends no task and keeps no process."""
+"""A long outage or a hang of PostgreSQL ends no task and keeps no process from stopping."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_outage_longer_than_a_lease_costs_a_running_task_no_attempt(
     started(odd_stack, reporting)
     started(odd_stack, waiting)
     postgres.stop()
-    threading.Event().wait(LONGER_THAN_A_LEASE)  # how long it is away is what is tried
+    threading.Event().wait(LONGER_THAN_A_LEASE)  # the length of the outage is tested
     postgres.start()
     go.touch()
     eventually(lambda: odd_stack.unfinished() == 0, MINUTE, "both tasks have ended")
@@ -68,7 +68,7 @@ def test_a_dead_workers_open_transaction_does_not_block_the_next_attempt(
     frozen = odd_stack.start("worker", name="frozen")
     task_id = odd_stack.post("/tasks/write_and_wait", {"text": str(go)})
     started(odd_stack, task_id)
-    # Its transaction has written the task's message and stays open for as long as it is frozen.
+    # Its transaction has written the task's message and stays open while it is frozen.
     for pid in (frozen.popen.pid, *frozen.children()):
         os.kill(pid, signal.SIGSTOP)
     odd_stack.start("worker", name="successor")
@@ -82,7 +82,7 @@ def test_a_worker_without_a_lease_claims_nothing(odd_stack: Stack) -> None:
     odd_stack.start("worker")
     connection = psycopg2.connect(odd_stack.database_url.replace("+psycopg2", ""))
     with connection.cursor() as cursor:
-        # Its lease is deleted, as a reconciler does, and cannot be made again for a while.
+        # Delete its lease, as a reconciler does. The open transaction prevents a new one.
         cursor.execute("DELETE FROM workers RETURNING name")
         (name,) = cursor.fetchone() or ()
         connection.commit()

@@ -1,4 +1,4 @@
-"""A task that takes a while survives the loss of whatever runs it, and counts once."""
+"""A long task survives the loss of its process, worker or connection, and has one effect."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_frozen_workers_attempt_has_no_effect_after_another_worker_took_over(
         os.kill(pid, signal.SIGSTOP)
     stack.start("worker", name="successor")
     eventually(lambda: stack.attempt(task_id) == 2, MINUTE, "the task has its second attempt")
-    # The frozen worker may have been given the message; it is published again after 10 s.
+    # The frozen worker may have received the message; it is published again after 10 s.
     started(stack, task_id, MINUTE)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)

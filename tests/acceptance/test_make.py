@@ -1,6 +1,6 @@
-"""`make` sets everything up: what it prints where, and that it notices locks that are too old.
+"""`make` sets up the environment: its output, and its check for outdated lock files.
 
-In a small project of the same form, whose packages are made here: no package index is needed.
+It runs in a small project with packages built here, so no package index is needed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Small:
         (folder / "pyproject.toml").write_text(PROJECT)
         (folder / "build_it.py").write_text(BUILD)
         scope: dict[str, object] = {}
-        exec(BUILD, scope)  # it is ours
+        exec(BUILD, scope)  # this code is our own
         wheel = scope["wheel"]
         assert callable(wheel)
         digest = hashlib.sha256((folder / wheel(folder, "thing", {})).read_bytes()).hexdigest()
@@ -94,7 +94,7 @@ class Small:
             lock.write_text(f"thing==1.0 \\\n    --hash=sha256:{digest}\n")
 
     def make(self, target: str, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-        # Not what another make, of which these tests are a part, has for its own children.
+        # Without the variables that a make which runs these tests sets for its children.
         theirs = ("PIP_", "MAKE", "MFLAGS", "ARGS")
         known = {name: os.environ[name] for name in os.environ if not name.startswith(theirs)}
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Messages that cannot be read, on every broker: logged once and dropped, and work goes on."""
+"""Unreadable messages on every broker: logged once and dropped, and the worker continues."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def left(broker: RabbitMQ | Valkey, queue: str) -> int:
 
 
 def faults(log: str) -> list[str]:
-    """Return the lines about malformed messages: not that of stray messages, which comes once."""
+    """Return the lines about malformed messages, without the line about stray messages."""
     lines = [line for line in log.splitlines() if any(level in line for level in LEVELS)]
     return [line for line in lines if "tasks that this database does not have" not in line]
 
@@ -92,7 +92,7 @@ def works(stack: Stack) -> None:
 
 
 def are_dropped(stack: Stack, broker: RabbitMQ | Valkey, send: Callable[[str], object]) -> None:
-    """Send a malformed message to each queue; see both dropped and two new tasks succeed."""
+    """Send a malformed message to each queue; check that both are dropped and new tasks succeed."""
     worker = stack["worker"]
     before = len(worker.log)
     tasks = int(str(stack.scalar("SELECT count(*) FROM tasks")))
@@ -119,7 +119,7 @@ def test_arguments_that_cannot_be_pickled_do_not_stop_a_worker(
     # From about 500 levels on, Python 3.11 reads such JSON and cannot pickle it.
     for depth in (300, 500, 700, 900):
         for queue in QUEUES:
-            # From another program: one of ours has its arguments in a text.
+            # As from another program: our messages have the arguments as a text.
             headers = headers_of(ledger_attempt=GONE)
             Sent(body_of(nested(depth)), headers).publish(service.broker_url, queue)
     for queue in QUEUES:
@@ -135,7 +135,7 @@ def test_a_message_with_unreadable_properties_is_logged_and_dropped(
 ) -> None:
     def send(queue: str) -> None:
         limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(20_000)  # to write what is nested so deeply
+        sys.setrecursionlimit(20_000)  # to write such deep nesting
         try:
             UNREADABLE_PROPERTIES[case].publish(service.broker_url, queue)
         finally:
@@ -166,9 +166,9 @@ def test_a_malformed_broadcast_does_not_stop_a_worker(
 
 
 def enter(stack: Stack) -> str:
-    """Write a task that no relay will publish for an hour; return its id."""
+    """Insert a task that no relay will publish for an hour; return its id."""
     task_id = str(uuid4())
-    # One statement: the reconciler repairs a task that it sees without a row in the outbox.
+    # One statement, as the reconciler repairs a task that has no outbox row.
     stack.query(
         "WITH task AS ("
         " INSERT INTO tasks (id, name, args, max_attempts)"
@@ -199,7 +199,7 @@ BAD_ROWS = {
     "arguments that are an object": row(str(uuid4()), args={}),
     "a reply queue that is an object": row(str(uuid4()), reply_to={"a": 1}),
 }
-# Read only by the process that runs the task: no claim succeeds for an id that nobody has issued.
+# Only the child would read these arguments, after a claim, which fails for unknown ids.
 UNKNOWN_ROWS = {
     "arguments that are no JSON": row(str(uuid4()), args="{"),
     "arguments that are a list": row(str(uuid4()), args="[]"),

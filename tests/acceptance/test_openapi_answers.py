@@ -1,4 +1,4 @@
-"""Every answer that the OpenAPI document names is given, in the form that the document says."""
+"""Every answer in the OpenAPI document occurs, in the documented form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1024 * 1024
 MESSAGE = {"content": "Hello"}
-# What makes a request of each operation succeed; nothing where it needs nothing.
+# The arguments with which a request of each operation succeeds, if it needs any.
 GOOD: dict[str, dict[str, Any]] = {
     "submit_message": {"json": MESSAGE},
     "submit_slow": {"params": {"duration": 0}},
@@ -28,7 +28,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 class Answers:
-    """Sends requests, holds each answer against the document, and notes which were seen."""
+    """Sends requests, checks each answer against the document, and records which were seen."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -136,7 +136,7 @@ def too_many(answers: Answers) -> bool:
 
 def with_postgresql_away(answers: Answers, postgres: Postgres) -> None:
     postgres.stop("immediate")
-    # What waits is counted once a second: until then the answer is 429.
+    # Waiting tasks are counted once a second: until then the answer is 429.
     eventually(
         lambda: answers.ask("submit_message").status_code == 503,
         10,

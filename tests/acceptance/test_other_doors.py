@@ -1,4 +1,4 @@
-"""Tasks and messages that do not come from the API: each is run, put back or dropped, none lost."""
+"""Tasks and messages that do not come from the API: each is run, put back or dropped."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_an_external_task_with_invalid_arguments_fails_at_once(
 
 
 def emptied(stack: Stack, broker: RabbitMQ, queue: str) -> None:
-    """Wait until a queue's messages are dealt with; check that the worker goes on."""
+    """Wait until a queue is empty; check that the worker continues."""
     eventually(lambda: broker.queues()[queue] == 0, 5, "the queue is empty")
     works(stack)
 

@@ -1,4 +1,4 @@
-"""PostgreSQL away: 503 and nothing half done. Broker or workers away: accepted as ever."""
+"""Without PostgreSQL: 503 and no partial writes. Without broker or workers: 202 as always."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def killed(rabbitmq: RabbitMQ) -> Iterator[None]:
 def timed(
     stack: Stack, method: str, path: str, body: object = None
 ) -> tuple[httpx.Response, float]:
-    """Send a request on a connection of its own; return the answer and the seconds it took."""
+    """Send a request over a new connection; return the answer and the seconds it took."""
     with httpx.Client(base_url=stack.url, timeout=20) as client:
         begin = time.monotonic()
         answer = client.request(method, path, json=body)
@@ -68,7 +68,7 @@ def timed(
 
 
 def check_refusals(stack: Stack, task_id: str) -> None:
-    """Ask all that needs the store, at once: each says in time that it is away."""
+    """Send all requests that need the store concurrently: each gets 503 in time."""
     with ThreadPoolExecutor(len(NEED_THE_STORE)) as pool:
         asked = [
             pool.submit(timed, stack, method, path.format(id=task_id), body)
@@ -85,7 +85,7 @@ def check_refusals(stack: Stack, task_id: str) -> None:
 
 
 def check_what_needs_nothing(stack: Stack) -> None:
-    """Ask what needs no store: it is answered at once."""
+    """Send the requests that need no store: they are answered at once."""
     for path in NEED_NOTHING:
         answer, seconds = timed(stack, "GET", path)
         assert answer.status_code == 200, path
@@ -105,7 +105,7 @@ def test_without_postgresql_each_route_answers_503_in_time_and_recovers(
     assert before["status"] == "SUCCESS"
     assert callable(outage)
     with outage(postgres):
-        # Twice: connections that were open fail in other ways than new ones.
+        # Twice, as open connections fail in other ways than new ones.
         for _ in range(2):
             check_refusals(stack, task_id)
             check_what_needs_nothing(stack)
@@ -115,7 +115,7 @@ def test_without_postgresql_each_route_answers_503_in_time_and_recovers(
         "a task is accepted again",
     )
     assert before == stack.state(task_id)
-    # Whatever was accepted in the moment of the outage is whole: it runs and ends like any other.
+    # Tasks accepted when the outage began are complete: they run and end like others.
     eventually(lambda: stack.unfinished() == 0, MINUTE, "every task has ended")
     assert stack.scalar("SELECT count(*) FROM outbox") == 0
     assert stack.query(
@@ -144,10 +144,10 @@ def test_without_the_broker_tasks_are_accepted_and_listed_and_run_later(
             answer, seconds = timed(stack, "GET", "/tasks/")
             assert ids == [task["task_id"] for task in answer.json()["tasks"]]
             assert seconds < (2 if number == 0 else 0.5), number
-        # A task is published before its outage is noticed, or waits: in no case is it lost.
+        # Each task was published before the outage was noticed, or waits: none is lost.
         states = [stack.state(task_id) for task_id in ids]
         assert [state["status"] for state in states] == ["PENDING"] * 5
-        if outage is killed or thorough:  # it takes 20 s to see that a frozen one is away
+        if outage is killed or thorough:  # it takes 20 s to notice a frozen broker
             eventually(
                 lambda: "broker" in timed(stack, "GET", "/health/ready")[0].text,
                 30,
@@ -191,4 +191,4 @@ def test_a_missing_or_dead_worker_delays_the_list_once_by_at_most_a_second(stack
         assert {"tasks": [{"task_id": task_id, "status": "RESERVED"}], "total": 1} == answer.json()
         assert seconds < (1.5 if number == 0 else 0.5), number
     alive = stack.scalar("SELECT count(*) FROM workers WHERE expires_at > now()")
-    assert alive == 1, "its lease must not have run out meanwhile"
+    assert alive == 1, "its lease must not have expired meanwhile"

@@ -1,4 +1,4 @@
-"""The service behind PgBouncer in transaction mode, as a role that may do nothing special."""
+"""The service behind PgBouncer in transaction mode, with a role without special rights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMITS = {
 
 
 class Pooled:
-    """A database of a role of its own, a pooler before it, and the service behind that."""
+    """A database with its own role, a pooler in front of it, and the service."""
 
     def __init__(
         self, postgres: Postgres, rabbitmq: RabbitMQ, folder: Path, settings: dict[str, str]
@@ -51,7 +51,7 @@ class Pooled:
         self.stack = Stack(url, rabbitmq.url, folder, module="tests.support.service")
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run SQL past the pooler, as a superuser; return the rows of a query."""
+        """Run SQL as a superuser, not through the pooler; return the rows of a query."""
         connection = psycopg2.connect(self._admin_url)
         connection.autocommit = True
         try:
@@ -62,7 +62,7 @@ class Pooled:
             connection.close()
 
     def set_limits(self) -> None:
-        """Do what the log of the service says."""
+        """Follow the instructions in the log of the service."""
         said = re.findall(r"(ALTER ROLE .*?;)", self.stack["api"].log.replace('\\"', '"'))
         assert {re.findall(r"SET (\S+) = '(\S+)'", line)[0] for line in said} == set(LIMITS.items())
         for line in said:
@@ -79,7 +79,7 @@ class Pooled:
 def pooled(
     postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Pooled]:
-    """Give the migrated service, with nothing started yet."""
+    """Give the service on a migrated database, with nothing started yet."""
     try:
         made = Pooled(postgres, rabbitmq, tmp_path, request.param)
     except Missing as missing:
@@ -122,7 +122,7 @@ def test_the_service_works_behind_a_pooler(pooled: Pooled) -> None:
         assert client.get("/tasks/").json()["tasks"] == [{"task_id": slow, "status": "ACTIVE"}]
         assert client.get("/health/ready").json() == {"status": "ready", "degraded": []}
         assert stack.state(slow, wait=MINUTE)["status"] == "SUCCESS"
-        # Its settings are reset at its end; by the name a dead worker's connections are found.
+        # Session settings are reset after a task, except the name: it identifies a dead worker.
         note = stack.post("/tasks/note", {"text": "written in a session"})
         assert stack.state(note, wait=MINUTE)["status"] == "SUCCESS"
     assert pooled.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
@@ -130,7 +130,7 @@ def test_the_service_works_behind_a_pooler(pooled: Pooled) -> None:
         "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = '' AND pid <> pg_backend_pid()"
     )
-    # This test's own connections have no name, and end a moment after they were closed.
+    # This test's own connections have no name, and end shortly after they are closed.
     eventually(lambda: pooled.execute(nameless) == [], 5, "all open connections have a name")
 
 

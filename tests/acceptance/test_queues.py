@@ -1,4 +1,4 @@
-"""Queues are classic, whatever a virtual host's default is and whoever declared them first."""
+"""Queues are classic, also with another default type and if other programs declared them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ AUTH = ("admin", "secret")
 
 
 def queue_types(rabbitmq: RabbitMQ, vhost: str, prefix: str) -> dict[str, set[str]]:
-    """Return the types of a virtual host's queues by what their names begin or end with.
+    """Return the types of a virtual host's queues by the first or last part of their names.
 
-    Names begin after `prefix`.
+    `prefix` is removed from the names.
     """
     lines = rabbitmq.eval(
         "[{element(4, amqqueue:get_name(Q)), amqqueue:get_type(Q)}"
@@ -45,7 +45,7 @@ def queue_types(rabbitmq: RabbitMQ, vhost: str, prefix: str) -> dict[str, set[st
 
 @pytest.fixture
 def quorum_stack(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Stack]:
-    """Give the service in a virtual host whose queues are quorum queues unless they say another."""
+    """Give the service in a virtual host whose default queue type is quorum."""
     url = rabbitmq.add_vhost("quorum", "quorum")
     with Stack(postgres.create_database(), url, tmp_path) as stack:
         yield stack
@@ -83,7 +83,7 @@ def test_the_service_works_in_a_vhost_whose_default_queue_type_is_quorum(
 
 def test_queues_declared_without_a_type_still_work(stack: Stack, rabbitmq: RabbitMQ) -> None:
     def declare() -> None:
-        """Declare as the versions before did, and those that still run do."""
+        """Declare the queues as earlier versions do."""
         exchange = kombu.Exchange("tasks", "direct")
         with kombu.Connection(rabbitmq.url) as connection:
             for name in ("tasks", "short_tasks"):

@@ -1,4 +1,4 @@
-"""A PostgreSQL that answers and stores nothing: read-only, a standby, a full disk."""
+"""A PostgreSQL that answers but stores nothing: read-only, a standby, or with a full disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 def _execute(url: str, *statements: str) -> None:
-    """Execute statements on a connection that may write, whatever the database's default is."""
+    """Execute statements on a connection that may write, also in a read-only database."""
     options = "-c default_transaction_read_only=off"
     connection = psycopg2.connect(url.replace("+psycopg2", ""), options=options)
     connection.autocommit = True
@@ -42,7 +42,7 @@ def _execute(url: str, *statements: str) -> None:
 
 @contextmanager
 def by_default(stack: Stack, _postgres: Postgres) -> Iterator[None]:
-    """Make the sessions that begin from now on read-only, as providers do for a full disk."""
+    """Make new sessions read-only, as providers do when a disk is full."""
     name = stack.database_url.rpartition("/")[2]
     alter = f"ALTER DATABASE {name}"
     terminate = (
@@ -53,7 +53,7 @@ def by_default(stack: Stack, _postgres: Postgres) -> Iterator[None]:
     try:
         yield
     finally:
-        # Sessions that began meanwhile stay read-only: they have to be given up.
+        # Sessions that began meanwhile stay read-only; the service must close them.
         _execute(stack.database_url, f"{alter} RESET default_transaction_read_only")
 
 
@@ -68,7 +68,7 @@ def as_standby(_stack: Stack, postgres: Postgres) -> Iterator[None]:
 
 
 def check_refusals(client: httpx.Client) -> None:
-    """Ask all that writes, and for readiness: each says that PostgreSQL is read-only."""
+    """Send all writing requests and ask for readiness: each reports a read-only PostgreSQL."""
     for path, body, headers in (
         ("/tasks/", MESSAGE, {}),
         ("/tasks/", MESSAGE, KEYED),
@@ -116,7 +116,7 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
     stack.start("worker", environment={"WORKER_CONCURRENCY": "3"})
     ended = stack.post("/tasks/", MESSAGE)
     assert stack.state(ended, wait=MINUTE)["status"] == "SUCCESS"
-    # Of the two that write, one has written by then: it loses its connection.
+    # One of the two writing tasks has written by then: it loses its connection.
     names = ("wait", "wait_and_write", "write_and_wait")
     for name in names:
         stack.post(f"/tasks/{name}", {"text": str(go)})
@@ -131,11 +131,7 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
         assert client.get("/messages/").json()["total"] == 1
         go.touch()
         lost = "lost PostgreSQL"
-        eventually(
-            lambda: stack["worker"].log.count(lost) == 2,
-            20,
-            "both tasks met the error",
-        )
+        eventually(lambda: stack["worker"].log.count(lost) == 2, 20, "both tasks met the error")
     wait_for_writes(stack)
     spent = stack.query(
         "SELECT state, max_attempts - attempt FROM tasks WHERE name LIKE '%%wait%%'"
@@ -150,7 +146,7 @@ def test_a_read_only_postgresql_costs_no_attempt_and_each_write_route_reports_it
 
 @pytest.fixture
 def small_disk() -> Iterator[tuple[str, Path]]:
-    """Give the URL of a database on a disk of 24 MiB, and that disk; skip where none is allowed."""
+    """Give the URL of a database on a disk of 24 MiB, and the disk; skip if mounting fails."""
     with Postgres() as postgres:
         disk = postgres.directory / "small"
         disk.mkdir()
@@ -182,7 +178,7 @@ def test_a_full_disk_is_reported_until_there_is_space(
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(b"x" * 4096):
                 pass
-        # What fits into pages that are there already is still stored.
+        # Rows that fit into existing pages are still stored.
         refused = eventually(lambda: _refused(client), MINUTE, "a task is refused")
         assert refused.status_code == 503
         assert "disk is full" in refused.json()["detail"]
@@ -191,10 +187,10 @@ def test_a_full_disk_is_reported_until_there_is_space(
             ready = client.get("/health/ready")
             assert ready.status_code == 503
             assert "disk is full" in ready.json()["detail"]
-        stack.query("UPDATE tasks SET progress = '1/2' RETURNING 1")  # smaller things are stored
+        stack.query("UPDATE tasks SET progress = '1/2' RETURNING 1")  # small changes still work
         assert client.get(f"/tasks/{before[0]}").status_code == 200
         filler.unlink()
-        # Nothing was submitted since: the trial shows that there is room.
+        # Nothing was submitted since: the write check of readiness finds the space.
         assert client.get("/health/ready").status_code == 200
         assert client.post("/tasks/", json=MESSAGE).status_code == 202
         stack.start("worker")

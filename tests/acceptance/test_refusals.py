@@ -1,4 +1,4 @@
-"""A server that refuses: each process logs one line with the reason, and works afterwards."""
+"""A server that refuses the service: each process logs the reason once, and works afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "secret-word"
 
 @dataclass
 class Refusal:
-    """A broker that refuses: its address, the reason that is logged, and what ends it."""
+    """A broker that refuses: its address, the logged reason, and how to end the refusal."""
 
     url: str
     reason: str
@@ -106,7 +106,7 @@ def events(stack: Stack, name: str, level: str) -> list[str]:
 
 
 def about(stack: Stack, name: str, server: str) -> list[str]:
-    """Return a process's warnings about a server, after a check that it has no secret or error."""
+    """Return a process's warnings about a server; check that its log has no secret and no error."""
     assert "Traceback" not in stack[name].log
     assert SECRET not in stack[name].log
     assert not events(stack, name, "error") + events(stack, name, "critical")
@@ -114,7 +114,7 @@ def about(stack: Stack, name: str, server: str) -> list[str]:
 
 
 def logs_the_end(stack: Stack, name: str, server: str) -> bool:
-    """Return whether a process has logged, once, that a server can be used again."""
+    """Return whether a process has logged exactly once that a server can be used again."""
     return [line.startswith(server) for line in events(stack, name, "info")].count(True) == 1
 
 
@@ -124,7 +124,7 @@ def each_logs_once(stack: Stack, names: list[str], reason: str) -> None:
         found = eventually(partial(about, stack, name, reason), 20, f"{name} logs why")
         assert len(found) == 1
     sizes = {name: len(stack[name].log) for name in names}
-    time.sleep(WATCHED_SECONDS)  # that nothing is logged is what is tried
+    time.sleep(WATCHED_SECONDS)  # nothing may be logged in this time
     assert sizes == {name: len(stack[name].log) for name in names}
 
 
@@ -211,7 +211,7 @@ def test_each_process_logs_one_line_while_postgresql_refuses_it(
         assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
         for process in names:
             logged = partial(logs_the_end, stack, process, "PostgreSQL")
-            # The API's end of it is its next success.
+            # For the API the outage ends with its next success.
             eventually(lambda: stack.state(task_id) and logged(), 10, f"{process} logs the end")  # noqa: B023 - called here
             assert len(about(stack, process, "PostgreSQL")) == 1
 

@@ -97,7 +97,7 @@ def give_attempt(stack: Stack, task_id: str, attempt: int) -> None:
 
 
 def revoked(stack: Stack) -> str:
-    """Return the id of a task that was revoked while it waited; every worker has heard of it."""
+    """Return the id of a task that was revoked while it waited; every worker has received that."""
     task_id = enter(stack)
     said = celery.Celery(broker=stack.broker_url).control.revoke(task_id, reply=True)
     assert said

@@ -1,4 +1,4 @@
-"""The recipe of CONTRIBUTING.md for a change of the schema, followed in a copy, passes the lint."""
+"""The recipe of CONTRIBUTING.md for a schema change passes `make lint` in a copy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_recipe_for_a_schema_change_passes_make_lint(tmp_path: Path) -> None
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", *documents.NAMES):
         shutil.copy(ROOT / name, folder)
-    if (ROOT / ".mypy_cache").exists():  # what is in it need not be checked again
+    if (ROOT / ".mypy_cache").exists():  # its content is checked elsewhere
         shutil.copytree(ROOT / ".mypy_cache", folder / ".mypy_cache")
     change_models(folder / "backend" / "db" / "models.py")
     (make,) = (block for block in documents.blocks("bash") if "command.revision" in block.text)

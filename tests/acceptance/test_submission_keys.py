@@ -1,4 +1,4 @@
-"""Submissions with a key: once for each, whatever happens to the answer."""
+"""Submissions with a key: one task for each key, even if the answer is lost."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_client_that_repeats_a_timed_out_request_creates_one_task(
     answers = [post(url, "again", "again-1") for url in (first, second, first)]
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["task_id"] for answer in answers}) == 1
-    # What the first tries left behind in the API has its say before this.
+    # Any request left over from the first attempts is handled before this task.
     service.state(answers[0].json()["task_id"], wait=MINUTE)
     assert accepted(service, "again") == 1
 

@@ -123,7 +123,7 @@ def test_a_long_stream_is_accepted_in_line_order(service: Stack) -> None:
 
 @contextmanager
 def failing(service: Stack, how: str) -> Iterator[None]:
-    """Let PostgreSQL do something before it writes a task with the content `fails`."""
+    """Make PostgreSQL run a statement before it writes a task with the content `fails`."""
     service.query(
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
         f" 'BEGIN {how}; RETURN NEW; END';"

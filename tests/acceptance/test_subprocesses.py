@@ -1,4 +1,4 @@
-"""Subprocesses of tasks: none outlives the attempt that it belongs to."""
+"""Subprocesses of tasks: none outlives its attempt."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def processes_with(entry: str, text: bytes) -> list[int]:
     """Return the ids of processes whose /proc file `entry` contains `text`."""
     found = []
     for folder in Path("/proc").iterdir():
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             if folder.name.isdecimal() and text in (folder / entry).read_bytes():
                 found.append(int(folder.name))
     return found
 
 
 def running(file: Path) -> list[int]:
-    """Return the processes that were started to create a file."""
+    """Return the ids of the processes that were started to create a file."""
     return processes_with("cmdline", os.fsencode(file))
 
 

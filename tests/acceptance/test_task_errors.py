@@ -1,4 +1,4 @@
-"""Errors of every kind in a task: each ends its attempt, with its reason, and nothing else."""
+"""Errors of every kind in a task: each ends only its own attempt, with its reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 
-# What is raised (tests/support/errors.py), and what the ledger says of it.
+# The exception (tests/support/errors.py), and the error in the ledger.
 REASONS = {
     "MemoryError": "Unable to allocate 8 EiB",
     "SystemExit": "SystemExit: 2",
@@ -63,7 +63,7 @@ def test_any_exception_in_a_task_ends_its_attempt_with_a_reason_and_the_worker_c
         stack.state(stack.post("/tasks/", {"content": "still there"}), wait=MINUTE)["status"]
         == "SUCCESS"
     )
-    # Celery ends a pool process for some exceptions, such as SystemExit.
+    # Celery itself would end a pool process for some exceptions, such as SystemExit.
     assert worker.children() == pool
 
 

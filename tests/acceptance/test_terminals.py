@@ -1,4 +1,4 @@
-"""Terminals that cannot show every sign: what they lack is printed as an escape."""
+"""Terminals that cannot show every character: the others are printed as escapes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_any_text_is_logged_on_any_terminal(odd_stack: Stack, terminal: str) -> 
     task_id = stack.post("/tasks/say", {"text": TEXT})
     assert stack.state(task_id, wait=MINUTE)["result"] == {"error": TEXT}
     log = worker.output.read_bytes()
-    # JSON escapes what is not ASCII.
+    # JSON escapes characters that are not ASCII.
     assert b"logged " + json.dumps(TEXT)[1:-1].encode() in log
     assert b"printed " + TEXT.encode(terminal.lower(), "backslashreplace") in log
     assert b"UnicodeEncodeError" not in log
@@ -63,7 +63,7 @@ def test_every_command_prints_on_any_terminal(terminal: str, tmp_path: Path) -> 
 def test_up_starts_on_a_latin_1_terminal_with_a_long_tmpdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of TMPDIR, too long for the path of a socket.
+    # TMPDIR is too long for the path of a socket.
     odd = tmp_path / ("ä 漢" * 40)
     (odd / "tmp").mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(odd / "tmp"))

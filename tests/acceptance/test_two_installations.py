@@ -1,4 +1,4 @@
-"""Two installations on one broker, each with its own database: in each other's way, or apart."""
+"""Two installations on one broker, each with its own database: without and with a prefix."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def names(broker: RabbitMQ | Redis) -> set[str]:
 def installed(
     postgres: Postgres, broker: RabbitMQ | Redis, folder: Path, prefixes: Sequence[str]
 ) -> Iterator[Stacks]:
-    """Give two installations with nothing started yet: one broker, two databases."""
+    """Give two installations, not started yet, with one broker and two databases."""
     postgres.start()
     empty(broker)
     with ExitStack() as made:
@@ -80,7 +80,7 @@ def installed(
 def together(
     postgres_server: Postgres, broker: RabbitMQ | Redis, tmp_path: Path
 ) -> Iterator[Stacks]:
-    """Give two installations without prefixes, with nothing started yet."""
+    """Give two installations without prefixes, not started yet."""
     with installed(postgres_server, broker, tmp_path, ("", "")) as stacks:
         yield stacks
 
@@ -143,7 +143,7 @@ def test_messages_of_another_installation_are_logged_once_and_reported_by_health
         assert said in worker.log
         assert said in fault
     lost += post_both(there)
-    # Two of each queue, and before them a duplicate of this installation's in each.
+    # Two stray messages in each queue, and before them a duplicate of this installation's.
     dropped = "the task does not wait for this attempt"
     eventually(lambda: worker.log.count(dropped) >= 6, 10, "all messages are dropped")
     assert worker.log.count(TROUBLE) == 1
@@ -158,7 +158,7 @@ def test_installations_with_different_prefixes_share_nothing(
     (here,), (there,) = map(pinged, apart)
     assert here != there
     with listening(apart[0]) as ours, listening(apart[1]) as theirs:
-        # The last of the first's own events come after all of the second's.
+        # The second installation's events all come before the last events of the first.
         for stack, listener in zip(apart[::-1], (theirs, ours), strict=True):
             for task_id in post_both(stack):
                 assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
@@ -169,7 +169,7 @@ def test_installations_with_different_prefixes_share_nothing(
         assert "published again" not in stack["api"].log
         assert TROUBLE not in stack["worker"].log
         assert degraded(stack) == []
-    # kombu has one name for the times at which bindings may be forgotten.
+    # kombu uses this one name, without a prefix, for the deadlines of bindings.
     unnamed = {name for name in names(broker) if not any(prefix in name for prefix in PREFIXES)}
     assert unnamed <= {"_kombu.binding_deadlines"}
 
@@ -180,7 +180,7 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
     stack = apart[0]
     busy = stack.post("/tasks/slow?duration=3600")
     eventually(lambda: stack.state(busy)["status"] == "STARTED", 10, "the task runs")
-    # Only the worker knows of it, so the list has it through the API's question.
+    # Only the worker has this task, so the list gets it by asking the worker.
     called = celery_command(stack, "call", "slow", "--kwargs", '{"duration": 0}').strip()
     expected = [{"task_id": busy, "status": "ACTIVE"}, {"task_id": called, "status": "RESERVED"}]
     listed: list[object] = eventually(
@@ -200,7 +200,7 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
 
 
 def outside(stack: Stack) -> Any:  # noqa: ANN401 - the stubs lack half of it
-    """Return another program's Celery application, told the names that the prefix makes."""
+    """Return another program's Celery application, configured with the prefixed names."""
     prefix = stack.environment["QUEUE_PREFIX"]
     app = celery.Celery(broker=stack.broker_url)
     app.conf.update(control_exchange=f"{prefix}celery", event_exchange=f"{prefix}celeryev")
@@ -210,7 +210,7 @@ def outside(stack: Stack) -> Any:  # noqa: ANN401 - the stubs lack half of it
 def pinged(stack: Stack) -> dict[str, object]:
     """Return the answers of the workers that another program reaches."""
     app = outside(stack)
-    # Not one of a pool, which may be of an earlier server on this port.
+    # Not a pooled connection, which may belong to an earlier server on this port.
     with app.connection_for_write() as connection:
         answers: dict[str, object] = app.control.inspect(connection=connection).ping()
         return answers
@@ -232,13 +232,13 @@ class Listener:
         return [event["type"] for event in self.events].count(kind)
 
     def workers(self) -> set[str]:
-        """Return which workers have sent them."""
+        """Return the workers that have sent the events."""
         return {event["hostname"] for event in self.events}
 
 
 @contextmanager
 def listening(stack: Stack) -> Iterator[Listener]:
-    """Give a listener to whom the worker has spoken: from here on it misses nothing."""
+    """Give a listener that has received a heartbeat, so it misses no later event."""
     app = outside(stack)
     with app.connection_for_read() as connection:
         listener = Listener(app, connection)

@@ -138,7 +138,7 @@ def test_an_attempt_that_lost_postgresql_is_repeated_at_no_cost(database: sa.Eng
         assert not reschedule(connection, task_id, 1)
         connection.exec_driver_sql("UPDATE tasks SET worker = 'w'")
         assert reschedule(connection, task_id, 1, delay=100)
-        # The first commit may have succeeded although its answer was lost. A second one is harmless.
+        # If the commit took place but its answer was lost, a repetition changes nothing.
         assert not reschedule(connection, task_id, 1, delay=100)
         assert outbox.take(connection, 10) == []
     row = task(database, task_id)

@@ -45,9 +45,9 @@ def body_of(*, ours: bool = True, **arguments: object) -> bytes:
 
 
 def enter(stack: Stack, *, state: str = "PENDING", attempt: int = 1) -> str:
-    """Write a task that no relay will publish for an hour; return its id."""
+    """Insert a task that no relay will publish for an hour; return its id."""
     task_id = str(uuid4())
-    # One statement: the reconciler repairs a task that it sees without a row in the outbox.
+    # One statement, as the reconciler repairs a task that has no outbox row.
     stack.query(
         "WITH task AS ("
         " INSERT INTO tasks (id, name, args, state, attempt, max_attempts)"
