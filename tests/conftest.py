@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def _import_the_worker() -> None:
-    """Import all that reads settings at import, with the settings of servers that are not there.
+    """Import all modules that read settings at import, with settings of servers that do not exist.
 
-    backend/broker/app.py makes the Celery application of them, backend/worker registers the tasks.
-    Done before any file of tests is imported, so that these import what they test at their top;
-    what a test finds in the environment is what was there before.
+    backend/broker/app.py makes the Celery application; backend/worker registers the tasks.
+    This happens before any test module is imported, so these can import at their top.
+    Afterwards the environment is as before.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
@@ -56,26 +56,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="try every crash three times under 2,000 messages, and long tasks at full length",
+        help="run every crash test three times with 2,000 messages, and long tasks at full length",
     )
 
 
 @pytest.fixture
 def thorough(pytestconfig: pytest.Config) -> bool:
-    """Tell whether the tests may take their time."""
+    """Return whether --thorough was given."""
     return bool(pytestconfig.getoption("thorough"))
 
 
 @pytest.fixture(autouse=True)
 def _no_outage() -> None:
-    """Forget what a test before has reported of the servers."""
+    """Forget outages that an earlier test has reported."""
     for outage in (broker_outage, postgresql_outage):
         outage._forget()
 
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the settings of servers that nobody connects to."""
+    """Set the settings to servers that do not exist; nothing connects to them."""
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:9/none")
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "rpc://")
@@ -86,7 +86,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def _forget_requests() -> Iterator[None]:
-    """Forget the requests that a test has given to Celery."""
+    """Remove the requests that a test has given to Celery."""
     yield
     for requests in (celery_state.reserved_requests, celery_state.active_requests):
         requests.clear()
@@ -94,13 +94,13 @@ def _forget_requests() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run one test after another where they share a broker: its queues have fixed names."""
+    """Run the tests one after another if they share a broker, as its queues have fixed names."""
     if os.environ.get("TESTS_BROKER_URL", "embedded") != "embedded":
         config.option.numprocesses = 0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose servers are not installed; name all of them, not only the first."""
+    """Skip a test whose servers are not installed; the reason names all of them."""
     fixtures = getattr(item, "fixturenames", ())
     absent = [missing(kind) for name, kind in SERVERS.items() if name in fixtures]
     if any(absent):
@@ -109,21 +109,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """Say last of all what could not be tried here, and how to have it tried."""
+    """At the end, print which tests were skipped for missing programs, and how to run them."""
     yield
     wanted: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         wanted.update(set(re.findall(r"install Debian's ([\w.-]+) package", str(report.longrepr))))
     if not wanted:
         return
-    terminalreporter.section("not tried")
+    terminalreporter.section("skipped tests")
     for package, tests in wanted.most_common():
         terminalreporter.line(f"{tests} tests: {package} is not installed")
     if missing(RabbitMQ):
-        terminalreporter.line("The tests of the contract had the embedded Valkey for their broker.")
+        terminalreporter.line("The tests of the contract used the embedded Valkey as broker.")
     packages = " ".join(sorted(wanted))
-    terminalreporter.line(f"To have them tried: apt-get install {packages}")
-    terminalreporter.line("or run .ci/run, which installs the servers and skips no test of them.")
+    terminalreporter.line(f"To run them: apt-get install {packages}")
+    terminalreporter.line("Or use .ci/run, which installs the servers and runs all of these tests.")
 
 
 def _serve(kind: Callable[[], Server]) -> Iterator[Server]:
@@ -159,7 +159,7 @@ def redis_server() -> Iterator[Redis]:
 
 @pytest.fixture
 def postgres(postgres_server: Postgres) -> Postgres:
-    """Give a running PostgreSQL, whatever the test before has done to it."""
+    """Give a running PostgreSQL; it is started again if an earlier test has stopped it."""
     postgres_server.start()
     return postgres_server
 
@@ -175,7 +175,7 @@ def postgres_with_clock(postgres_with_clock_server: Postgres) -> Iterator[Postgr
 
 @pytest.fixture
 def rabbitmq(rabbitmq_server: RabbitMQ) -> Iterator[RabbitMQ]:
-    """Give a running RabbitMQ; the test's queues are gone afterwards."""
+    """Give a running RabbitMQ; the test's queues are deleted afterwards."""
     rabbitmq_server.start()
     yield rabbitmq_server
     rabbitmq_server.start()

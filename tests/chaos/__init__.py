@@ -1,1 +1,1 @@
-"""The chaos suite: mixed work while a seeded schedule breaks things; then a check of it all."""
+"""The chaos suite: mixed work during the faults of a seeded schedule, followed by a check."""

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from .checker import Report
     from .schedule import BrokerName
 
-# How long it may take, after the last fault, until nothing is left to do: what was published five
-# times is published again after 160 s.
+# Seconds after the last fault until no work may be left: a message that was published five
+# times is published again only after 160 s.
 IDLE_SECONDS = 240.0
 FAULT_SECONDS = 200.0
 SHOWN = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; return 1 if anything was found."""
+    """Run the suite; return 1 if there are findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="which faults happen when (default: a new one)")
     parser.add_argument("--seconds", type=float, default=60, help="how long the work goes on")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_table(["kept run", str(options.check)], report))
         return _close(report, options.check)
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    # As Ctrl+C: everything is stopped then.
+    # Like Ctrl+C: then everything is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
     print(f"Seed {seed}, {options.seconds:g} s on {options.broker}; all is kept in {folder}")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(seed: int, seconds: float, broker: BrokerName, folder: Path) -> Report:
-    """Run the service under work and faults, then check; all that happened is in the folder."""
+    """Run the service under work and faults, then check; the folder keeps the history."""
     recorder = Recorder(folder)
     cluster = Cluster(broker, folder, recorder)
     try:
@@ -99,7 +99,7 @@ def run(seed: int, seconds: float, broker: BrokerName, folder: Path) -> Report:
 
 
 def _table(words: Sequence[str], report: Report) -> str:
-    """Return the closing table."""
+    """Return the table that is printed at the end."""
     cells = dict(zip(words[::2], words[1::2], strict=True))
     cells |= {
         "accepted": str(report.accepted),
@@ -116,7 +116,7 @@ def _table(words: Sequence[str], report: Report) -> str:
 
 
 def _close(report: Report, folder: Path) -> int:
-    """Print the findings, of each kind the first few; return the exit code."""
+    """Print the first findings of each kind; return the exit code."""
     shown: Counter[str] = Counter()
     for finding in report.findings:
         kind = finding.partition(" ")[0]

@@ -1,4 +1,4 @@
-"""The brokers of the suite: those of the tests, and how to delete their data."""
+"""The brokers of the suite: those of the tests, with methods to delete their data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class RabbitMQ(servers.RabbitMQ):
     """A RabbitMQ whose data can be deleted."""
 
     def _call(self, expression: str) -> str:
-        """Evaluate an expression; not on a node that is starting, which may then hang."""
+        """Evaluate an expression, but not on a node that is starting, as this may hang."""
         if not self.serves:
             raise RuntimeError(f"{self.name} does not serve")
         return super()._call(expression)
 
     def wipe(self) -> None:
-        """Delete all that it has on disk; it must not run."""
+        """Delete all its data on disk; it must not run."""
         shutil.rmtree(self.directory / "mnesia")
 
 
 class Valkey(servers.Redis):
-    """The Valkey of `make run`, on a port; it keeps its data in a file as there."""
+    """The Valkey of `make run`, on a port; it is persistent as there."""
 
     _kind = "valkey"
 
@@ -38,15 +38,15 @@ class Valkey(servers.Redis):
         super().__init__({"appendonly": "yes"})
 
     def wipe(self) -> None:
-        """Delete all that it has on disk; it must not run."""
+        """Delete all its data on disk; it must not run."""
         shutil.rmtree(self.directory / "appendonlydir")
 
     def delete_all_queues(self) -> None:
-        """Delete all that it holds."""
+        """Delete all its data."""
         self._command_line("FLUSHALL")
 
     def close_all_connections(self) -> None:
-        """Close its clients' connections from its side, those that subscribe too."""
+        """Close its clients' connections from its side, including those that subscribe."""
         self._command_line("CLIENT KILL TYPE normal")
         self._command_line("CLIENT KILL TYPE pubsub")
 
@@ -65,5 +65,5 @@ Broker: TypeAlias = RabbitMQ | Valkey
 
 
 def make_broker(name: BrokerName) -> Broker:
-    """Return a broker that does not run yet. Raises Missing or CannotRun without its program."""
+    """Return a broker, not started. Raises Missing or CannotRun if its program is not installed."""
     return RabbitMQ() if name == "rabbitmq" else Valkey()

@@ -1,6 +1,6 @@
-"""The checker: compares every answer ever given with what is there at the end.
+"""The checker: compares every answer with the final state.
 
-It shares no code with the service, and it is pure: a kept history can be checked again.
+It shares no code with the service and is pure, so a saved history can be checked again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from .ending import Ending, Task
     from .history import Answer, History
 
-# How tasks end, and which leave a message.
+# The tasks that must fail, and those that write a message.
 FAILING = {"refuse", "fail"}
 WRITING = {"insert_message", "note"}
-# Seconds after a fault during which an answer may still be owed to it.
+# Seconds after a fault in which it can still explain an answer.
 AFTERMATH = 5.0
 
 
 class Given(NamedTuple):
-    """An id that a 202 gave out, for which task, and when."""
+    """An id in the answer with 202, its task, and when it was sent and received."""
 
     name: str
     label: str
@@ -38,7 +38,7 @@ class Given(NamedTuple):
 
 @dataclass
 class Report:
-    """What the checker found."""
+    """The findings of the checker."""
 
     accepted: int = 0
     ended: int = 0
@@ -57,7 +57,7 @@ class Report:
 
 
 def check(history: History, ending: Ending) -> Report:
-    """Return what is wrong."""
+    """Return the findings."""
     return Checker(history, ending).check()
 
 
@@ -110,14 +110,14 @@ class Checker:
                 self.report.other.append(f"{what} got no answer: {answer.body}")
         elif answer.status == 503:
             if not self._near(OF_THE_STORE, answer):
-                self.report.other.append(f"{what} got 503 while PostgreSQL was there")
+                self.report.other.append(f"{what} got 503 while PostgreSQL was available")
         elif answer.status == 404 and answer.method == "GET":
-            self.report.lost.append(f"{what} got 404 for an id that was given out")
+            self.report.lost.append(f"{what} got 404 for an accepted task")
         else:
             self.report.other.append(f"{what} got {answer.status}: {answer.body[:300]}")
 
     def _near(self, names: set[str], answer: Answer, target: str | None = None) -> bool:
-        """Say whether a request met a fault with one of these names, or what came of it."""
+        """Return whether a request was sent during or soon after a fault of one of these kinds."""
         return any(
             fault.began <= answer.received and answer.sent <= fault.ended + AFTERMATH
             for fault in self.history.happened
@@ -171,7 +171,7 @@ class Checker:
                     self.report.other.append(text)
 
     def _lost_its_worker(self, given: Given, task: Task) -> bool:
-        """Say whether a task that has one attempt may have lost its worker to a fault."""
+        """Return whether a task with one attempt may have lost its worker because of a fault."""
         end = self.states.ended_by(task.id)
         return given.name == "once" and any(
             fault.name in DEADLY
@@ -181,7 +181,7 @@ class Checker:
         )
 
     def _check_ledger(self) -> None:
-        """See that the ledger has nothing that nobody asked for, and nothing twice."""
+        """Check that the ledger has only requested tasks, and none twice."""
         labels = Counter(_label(task) for task in self.ending.tasks if task.name != "slow")
         for label, times in labels.items():
             if times > 1:
@@ -193,7 +193,7 @@ class Checker:
             if task.name == "slow":
                 slow += 1
             elif _label(task) not in self.unsure:
-                self.report.other.append(f"nobody asked for {task.name} {task.args} {task.id}")
+                self.report.other.append(f"not requested: {task.name} {task.args} {task.id}")
             if task.state not in ENDED:
                 self.report.not_ended.append(f"{task.id} without an answer is {task.state}")
         if slow > self.unsure_slow:
@@ -216,12 +216,14 @@ class Checker:
         self._check_messages()
 
     def _check_messages(self) -> None:
-        """See that each message says what was asked for, and that those written directly stay."""
+        """Check that each message has the requested content, and that direct messages are kept."""
         by_id = {message.id: message for message in self.ending.messages}
         for message in self.ending.messages:
             task = self.tasks.get(message.task_id or "")
             if message.task_id and (task is None or _label(task) != message.content):
-                self.report.other.append(f"message {message} is none of task {message.task_id}")
+                self.report.other.append(
+                    f"message {message} does not belong to task {message.task_id}"
+                )
         for answer in self.history.answers:
             if answer.path == "/messages/" and answer.status == 201:
                 body = json.loads(answer.body)
@@ -233,7 +235,7 @@ class Checker:
     # --- Lists
 
     def _check_lists(self) -> None:
-        """See that lists have what has not ended, and not what has."""
+        """Check that lists have all unfinished tasks, and no ended ones."""
         for answer in self.history.answers:
             if (answer.path, answer.method, answer.status) != ("/tasks/", "GET", 200):
                 continue
@@ -272,7 +274,7 @@ class Checker:
 
 
 def _ids(answer: Answer) -> list[str | None]:
-    """Return the id for each task that was asked for; None where its line was not accepted."""
+    """Return the id for each requested task; None if its line was not accepted."""
     values = [json.loads(line) for line in answer.body.splitlines()]
     lines: Iterator[dict[str, str]] = iter(values)
     if len(values) == 1 and "tasks" in values[0]:
@@ -281,5 +283,5 @@ def _ids(answer: Answer) -> list[str | None]:
 
 
 def _label(task: Task) -> str:
-    """Return the text that no other task has."""
+    """Return the unique text of a task."""
     return str(task.args.get("content", task.args.get("text", "")))

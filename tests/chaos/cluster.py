@@ -1,4 +1,4 @@
-"""The service under attack: its servers, and five processes that are restarted as they end."""
+"""The service under test: its servers, and five processes that are restarted when they end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .history import Recorder
     from .schedule import BrokerName
 
-# Seconds until an ended process is started again, doubled each time up to the second.
+# Seconds until an ended process is started again: the first value, doubled up to the second.
 PAUSES = (0.5, 4.0)
 SERVE_SECONDS = 60.0
 
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 class Cluster:
-    """Servers and processes; a thread starts again whatever process has ended."""
+    """Servers and processes; a thread starts every ended process again."""
 
     def __init__(self, broker: BrokerName, folder: Path, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -96,7 +96,7 @@ class Cluster:
             time.sleep(0.05)
 
     def bring_back(self, name: str) -> None:
-        """Let a process that was ended start again; return when it has, an API when it serves."""
+        """Start a process that was ended; return when it has started, or when an API serves."""
         pid = self.stack[name].popen.pid
         self._held.discard(name)
         eventually(lambda: self.stack[name].popen.pid != pid, 10, f"{name} starts again")
@@ -104,7 +104,7 @@ class Cluster:
             self.wait_until_working(name)
 
     def wait_until_working(self, name: str) -> None:
-        """Return when a process serves, or has said that it is ready."""
+        """Wait until a process serves, or has logged that it is ready."""
         eventually(lambda: self.works(name), SERVE_SECONDS, f"{name} works")
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Cluster:
             self._supervisor.join()
         for pid in self._started:
             try:
-                os.killpg(pid, signal.SIGKILL)  # the children of one that was killed too
+                os.killpg(pid, signal.SIGKILL)  # also the children of a killed process
             except ProcessLookupError:
                 continue
         self.stack.close()
@@ -129,7 +129,7 @@ class Cluster:
         self._started.append(process.popen.pid)
 
     def works(self, name: str) -> bool:
-        """Say whether a process serves, or has said that it is ready."""
+        """Return whether a process serves, or has logged that it is ready."""
         if name in APIS:
             try:
                 url = f"http://127.0.0.1:{self._ports[name]}/health/live"

@@ -1,4 +1,4 @@
-"""What is there at the end: in the database, in the API's last answers, in the logs."""
+"""The final state: in the database, in the API's last answers, and in the logs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "ending.json"
-# All texts of one line are in a traceback that may be there.
+# A traceback is allowed if it contains all texts of one of these lines.
 ALLOWED = (
     (MADE_TO_FAIL,),
     (NOT_YET,),
     (MALFORMED,),
-    ("Control command error",),  # Celery's, for a connection that broke; so the next
+    ("Control command error",),  # from Celery, for a broken connection; so are the next two
     ("Error cleaning up after event loop",),
     ("Error on stopping Hub",),
-    # PostgreSQL was gone between a task's statements and its commit: it is tried again.
+    # PostgreSQL was lost between a task's statements and its commit: the task is retried.
     ("] raised", "psycopg2.OperationalError"),
 )
 
@@ -55,13 +55,13 @@ class Message(NamedTuple):
 
 @dataclass
 class Ending:
-    """All that the answers are compared with."""
+    """The final state, with which the answers are compared."""
 
     tasks: list[Task]
     messages: list[Message]
     outbox: list[str]
     open_transactions: list[str]
-    listed: list[str]  # the bodies of GET /tasks/, one a replica; so the next two
+    listed: list[str]  # the bodies of GET /tasks/, one for each replica; so are the next two
     ready: list[str]
     message_totals: list[int]
     tracebacks: list[str]
@@ -89,7 +89,7 @@ def rows(database_url: str, sql: str) -> list[tuple[Any, ...]]:
 
 
 def idle(database_url: str, urls: Sequence[str]) -> bool:
-    """Say whether nothing is left to do and both replicas find nothing degraded."""
+    """Return whether no work is left and both replicas report nothing degraded."""
     waiting = rows(
         database_url,
         "SELECT (SELECT count(*) FROM outbox)"
@@ -99,7 +99,7 @@ def idle(database_url: str, urls: Sequence[str]) -> bool:
 
 
 def ending(database_url: str, urls: Sequence[str], folder: Path) -> Ending:
-    """Look at everything."""
+    """Read the final state."""
     tasks = rows(
         database_url,
         "SELECT CAST(id AS text), name, args, state, attempt, CAST(result AS text), error"
@@ -121,13 +121,13 @@ def ending(database_url: str, urls: Sequence[str], folder: Path) -> Ending:
 
 
 def _open_transactions(database_url: str) -> list[str]:
-    """Return the transactions that stay open while nothing is to be done."""
+    """Return the transactions that stay open although no work is left."""
     sql = (
         "SELECT pid, CAST(xact_start AS text), query FROM pg_stat_activity"
         " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     )
     before = rows(database_url, sql)
-    time.sleep(1)  # what is open then too stays open
+    time.sleep(1)  # a transaction that is still open then is a finding
     return [str(row) for row in rows(database_url, sql) if row in before]
 
 
@@ -139,13 +139,13 @@ def _get(url: str, path: str) -> str:
 
 
 def tracebacks(log: Path) -> Iterator[str]:
-    """Give the tracebacks in a process's output that ALLOWED does not list."""
+    """Yield the tracebacks in a process's output that ALLOWED does not list."""
     lines = log.read_text(errors="replace").splitlines()
     for place, line in enumerate(lines):
         if "Traceback" not in line:
             continue
         text = line
-        if not line.startswith("{"):  # not one of our log's: the lines below belong to it
+        if not line.startswith("{"):  # not our log: the next lines belong to it
             below = takewhile(lambda line: not line.startswith("{"), lines[place:])
             text = "\n".join(below)
         if not any(all(word in text for word in words) for words in ALLOWED):
@@ -153,7 +153,7 @@ def tracebacks(log: Path) -> Iterator[str]:
 
 
 def _short(text: str) -> str:
-    """Return what a traceback says last, and where it was."""
+    """Return the last line of a traceback, with the logged event."""
     try:
         record = json.loads(text)
     except ValueError:

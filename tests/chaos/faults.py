@@ -1,4 +1,4 @@
-"""The faults: each begins, lasts, is undone, and says what it did."""
+"""The faults: each begins, lasts, is undone, and reports what it did."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a server that another fault keeps away raises, by whichever client.
+# Errors of any client while another fault makes a server unavailable.
 AWAY = (
     OSError,
     RuntimeError,
@@ -46,14 +46,14 @@ AWAY = (
     psycopg2.Error,
 )
 
-# How long to try to reach a broker that another fault keeps away.
+# Seconds to try to reach a broker that another fault makes unavailable.
 REACH_SECONDS = 10.0
-# How long a server that was started before may still take.
+# Seconds that a server which is already starting may still take.
 START_SECONDS = 60.0
 
 
 class Faults:
-    """Makes faults, each in a thread; those of one target happen one after the other."""
+    """Makes faults, each in a thread; faults of one target happen one after the other."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -82,7 +82,7 @@ class Faults:
         recorder = self._cluster.recorder
         with self._locks[fault.target]:
             if self._over.is_set():
-                return  # another fault of this target took until the end
+                return  # another fault of this target lasted until the end
             began = recorder.now()
             what = f"{fault.name} {fault.target}"
             lasts = f" for {fault.seconds:g} s" if fault.seconds else ""
@@ -101,9 +101,9 @@ class Faults:
         self._over.wait(seconds)
 
     def start(self, server: Postgres | Broker) -> None:
-        """Start a server; one that does not serve after two minutes is killed and started again.
+        """Start a server; if it does not serve after two minutes, it is killed and started again.
 
-        On a busy machine it may take more than one minute.
+        On a busy machine a start may take more than one minute.
         """
         with suppress(AssertionError):
             server.start()
@@ -136,7 +136,7 @@ class Faults:
         self._kill(fault, signal.SIGTERM)
 
     def _kill_child(self, fault: Fault) -> str | None:
-        # Celery ends a worker whose child dies before its first look at the broker.
+        # Celery ends a worker whose child dies before the worker first reads from the broker.
         if not self._cluster.works(fault.target):
             return "it has not started yet"
         self._wait(1.0)
@@ -147,7 +147,7 @@ class Faults:
         return None
 
     def _freeze_worker(self, fault: Fault) -> None:
-        """Freeze the parent, or, in half of the cases, its children too."""
+        """Freeze the parent and, in half of the cases, also its children."""
         pid = self._cluster[fault.target].popen.pid
         family = list(tree(pid)) if fault.amount < 0.5 else [pid]
         for member in family:
@@ -262,7 +262,7 @@ class Faults:
         )
 
     def _reach(self, act: Callable[[], T]) -> T | None:
-        """Do what needs a server that another fault may keep away; None if that lasts."""
+        """Retry an action on a server that may be unavailable; return None if this lasts."""
         deadline = time.monotonic() + REACH_SECONDS
         while True:
             try:

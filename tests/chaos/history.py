@@ -1,4 +1,4 @@
-"""What happened: every request with its answer, every fault, written as it happens."""
+"""The history: every request with its answer and every fault, written when it happens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILE = "history.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request and its answer; times are seconds since the begin, by the monotonic clock.
+    """A request and its answer; times are seconds since the start, by the monotonic clock.
 
-    `asked` has the tasks that a submission asks for, each as name and label: a text that no other
-    task has, in the task's arguments; "" where they have room for none. `status` is None where no
-    answer came; then `body` says why.
+    `asked` has the tasks of a submission, each as name and label. The label is a unique text
+    in the task's arguments, or "" if they have no text. `status` is None if there was no
+    answer; then `body` has the reason.
     """
 
     sent: float
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A fault that has ended, or a process that ended by itself (`name` is "ended_by_itself")."""
+    """A fault that is over, or a process that ended unexpectedly (`name` is "ended_by_itself")."""
 
     began: float
     ended: float
@@ -47,7 +47,7 @@ class Happened:
 
 @dataclass
 class History:
-    """All answers and all that happened, in the order in which they were noted."""
+    """All answers and faults, in the order in which they were recorded."""
 
     answers: list[Answer] = field(default_factory=list)
     happened: list[Happened] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Recorder:
         self.begin = time.monotonic()
 
     def now(self) -> float:
-        """Return the seconds since the begin."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.begin
 
     def add(self, record: Answer | Happened) -> None:
@@ -87,7 +87,7 @@ class Recorder:
             self._file.flush()
 
     def say(self, text: str) -> None:
-        """Print a line with the seconds since the begin."""
+        """Print a line with the seconds since the start."""
         print(f"{self.now():6.1f} s  {text}", flush=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The work: clients that post, wait, read and list the whole time, and note every answer."""
+"""The work: clients that post, wait, read and list all the time, and record every answer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from .history import Recorder
 
-# The API answers 503 after 4 s without PostgreSQL; who hears nothing for so long has found a fault.
+# The API answers 503 after 4 s without PostgreSQL; no answer within this time is a finding.
 ANSWER_SECONDS = 30.0
-# Seconds after which a keyed request is repeated once more, whatever its answer was.
+# Seconds after which a keyed request is repeated, also after a success.
 LATER = (3.0, 20.0)
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-# Texts of tasks that are made to fail; their tracebacks in a log are no findings.
+# Texts of tasks that must fail; their tracebacks in a log are no findings.
 MADE_TO_FAIL = "made to fail"
 NOT_YET = "not yet"
-# The tasks of batches, and how many of a hundred are of each; tests/support/tasks.py has them.
+# The tasks of batches and their shares in percent; they are in tests/support/tasks.py.
 MIX = {
     "insert_message": 72,
     "note": 12,
@@ -45,7 +45,7 @@ class Client:
         self.chance = random.Random(f"{load.seed} {name}")
         self.name = name
         self.load = load
-        # uvicorn closes a connection that is idle for 5 s, maybe while a request is on its way.
+        # uvicorn closes a connection that is idle for 5 s, possibly while a request is being sent.
         limits = httpx.Limits(keepalive_expiry=2.0)
         self._replicas = [
             httpx.Client(base_url=url, timeout=ANSWER_SECONDS, limits=limits) for url in load.urls
@@ -63,7 +63,7 @@ class Client:
         replica: int | None = None,
         wait: float = 0,
     ) -> Answer:
-        """Send a request, note what came of it, and return that."""
+        """Send a request, record the answer, and return it."""
         to = self.chance.randrange(len(self._replicas)) if replica is None else replica
         headers = {"Content-Type": kind} | ({"Idempotency-Key": key} if key else {})
         status, text = None, ""
@@ -82,7 +82,7 @@ class Client:
         return answer
 
     def submit(self, path: str, body: str, asked: Sequence[tuple[str, str]], **more: Any) -> Answer:
-        """Send a submission, and remember the ids in its answer for those who read."""
+        """Send a submission, and keep the ids in its answer for the reading clients."""
         answer = self.ask("POST", path, body, asked=asked, **more)
         if answer.status == 202:
             self.load.remember(ids_in(answer.body))
@@ -91,7 +91,7 @@ class Client:
         return answer
 
     def repeat(self, path: str, body: str, asked: Sequence[tuple[str, str]], **more: Any) -> None:
-        """Send a keyed submission to both replicas until each has accepted it, then once later."""
+        """Send a keyed submission to both replicas until both have accepted it, and once later."""
         first = self.chance.randrange(2)
         if self.chance.random() < 0.3:  # at the same time
             more_to = {**more, "replica": 1 - first}
@@ -110,11 +110,11 @@ class Client:
         )
 
     def label(self) -> str:
-        """Return a text that no other task has."""
+        """Return a unique text."""
         return f"{self.name}-{next(self.load.numbers)}"
 
     def item(self) -> tuple[str, dict[str, Any], str]:
-        """Draw a task: its name, its arguments, its label."""
+        """Choose a random task: its name, its arguments, its label."""
         label = self.label()
         name = self.chance.choices(list(MIX), list(MIX.values()))[0]
         if name == "slow":
@@ -156,15 +156,15 @@ class Load:
             thread.join(2 * ANSWER_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the clients are to go on."""
+        """Wait, but not longer than until the clients must stop."""
         self.stopping.wait(seconds)
 
     def remember(self, ids: Sequence[str]) -> None:
-        """Note the ids of accepted tasks."""
+        """Record the ids of accepted tasks."""
         self._ids.extend(ids)
 
     def known_id(self, chance: random.Random) -> str | None:
-        """Return the id of an accepted task, most likely of one of the last; None without any."""
+        """Return the id of an accepted task, preferably a recent one; None if there are none."""
         ids = self._ids
         if not ids:
             return None
@@ -179,7 +179,7 @@ class Load:
 
 
 def ids_in(body: str) -> list[str]:
-    """Return the ids of the tasks that an answer to a submission says are accepted."""
+    """Return the ids of the accepted tasks in the answer to a submission."""
     values = [json.loads(line) for line in body.splitlines()]
     rows = values[0]["tasks"] if values and "tasks" in values[0] else values
     return [row["task_id"] for row in rows if row.get("status") == "PENDING"]

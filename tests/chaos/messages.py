@@ -1,4 +1,4 @@
-"""Messages that no relay has sent: malformed ones, and copies of those that one has sent."""
+"""Messages that no relay has sent: malformed ones, and copies of messages of tasks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 QUEUES = ("tasks", "short_tasks")
 JSON = "application/json"
-# In what a log may say of the malformed messages.
+# A text by which log lines about the malformed messages are recognised.
 MALFORMED = "malformed"
 BUNDLE = {"bundle": 1, "ledger_version": 2}
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class Raw(NamedTuple):
-    """A message as it goes to the broker."""
+    """A message as it is sent to the broker."""
 
     queue: str
     body: bytes
@@ -31,12 +31,12 @@ class Raw(NamedTuple):
 
 
 def send(url: str, sent: Iterable[Raw]) -> int:
-    """Publish messages; return how many. Raises what the broker raises where it is away."""
+    """Publish messages; return how many. Raises an error if the broker is unavailable."""
     count = 0
-    # On Redis a queue is a list for each priority, here as many as the service has.
+    # On Redis a queue has one list for each priority; the service has these.
     options = {"priority_steps": list(range(10))} if url.startswith("redis") else {}
     with kombu.Connection(url, connect_timeout=5, transport_options=options) as connection:
-        producer: Any = connection.Producer()  # the stubs know no headers
+        producer: Any = connection.Producer()  # headers are missing in the stubs
         for raw in sent:
             producer.publish(
                 raw.body,
@@ -53,7 +53,7 @@ def send(url: str, sent: Iterable[Raw]) -> int:
 
 
 def malformed() -> Iterator[Raw]:
-    """Give messages that stand for no task, some of each kind for both queues."""
+    """Return malformed messages, some of each kind for both queues."""
     task = {"lang": "py", "task": "slow"}
     arguments = json.dumps([[], {"duration": 0}, EMBED]).encode()
     bodies: Sequence[tuple[bytes, str, dict[str, Any]]] = [
@@ -78,9 +78,9 @@ def malformed() -> Iterator[Raw]:
 
 
 def copies(rows: Iterable[tuple[str, str, str, int, str | None]]) -> Iterator[Raw]:
-    """Give a message for each attempt that a task (id, name, arguments, attempt, reply) has had.
+    """Return a message for each attempt of the tasks (id, name, arguments, attempt, reply).
 
-    For messages tasks, those of a bundle too.
+    For message tasks, there are also bundles.
     """
     for task_id, name, arguments, last, reply_to in rows:
         for attempt in range(1, last + 1):

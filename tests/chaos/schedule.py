@@ -1,4 +1,4 @@
-"""Which fault happens when: a pure function of the seed."""
+"""Which fault happens when. This is a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLOCK = ("clock",)
 CONNECTIONS = ("connections",)
 QUEUES = ("queues",)
 
-# Seconds before the first fault, and between the beginnings of two.
+# Seconds before the first fault, and between the starts of two faults.
 FIRST = 2.0
 GAPS = (1.2, 3.6)
 # Steps of PostgreSQL's clock, in seconds.
@@ -25,7 +25,7 @@ STEPS = (-3600.0, -60.0, 60.0, 3600.0)
 
 
 class Kind(NamedTuple):
-    """A kind of fault: what it may hit, how long it lasts in seconds, how often it comes."""
+    """A kind of fault: its possible targets, its duration in seconds, and its frequency."""
 
     targets: tuple[str, ...]
     shortest: float = 0.0
@@ -60,9 +60,9 @@ KINDS = {
     "send_duplicates": Kind(QUEUES),
 }
 
-# A request may get a 503 during these,
+# A request may get a 503 during these faults,
 OF_THE_STORE = {name for name, kind in KINDS.items() if kind.targets == STORE}
-# and a task with one attempt may lose it to these.
+# and a task with one attempt may lose it because of these.
 DEADLY = {"kill_worker", "kill_child", "freeze_worker"}
 
 
@@ -70,7 +70,7 @@ DEADLY = {"kill_worker", "kill_child", "freeze_worker"}
 class Fault:
     """A fault: it begins `at` seconds after the start and lasts `seconds`.
 
-    `amount` is from 0 to 1, for what else the kind lets vary; for `step_clock`, the seconds.
+    `amount` is from 0 to 1, for other random choices; for `step_clock` it is the seconds.
     """
 
     at: float
@@ -83,9 +83,9 @@ class Fault:
 def schedule(seed: int, seconds: float, broker: BrokerName) -> list[Fault]:
     """Return the faults of a run in order; all begin before the last tenth of the time.
 
-    Every kind has had its turn, or its two turns, before one comes again.
+    Every kind has occurred once (or twice, for frequent kinds) before any occurs again.
     """
-    # Not for secrets: the point is that it can be repeated.
+    # Not for secrets: the sequence must be repeatable.
     chance = random.Random(f"{seed} {broker}")
     deck: list[str] = []
     faults: list[Fault] = []

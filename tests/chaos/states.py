@@ -1,4 +1,4 @@
-"""What was read of tasks, in the order in which it was read: nothing goes backwards."""
+"""The states that were read of each task, in order: no state may be older than one read before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .history import Answer
 
 ENDED = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
-# STARTED and RETRY follow each other as often as a task is tried again.
+# STARTED and RETRY alternate, once for each attempt.
 RANKS = {"PENDING": 0, "STARTED": 1, "RETRY": 1, **dict.fromkeys(ENDED, 2)}
 
 
@@ -34,7 +34,7 @@ class States:
         self._reads: defaultdict[str, list[Read]] = defaultdict(list)
 
     def note(self, answer: Answer) -> None:
-        """Note what GET /tasks/{id} answered. Raises ValueError for an answer of another shape."""
+        """Record an answer of GET /tasks/{id}. Raises ValueError for one of the wrong shape."""
         body = json.loads(answer.body)
         task_id = answer.path.removeprefix("/tasks/").partition("?")[0]
         if body.keys() != {"task_id", "status", "result"} or body["task_id"] != task_id:
@@ -44,17 +44,17 @@ class States:
         self._reads[task_id].append(Read(answer.sent, answer.received, body["status"], answer.body))
 
     def ended_by(self, task_id: str) -> float | None:
-        """Return when a task was first known to have ended; None where nobody read that."""
+        """Return when a task was first known to have ended; None if this was never read."""
         ends = (read.received for read in self._reads[task_id] if read.status in ENDED)
         return min(ends, default=None)
 
     def unfinished_at(self, task_id: str) -> float | None:
-        """Return until when a task had certainly not ended; None where nobody read that."""
+        """Return until when a task had certainly not ended; None if this was never read."""
         times = (read.sent for read in self._reads[task_id] if read.status not in ENDED)
         return max(times, default=None)
 
     def backwards(self, tasks: Mapping[str, Task]) -> Iterator[str]:
-        """Give each state that is older than one read before, and each end that changed."""
+        """Yield each state that is older than one read before, and each end that changed."""
         for task_id, reads in self._reads.items():
             yield from _older(task_id, reads)
             ends = sorted((read for read in reads if read.status in ENDED), key=_received)
@@ -85,7 +85,7 @@ def _older(task_id: str, reads: list[Read]) -> Iterator[str]:
 
 
 def _state_of(task: Task) -> object:
-    """Return what GET /tasks/{id} has to answer for a task that has ended."""
+    """Return what GET /tasks/{id} must answer for a task that has ended."""
     value = json.loads(task.result or "null")
     result = value if task.state == "SUCCESS" else {"error": task.error}
     return {"task_id": task.id, "status": task.state, "result": result}

@@ -1,4 +1,4 @@
-"""Attempts as a child process gets them, run in the test's own process."""
+"""Attempts as in a child process, but run in the test's process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def attempt_of(
 
 
 def run_alone(spec: Task, task_id: str, *args: object, **options: Any) -> Report:
-    """Run a task's first attempt; return what the parent process is told."""
+    """Run a task's first attempt; return the report to the parent process."""
     return run([attempt_of(spec, task_id, *args, **options)])
 
 

@@ -1,4 +1,4 @@
-"""`python -m backend`, which names each variable put into its environment beside threads."""
+"""`python -m backend` that prints each environment variable set while other threads run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `celery -A backend`, run beside a stack."""
+"""The command `celery -A backend`, run with the settings of a stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates of the tests' own, made by openssl."""
+"""The tests' own certificates, made by openssl."""
 
 import ssl
 import subprocess
@@ -8,7 +8,7 @@ __all__ = ["Certificate"]
 
 
 class Certificate:
-    """A certificate that is its own authority, for 127.0.0.1 unless it names other hosts."""
+    """A self-signed certificate, for 127.0.0.1 unless other hosts are given."""
 
     def __init__(self, folder: Path, hosts: str = "IP:127.0.0.1,DNS:localhost") -> None:
         self.file, self.key = folder / "certificate.pem", folder / "key.pem"

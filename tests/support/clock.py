@@ -10,9 +10,9 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clock:
-    """A clock that is as far ahead of the machine's as `set` says, at first not at all.
+    """A clock that `set` puts ahead of the machine's; at first both are equal.
 
-    A server shows it that starts with `environment`.
+    A server that is started with `environment` uses it.
     """
 
     def __init__(self, directory: Path, compiler: Path) -> None:
@@ -27,6 +27,6 @@ class Clock:
 
     def set(self, seconds: float) -> None:
         """Set it `seconds` ahead of the machine's clock (negative: behind), at once."""
-        # Not emptied first: the server has the file in its memory.
+        # Overwritten, not truncated: the server has mapped the file into its memory.
         with self._file.open("r+b") as file:
             file.write(struct.pack("q", round(seconds * 1e9)))

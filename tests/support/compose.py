@@ -36,10 +36,10 @@ def without_settings() -> dict[str, str]:
 
 
 class Compose(Stack):
-    """The stack in containers, from a copy of the project; named so that it meets no other."""
+    """The stack in containers, from a copy of the project and under its own name."""
 
     def __init__(self, folder: Path) -> None:
-        # Not Stack's own: it starts processes, and this one containers.
+        # Stack's own constructor is not called: it is for processes.
         self.folder = folder
         self.project = f"tasks-api-test-{uuid.uuid4().hex[:8]}"
         self.ports = {name: free_port() for name in PORTS}
@@ -63,9 +63,9 @@ class Compose(Stack):
         return self.compose("ps", "--all", "--quiet", service).strip()
 
     def kill_and_start(self, container: str) -> None:
-        """Kill a container and start it again after a while, as an operator would.
+        """Kill a container and start it again after a pause, as an operator would.
 
-        `restart: unless-stopped` does not: to the engine a `docker kill` is a wish.
+        `restart: unless-stopped` does not restart it, as `docker kill` is a manual stop.
         """
         self._command("docker", "kill", container, cwd=self.folder)
         threading.Event().wait(DOWN_SECONDS)
@@ -83,7 +83,7 @@ class Compose(Stack):
         return [tuple(row.split(",")) for row in rows]
 
     def close(self) -> None:
-        """Remove all that was made, volumes and images included."""
+        """Remove everything that was created, including volumes and images."""
         self.compose("--profile", "*", "down", "--volumes", "--rmi", "local")
 
     def _command(self, *command: str, cwd: Path) -> str:

@@ -1,4 +1,4 @@
-"""Accepted tasks whose time has not come."""
+"""Accepted tasks that are not due yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[str]:
-    """Write accepted tasks whose time has not come, as the API does; return ids in order."""
+    """Insert accepted tasks that are not due yet, as the API does; return their ids in order."""
     rows = service.query(
         "WITH new AS (INSERT INTO tasks (id, name, args, max_attempts, created_at)"
         " SELECT gen_random_uuid(), 'slow', '{\"duration\": 0}', 5,"
@@ -17,7 +17,7 @@ def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[st
         " RETURNING id, created_at),"
         " box AS (INSERT INTO outbox (task_id, due_at)"
         " SELECT id, now() + CAST(%s AS interval) FROM new),"
-        # The list starts at this time, and no row that the API writes is so old.
+        # The list starts at this time, and the API writes no row this old.
         " bound AS (UPDATE scan_bounds SET unfinished_from = '-infinity')"
         " SELECT CAST(id AS text) FROM new ORDER BY created_at",
         created, count, due,

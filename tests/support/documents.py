@@ -1,7 +1,7 @@
-"""The documents as a test sees them: headings, links, fenced blocks, and what each block is for.
+"""The documents as tests see them: headings, links, code blocks, and how each block is tested.
 
-A block is run, or it is recognised as one that a test must not run (it would install things, or
-start what is running) and checked in another way; whatever is neither is refused.
+A block is run, or it is known as one that a test must not run (it would install packages, or
+start the service again) and is checked in another way. Any other block is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `answer` is the block below it where that shows what a command prints."""
+    """A code block; `answer` is the block below it if that shows the output of the command."""
 
     document: str
     line: int
@@ -48,7 +48,7 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command; a line that goes on counts with the next."""
+        """The words of each command; continued lines are joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
@@ -65,12 +65,12 @@ class Document:
 
     @cached_property
     def prose(self) -> str:
-        """The text without its fenced blocks."""
+        """The text without its code blocks."""
         return FENCE.sub("", self.text)
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The fenced blocks in order; an answer is part of the command that prints it."""
+        """The code blocks in order; an answer belongs to the block of its command."""
         found: list[Block] = []
         last_end = -1
         for match in FENCE.finditer(self.text):
@@ -93,7 +93,7 @@ class Document:
 
     @property
     def links(self) -> list[str]:
-        """Where its links lead, within the project."""
+        """The targets of its links within the project."""
         targets = re.findall(r"\]\(([^)]+)\)", self.prose)
         return [target for target in targets if "://" not in target]
 
@@ -206,9 +206,9 @@ def _is_run(words: list[str]) -> bool:
 
 
 def checked(block: Block) -> bool:
-    """Check a block that is not run; False for one that is to be run.
+    """Check a block that must not be run; return False for one that is to be run.
 
-    Raises AssertionError for a command that does not exist, or that nobody knows how to try.
+    Raises AssertionError for a command that does not exist, or that this module does not know.
     """
     if block.text.startswith("python3 -m venv"):
         _python(block.commands[0][1:])
@@ -217,10 +217,10 @@ def checked(block: Block) -> bool:
         rest = block.commands
     else:
         strange = [words for words in block.commands if not _is_run(words)]
-        assert not strange, f"{block.where}: neither run nor recognised: {strange}"
+        assert not strange, f"{block.where}: neither run nor known: {strange}"
         return False
     for program, *words in rest:
-        assert program in _NOT_RUN, f"{block.where}: give {program} a block of its own"
+        assert program in _NOT_RUN, f"{block.where}: give {program} its own block"
         try:
             _NOT_RUN[program](words)
         except (AssertionError, KeyError) as error:
@@ -232,16 +232,16 @@ def checked(block: Block) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Have slow tasks take a second instead of many, in commands and in what they print.
+    """Make slow tasks take one second, in commands and in their output.
 
-    Those of a minute are there to be revoked.
+    Tasks of a minute are unchanged, as the documents revoke them.
     """
     text = re.sub(r"duration=(?!60\b)\d+", "duration=1", text)
     return re.sub(r"(enqueued for|completed after) \d+ seconds", r"\1 1 seconds", text)
 
 
 def values(text: str) -> list[Any]:
-    """Return the JSON values that a command printed, whatever else stands between them."""
+    """Return the JSON values in the output of a command, ignoring other text."""
     decoder = json.JSONDecoder()
     found: list[Any] = []
     place = 0
@@ -255,12 +255,12 @@ def values(text: str) -> list[Any]:
     return found
 
 
-# Words of which the one or the other is there, according to how far a task is just then.
+# Pairs of states that a task may have at the moment of a request.
 _MOMENTARY = ({"PENDING", "STARTED"}, {"ACTIVE", "RESERVED"})
 
 
 def differences(expected: object, actual: object, place: str = "") -> Iterator[str]:
-    """Go over what an answer has otherwise than the document shows, ids, times and counts apart."""
+    """Yield the differences between an answer and the document, except ids, times and counts."""
     if isinstance(expected, dict) and isinstance(actual, dict) and list(expected) == list(actual):
         for key, value in expected.items():
             yield from differences(value, actual[key], f"{place}/{key}")
@@ -285,7 +285,7 @@ def _like(expected: object, actual: object, place: str) -> bool:
 
 
 def known_settings() -> set[str]:
-    """Return the settings that there are, Flower's own among them."""
+    """Return the names of all settings, including Flower's own."""
     ours = {name.upper() for name in Settings.model_fields}
     return ours | {f"FLOWER_{name.replace('-', '_').upper()}" for name in default_options}
 

@@ -1,4 +1,4 @@
-"""What a task may raise, some of which libraries below it take for their own."""
+"""Exceptions that a task may raise, some of which Celery or billiard handle themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unreadable(Exception):
 
 
 class NoText(Exception):
-    """Says something that is no text."""
+    """Its __str__ returns no text."""
 
     def __str__(self) -> str:
         """Return a number."""
@@ -29,7 +29,7 @@ class NoText(Exception):
 
 
 class Unpicklable(Exception):
-    """Cannot be made again from its arguments, and holds what no pickle can."""
+    """Cannot be unpickled from its arguments, and has an attribute that cannot be pickled."""
 
     def __init__(self, one: str, two: object) -> None:
         super().__init__(one)

@@ -20,7 +20,7 @@ QUEUES = pytest.mark.parametrize("queue", ["tasks", "short_tasks"])
 def send(
     stack: Stack, body: bytes, content_type: str, headers: dict[str, Any], queue: str = "tasks"
 ) -> None:
-    """Publish a message to one of the workers' queues, whatever is in it."""
+    """Publish any message to one of the workers' queues."""
     with kombu.Connection(stack.broker_url) as connection:
         connection.Producer().publish(
             body,
@@ -38,7 +38,7 @@ def headers_of(task_id: str, attempt: int | None = None, name: str = "insert_mes
 
 
 def body_of(*, ours: bool = True, **arguments: object) -> bytes:
-    """Return the body of a message of ours, or as another program sends it."""
+    """Return the body of a message, in our form or in that of other programs."""
     rest = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     parts = [[json.dumps(arguments)], {}] if ours else [[], arguments]
     return json.dumps([*parts, rest]).encode()
@@ -65,7 +65,7 @@ def written(stack: Stack, task_id: str) -> object:
 
 
 def works(stack: Stack) -> None:
-    """Check that the worker has gone on, and that nothing is left in its queue."""
+    """Check that the worker still runs tasks, and that nothing is left in its queue."""
     assert stack["worker"].popen.poll() is None
     task_id = stack.post("/tasks/", {"content": "still there"})
     assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"

@@ -1,4 +1,4 @@
-"""Tasks of the tests in the ledger: made, claimed, ended and looked at."""
+"""Tasks in the ledger for tests: functions to create, claim, end and read them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def submit(
 
 
 def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3) -> str:
-    """Make a task of a state, with the outbox row that belongs to it; return its id."""
+    """Insert a task in a state, with its outbox row if it waits; return its id."""
     (task_id,) = submit(database, max_attempts=max_attempts)
     with database.begin() as connection:
         connection.execute(
@@ -39,12 +39,12 @@ def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3
 
 
 def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "w") -> bool:
-    """Start an attempt; return whether it counts."""
+    """Start an attempt; return whether the claim succeeded."""
     return task_id in ledger.claim(connection, {task_id: attempt}, worker).ids
 
 
 def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str = "{}") -> bool:
-    """End an attempt of the worker "w" that has been started; return whether it counted."""
+    """End a started attempt of the worker "w" with success; return whether it was current."""
     end = records.TaskRecord(task_id, attempt=attempt, state=states.SUCCESS, result=result)
     return bool(ledger.finish(connection, [end], "w", waiting=False))
 
@@ -52,7 +52,7 @@ def succeed(connection: sa.Connection, task_id: str, attempt: int, result: str =
 def reschedule(
     connection: sa.Connection, task_id: str, attempt: int, *, waiting: bool = False, delay: int = 0
 ) -> bool:
-    """Give a task of the worker "w" its next attempt at no cost; return whether it counted."""
+    """Give a task of the worker "w" its next attempt at no cost; return whether it was current."""
     again = ledger.reschedule(
         connection,
         {task_id: attempt},
@@ -66,7 +66,7 @@ def reschedule(
 
 
 def hand_back(connection: sa.Connection, worker: str) -> int:
-    """Do what a worker does that stops; return how many tasks it has given back."""
+    """Hand tasks back as a stopping worker does; return how many."""
     started = locked.lock_started_by(connection, worker)
     return len(ledger.reschedule(connection, started, worker, waiting=False, free=True))
 
@@ -86,7 +86,7 @@ def box(database: sa.Engine) -> list[tuple[str, int]]:
 
 
 def age(database: sa.Engine, task_id: str, seconds: float, publishes: int = 1) -> None:
-    """Make a row look as if it had been published so long ago, for the nth time."""
+    """Make a row look as if it had been published `seconds` ago, for the nth time."""
     with database.begin() as connection:
         connection.execute(
             sa.text(

@@ -1,4 +1,4 @@
-"""Messages that cannot be read, in every way that we know of."""
+"""Messages that cannot be read, one of every known kind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def headers_of(**changes: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Sent:
-    """A message as a client publishes it; what is not named is as in a good one."""
+    """A message as a client publishes it; the defaults are those of a valid message."""
 
     body: bytes = field(default_factory=body_of)
     headers: dict[str, Any] = field(default_factory=headers_of)
@@ -60,7 +60,7 @@ class Sent:
 
 
 class FarFuture(datetime):
-    """A date that a broker carries and Python cannot read."""
+    """A date that a broker can carry but Python cannot represent."""
 
     def utctimetuple(self) -> Any:  # noqa: ANN401 - for amqp, which wants a tuple
         return (9999, 1, 1, 10**10, 0, 0)
@@ -73,7 +73,7 @@ def nested(depth: int) -> list[Any]:
     return made
 
 
-# What it holds would be a message of ours.
+# The body would be valid.
 PICKLE = pickle.dumps([ARGUMENTS, {}, {}])
 PICKLED = "application/x-python-serialize"
 MALFORMED = {
@@ -151,7 +151,7 @@ UNREADABLE_PROPERTIES = {
 
 
 def envelope(**changes: object) -> bytes:
-    """Return what kombu puts into a list for a good message, but for `changes`."""
+    """Return the list entry that kombu makes of a valid message, with `changes`."""
     properties = {
         "delivery_info": {"exchange": "tasks", "routing_key": "tasks"},
         "delivery_tag": str(uuid4()),

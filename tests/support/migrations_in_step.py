@@ -1,4 +1,4 @@
-"""Do the migrations make what the models declare? Run by `make lint`."""
+"""Check that the migrations create the models' schema. Run by `make lint`."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from .servers import Missing, Postgres
 
 
 def main() -> None:
-    """Migrate an empty database of its own and compare; exit 1 with the differences."""
+    """Migrate a new, empty database and compare; exit 1 with the differences."""
     try:
         server = Postgres()
     except Missing as missing:

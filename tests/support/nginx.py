@@ -1,4 +1,4 @@
-"""nginx in front of the service, run as whoever runs the tests, in a directory of its own."""
+"""nginx in front of the service, in its own directory and with the user of the tests."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ http {{
 
 
 class Nginx(Server):
-    """An nginx with the given blocks in `http`; their `listen 80` becomes its own port.
+    """An nginx with the given blocks in `http`; `listen 80` is replaced with a free port.
 
-    Raises Missing without its program.
+    Raises Missing if its program is not installed.
     """
 
     def __init__(self, http: str) -> None:

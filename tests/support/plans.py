@@ -1,4 +1,4 @@
-"""What PostgreSQL does for a statement."""
+"""How PostgreSQL executes a statement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-# For the same plans each time: no statistics but those of the time when the most was waiting.
+# For stable plans: keep the statistics of the time when most tasks were waiting.
 KEEP_STATISTICS = (
     "ALTER TABLE tasks SET (autovacuum_enabled = false);"
     "ALTER TABLE outbox SET (autovacuum_enabled = false)"
@@ -15,7 +15,7 @@ KEEP_STATISTICS = (
 
 
 def plan(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> str:
-    """Return what PostgreSQL has done for a statement, as JSON text, and undo it."""
+    """Run a statement, return its plan with the real numbers as JSON text, and roll back."""
     *settings, last = statement.text.split(";")
     for setting in map(sa.text, settings):
         needed = setting.compile().params.keys()
@@ -27,13 +27,13 @@ def plan(connection: sa.Connection, statement: sa.TextClause, parameters: dict[s
 
 
 def blocks(connection: sa.Connection, statement: sa.TextClause, parameters: dict[str, Any]) -> int:
-    """Return how many blocks a statement reads, and undo it."""
+    """Run a statement, return how many blocks it reads, and roll back."""
     (done,) = json.loads(plan(connection, statement, parameters))
     return int(done["Plan"]["Shared Hit Blocks"] + done["Plan"]["Shared Read Blocks"])
 
 
 WAITING = 20_000
-# Statistics of a time when everything had ended, and then a burst.
+# Statistics from when all tasks had ended, followed by a burst.
 BURST = [
     KEEP_STATISTICS,
     f"""

@@ -3,8 +3,8 @@
 import random
 import socket
 
-# Below Linux's range for outgoing connections (32768 and up): else a client could be
-# given the port of a server that is down, or, trying to reach it, connect to itself.
+# Below Linux's range for outgoing connections (from 32768 on): otherwise a client could get
+# the port of a server that is down, or connect to itself when it tries to reach the server.
 _PORTS = range(20000, 32000)
 
 _given: set[int] = set()
@@ -19,7 +19,7 @@ def free_port() -> int:
         if port in _given:
             continue
         with socket.socket() as probe:
-            # As servers do, and so that connections in TIME_WAIT do not matter.
+            # As servers do, so that connections in TIME_WAIT do not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""Clients that post messages while something breaks."""
+"""Clients that post messages during faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Posting:
-    """Clients that post messages at the same time and keep what they were told."""
+    """Concurrent clients that post messages and keep the ids of the accepted tasks."""
 
     stack: Stack
     count: int
@@ -36,7 +36,7 @@ class Posting:
         return self
 
     def finish(self, timeout: float) -> None:
-        """Wait until every message got its 202, through whatever errors."""
+        """Wait until every message got its 202; requests are repeated after errors."""
         eventually(
             lambda: not any(thread.is_alive() for thread in self._threads),
             timeout,
@@ -53,7 +53,7 @@ class Posting:
                 self._post(client, f"message {number}")
 
     def _post(self, client: httpx.Client, content: str) -> None:
-        """Post until there is a 202; a try that got another answer may or may not have counted."""
+        """Post until there is a 202; other answers may or may not have created a task."""
         pause = threading.Event()
         while True:
             try:

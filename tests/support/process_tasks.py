@@ -1,4 +1,4 @@
-"""Tasks that only tests have: what they do to their pool process."""
+"""Tasks of the tests that affect their pool process."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def leak(args: Leak, run: Run) -> ProcessId:  # noqa: ARG001 - a task's signatur
 
 
 class Hold(BaseModel):
-    """A folder: the task writes its process id to `pid`, and ends when there is `go`."""
+    """A folder: the task writes its process id to `pid`, and ends when `go` exists."""
 
     folder: str
 
 
 @task(name="hold")
 def hold(args: Hold, run: Run) -> ProcessId:  # noqa: ARG001 - a task's signature
-    """Run until it is told to end; time out after 60 s."""
+    """Run until `go` exists; time out after 60 s."""
     folder = Path(args.folder)
     (folder / "pid").write_text(str(os.getpid()))
     for _ in range(600):
@@ -68,7 +68,7 @@ class HowToFork(BaseModel):
 
 
 class Squares(BaseModel):
-    """What the other processes have returned."""
+    """The results of the other processes."""
 
     squares: list[int]
 
@@ -120,7 +120,7 @@ WAYS: dict[str, Callable[[Any], list[int]]] = {
 
 @task(name="use_multiprocessing", max_attempts=1)
 def use_multiprocessing(args: HowToFork, run: Run) -> Squares:  # noqa: ARG001 - a task's signature
-    """Have another process do the work."""
+    """Do the work in another process."""
     way, _, method = args.way.partition(", ")
     return Squares(squares=WAYS[way](multiprocessing.get_context(method)))
 
@@ -150,7 +150,7 @@ FORKS: dict[str, Callable[[Run], object]] = {
 
 @task(name="fork", max_attempts=2)
 def fork(args: HowToFork, run: Run) -> ProcessId:
-    """Write a message before and after a fork, which goes on in the task's function."""
+    """Write a message before and after a fork; the fork continues in the task's function."""
     messages.insert(run.session, "written by the task", run.task_id)
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""A small application behind our protocol, and clients that talk to it byte by byte."""
+"""A small application behind our protocol, and clients that send raw bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def application(_scope: Any, receive: Any, send: Any, pause: float = 2 * S
 
 
 async def quick(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
-    """Answer as `application` does, sooner."""
+    """Answer as `application` does, after a shorter pause."""
     await application(scope, receive, send, 0.01)
 
 
@@ -73,7 +73,7 @@ def serve(talk: Any, app: Any = application) -> Any:  # noqa: ANN401 - what it r
 
 
 async def exchange(port: int, *pieces: bytes, end: bool = False) -> bytes:
-    """Send pieces, end the client's side if `end`; return all until the server closes."""
+    """Send pieces; if `end`, half-close. Return everything until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for piece in pieces:
         writer.write(piece)

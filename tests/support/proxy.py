@@ -12,22 +12,22 @@ from typing import Any, Self
 from .ports import free_port
 
 _CHUNK = 64 * 1024
-# Seconds a command may take in the proxy's thread, which never blocks.
+# Seconds that a command may take in the proxy's thread.
 _PATIENCE = 10.0
 
 
 class Proxy:
     """Forwards a free port of 127.0.0.1 to `target_host`:`target_port`.
 
-    Runs in a thread of its own from construction to `close()`. Each method returns
-    when its effect is there. A client whose target cannot be reached is reset. May be
+    Runs in its own thread from construction to `close()`. Each method returns
+    when it has taken effect. A client whose target cannot be reached is reset. Can be
     used as a context manager, which closes it.
     """
 
     def __init__(
         self, target_host: str, target_port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        """`tls`: its clients talk TLS to it, as to a server with this context."""
+        """`tls`: its clients use TLS, as with a server with this context."""
         self.port = free_port()
         self._tls = tls
         self._target = (target_host, target_port)
@@ -63,7 +63,7 @@ class Proxy:
         self._do(self._refuse())
 
     def accept(self) -> None:
-        """Listen on `port` again after `refuse()`; else nothing."""
+        """Listen on `port` again after `refuse()`; otherwise do nothing."""
         self._do(self._accept())
 
     def freeze(self) -> None:
@@ -74,7 +74,7 @@ class Proxy:
         self._do(self._freeze())
 
     def thaw(self) -> None:
-        """Forward again, what was held back first."""
+        """Forward again, starting with the data that was held back."""
         self._do(self._thaw())
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class Proxy:
                 pumps.create_task(self._pump(reader, target_writer))
                 pumps.create_task(self._pump(target_reader, writer))
         except* OSError:
-            await self._flowing.wait()  # a reset is no more forwarded than a byte
+            await self._flowing.wait()  # resets are not forwarded either
             raise
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

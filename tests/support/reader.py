@@ -1,4 +1,4 @@
-"""A reader of the documents, who types what they say."""
+"""A reader of the documents, who runs their commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUTH = ("admin", "change-me")
 BLOCK_SECONDS = 60.0
 
-# `watch` looks once. Where `jq` is missing, what the documents ask of it is done by Python.
+# `watch` runs its command once. Without `jq`, Python does what the documents use it for.
 PRELUDE = """
 set -euo pipefail
 watch() { shift 2; bash -c "$1"; }
@@ -34,7 +34,7 @@ command -v jq >/dev/null || jq() { python3 -c \
 
 
 class Reader:
-    """Somebody who types what the documents say, in a copy of the project, beside a service."""
+    """Runs the commands of the documents in a copy of the project, with a running service."""
 
     def __init__(self, stack: Stack, rabbitmq: RabbitMQ, folder: Path) -> None:
         self.stack = stack
@@ -59,7 +59,7 @@ class Reader:
         )
 
     def here(self, text: str) -> str:
-        """Return a text of the documents with the addresses and programs of this service."""
+        """Return a text of the documents with this service's addresses and programs."""
         for port, ours in (
             (8060, self.stack.port),
             (5555, self.flower_port),
@@ -90,7 +90,7 @@ class Reader:
         return done.stdout
 
     def type(self, block: Block) -> str:
-        """Run a block of commands; a TASK_ID that it sets is there for the next."""
+        """Run a block of commands; a TASK_ID that it sets is kept for the next block."""
         mark = "--- TASK_ID="
         text = f'{PRELUDE}\n{self.here(block.text)}\necho; echo "{mark}${{TASK_ID:-}}"'
         printed, _, task_id = self.run("bash", "-c", text).rpartition(mark)
@@ -109,7 +109,7 @@ def _answers(url: str) -> bool:
 
 
 def _serve_management(rabbitmq: RabbitMQ, port: int) -> None:
-    """Have RabbitMQ serve its page and its HTTP API, as it does in docker-compose.yml."""
+    """Make RabbitMQ serve its management page and HTTP API, as in docker-compose.yml."""
     plugins = rabbitmq.directory / "enabled_plugins"
     plugins.write_text("[rabbitmq_management].\n")
     rabbitmq.eval("rabbit:await_startup()")

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 
 def readiness() -> list[Readiness]:
-    """Ask what GET /health/ready asks of PostgreSQL."""
+    """Run the PostgreSQL checks of GET /health/ready."""
     services: Any = SimpleNamespace(submissions=SimpleNamespace(refused=False))
     return Services._check(services, [None])

@@ -1,4 +1,4 @@
-"""The examples of the documents that a developer of a task copies."""
+"""The examples in the documents that developers copy."""
 
 from __future__ import annotations
 

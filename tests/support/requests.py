@@ -1,4 +1,4 @@
-"""Requests of the task `slow`, as a worker makes them of messages."""
+"""Requests of the task `slow`, as a worker makes them from messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def request_of(monkeypatch: pytest.MonkeyPatch, outcomes: list[Any], **headers: object) -> Any:  # noqa: ANN401 - so that its insides can be set
-    """Return a request of the task `slow`; the calls that are to write are noted."""
+    """Return a request of the task `slow`; calls that would write outcomes are recorded."""
     task: Any = app.tasks["slow"]
 
     noting = SimpleNamespace(write_soon=lambda write: outcomes.append((write.func, *write.args)))

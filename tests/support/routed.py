@@ -1,4 +1,4 @@
-"""An application whose routes read their parameters without FastAPI's help."""
+"""An application whose routes use our route class."""
 
 from __future__ import annotations
 

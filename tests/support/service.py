@@ -1,7 +1,7 @@
 """`python -m tests.support.service` is the `tasks-api` command with the tests' own tasks.
 
-In a worker for which TESTS_HANG names a file, the event loop hangs when the file is there; and
-TESTS_CHECKS is how many checks without a tick end a worker.
+If TESTS_HANG names a file, a worker's event loop hangs when the file exists.
+TESTS_CHECKS is the number of checks without a tick that end a worker.
 """
 
 import os

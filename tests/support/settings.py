@@ -1,4 +1,4 @@
-"""The line that settings are refused with."""
+"""The error line of invalid settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from backend.settings import SettingsError, settings
 
 
 def refused() -> str:
-    """Return the one line that the settings are refused with."""
+    """Return the one-line error of the current settings."""
     with pytest.raises(SettingsError) as error:
         settings()
     (line,) = str(error.value).splitlines()

@@ -1,4 +1,4 @@
-"""Types of arguments of any shape, and JSON texts that most of them take."""
+"""Types of arguments of many kinds, and JSON texts that most of them accept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ anything = st.recursive(
 )
 
 
-# mypy takes a type that is made at run time for a name.
+# mypy treats a type that is made at run time as a variable.
 LIST: Any = list
 TUPLE: Any = tuple
 DICT: Any = dict
@@ -63,7 +63,7 @@ ROOT: Any = RootModel
 
 
 class Kind(NamedTuple):
-    """A type, and JSON texts most of which it takes."""
+    """A type, and JSON texts, most of which it accepts."""
 
     type: Any
     texts: st.SearchStrategy[str]

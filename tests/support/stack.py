@@ -1,4 +1,4 @@
-"""The service's real processes, started as a user does and killed as an outage does."""
+"""The service's real processes, started as by a user and killed as in an outage."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Process:
 class Stack:
     """Processes that share one database and one broker.
 
-    `environment` is added to every process's; `start(…, environment)` to one process's. `module` is
-    what stands for the `tasks-api` command. Closing kills whatever still runs.
+    `environment` is added to every process's; `start(…, environment)` to one process's. `module`
+    replaces the `tasks-api` command. Closing kills all running processes.
     """
 
     database_url: str
@@ -93,7 +93,7 @@ class Stack:
         return httpx.Client(base_url=self.url, timeout=70)
 
     def settings(self) -> dict[str, str]:
-        """Return the environment of a process; nothing is left to a `.env` that lies about."""
+        """Return the environment of a process; it overrides the settings of a local `.env`."""
         return {
             **os.environ,
             "DATABASE_URL": self.database_url,
@@ -126,7 +126,7 @@ class Stack:
     def start(
         self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
     ) -> Process:
-        """Start `tasks-api <arguments>` under a name, by default the first; wait until it works."""
+        """Start `tasks-api <arguments>` and wait until it works; `name`: by default the first."""
         process = self.launch(*arguments, name=name, environment=environment)
         if arguments[0] == "api":
             eventually(self._serves, START_SECONDS, "the API serves")
@@ -155,7 +155,7 @@ class Stack:
         return process
 
     def kill(self, name: str) -> None:
-        """Kill a process as `kill -9` does; what it leaves behind is its own affair."""
+        """Kill a process as `kill -9` does, without cleaning up after it."""
         process = self._processes.pop(name)
         process.popen.kill()
         process.popen.wait()
@@ -170,7 +170,7 @@ class Stack:
         return code
 
     def close(self) -> None:
-        """Kill every process that still runs, with its children."""
+        """Kill every running process and its children."""
         for process in self._processes.values():
             orphans = process.children() if process.popen.poll() is None else []
             process.popen.kill()
@@ -203,14 +203,14 @@ class Stack:
         return task_id
 
     def state(self, task_id: str, wait: float = 0) -> dict[str, object]:
-        """Return what GET /tasks/{id} says."""
+        """Return the answer of GET /tasks/{id}."""
         answer = httpx.get(f"{self.url}/tasks/{task_id}?wait={wait}", timeout=wait + 10)
         assert answer.status_code == 200, answer.text
         state: dict[str, object] = answer.json()
         return state
 
     def attempt(self, task_id: str) -> int:
-        """Return the attempt of a task that counts."""
+        """Return the number of a task's current attempt."""
         return int(str(self.scalar("SELECT attempt FROM tasks WHERE id = %s", task_id)))
 
     def unfinished(self) -> int:

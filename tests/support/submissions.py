@@ -1,4 +1,4 @@
-"""Requests that submit tasks, and what is stored of them."""
+"""Requests that submit tasks, and queries about the stored tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
-# One for all threads: to make one takes longer than to ask.
+# Shared by all threads, as creating one takes longer than a request.
 CLIENT = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=None))
 
 
@@ -54,7 +54,7 @@ def accepted(stack: Stack, content: str) -> int:
 
 @contextmanager
 def slow_commit(service: Stack, table: str, condition: str) -> Iterator[None]:
-    """Let a commit that inserts such a row into a table take a second."""
+    """Make a commit take a second if it inserts a row that meets `condition` into a table."""
     service.query(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';"

@@ -1,4 +1,4 @@
-"""Tasks whose function uses its session, run alone or in a batch; what is left is looked at."""
+"""Tasks whose function uses its session, run alone or in a batch, and their effects."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def sql(statement: str) -> Action:
 
 
 def raw(action: Callable[[Any], object]) -> Action:
-    """Return what does something to psycopg2's connection."""
+    """Return an action on psycopg2's connection."""
     return lambda session: action(session.connection().connection.dbapi_connection)
 
 
 def declare(action: Action, culprit: str, *, one_commit: bool) -> Task:
-    """Return a task that writes a message, runs an action in one task only, and writes another."""
+    """Return a task that writes a message and, with the id `culprit`, then runs an action."""
 
     def function(_args: Nothing, run: Run) -> Nothing:
         messages.insert(run.session, "written", run.task_id)

@@ -1,4 +1,4 @@
-"""Tasks that only tests have: each misbehaves in one way."""
+"""Tasks of the tests, most of which misbehave in one way."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Nothing(BaseModel):
 
 
 class Note(BaseModel):
-    """A value to tell runs apart."""
+    """A value that differs between runs."""
 
     text: str = ""
 
 
 @task(name="kill_its_process")
 def kill_its_process(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Never get past its first line."""
+    """Kill its own process in the first line."""
     os.kill(os.getpid(), signal.SIGKILL)
     return Note()
 
 
 @task(name="kill_its_process_in_one_commit", max_attempts=3, one_commit=True)
 def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
-    """Never get past its first line, nor its claim to the ledger."""
+    """Kill its own process in the first line, before its claim is committed."""
     return kill_its_process(args, run)  # type: ignore[return-value]  # a task may return any model
 
 
@@ -50,34 +50,34 @@ def fail(args: Note, run: Run) -> Note:
 
 @task(name="refuse")
 def refuse(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Fail for good."""
+    """Fail without retry."""
     raise TaskError(args.text)
 
 
 @task(name="refuse_in_one_commit", one_commit=True)
 def refuse_in_one_commit(args: Note, run: Run) -> Note:
-    """Write a message, then fail for good."""
+    """Write a message, then fail without retry."""
     messages.insert(run.session, "to be rolled back", run.task_id)
     raise TaskError(args.text)
 
 
 @task(name="note")
 def note(args: Note, run: Run) -> Note:
-    """Write a message in the transaction of the outcome, after the claim's."""
+    """Write a message in the transaction of the outcome."""
     messages.insert(run.session, args.text, run.task_id)
     return args
 
 
 @task(name="once", max_attempts=1)
 def once(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Take a second, with one attempt only."""
+    """Take a second; it has only one attempt."""
     threading.Event().wait(1)
     return args
 
 
 @task(name="succeed_at_second_attempt")
 def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Raise at first."""
+    """Raise in the first attempt."""
     if run.attempt == 1:
         raise ValueError("not yet")
     return Note(text=f"attempt {run.attempt}")
@@ -92,13 +92,13 @@ def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signatu
 
 @task(name="return_the_unstorable")
 def return_the_unstorable(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Return what only JSON can hold, and not PostgreSQL's text."""
+    """Return a text that JSON can hold but PostgreSQL cannot."""
     return Note(text="a\x00b")
 
 
 @task(name="wait")
 def wait(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Wait until the file that `text` names exists, without a word to the database."""
+    """Wait until the file that `text` names exists, without using the database."""
     for _ in range(600):
         if os.path.exists(args.text):  # noqa: PTH110 - the quickest look there is
             break
@@ -148,7 +148,7 @@ def raise_in_one_commit(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task'
 
 @task(name="exit_at_first")
 def exit_at_first(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Exit, as a command-line program's function does."""
+    """Call sys.exit() in the first attempt, as functions of command-line programs do."""
     if run.attempt == 1:
         sys.exit(2)
     return Note(text=f"attempt {run.attempt}")
@@ -171,7 +171,7 @@ def add_up_in_one_commit(args: Numbers, run: Run) -> Sum:  # noqa: ARG001 - a ta
 
 
 class Command(BaseModel):
-    """A subprocess: after some seconds it creates a file, and it may have a session of its own."""
+    """A subprocess that creates a file after some seconds; it may have its own session."""
 
     file: str
     seconds: float = 3
@@ -180,7 +180,7 @@ class Command(BaseModel):
 
 @task(name="start_subprocess", max_attempts=1, time_limit=30)
 def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Wait for a subprocess that has one of its own."""
+    """Wait for a subprocess that has a subprocess."""
     shell = f"sleep {args.seconds}; echo effect >> {args.file}"
     subprocess.run(
         ["sh", "-c", f"({shell}) & wait"], start_new_session=args.own_session, check=True
@@ -190,13 +190,13 @@ def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task'
 
 @task(name="start_subprocess_and_overrun", max_attempts=1, time_limit=1)
 def start_subprocess_and_overrun(args: Command, run: Run) -> Note:
-    """Take too long."""
+    """Start a subprocess and exceed the time limit."""
     return start_subprocess(args, run)  # type: ignore[return-value]  # a task may return any model
 
 
 @task(name="say")
 def say(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Log and print a text, and say it in an error."""
+    """Log and print a text, and raise an error with it."""
     logging.getLogger(__name__).warning("logged %s", args.text)
     print("printed", args.text)
     raise TaskError(args.text)

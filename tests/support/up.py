@@ -1,4 +1,4 @@
-"""`tasks-api up` with everything of its own, and what is left of it."""
+"""`tasks-api up` with its own data, ports and environment, and a check for leftovers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ needs_embedded = [
 
 @dataclass
 class Folder:
-    """A place for an `up` with everything of its own: data, ports, environment."""
+    """A folder for an `up` with its own data, ports and environment."""
 
     path: Path
     api_port: int = field(default_factory=free_port)
@@ -85,7 +85,7 @@ class Folder:
         )
 
     def start(self) -> Process:
-        """Start `up` and return when it says that all is ready."""
+        """Start `up` and return when it reports that all is ready."""
         self.starts += 1
         output = self.path / f"up-{self.starts}.log"
         sink = output.open("wb")
@@ -112,13 +112,13 @@ class Folder:
         return urls
 
     def stack(self) -> Stack:
-        """Return what talks to the service that runs here."""
+        """Return a Stack for the service that runs here."""
         urls = self.urls()
         return Stack(urls["database_url"], urls["celery_broker_url"], self.path, port=self.api_port)
 
     @contextmanager
     def running(self) -> Iterator[tuple[Process, Stack]]:
-        """Run `up`; whatever happens, nothing of it is left."""
+        """Run `up`; it is stopped at the end, also after an error."""
         up = self.start()
         try:
             yield up, self.stack()
@@ -130,7 +130,7 @@ class Folder:
 
 
 def stop(up: Process, how: signal.Signals) -> None:
-    """Stop `up` and see to it that all it started has ended in time."""
+    """Stop `up` and check that all its processes have ended in time."""
     if up.popen.poll() is None:
         family = list(tree(up.popen.pid))
         up.popen.send_signal(how)
@@ -148,7 +148,7 @@ def alive(pid: int) -> bool:
 
 
 def told(pid: int, name: str) -> bytes:
-    """Return what /proc tells of a process; nothing of one that has just ended."""
+    """Return a file of a process in /proc, or nothing if it has just ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # PostgreSQL's own processes come and go
@@ -156,7 +156,7 @@ def told(pid: int, name: str) -> bytes:
 
 
 def program(up: Process, name: str) -> int:
-    """Return the process id of a server that `up` has started, the first time or again."""
+    """Return the process id of a server that `up` has started or restarted."""
     return next(pid for pid in tree(up.popen.pid) if told(pid, "comm").strip() == name.encode())
 
 

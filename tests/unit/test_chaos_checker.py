@@ -45,7 +45,7 @@ def done(task_id: str, label: str, **changes: Any) -> Task:
     )
 
 
-def innocent() -> tuple[History, Ending]:
+def correct_run() -> tuple[History, Ending]:
     """Return a correct run: two messages, one with a key, and a failed task."""
     result = {"content": "a"}
     history = History(
@@ -86,12 +86,12 @@ def innocent() -> tuple[History, Ending]:
 
 
 def test_a_correct_run_has_no_findings() -> None:
-    report = check(*innocent())
+    report = check(*correct_run())
     assert report.findings == []
     assert (report.accepted, report.ended, report.effects) == (3, 3, 2)
 
 
-GUILTY: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
+ERRONEOUS: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
     "an accepted task is gone": ("lost", lambda _, end: end.tasks.pop(0)),
     "its message is gone": ("lost", lambda _, end: end.messages.pop(0)),
     "404 for an id that was given out": (
@@ -140,7 +140,7 @@ GUILTY: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
         "other",
         lambda _, end: end.tasks.__setitem__(1, done(TWO, "b", state="FAILURE")),
     ),
-    "a task that nobody asked for": (
+    "a task that was not requested": (
         "other",
         lambda _, end: end.tasks.append(done("id-4", "c", state="FAILURE")),
     ),
@@ -172,17 +172,17 @@ GUILTY: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
 }
 
 
-@pytest.mark.parametrize("case", GUILTY)
+@pytest.mark.parametrize("case", ERRONEOUS)
 def test_the_checker_finds_each_kind_of_error(case: str) -> None:
-    kind, change = GUILTY[case]
-    history, ending = innocent()
+    kind, change = ERRONEOUS[case]
+    history, ending = correct_run()
     change(history, ending)
     assert getattr(check(history, ending), kind) != []
 
 
 @pytest.mark.parametrize("status", [503, None])
 def test_a_request_during_a_fault_may_have_created_a_task_or_not(status: int | None) -> None:
-    history, ending = innocent()
+    history, ending = correct_run()
     history.happened.append(Happened(4, 5, "kill_api", "api-0"))
     history.answers.append(submitted("", "c", 4.2, status=status, body="ConnectError"))
     assert check(history, ending).findings == []
@@ -193,7 +193,7 @@ def test_a_request_during_a_fault_may_have_created_a_task_or_not(status: int | N
 
 
 def test_a_task_with_one_attempt_may_fail_only_if_a_fault_hit_its_worker() -> None:
-    history, ending = innocent()
+    history, ending = correct_run()
     history.answers.append(submitted("id-4", "c", 6, asked=[("once", "c")]))
     ending.tasks.append(Task("id-4", "once", {"text": "c"}, "FAILURE", 1, None, "lost"))
     history.answers.append(read("id-4", "FAILURE", 8, {"error": "lost"}))
@@ -205,13 +205,13 @@ def test_a_task_with_one_attempt_may_fail_only_if_a_fault_hit_its_worker() -> No
 
 
 def test_a_state_requested_before_another_was_received_may_be_older() -> None:
-    history, ending = innocent()
+    history, ending = correct_run()
     history.answers.append(read(ONE, "STARTED", 2.05))
     assert check(history, ending).findings == []
 
 
 def test_the_answers_of_a_stream_are_matched_with_the_requested_tasks() -> None:
-    history, ending = innocent()
+    history, ending = correct_run()
     asked = [("no_such_task", ""), *(("insert_message", label) for label in "cde")]
     lines = ['{"line":1,"errors":[]}', '{"line":2,"task_id":"id-4","status":"PENDING"}']
     lines.append('{"line":3,"status":"REFUSED","errors":[]}')
@@ -225,7 +225,7 @@ def test_the_answers_of_a_stream_are_matched_with_the_requested_tasks() -> None:
 
 
 def test_a_saved_run_can_be_read_back_unchanged(tmp_path: Path) -> None:
-    history, ending = innocent()
+    history, ending = correct_run()
     recorder = Recorder(tmp_path)
     for answer in history.answers:
         recorder.add(answer)

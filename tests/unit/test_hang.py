@@ -6,7 +6,7 @@ from backend.worker.parent.hang import CHECKS, Misses
 
 
 def never() -> bool:
-    raise AssertionError("nobody asked for a connection")
+    raise AssertionError("no connection is needed here")
 
 
 def yes() -> bool:

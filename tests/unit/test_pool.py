@@ -239,4 +239,4 @@ def test_a_failed_fork_does_not_end_the_worker(
     monkeypatch.setattr(AsynPool, "_create_worker_process", fail)
     monkeypatch.setattr("backend.worker.parent.pool._try_fork", lambda: fail_before(None, 0))
     assert pool._create_worker_process(1) is None
-    assert pool._queues == {queues: None}, "billiard's own fork is not tried"
+    assert pool._queues == {queues: None}, "billiard's own fork is not called"

@@ -1,4 +1,4 @@
-"""Take the guard of each rule out, in a copy, and see its test fail: `make guards`."""
+"""Remove each guard in a copy and check that its tests fail: `make guards`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.stack import ROOT
 
 from . import GUARDS, Guard
 
-# The documents too: one test tries what they say about migrations.
+# Includes the documents: one test runs their recipe for migrations.
 COPIED = ("backend", "deploy", "examples", "tests", "pyproject.toml", *NAMES)
 
 
 def holds(guard: Guard) -> bool:
-    """Return whether the guard's tests fail without it. Raises SystemExit if it is not there."""
+    """Return whether the guard's tests fail without it. Raises SystemExit without its code."""
     with tempfile.TemporaryDirectory(prefix="guards-") as name:
         copy = Path(name)
         for part in COPIED:
@@ -35,7 +35,7 @@ def holds(guard: Guard) -> bool:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-n0", guard.tests],
             cwd=copy,
-            # Celery refuses pickle to root of its own accord; our guard has to do without that.
+            # Celery itself refuses pickle for root; our guard is tested without this check.
             env={
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "PYTHONPATH": name,
@@ -47,7 +47,7 @@ def holds(guard: Guard) -> bool:
             check=False,
         )
         last = (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
-        # A test that could not be set up counts as an error, not as one that failed.
+        # A test whose setup fails is reported as an error, not as failed.
         held = done.returncode == 1 and "failed" in last
         print(f"{'held' if held else 'NOT HELD':9} {guard.holds}: {last}", flush=True)
         return held

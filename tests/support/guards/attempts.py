@@ -1,4 +1,4 @@
-"""Guards of an attempt: the task's call, its session, its outcome."""
+"""Guards of attempts: the task's call, its session, its outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guards of the relay and of what repairs and rescues."""
+"""Guards of the relay and of the reconciler's duties."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Private PostgreSQL, RabbitMQ and Redis servers for the tests.
 
-Each has a directory and ports of its own, listens on 127.0.0.1 only, and leaves the
-machine's own servers alone. None needs more than Debian's package of it, and
-PostgreSQL not even that. All are gone, files included, after `close()`, at exit, and
+Each has its own directory and ports, listens on 127.0.0.1 only, and does not touch the
+machine's own servers. Each needs only Debian's package; PostgreSQL can also use
+its wheel. All servers and files are removed after `close()`, at exit, and
 when the tests are killed.
 """
 
@@ -32,9 +32,9 @@ __all__ = [
 
 @functools.cache
 def missing(kind: Callable[[], Postgres | RabbitMQ | Redis]) -> str:
-    """Return what is not installed of a server and which package has it; "" if all is there.
+    """Return which program of a server is missing and its package; "" if all are installed.
 
-    "" too where TESTS_REQUIRE_SERVERS is set: a server that is missing is an error then.
+    Also "" if TESTS_REQUIRE_SERVERS is set: then a missing server is an error.
     """
     if os.environ.get("TESTS_REQUIRE_SERVERS"):
         return ""

@@ -19,14 +19,14 @@ from .server import Server
 
 
 class Postgres(Server):
-    """A PostgreSQL cluster with durable commits, trusting everyone as `postgres`.
+    """A PostgreSQL cluster with durable commits; everyone may log in as `postgres`.
 
     `settings` are added to its configuration ({"fsync": "off"}). The programs are
-    Debian's, else those of the embedded server. Run by root it runs as another user.
-    `clock`: its clock can be set by `step_clock`, which needs gcc; raises Missing without.
+    Debian's, or else those of the embedded server. For root it runs as another user.
+    `clock`: `step_clock` can set its clock; this needs gcc and raises Missing without it.
     """
 
-    _end = signal.SIGQUIT  # killed, it would leave a System V segment behind
+    _end = signal.SIGQUIT  # after SIGKILL it would leave a System V segment
 
     def __init__(self, settings: Mapping[str, str] | None = None, *, clock: bool = False) -> None:
         homes = sorted(
@@ -57,7 +57,7 @@ class Postgres(Server):
         }
 
     def start(self) -> None:
-        """See `Server`; the first time it makes the cluster, which takes longer."""
+        """See `Server`. The first start creates the cluster, which takes longer."""
         if not self._data.exists():
             made = subprocess.run(
                 [*self._run_by, self._initdb, "-D", self._data, "-U", "postgres", "-A", "trust",
@@ -74,9 +74,9 @@ class Postgres(Server):
         super().start()
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop it, "immediate" as if the power failed; its databases stay.
+        """Stop it; "immediate" is like a power failure. Its databases are kept.
 
-        Either breaks all connections. Does nothing if it does not run.
+        Both close all connections. Does nothing if it does not run.
         """
         self._stop(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
 
@@ -86,13 +86,13 @@ class Postgres(Server):
         self.start()
 
     def demote(self) -> None:
-        """Restart it as a standby of nothing: it answers reads and refuses writes."""
+        """Restart it as a standby without a primary: it answers reads and refuses writes."""
         self.stop()
         (self._data / "standby.signal").touch()
         self.start()
 
     def promote(self) -> None:
-        """Let it write again after `demote()`; its connections stay. Else do nothing."""
+        """Accept writes again after `demote()`; connections stay open. Otherwise do nothing."""
         if (self._data / "standby.signal").exists():
             self.start()
             self._execute("SELECT pg_promote(true, 30)")
@@ -143,7 +143,7 @@ class Postgres(Server):
 class PgBouncer(Server):
     """A pooler in transaction mode in front of a PostgreSQL of the tests.
 
-    `settings` are added to its configuration. Raises Missing without its program.
+    `settings` are added to its configuration. Raises Missing if its program is not installed.
     """
 
     def __init__(self, postgres: Postgres, settings: Mapping[str, str] | None = None) -> None:
@@ -171,12 +171,12 @@ class PgBouncer(Server):
         )
 
     def allow(self, role: str) -> None:
-        """Let a role in, from the next start on."""
+        """Let a role log in, from the next start on."""
         with self._users.open("a") as users:
             users.write(f'"{role}" ""\n')
 
     def through(self, url: str) -> str:
-        """Return the URL of a database as it is reached through this pooler."""
+        """Return the URL of a database through this pooler."""
         return url.replace(f":{self._postgres_port}/", f":{self.port}/")
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Processes of servers: how they are found, run as another user, and ended."""
+"""Processes of servers: finding programs, running as another user, ending processes."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from typing import TypedDict
 
 
 class Missing(RuntimeError):
-    """A program the tests need is not installed; the message says which package."""
+    """A program that the tests need is not installed; the message names its package."""
 
 
 def find_program(program: str, package: str, *elsewhere: Path) -> Path:
-    """Return the program's path, from `elsewhere` before PATH; else raise Missing."""
+    """Return the program's path, from `elsewhere` or PATH; otherwise raise Missing."""
     path = os.pathsep.join([*map(str, elsewhere), os.environ.get("PATH", os.defpath)])
     found = shutil.which(program, path=path)
     if found is None:
@@ -25,7 +25,7 @@ def find_program(program: str, package: str, *elsewhere: Path) -> Path:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Return a server's environment: nothing of ours may configure it."""
+    """Return a server's environment, without variables that could configure it."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
 
@@ -45,7 +45,7 @@ def identity(user: str | None) -> Identity:
 
 
 def port_answers(port: int, greeting: bytes) -> bool:
-    """Say whether a server listens, and, if greeted, answers at all."""
+    """Return whether a server listens and, after a greeting, answers."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(greeting)
@@ -55,15 +55,15 @@ def port_answers(port: int, greeting: bytes) -> bool:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """Go over the ids of a process and all that descend from it, parents first.
+    """Yield the ids of a process and all its descendants, parents first.
 
-    The children are looked up when their parent has been dealt with: one that has
-    been stopped starts no more of them.
+    Children are looked up after the caller has handled their parent: a parent that was
+    stopped starts no more of them.
     """
     yield pid
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:  # has just ended
+    except OSError:  # the process has just ended
         return
     for thread in threads:
         try:

@@ -1,4 +1,4 @@
-"""RabbitMQ, which is spoken to in Erlang."""
+"""RabbitMQ, controlled with Erlang expressions."""
 
 import secrets
 import signal
@@ -14,15 +14,15 @@ from .server import PATIENCE, Server
 
 
 class RabbitMQ(Server):
-    """A RabbitMQ node without plugins, with the user guest, on an epmd of its own.
+    """A RabbitMQ node without plugins, with the user guest and its own epmd.
 
     `consumer_timeout_ms`: how long a message may stay unacknowledged before its
-    channel is closed (RabbitMQ's own default is 30 minutes); with it the node looks
-    every second instead of every minute. Raises Missing without its programs.
+    channel is closed (RabbitMQ's own default is 30 minutes); with it the node checks
+    every second instead of every minute. Raises Missing if programs are not installed.
     """
 
     def __init__(self, consumer_timeout_ms: int | None = None) -> None:
-        # On PATH is a wrapper of Debian's, which insists on the user rabbitmq.
+        # On PATH there is only Debian's wrapper, which requires the user rabbitmq.
         wrapper = find_program("rabbitmq-server", "rabbitmq-server", Path("/usr/sbin"))
         self._server = wrapper.resolve().parent / "rabbitmq-server"
         self._epmd = find_program("epmd", "erlang-base")
@@ -59,7 +59,7 @@ class RabbitMQ(Server):
         super().start()
 
     def stop(self) -> None:
-        """Kill it (SIGKILL). Durable queues and confirmed persistent messages stay."""
+        """Kill it (SIGKILL). Durable queues and confirmed persistent messages are kept."""
         self._stop(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -80,9 +80,9 @@ class RabbitMQ(Server):
         return {name: int(n) for n, name in (line.split(" ", 1) for line in lines)}
 
     def delete_all_queues(self) -> None:
-        """Delete all queues with their messages, those in use too."""
+        """Delete all queues with their messages, also those in use."""
         self._call(
-            # One that ends by itself meanwhile, with its connection, is as good as deleted.
+            # A queue that disappears meanwhile, with its connection, needs no deletion.
             '[catch rabbit_amqqueue:delete(Queue, false, false, <<"tests">>)'
             " || Queue <- rabbit_amqqueue:list()], ok"
         )
@@ -100,7 +100,7 @@ class RabbitMQ(Server):
         self._call(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
 
     def add_vhost(self, name: str, default_queue_type: str) -> str:
-        """Make a virtual host whose queues have a type unless they name another; return its URL.
+        """Create a virtual host with a default queue type; return its URL.
 
         `name` has only letters, digits and underscores.
         """
@@ -112,7 +112,7 @@ class RabbitMQ(Server):
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
 
     def set_password(self, user: str, password: str) -> None:
-        """Change a user's password; make the user if there is none, without permissions."""
+        """Change a user's password; a new user is created without permissions."""
         listed = ",".join(map(str, password.encode()))
         self._call(
             "rabbit_auth_backend_internal:put_user("
@@ -121,7 +121,7 @@ class RabbitMQ(Server):
         )
 
     def allow(self, user: str, vhost: str = "/", configure: str = ".*") -> None:
-        """Let a user do everything in a virtual host; `configure`: to what fits only."""
+        """Give a user the permissions in a virtual host; `configure` may limit the first."""
         patterns = f'<<"{configure}">>, <<".*">>, <<".*">>'
         self._call(
             "rabbit_auth_backend_internal:set_permissions("
@@ -129,7 +129,7 @@ class RabbitMQ(Server):
         )
 
     def add_user(self, password: str) -> str:
-        """Make a user who may do everything in `/`; return its name."""
+        """Create a user with all permissions in `/`; return its name."""
         name = f"user_{secrets.token_hex(4)}"
         self.set_password(name, password)
         self.allow(name)
@@ -184,7 +184,7 @@ class RabbitMQ(Server):
             "RABBITMQ_CONF_ENV_FILE": f"{here}/env.conf",
             "RABBITMQ_ADVANCED_CONFIG_FILE": f"{here}/advanced.config",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/enabled_plugins",
-            # Makes the start script end in `exec`, so that our child is the node.
+            # Makes the start script `exec` the node, so that our child is the node.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 

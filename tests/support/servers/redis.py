@@ -13,10 +13,10 @@ from .server import Server
 
 
 class Redis(Server):
-    """A Redis server that keeps nothing. Raises Missing without its program.
+    """A Redis server without persistence. Raises Missing if its program is not installed.
 
-    `settings` are added to its configuration ({"requirepass": "secret"}). `certificate`: it talks
-    nothing but TLS.
+    `settings` are added to its configuration ({"requirepass": "secret"}). `certificate`: it uses
+    only TLS.
     """
 
     _kind = "redis"
@@ -44,7 +44,7 @@ class Redis(Server):
         return f"{self._scheme}://127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:
-        """Kill it (SIGKILL); all it held is lost."""
+        """Kill it (SIGKILL); its data is lost."""
         self._stop(signal.SIGKILL)
 
     def command(self, *words: str) -> None:
@@ -53,7 +53,7 @@ class Redis(Server):
             client.execute_command(*words)
 
     def set_password(self, password: str) -> None:
-        """Ask for a password from now on; "" for none. Connections that are open stay."""
+        """Require a password from now on; "" for none. Open connections stay."""
         self.command("CONFIG", "SET", "requirepass", password)
         self.password = password
 

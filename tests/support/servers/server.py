@@ -1,4 +1,4 @@
-"""What is the same for every server of the tests."""
+"""The base class of the tests' servers."""
 
 import atexit
 import contextlib
@@ -18,8 +18,8 @@ from .processes import clean_environment, identity, send_signal, tree
 # Seconds a server may take to start or to stop.
 PATIENCE = 60.0
 
-# Ends its arguments' process group (2, with signal 1) and directory (3) when the
-# tests' process is gone without having ended this one: its input ends then.
+# Ends a process group (argument 2, with signal 1) and removes a directory (3) when the
+# tests' process has ended without doing so: then this script's input is closed.
 HEIR = """
 read -r _ && exit
 kill -s "$1" -- "-$2"
@@ -30,9 +30,9 @@ rm -rf "$3"
 
 
 class Server:
-    """One server process in a session of its own, and its directory."""
+    """One server process in its own session, and its directory."""
 
-    # How to end it at once, without leaving anything behind in the system.
+    # The signal that ends it at once and leaves nothing behind in the system.
     _end = signal.SIGKILL
 
     def __init__(self, name: str, user: str | None = None) -> None:
@@ -54,29 +54,29 @@ class Server:
         self.close()
 
     def start(self) -> None:
-        """Start it on the state it has, and return when it serves.
+        """Start it with its existing data, and return when it serves.
 
         Does nothing if it runs. Raises RuntimeError with the end of its log if it
         ends instead, and AssertionError if it does not serve after a minute.
         """
         if not self.running:
-            self._stop(signal.SIGKILL)  # what is left of one that ended by itself
+            self._stop(signal.SIGKILL)  # clean up after a process that ended unexpectedly
             self._process = self._spawn(*self._command())
             eventually(self._started, PATIENCE, f"{self.name} serves")
 
     def freeze(self) -> None:
-        """Stop all its processes (SIGSTOP): it keeps its connections, in silence."""
+        """Stop all its processes (SIGSTOP): its connections stay open but silent."""
         for pid in tree(self._pid):
             send_signal(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let its processes go on after `freeze()`; else, or if it is down, do nothing."""
+        """Continue its processes after `freeze()`; otherwise, or if it is down, do nothing."""
         if self.running:
             for pid in tree(self._pid):
                 send_signal(pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Stop it for good and remove its files; idempotent."""
+        """Stop it and remove its files; idempotent."""
         atexit.unregister(self.close)
         self._stop(self._end)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -93,7 +93,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has logged since its first start."""
+        """Its log since the first start."""
         return (self.directory / "log").read_text(errors="replace")
 
     @property
@@ -107,7 +107,7 @@ class Server:
         raise NotImplementedError
 
     def _ready(self) -> bool:
-        """Say whether it serves; does not wait."""
+        """Return whether it serves, without waiting."""
         raise NotImplementedError
 
     def _started(self) -> bool:
@@ -145,11 +145,11 @@ class Server:
             self._process = None
 
     def _end_process(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        """End it with `how`, by SIGKILL with all it started, or if it takes a minute."""
+        """End it with the signal `how`; with SIGKILL, or after a minute, kill all its processes."""
         if process.poll() is None and how is not signal.SIGKILL:
             process.send_signal(how)
             for pid in tree(process.pid):
-                send_signal(pid, signal.SIGCONT)  # it may be frozen
+                send_signal(pid, signal.SIGCONT)  # the process may be stopped by SIGSTOP
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
         if process.poll() is None:
