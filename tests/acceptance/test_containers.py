@@ -66,7 +66,7 @@ class TestInContainers:
         links = compose.get("API_PORT", "/").json()
         assert httpx.get(links["flower"], timeout=10).status_code == 200
 
-    def test_troubleshooting_commands_do_what_they_say(self, compose: Compose) -> None:
+    def test_the_troubleshooting_commands_of_the_seed_work(self, compose: Compose) -> None:
         assert "(healthy)" in compose.compose("ps", "worker")
         before = compose.container("worker")
         compose.compose("restart", "worker")

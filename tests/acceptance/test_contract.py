@@ -97,7 +97,7 @@ def test_a_message_task_is_accepted_as_pending_and_succeeds_with_its_message(
 @pytest.mark.parametrize(
     ("query", "seconds"), [("?duration=0", 0), ("?duration=3600", 3600), ("", 10)]
 )
-def test_a_slow_task_says_how_long_it_will_take(
+def test_the_answer_for_a_slow_task_names_its_duration(
     service: Stack, client: httpx.Client, query: str, seconds: int
 ) -> None:
     answer = client.post(f"/tasks/slow{query}")
@@ -251,7 +251,7 @@ def test_waiting_for_an_id_that_was_never_issued_is_answered_at_once(client: htt
     ("state", "error", "result"),
     [
         ("PENDING", None, None),
-        ("RETRY", "not yet told", None),
+        ("RETRY", "not yet shown", None),
         ("FAILURE", 'the "why"', {"error": 'the "why"'}),
         ("REVOKED", "the why", {"error": "the why"}),
         ("FAILURE", "", {"error": "No reason was given"}),

@@ -62,12 +62,12 @@ ENDS: dict[str, Callable[[Stack, str], Any]] = {
     "kill -9 of the worker": kill,
     "kill -9 of its process": kill_child,
     "a revoke": revoke,
-    "an attempt that no longer counts": supersede,
+    "an attempt that is no longer current": supersede,
     "its time limit": lambda _stack, _task_id: None,
 }
 
 
-@pytest.mark.parametrize("own_session", [False, True], ids=["same session", "session of its own"])
+@pytest.mark.parametrize("own_session", [False, True], ids=["same session", "own session"])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_subprocess_ends_with_its_attempt(
     odd_stack: Stack, tmp_path: Path, end: str, *, own_session: bool

@@ -105,11 +105,11 @@ STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "succeed": succeed,
     "finish two": finish_two,
     "reschedule": reschedule,
-    "reschedule what waits": lambda c, i, n: reschedule(c, i, n, waiting=True),
+    "reschedule a waiting task": lambda c, i, n: reschedule(c, i, n, waiting=True),
     "fail": lambda c, i, n: locked.fail(c, i, n, "no", "w"),
-    "fail for good": lambda c, i, n: locked.fail(c, i, n, "no", "w", retry=False),
+    "fail without retry": lambda c, i, n: locked.fail(c, i, n, "no", "w", retry=False),
     "revoke": lambda c, i, n: locked.revoke(c, i, "no", n),
-    "revoke what waits": lambda c, i, _n: locked.revoke(c, i, "no"),
+    "revoke a waiting task": lambda c, i, _n: locked.revoke(c, i, "no"),
     "hand back": lambda c, _i, _n: hand_back(c, "w"),
 }
 
@@ -129,7 +129,7 @@ def test_no_statement_changes_a_task_that_has_ended(
 
 @pytest.mark.parametrize("state", UNFINISHED)
 @pytest.mark.parametrize(
-    "name", [name for name in STATEMENTS if name not in {"hand back", "revoke what waits"}]
+    "name", [name for name in STATEMENTS if name not in {"hand back", "revoke a waiting task"}]
 )
 def test_no_statement_of_another_attempt_changes_a_task(
     database: sa.Engine, name: str, state: str

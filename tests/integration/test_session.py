@@ -30,7 +30,7 @@ def rows_read(connection: sa.Connection, table: str) -> int:
     return int(connection.exec_driver_sql(sql).scalar_one() or 0)
 
 
-def test_after_a_burst_the_relay_reads_no_more_rows_than_it_takes(database: sa.Engine) -> None:
+def test_after_a_burst_the_relay_reads_only_the_rows_that_it_takes(database: sa.Engine) -> None:
     burst(database)
     with database.begin() as connection:
         assert len(outbox.take(connection, 50)) == 50
@@ -57,7 +57,7 @@ def test_after_a_burst_lost_messages_are_found_without_reading_the_rest(
         assert rows_read(connection, "outbox") - before < 1_000
 
 
-def test_after_a_burst_the_list_reads_no_more_rows_than_it_shows(database: sa.Engine) -> None:
+def test_after_a_burst_the_list_reads_only_the_rows_that_it_shows(database: sa.Engine) -> None:
     burst(database)
     with database.begin() as connection:
         rows, total = queries.unfinished(connection, 50)

@@ -168,7 +168,9 @@ HARMLESS: Mapping[str, Action] = {
         "SAVEPOINT a; ROLLBACK TO a; rollback work to savepoint a; RELEASE a"
     ),
     "a semicolon in quotes": sql("SELECT '; COMMIT', $a$; COMMIT$a$ AS \"; COMMIT\" -- ; COMMIT"),
-    "a word that begins alike": sql('SELECT 1 AS "commit"; WITH ending AS (SELECT 1) SELECT 1'),
+    "a word with the same beginning": sql(
+        'SELECT 1 AS "commit"; WITH ending AS (SELECT 1) SELECT 1'
+    ),
     "CASE ... END": sql("SELECT CASE WHEN true THEN 1 END"),
     "a transaction of its own": own_transaction,
     "other cursors": raw(read_rows_as_dicts),

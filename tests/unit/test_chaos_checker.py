@@ -92,9 +92,9 @@ def test_a_correct_run_has_no_findings() -> None:
 
 
 ERRONEOUS: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
-    "an accepted task is gone": ("lost", lambda _, end: end.tasks.pop(0)),
-    "its message is gone": ("lost", lambda _, end: end.messages.pop(0)),
-    "404 for an id that was given out": (
+    "an accepted task is missing": ("lost", lambda _, end: end.tasks.pop(0)),
+    "its message is missing": ("lost", lambda _, end: end.messages.pop(0)),
+    "404 for an accepted id": (
         "lost",
         lambda run, _: run.answers.append(read(ONE, "", 3, status=404)),
     ),
@@ -107,7 +107,7 @@ ERRONEOUS: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
         "twice",
         lambda run, _: run.answers.append(submitted("id-4", "b", 5, key="k")),
     ),
-    "an id was given out twice": ("twice", lambda run, _: run.answers.append(submitted(ONE, "c"))),
+    "an id was returned twice": ("twice", lambda run, _: run.answers.append(submitted(ONE, "c"))),
     "a task has not ended": (
         "not_ended",
         lambda _, end: end.tasks.__setitem__(1, done(TWO, "b", state="RETRY")),
@@ -145,11 +145,11 @@ ERRONEOUS: dict[str, tuple[str, Callable[[History, Ending], object]]] = {
         lambda _, end: end.tasks.append(done("id-4", "c", state="FAILURE")),
     ),
     "500": ("other", lambda run, _: run.answers.append(read(ONE, "", 3, status=500))),
-    "503 though PostgreSQL was there": (
+    "503 while PostgreSQL was available": (
         "other",
         lambda run, _: run.answers.append(read(ONE, "", 30, status=503)),
     ),
-    "no answer though the API was there": (
+    "no answer while the API was available": (
         "other",
         lambda run, _: run.answers.append(read(ONE, "", 30, status=None)),
     ),

@@ -52,7 +52,7 @@ def test_a_file_or_function_that_is_too_long_is_reported_with_its_place(
     assert check(tmp_path, "part/it.py", text) == expected
 
 
-def test_revisions_and_what_git_does_not_track_are_not_counted(tmp_path: Path) -> None:
+def test_revisions_and_untracked_files_are_not_checked(tmp_path: Path) -> None:
     assert check(tmp_path, "backend/db/migrations/versions/0001.py", function(99)) == (0, "")
     assert check(tmp_path, ".venv/it.py", function(99)) == (0, "")
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)

@@ -40,7 +40,7 @@ def test_a_chunk_has_a_thousand_lines() -> None:
     assert [len(chunk) for chunk in found] == [1000, 1000, 500]
 
 
-def test_a_chunk_has_four_mib_of_lines_whatever_the_pieces_are() -> None:
+def test_a_chunk_has_at_most_four_mib_of_lines_for_pieces_of_any_size() -> None:
     lines = [b"x" * MIB, b"y" * (3 * MIB), b"z" * (MIB - 100), b"", b"1", b"w" * MIB] * 3
     body = b"\n".join(lines)
     found = [chunks(body, size) for size in (1000, 64 * 1024, MIB + 7, len(body))]

@@ -97,7 +97,7 @@ EVERYWHERE = {"405", "422", "500"}
 WITH_A_BODY = EVERYWHERE | {"413", "415", "503"}
 
 
-def test_each_error_is_documented_where_it_occurs_and_only_there(
+def test_each_error_is_documented_for_exactly_the_routes_where_it_occurs(
     operations: list[Operation],
 ) -> None:
     expected = {
