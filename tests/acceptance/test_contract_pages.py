@@ -150,11 +150,11 @@ def test_the_documentation_loads_nothing_from_other_hosts(client: httpx.Client, 
     assert "//" not in page.text.replace("http://www.w3.org/", "")
 
 
-# What the seed's page prints, for the commands that stand alone. Not here, and why:
+# The output shown on the seed's page, for single commands. Left out, with the reason:
 # - GET /tasks/80e7794a-… and GET /tasks/abc-123: the ids are invented; below they are real ones.
 # - `watch`, `docker compose`, `open` and the RabbitMQ API on 15672: not this service's answers.
 # - `jq`, Python's `requests` and JavaScript's `axios` do the same requests once more.
-# - times are printed there without a zone; ours end in Z, as DESIGN §2 has it.
+# - the page shows times without a zone; ours end in Z, as in DESIGN §2.
 EXAMPLES = {
     """curl -X POST http://localhost:8060/tasks/ \\
   -H "Content-Type: application/json" \\

@@ -116,7 +116,7 @@ def test_an_unreadable_message_is_logged_and_dropped_and_the_worker_continues(
 def test_arguments_that_cannot_be_pickled_do_not_stop_a_worker(
     service: Stack, broker: RabbitMQ | Valkey
 ) -> None:
-    # From about 500 levels on, Python 3.11 reads such JSON and cannot pickle it.
+    # From about 500 levels on, Python 3.11 can read such JSON but not pickle it.
     for depth in (300, 500, 700, 900):
         for queue in QUEUES:
             # As from another program: our messages have the arguments as a text.

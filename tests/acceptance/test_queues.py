@@ -111,5 +111,5 @@ def _answers(flower: httpx.Client) -> bool:
 
 
 def _inspect(stack: Stack) -> str:
-    """Return what `celery inspect active` prints."""
+    """Return the output of `celery inspect active`."""
     return json.dumps(json.loads(celery_command(stack, "inspect", "active", "--json")))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.servers import RabbitMQ, Redis
 
-# Sends as many messages of 1 kB as its input says, and prints how long that took.
+# For each number in its input: sends this many messages of 1 kB, and prints the seconds it took.
 SEND = """
 import sys, time
 from kombu import Queue

@@ -132,7 +132,7 @@ def test_an_attempt_that_is_no_longer_current_is_killed_in_the_event_loop(
     renewing._name = "w"
     renewing._lost_before = set()
     renewing._renew()
-    assert later == []  # a task that has just ended is still held for a moment
+    assert later == []  # a task that has just ended stays in the lease for a moment
     renewing._renew()
     ((step, args),) = later
     assert killed == []

@@ -28,7 +28,7 @@ INDEX = "tasks_by_note"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Give a copy of the project with one migration more, as CONTRIBUTING says to write it."""
+    """Give a copy of the project with one more migration, written as in CONTRIBUTING."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "backend", tmp_path / "backend", ignore=ignored)
     versions = tmp_path / "backend" / "db" / "migrations" / "versions"

@@ -30,7 +30,7 @@ for _ in sys.stdin:
     print(lost_messages._compare(Counter(tasks=5)).total(), flush=True)
 """
 # For each line, publishes two messages and prints "confirmed" when the broker has confirmed them.
-# Before each message py-amqp looks at what the broker has sent. That look finds nothing here, so
+# Before each message py-amqp reads what the broker has sent. Here this finds nothing, so
 # both messages are out, and the wait for the confirms has begun, when the alarm becomes known.
 PUBLISH = """
 import sys, threading

@@ -8,7 +8,7 @@ from backend.db import bounds, outbox
 
 
 def advance(connection: sa.Connection) -> None:
-    """Do what the reconciler does while PostgreSQL's clock runs evenly."""
+    """Advance the bounds as the reconciler does while PostgreSQL's clock is steady."""
     now = connection.execute(sa.text("SELECT now()")).scalar_one()
     bounds.advance(connection, now)
 

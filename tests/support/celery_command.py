@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def celery_command(stack: Stack, *arguments: str) -> str:
-    """Return what `celery -A backend …` prints. Raises AssertionError if it fails."""
+    """Return the output of `celery -A backend …`. Raises AssertionError if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "backend", *arguments],
         cwd=ROOT,

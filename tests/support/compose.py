@@ -51,7 +51,7 @@ class Compose(Stack):
                 shutil.copy(ROOT / name, folder / name)
 
     def compose(self, *arguments: str) -> str:
-        """Run `docker compose` to its end and return what it printed."""
+        """Run `docker compose` and return its output."""
         return self._command("docker", "compose", *arguments, cwd=self.folder)
 
     def up(self, *profile: str) -> None:

@@ -11,7 +11,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on.
+    """Return a free port of 127.0.0.1.
 
     A process is never given the same port twice. Raises OSError when none is free.
     """

@@ -39,9 +39,9 @@ class Process:
         return self.output.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """Return the process ids of its children; none once it has ended.
+        """Return the process ids of its children, or an empty list after its end.
 
-        Not of a worker's cleaner (worker/parent/subprocesses.py), which has a session of its own.
+        A worker's cleaner (worker/parent/subprocesses.py) is left out: it has its own session.
         """
         pid = self.popen.pid
         found: list[int] = []
@@ -109,7 +109,7 @@ class Stack:
         }
 
     def run(self, *arguments: str) -> str:
-        """Run a command of the service to its end and return what it printed."""
+        """Run a command of the service and return its output."""
         command = [sys.executable, "-m", self.module, *arguments]
         done = subprocess.run(
             command,

@@ -98,7 +98,7 @@ def test_a_pid_file_that_names_a_running_server_of_this_folder_is_kept(
 ) -> None:
     assert kept(data, run_as_postgres("-D", str(data)).pid)
     assert kept(data, f"-{run_as_postgres('--single', '-D', str(data)).pid}")
-    assert kept(data, run_as_postgres("-D", ".", cwd=data).pid), "somebody started it by hand"
+    assert kept(data, run_as_postgres("-D", ".", cwd=data).pid), "a server started by hand"
 
 
 def test_without_a_pid_file_nothing_is_changed(data: Path) -> None:

@@ -52,7 +52,7 @@ def said(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -
 
 
 def running(running: Supervisor) -> tuple[threading.Thread, list[bool]]:
-    """Run it in a thread; return that, and a list that gets what `run` returns."""
+    """Run it in a thread; return the thread, and a list that gets the value of `run`."""
     well: list[bool] = []
     thread = threading.Thread(target=lambda: well.append(running.run()), daemon=True)
     thread.start()

@@ -30,7 +30,7 @@ def holds(guard: Guard) -> bool:
         file = copy / guard.file
         text = file.read_text()
         if text.count(guard.code) != 1:
-            raise SystemExit(f"{guard.file} has this not once: {guard.code}")
+            raise SystemExit(f"{guard.file} does not have this code exactly once: {guard.code}")
         file.write_text(text.replace(guard.code, guard.without))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-n0", guard.tests],
@@ -54,9 +54,9 @@ def holds(guard: Guard) -> bool:
 
 
 def main() -> None:
-    """Try every guard, or those whose title has one of the arguments; exit 1 if one did not hold.
+    """Check every guard, or those whose title contains an argument; exit 1 if one was not needed.
 
-    Exits with a message if an argument fits no title.
+    Exits with a message if no title contains an argument.
     """
     for words in sys.argv[1:]:
         if not any(words in guard.holds for guard in GUARDS):

@@ -1,4 +1,4 @@
-"""What a guard is."""
+"""The class of guards."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 from .processes import clean_environment, identity, send_signal, tree
 
-# Seconds a server may take to start or to stop.
+# Seconds that a server may take to start or to stop.
 PATIENCE = 60.0
 
 # Ends a process group (argument 2, with signal 1) and removes a directory (3) when the
