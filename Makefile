@@ -36,7 +36,7 @@ chaos: environment-dev ## break everything under work, then check each answer (S
 	@exec .venv/bin/python -m tests.chaos $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') \
 		$(if $(BROKER),--broker '$(BROKER)') $(ARGS)
 
-guards: environment-dev ## take each guard out, in a copy, and see its test fail (ARGS="alarm" for those with this word in the title)
+guards: environment-dev ## remove each guard in a copy; its test must fail (ARGS="alarm" for those with this word in the title)
 	@exec .venv/bin/python -m tests.support.guards $(ARGS)
 
 bench: environment-bench ## measure the budget beside the peers, in ten minutes (ARGS="--rows post,done --rounds 3")
