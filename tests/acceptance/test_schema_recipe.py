@@ -15,7 +15,7 @@ from tests.support.stack import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-ERROR = '    error: Mapped[str | None] = mapped_column('
+ERROR = "    error: Mapped[str | None] = mapped_column("
 
 
 def run(folder: Path, *command: str) -> None:
