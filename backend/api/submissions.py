@@ -151,12 +151,12 @@ def _write(requests: Sequence[_Submission]) -> list[KeyUse | None]:
     for request in requests:
         if request.key:
             first.setdefault(request.key, request)
+    new_uses = [
+        KeyUse(key, request.fingerprint, request.ids, request.render(request.ids))
+        for key, request in first.items()
+    ]
     # Without keys there is only one statement, which needs no transaction.
     with transaction() if first else autocommit_connection() as connection:
-        new_uses = [
-            KeyUse(key, request.fingerprint, request.ids, request.render(request.ids))
-            for key, request in first.items()
-        ]
         stored = idempotency.remember(connection, new_uses) if first else {}
         uses = [_earlier_use(request, stored) for request in requests]
         new = [request for request, earlier in zip(requests, uses, strict=True) if earlier is None]

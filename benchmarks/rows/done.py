@@ -20,20 +20,27 @@ LOOK_SECONDS = 0.05
 
 def run(bench: Bench) -> Iterator[Result]:
     """Post for a while with a worker of two processes; the clock stops at the last row."""
+    yield sustained(bench, "done", "posted → row in messages", 5.0, finish)
+
+
+def sustained(
+    bench: Bench, row: str, what: str, wanted: float, turn: Callable[..., float]
+) -> Result:
+    """Measure `turn(contender, seconds, result)` of both, each with a worker of two processes."""
     contenders: tuple[Contender, ...] = bench.ours, bench.textbook
     ours, textbook = (Figures(each.name, "tasks/s") for each in contenders)
-    result = Result("done", "posted → row in messages", ours, textbook, wanted=5.0)
+    result = Result(row, what, ours, textbook, wanted=wanted)
     for contender in contenders:
         contender.clear()
     with bench.ours.worker(), bench.textbook.worker():
         for contender in contenders:
-            finish(contender, 1.0, result)  # warm
+            turn(contender, 1.0, result)  # warm
         for _ in bench.turns():
             for contender, figures in zip(contenders, (ours, textbook), strict=True):
-                figures.values.append(finish(contender, bench.seconds, result))
+                figures.values.append(turn(contender, bench.seconds, result))
     for contender in contenders:
         contender.clear()
-    yield result
+    return result
 
 
 def finish(contender: Contender, seconds: float, result: Result) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.load import Request, load
-from benchmarks.results import Figures, Result
-from benchmarks.rows.done import work_off
+from benchmarks.rows.done import sustained, work_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.contenders import Contender
     from benchmarks.load import Load
+    from benchmarks.results import Result
     from benchmarks.session import Bench
 
 ORDINARY = Request("/tasks/slow?duration=0", b"")
@@ -22,20 +22,7 @@ TASKS = 250  # for each second of a turn: about what is done in it
 
 def run(bench: Bench) -> Iterator[Result]:
     """Post a number of tasks with a worker of two processes; the clock stops at the last end."""
-    contenders: tuple[Contender, ...] = bench.ours, bench.textbook
-    ours, textbook = (Figures(each.name, "tasks/s") for each in contenders)
-    result = Result("ordinary", "ordinary tasks: posted → ended", ours, textbook, wanted=1.5)
-    for contender in contenders:
-        contender.clear()
-    with bench.ours.worker(), bench.textbook.worker():
-        for contender in contenders:
-            finish(contender, 0.2, result)  # warm
-        for _ in bench.turns():
-            for contender, figures in zip(contenders, (ours, textbook), strict=True):
-                figures.values.append(finish(contender, bench.seconds, result))
-    for contender in contenders:
-        contender.clear()
-    yield result
+    yield sustained(bench, "ordinary", "ordinary tasks: posted → ended", 1.5, finish)
 
 
 def finish(contender: Contender, seconds: float, result: Result) -> float:
