@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How long a request waits for the store before it gets 503: less than the 5 s that clients are
-# promised, more than a commit takes on a busy disk.
+# How long a request waits for the store before it gets 503: more than a commit takes on a busy
+# disk.
 STORE_TIMEOUT = 4.0
 # How many batches may wait. Further requests get 503 at once, and use no memory.
 BATCHES = 10
 # A batch ends with the item that reaches this size: other requests should not wait for a huge
 # batch, and `work` holds several copies of it in memory.
 BATCH_BYTES = 4 * 1024 * 1024
-# At least this many items may wait: even if a batch has only a few large ones, they are handled
-# within STORE_TIMEOUT.
+# At least this many items may wait: this many are handled within STORE_TIMEOUT even in batches of a
+# few large ones.
 LEAST_ROOM = 100
 
 

@@ -1,8 +1,8 @@
 """A task as a message: encoded for the broker, and decoded. Only this module knows our headers.
 
 An attempt has its own message, in Celery's protocol version 2 (docs.celeryq.dev, "Message
-Protocol"). Short tasks share one, a bundle, because a message costs broker, relay and worker more
-than a short task does.
+Protocol"). First attempts of short tasks share one, a bundle, because a message costs broker, relay
+and worker more than a short task does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # A worker drops messages of a version that it does not know; the relay sends them again later.
-# Without this header it is version 1, or another program's.
+# A message without this header is of version 1, or of another program.
 VERSION: Final = 2
 VERSION_HEADER: Final = "ledger_version"
 ATTEMPT_HEADER: Final = "ledger_attempt"

@@ -79,8 +79,8 @@ def _for_each(sql: str, between: str) -> str:
     return between.join(sql.format(bound=bound) for bound in _SCANS)
 
 
-# Changes bounds by a minute or more: each change leaves a dead version of the row, and every scan
-# reads these.
+# Raises bounds by a minute or more only: each change leaves a dead version of the row, and every
+# scan reads these.
 _ADVANCE = text(
     f"""
     SET LOCAL statement_timeout = '60s'; {LOCK}

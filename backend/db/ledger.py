@@ -268,8 +268,8 @@ def reschedule(
 ) -> frozenset[str]:
     """Give tasks their next attempt, due in `delay` seconds; return the ids of those that got it.
 
-    `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here does not use one up,
-    so max_attempts grows by one too. `error`: why it ended; None keeps the error before.
+    `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here is not counted, so
+    max_attempts grows by one too. `error`: why it ended; None keeps the error before.
     """
     values = {
         **_arrays(attempts),

@@ -59,7 +59,7 @@ def exclusive_data_dir(folder: Path) -> Iterator[bool]:
 
 
 def _lock(folder: Path) -> Any:  # noqa: ANN401 - an open file
-    # Other commands take it for a moment, to see whether it is held (settings.py, end_with_up).
+    # Other commands may hold it for a moment (settings.py, end_with_up).
     for attempts_left in reversed(range(20)):
         file = (folder / LOCK_FILE).open("a")
         try:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 # After a longer gap between two looks (PostgreSQL was away, or everything was frozen) a worker
 # may have had no chance to renew its lease within LEASE_SECONDS.
 LONGEST_GAP = LEASE_SECONDS - RENEW_SECONDS
-# The first renewal after a look may have listed what the worker holds before that attempt was
-# claimed. The second has not: it began after the first was committed.
+# The first renewal after a look may have read the held attempts before the new one was claimed. The
+# second cannot: it began after the first was committed.
 RENEWALS = 2
-# PostgreSQL's clock has jumped if it differs by more from one look to the next.
+# PostgreSQL's clock has jumped if it and the monotonic clock drift apart by more than this between
+# two looks.
 JUMP_SECONDS = 5.0
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 2.0
-# After this time no transaction that writes to the outbox and began before a jump of PostgreSQL's
-# clock still runs.
+# After this time every transaction that began before PostgreSQL's clock jumped, and writes to the
+# outbox, has ended.
 CALM_SECONDS = 60.0
 # How often the bounds are compared with every row: a wrong bound delays tasks by this time at most.
 COMPARE_SECONDS = 300.0
@@ -98,7 +98,7 @@ class Reconciler:
             _follow_clock()
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
-        keep_house()
+        purge_and_add_up()
         self._repair()
         self._lost_messages.republish()
 
@@ -147,7 +147,7 @@ def _follow_clock() -> None:
         )
 
 
-def keep_house() -> None:
+def purge_and_add_up() -> None:
     """Delete idempotency keys that are too old, and add up the message counts."""
     with autocommit_connection() as connection:
         # The time is PostgreSQL's: if its clock is set forward by an hour, keys end an hour early.

@@ -91,9 +91,9 @@ class Publisher:
         with self._producer.batch(max_size=len(messages)):
             for _, body, options in messages:
                 self._send(body, options)
-                # Publishing has read what the broker sent. More messages than fit into the
-                # connection's buffer would block the write, which does not notice the end of the
-                # alarm.
+                # Each publish first reads what the broker sent, so `blocked` is current. While
+                # blocked, send no more: once the connection's buffer is full, the write hangs and
+                # does not notice the end of the alarm.
                 while self.blocked:
                     if self._stopping.is_set():
                         return

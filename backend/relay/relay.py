@@ -113,7 +113,7 @@ class Relay:
         return batch
 
     def _put_back(self, publisher: Publisher, batch: Sequence[OutboxEntry]) -> None:
-        """Make the rows due again that the broker may not have.
+        """Make rows due again whose messages the broker may not have.
 
         Refused messages stay marked as published. If they were due at once, they would be taken
         before newer tasks, again and again. The reconciler finds them missing and makes them due

@@ -27,6 +27,6 @@ def slow(args: SlowArguments, run: Run) -> SlowResult:
     end = time.monotonic() + args.duration
     for done in range(args.duration):
         run.progress(done, args.duration)
-        # Against the clock, so that a slow report does not make the task longer.
+        # Until a fixed time, so that a slow report does not make the task longer.
         time.sleep(max(0.0, end - (args.duration - done - 1) - time.monotonic()))
     return SlowResult(message=f"Task completed after {args.duration} seconds")

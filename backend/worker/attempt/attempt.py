@@ -41,7 +41,8 @@ class Attempt:
         self.number = delivery.attempt
         # How often its function has lost PostgreSQL and was run again within the attempt.
         self.losses = 0
-        # PostgreSQL's id of the transaction that claimed it, if that has not finished it as well.
+        # PostgreSQL's id of the transaction that claimed the attempt; None if the same one also
+        # ends it.
         self._claim_transaction_id: str | None = None
 
     @property
@@ -125,8 +126,8 @@ class Attempt:
         Raises StoreUnavailable if it stays away.
         """
         logger.warning(
-            "%s lost PostgreSQL: its writes were rolled back, and it runs again, at no cost of an"
-            " attempt, when PostgreSQL takes writes",
+            "%s lost PostgreSQL: its writes were rolled back; it runs again, without using up an"
+            " attempt, when PostgreSQL can write",
             self.label,
             extra=self.log_extra,
         )

@@ -142,8 +142,8 @@ def _in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     """
     worker = attempts[0].worker
     # If a task commits without being noticed, its claim is committed too. A single attempt is then
-    # STARTED, so the reconciler finds it. A batch skips STARTED, which would update each row
-    # twice; db/repairs.py finds its tasks.
+    # STARTED, so the reconciler finds it. A batch does not set STARTED, because that would update
+    # each row twice; db/repairs.py finds its tasks.
     start = len(attempts) == 1
     with TaskSession() as session:
         for attempt in attempts:

@@ -1,4 +1,4 @@
-"""The lease: a thread of the parent process that writes what the worker holds, every 2 s.
+"""Renews the lease: a thread of the parent process writes what the worker holds, every 2 s.
 
 It runs as long as the process, even while the broker is away. It also writes to the ledger the ends
 of attempts that only the parent process notices.
@@ -166,7 +166,7 @@ class Lease:
     def _hand_back(self) -> None:
         with transaction() as connection:
             started = locked.lock_started_by(connection, self._name)
-            # At no cost of an attempt: a stop is not an error of the task.
+            # This uses up no attempt: a stop is not an error of the task.
             again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)
             leases.end(connection, self._name)
         if again:
