@@ -2,24 +2,26 @@
 
 FROM python:3.13-slim AS build
 
-# Without pip: that of the image installs from outside, and nothing of it goes along.
+# The environment has no pip. The image's pip installs into it, and is not copied with it.
 RUN python -m venv --without-pip /opt/venv
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PYTHON=/opt/venv/bin/python PIP_ROOT_USER_ACTION=ignore
 
-# The packages alone first, so that a change of the code does not install them again. All come as wheels: no compiler.
+# The packages come first, so that a change of the code does not install them again. All are wheels, so no compiler is
+# needed.
 COPY requirements/run.txt /src/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --only-binary=:all: --requirement /src/requirements/run.txt
 
 COPY . /src/
-# setuptools builds the project and has nothing to do afterwards. The check fails where requirements/run.txt lacks what
-# pyproject.toml asks for.
+# setuptools is needed only to build the project. `pip check` fails if requirements/run.txt lacks a package that
+# pyproject.toml requires.
 RUN pip install --no-index --no-deps --no-build-isolation /src && pip check && pip uninstall --yes setuptools
 
 
 FROM python:3.13-slim
 
-# Nothing is installed here any more, neither by us nor by an intruder. The id is fixed, for mounted files' owners.
+# pip is removed, so that an intruder cannot install packages with it. The user's id is fixed, so that mounted files can
+# have the right owner.
 RUN find / -xdev -type d \( -name pip -o -name 'pip-*.dist-info' -o -name ensurepip \) -prune -exec rm -rf {} + \
     && rm -f /usr/local/bin/pip* \
     && groupadd --gid 10001 tasks \
@@ -28,7 +30,7 @@ RUN find / -xdev -type d \( -name pip -o -name 'pip-*.dist-info' -o -name ensure
 COPY --from=build /opt/venv /opt/venv
 COPY deploy/healthy.py /app/
 
-# The modules are compiled already, and the file system may be read-only.
+# Python must not write compiled modules: they exist already, and the file system may be read-only.
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 API_HOST=0.0.0.0
 WORKDIR /app
 USER 10001:10001

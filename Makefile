@@ -1,17 +1,17 @@
-# Tasks API. `make` alone lists what there is.
+# Tasks API. `make` alone lists the targets.
 #
-# All of it lives in .venv, made by whichever target needs it first and made again or brought up to date when it is
-# broken, was interrupted, has moved, or is older than pyproject.toml and the lock files. Paths are relative
-# throughout, so the project may lie in a folder whose name has spaces.
+# The first target that needs .venv creates it (deploy/environment.sh). A later target creates it again if it is broken,
+# was interrupted or has moved, and installs the packages again if pyproject.toml or the lock file has changed. All
+# paths are relative, so the name of the project's folder may have spaces.
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo reset test chaos guards bench compare format lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
-# The commit whose code is the old one of make compare.
+# The commit with which `make compare` compares the current code.
 BASE ?=
-# More arguments for the command behind a target: make test ARGS="-k batching -x"
+# More arguments for the command of a target: make test ARGS="-k batching -x"
 ARGS ?=
 UV ?= uv
 
@@ -23,29 +23,29 @@ help: ## list the targets
 run: environment-run ## set everything up and run the whole stack in the foreground
 	@TASKS_API_PARENT=$$PPID exec .venv/bin/tasks-api up $(ARGS)
 
-demo: environment-run ## see 10,000 tasks survive killed servers, in a minute, on servers of its own
+demo: environment-run ## post 10,000 tasks while its own servers are killed, then count them; takes a minute
 	@exec .venv/bin/python examples/demo.py $(ARGS)
 
-reset: environment-run ## throw away the data of the embedded servers, after a question (ARGS=--yes: without)
+reset: environment-run ## delete the data of the embedded servers; asks first (with ARGS=--yes it does not ask)
 	@exec .venv/bin/tasks-api reset $(ARGS)
 
 test: environment-dev ## set everything up and run the tests (ARGS goes to pytest)
 	@exec .venv/bin/python -m pytest $(ARGS)
 
-chaos: environment-dev ## break everything under work, then check each answer (SEED=7 SECONDS=180 BROKER=valkey)
+chaos: environment-dev ## run mixed work under random faults, then check each answer (SEED=7 SECONDS=180 BROKER=valkey)
 	@exec .venv/bin/python -m tests.chaos $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') \
 		$(if $(BROKER),--broker '$(BROKER)') $(ARGS)
 
 guards: environment-dev ## remove each guard in a copy; its test must fail (ARGS="alarm" for those with this word in the title)
 	@exec .venv/bin/python -m tests.support.guards $(ARGS)
 
-bench: environment-bench ## measure the budget beside the peers, in ten minutes (ARGS="--rows post,done --rounds 3")
+bench: environment-bench ## measure the service and its peers, in ten minutes (ARGS="--rows post,done --rounds 3")
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
-compare: environment-bench ## compare the speed of a commit with the code as it is (BASE=31cce39 ARGS="--rows post,done")
+compare: environment-bench ## compare the speed of the current code and a commit (BASE=31cce39 ARGS="--rows post,done")
 	@exec .venv/bin/python -m benchmarks.compare '$(BASE)' $(ARGS)
 
-format: environment-dev ## format the code, and repair what the linter can
+format: environment-dev ## format the code, and fix what the linter can fix
 	@.venv/bin/ruff check --quiet --fix-only . && exec .venv/bin/ruff format .
 
 lint: environment-dev ## check lock files, format, lint, sizes, types, import layers, dead code, dependencies, migrations
@@ -64,14 +64,14 @@ lint: environment-dev ## check lock files, format, lint, sizes, types, import la
 	test -z "$$failed"
 
 lock: export UV := $(UV)
-lock: ## write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade: to the newest versions)
+lock: ## write requirements/*.txt from pyproject.toml (ARGS=--upgrade: with the newest versions)
 	@exec deploy/lock.sh $(ARGS)
 
-clean: ## remove .venv and the caches; what the embedded servers keep in .data stays
+clean: ## remove .venv and the caches; the data of the embedded servers (.data) stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-# In the environment and not in the command, so that its value may have quotes in it.
+# Passed in the environment and not in the command, so that the value may contain quotes.
 environment-run environment-dev environment-bench: export PYTHON := $(PYTHON)
 
 environment-run:

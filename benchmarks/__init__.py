@@ -1,1 +1,1 @@
-"""`make bench`: the budget, measured on this machine beside the peers; see `__main__.py`."""
+"""`make bench`: measures the service and its peers on this machine; see `__main__.py`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the budget of the design, beside the peers, on this machine."""
+"""`python -m benchmarks`: measure the service and its peers, and compare with required values."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ ROWS = {
     "memory-under-load": flood.run,
 }
 ASKED_FOR_ONLY = {"memory-under-load"}
-TIME_LIMIT = 590  # seconds for the rows that run by themselves
+TIME_LIMIT = 590  # seconds for a run, unless it has a row of ASKED_FOR_ONLY
 
 
 class TimeUp(Exception):
-    """The ten minutes are over."""
+    """TIME_LIMIT has passed."""
 
 
 def main() -> int:
-    """Run the rows, print the table; 0 when everything required was met."""
+    """Run the rows and print the table; return 0 if no row has failed."""
     asked = _arguments()
     date = time.strftime("%Y-%m-%dT%H%M%S")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
@@ -87,14 +87,14 @@ def _measure(bench: Bench, names: Sequence[str], results: list[Result]) -> None:
 
 
 def _run(bench: Bench, name: str, results: list[Result]) -> None:
-    """Run a row; one that breaks takes no other with it."""
+    """Run a row and add its results; an error in it does not stop the other rows."""
     try:
         results.extend(ROWS[name](bench))
     except TimeUp:
         raise
     except Exception:  # noqa: BLE001 - it is printed, and the run fails
         traceback.print_exc()
-        results.append(Result(name, name, Figures("ours", ""), faults=["broke off: see above"]))
+        results.append(Result(name, name, Figures("ours", ""), faults=["failed: see above"]))
 
 
 def _limit(names: Sequence[str]) -> None:
@@ -110,7 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     default = ",".join(name for name in ROWS if name not in ASKED_FOR_ONLY)
     parser.add_argument("--rows", default=default, help=f"names with commas: {', '.join(ROWS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each has")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--seconds", type=float, default=2.5, help="length of a turn under load")
     asked = parser.parse_args()
     asked.rows = asked.rows.split(",")

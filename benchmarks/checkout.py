@@ -1,4 +1,4 @@
-"""The code that is compared, in folders of its own: no `.env`, and nobody edits it meanwhile."""
+"""Copies of the compared code: they have no `.env`, and later edits do not change them."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def check_out(commit: str, folder: Path) -> None:
     if archive.returncode:
         raise NotComparable(f"{commit} is no commit here with the service's code")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        # Members that leave the folder are refused, by a Python that has the filter (from 3.11.4).
+        # The filter refuses members outside of the folder. Python has it from 3.11.4 on.
         files.extraction_filter = getattr(tarfile, "data_filter", None)
         files.extractall(folder)
 
 
 def copy_working_tree(folder: Path) -> None:
-    """Put the service's code as it is now, changes without a commit too, into a folder."""
+    """Copy the service's current code, with changes that are not committed, into a folder."""
     ignore = shutil.ignore_patterns("__pycache__", ".env*")
     shutil.copytree(ROOT / "backend", folder / "backend", ignore=ignore)
 
 
 @contextmanager
 def needing_packages(commit: str) -> Iterator[None]:
-    """Raise NotComparable where a process ends because a package is not installed."""
+    """Raise NotComparable if a process ends because a package is not installed."""
     try:
         yield
-    except RuntimeError as error:  # of Processes, with the end of the log
+    except RuntimeError as error:  # from Processes; its text has the end of the log
         missing = re.search(r"No module named '([\w.]+)'", str(error))
         if missing is None:
             raise

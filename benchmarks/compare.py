@@ -35,7 +35,7 @@ HEAD = ("row", "pairs", "new/old", "95 % interval", "old", "new", "seconds")
 
 
 def main() -> int:
-    """Compare the rows that were asked for; return 0 when all reach the bar."""
+    """Compare the requested rows; return 0 if all reach the bar."""
     asked = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     begin = time.monotonic()
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _start(bench: Bench, name: str, code: Path) -> Ours:
-    """Return a side whose processes have all started once, from its own code."""
+    """Start a side and return it. Raises RuntimeError if its processes run other code."""
     side = bench.add(Ours, name, code / name)
     with side.worker():
         side.confirm_code()
@@ -65,7 +65,7 @@ def _start(bench: Bench, name: str, code: Path) -> Ours:
 
 
 def _compare(sides: Sequence[Ours], name: str, asked: argparse.Namespace) -> Result:
-    """Measure a row and print it; one that breaks takes no other with it."""
+    """Measure, print and return a row; an error in it does not stop the other rows."""
     begin = time.monotonic()
     result = comparison(name, asked.bar)
     try:
@@ -73,7 +73,7 @@ def _compare(sides: Sequence[Ours], name: str, asked: argparse.Namespace) -> Res
             _measure(sides, result, pairs, asked.seconds)
     except Exception:  # noqa: BLE001 - it is printed, and the run fails
         traceback.print_exc()
-        result.faults.append("broke off: see above")
+        result.faults.append("failed: see above")
     _print(result, time.monotonic() - begin)
     return result
 
@@ -110,8 +110,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("base", metavar="COMMIT", help="the old code: make compare BASE=COMMIT")
     rows = ",".join(ROWS)
     parser.add_argument("--rows", default=rows, help=f"names with commas; all are {rows}")
-    parser.add_argument("--bar", type=float, default=0.97, help="the ratio that has to be reached")
-    parser.add_argument("--pairs", type=int, help="so many, instead of until the ratio is certain")
+    parser.add_argument("--bar", type=float, default=0.97, help="the required ratio")
+    parser.add_argument("--pairs", type=int, help="how many (default: until the ratio is certain)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn under load")
     asked = parser.parse_args()
     asked.rows = asked.rows.split(",")

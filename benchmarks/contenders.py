@@ -1,4 +1,4 @@
-"""Who is measured: ours, the floor and the peers, each with a database and a virtual host."""
+"""The measured services: ours, the floor and the peers. Each has a database and a virtual host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PYTHON = sys.executable
 
 
 class Contender:
-    """A service under measurement; subclasses say how it is started and where its tasks are."""
+    """A measured service; subclasses define how it is started and where its tasks are."""
 
     name: str
     post = POST
@@ -61,29 +61,29 @@ class Contender:
         }
 
     def start(self) -> None:
-        """Start what takes requests, and return when it does."""
+        """Start the process that serves HTTP; return when it listens."""
         raise NotImplementedError
 
     def worker(self) -> AbstractContextManager[None]:
-        """Have a worker of two processes."""
+        """Run a worker with two processes."""
         raise NotImplementedError
 
     def restart(self) -> None:
-        """Start over with fresh processes."""
+        """Stop all processes, then start again."""
         self.processes.close()
         self.start()
 
     def close(self) -> None:
-        """Stop all."""
+        """Stop all processes and disconnect from the broker."""
         self.processes.close()
         self._depth.close()
 
     def load(self, seconds: float, **options: Any) -> Load:
-        """Post message tasks for a while."""
+        """Post message tasks for `seconds`; return the answers. `options`: as for `load`."""
         return load(self.url, lambda: self.post, seconds=seconds, **options)
 
     def published(self) -> int:
-        """Return how many tasks lie where a worker would take them from."""
+        """Return how many tasks are where a worker takes them from, such as a queue."""
         return self._depth()
 
     def messages(self) -> int:
@@ -95,17 +95,17 @@ class Contender:
         raise NotImplementedError
 
     def missing(self, answers: Load) -> int:
-        """Return how many of the tasks accepted the service's own books do not have."""
+        """Return how many accepted tasks are not where the service should have them."""
         return max(0, answers.good - self.published())
 
     def clear(self) -> None:
-        """Forget all tasks and messages."""
+        """Delete all tasks and messages."""
         if self.tables:
             eventually(self._truncate, 10, "the tables are empty")
         self.purge()
 
     def _truncate(self) -> bool:
-        """Empty the tables; False after a deadlock: a service locks them in another order."""
+        """Empty the tables; return False after a deadlock with the service, to try again."""
         try:
             self.database.query(f"TRUNCATE {', '.join(self.tables)}")
         except DeadlockDetected:
@@ -117,7 +117,7 @@ class Contender:
         self._broker.purge(self.name)
 
     def _serve(self, module: str) -> None:
-        """Start uvicorn as one would for speed: one process, no line a request."""
+        """Start uvicorn with fast settings: one process, and no log line for each request."""
         argv = [PYTHON, "-m", "uvicorn", f"benchmarks.peers.{module}:app"]
         argv += ["--port", str(self.port), "--no-access-log", "--log-level", "warning"]
         self.processes.start("api", argv, self.environment)
@@ -125,7 +125,7 @@ class Contender:
 
 
 class Ours(Contender):
-    """The service: an API with a relay in it and, where wanted, a worker."""
+    """The service: an API with a relay in it and, in some rows, a worker."""
 
     name = "ours"
     queues = ("tasks", "short_tasks")
@@ -138,7 +138,7 @@ class Ours(Contender):
             "API_PORT": str(self.port),
             "WORKER_CONCURRENCY": "2",
             "LOG_LEVEL": "INFO",
-            # Most rows post faster than anybody works. See rows/flood.py for the refusals.
+            # Most rows post faster than a worker works. Only rows/flood.py measures refusals.
             "MAX_WAITING": "100000000",
         }
         self._run("migrate")
@@ -149,13 +149,13 @@ class Ours(Contender):
         self.start_api()
 
     def start_api(self, workers: int = 1) -> None:
-        """Start the API with so many processes."""
+        """Start the API with `workers` processes; return when it listens."""
         self._run("api", API_WORKERS=str(workers))
         self.processes.wait_for_port("api", self.port)
 
     @contextmanager
     def worker(self) -> Iterator[None]:
-        """Have a worker of two processes."""
+        """Run a worker with two processes."""
         self._run("worker")
         self.processes.wait_for_word("worker", " ready.")
         try:
@@ -164,7 +164,7 @@ class Ours(Contender):
             self.processes.stop("worker")
 
     def confirm_code(self) -> None:
-        """Raise RuntimeError where a process runs other code than that in `code`."""
+        """Raise RuntimeError if a process runs other code than that in `code`."""
         argv = [PYTHON, "-c", "import backend; print(backend.__file__)"]
         self.processes.start("import", argv, self.environment)
         imported = Path(self.processes.wait_for_end("import").strip())
@@ -177,14 +177,14 @@ class Ours(Contender):
         return self.database.number("SELECT count(*) FROM tasks WHERE state = 'SUCCESS'")
 
     def published(self) -> int:
-        """Count the tasks in messages, once the broker has all the messages that it should."""
+        """Return how many tasks are published; 0 until the broker has all their messages."""
         messages, tasks = self.database.query(
             "SELECT count(DISTINCT published_at), count(published_at) FROM outbox"
         )[0]
         return int(str(tasks)) if self._depth() >= int(str(messages)) else 0
 
     def missing(self, answers: Load) -> int:
-        """Compare the ids given with the ledger's."""
+        """Return how many ids of accepted tasks the ledger does not have."""
         given = {json.loads(body)["task_id"] for body in answers.bodies}
         known = {row[0] for row in self.database.query("SELECT CAST(id AS text) FROM tasks")}
         return answers.good - len(given & known)
@@ -195,7 +195,7 @@ class Ours(Contender):
 
 
 class Textbook(Contender):
-    """What most people write."""
+    """The application that most people would write."""
 
     name = "textbook"
     queues = ("textbook",)
@@ -207,12 +207,12 @@ class Textbook(Contender):
         self._succeeded = Succeeded(self._broker, self.name)
 
     def close(self) -> None:
-        """Stop all."""
+        """Stop all processes and disconnect from the broker."""
         super().close()
         self._succeeded.close()
 
     def ended(self) -> int:
-        """Return how many tasks have succeeded; only Celery's events say it."""
+        """Return how many tasks have succeeded, counted by Celery's events."""
         return self._succeeded()
 
     def start(self) -> None:
@@ -221,7 +221,7 @@ class Textbook(Contender):
 
     @contextmanager
     def worker(self) -> Iterator[None]:
-        """Have a worker of two processes."""
+        """Run a worker with two processes."""
         argv = [PYTHON, "-m", "celery", "-A", "benchmarks.peers.textbook:celery", "worker"]
         argv += ["--concurrency=2"]
         self.processes.start("worker", argv, self.environment)
@@ -234,7 +234,7 @@ class Textbook(Contender):
 
 
 class Floor(Contender):
-    """Validates, and does nothing."""
+    """Validates requests, and does nothing else."""
 
     name = "floor"
 
@@ -243,7 +243,7 @@ class Floor(Contender):
         self._serve("floor")
 
     def missing(self, answers: Load) -> int:  # noqa: ARG002 - a contender's signature
-        """Nothing was promised."""
+        """Return 0, because it stores no tasks."""
         return 0
 
 
@@ -288,5 +288,5 @@ class Procrastinate(Contender):
         self._serve("with_procrastinate")
 
     def published(self) -> int:
-        """Count the jobs: the table is the queue."""
+        """Return how many jobs there are: the table is the queue."""
         return self.database.number("SELECT count(*) FROM procrastinate_jobs")

@@ -1,7 +1,7 @@
-"""The load generator: libcurl by way of pycurl, any number of connections from one thread.
+"""The load generator: one thread with any number of connections, by libcurl through pycurl.
 
-It takes some 0.015 ms of processor for a request, a tenth of what the cheapest contender takes to
-answer one, and is the same for all of them. Every answer is kept, to be checked.
+For a request it takes about 0.015 ms of processor time, a tenth of what the cheapest contender
+takes for the answer. It is the same for all contenders. It keeps every answer for the checks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pycurl  # type: ignore[import-untyped]  # has none
+import pycurl  # type: ignore[import-untyped]  # it has no types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ TOO_MANY = 429
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request: a POST where there is a body."""
+    """A request: a POST if it has a body, else a GET."""
 
     path: str
     body: bytes | None = None
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass
 class Load:
-    """What came of it; `latencies` in seconds."""
+    """The answers to a load; `latencies` are in seconds."""
 
     seconds: float = 0
     cpu_seconds: float = 0
@@ -42,21 +42,21 @@ class Load:
 
     @property
     def good(self) -> int:
-        """How many answers were 2xx."""
+        """Return how many answers were 2xx."""
         return len(self.bodies)
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
+        """Return the number of 2xx answers per second."""
         return self.good / self.seconds
 
     @property
     def bad(self) -> dict[int, int]:
-        """Other answers by status; 0 stands for none at all."""
+        """Return how many other answers there were, by status; status 0: no answer."""
         return {status: n for status, n in self.statuses.items() if not 200 <= status < 300}
 
     def add(self, status: int, body: bytes, latency: float) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if 200 <= status < 300:
             self.bodies.append(body)
@@ -64,7 +64,7 @@ class Load:
 
 
 class _Connection:
-    """A handle of libcurl's that sends one request after the other."""
+    """A handle of libcurl that sends one request after another."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -97,10 +97,11 @@ def load(
     count: int | None = None,
     connections: int = CONNECTIONS,
 ) -> Load:
-    """Send requests over all connections at once, each when the one before was answered.
+    """Send requests over all connections at the same time; return the answers.
 
-    Ends after `seconds`, or when `count` requests were answered; refusals for the load (429) do
-    not count. Those under way at the end are waited for.
+    Each connection sends its next request when it has the answer to the last one. Ends after
+    `seconds`, or after `count` answers without those with status 429 (too many waiting tasks).
+    Then it waits for the answers to the requests under way.
     """
     result = Load()
     multi = pycurl.CurlMulti()
@@ -136,7 +137,7 @@ def _send_first(
     request: Callable[[], Request],
     connections: int,
 ) -> dict[Any, _Connection]:
-    """Open the connections, each with a request; return them by their handles."""
+    """Start a request on each connection; return the connections by their handles."""
     senders = {}
     for _ in range(connections):
         sender = _Connection(url)

@@ -1,4 +1,4 @@
-"""What it was measured on."""
+"""The machine, the servers and the packages of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def describe(bench: Bench) -> dict[str, object]:
-    """Return facts that a figure is worth nothing without."""
+    """Return the facts that a reader needs to judge the figures, such as versions."""
     database = Database(bench.postgres.url)
     rabbitmq = bench.broker.eval("rabbit_misc:version()").strip('"')
     return {

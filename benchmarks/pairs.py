@@ -10,23 +10,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST_PAIRS, MOST_PAIRS = 30, 100
-# The processes are restarted after so many pairs: two processes of the same code can differ in
-# speed for as long as they live, and more pairs of the same two would not average that out.
+# The processes are restarted after this many pairs: two processes with the same code can differ in
+# speed until they end, and more pairs of the same two processes would not average that out.
 BLOCK = 3
 WIDTH = 0.06  # of the interval
 CONFIDENCE = 0.95
 
 
 def comparison(row: str, bar: float) -> Result:
-    """Return a result without pairs. It judges new/old: above 1 means that the new is faster."""
+    """Return a result without pairs. It judges new/old: above 1 means that the new code is faster.
+
+    `bar`: the required ratio.
+    """
     old, new = Figures("old", "/s"), Figures("new", "/s")
     return Result(row, row, new, old, wanted=bar, confidence=CONFIDENCE)
 
 
 def missing(result: Result, exactly: int | None = None) -> int:
-    """Return how many pairs to measure next: at most a block, 0 when there are enough.
+    """Return how many pairs to measure next: at most BLOCK, 0 when there are enough.
 
-    `exactly`: the number of pairs, instead of as many as the interval takes.
+    `exactly`: the total number of pairs. Without it, the width of the interval decides.
     """
     pairs = len(result.judged)
     if exactly is not None:
@@ -41,9 +44,9 @@ def missing(result: Result, exactly: int | None = None) -> int:
 def take_turns(
     old: Callable[[], float], new: Callable[[], float], result: Result, pairs: int
 ) -> None:
-    """Measure so many pairs in the order old, new, new, old.
+    """Measure `pairs` pairs in the order old, new, new, old, and add their speeds to the result.
 
-    Ends before at a fault: a turn that goes wrong adds it to the result.
+    Stops early after a fault: a turn that fails adds a fault to the result.
     """
     assert result.other is not None
     turns = [(old, result.other.values), (new, result.ours.values)]

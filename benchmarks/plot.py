@@ -1,4 +1,4 @@
-"""A plot of a line of the table: a dot a round, a tick at the median, a line at the bound."""
+"""Plots a line of the table: a dot for each round, a tick at the median, a line at the bound."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 720, 150, 110, 60, 44
 DOT, TICK, BOUND = "#3b7dd8", "#1b1b1b", "#c0392b"
-LOG_FROM = 20  # contenders so far apart need a logarithmic axis
+LOG_FROM = 20  # the axis is logarithmic if highest / lowest value is larger
 
 
 def svg(result: Result) -> str:
-    """Return the picture."""
+    """Return the plot of a result, as the text of an SVG file."""
     all_figures = [figures for figures in (result.ours, result.other) if figures] + result.also
     bound = _absolute_bound(result)
     values = [value for figures in all_figures for value in figures.values]
@@ -40,14 +40,14 @@ def svg(result: Result) -> str:
 
 
 def _absolute_bound(result: Result) -> float:
-    """Return what is required of ours in its own unit, as the other's median has it."""
+    """Return the value that ours must reach, in its unit; 0 if there is no bound."""
     if result.wanted is None:
         return 0
     return result.wanted * (result.other.median if result.other else 1)
 
 
 class _Scale:
-    """Places values on the axis, which begins at zero, or is logarithmic."""
+    """Converts values to x coordinates, on an axis that begins at zero or is logarithmic."""
 
     def __init__(self, values: list[float]) -> None:
         self._high = max(values) or 1

@@ -1,4 +1,4 @@
-"""Processes of the contenders: started, waited for, weighed, ended."""
+"""Processes of the contenders: starting, waiting, measuring memory, ending."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Processes:
-    """Some processes by name, with their output in files of `folder`.
+    """Processes by name; their output goes to files in `folder`.
 
-    They run in the folder `code` and import what is there before what is installed.
+    They run in the folder `code`, and import its modules before those that are installed.
     """
 
     def __init__(self, folder: Path, code: Path = ROOT) -> None:
@@ -33,7 +33,7 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start one; it ends with this process, whatever ends that."""
+        """Start a process. When this process ends for any reason, the new one gets SIGTERM."""
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(
                 argv,
@@ -52,15 +52,15 @@ class Processes:
             )
 
     def wait_for_port(self, name: str, port: int) -> None:
-        """Return when it listens."""
+        """Return when the process listens. Raises RuntimeError if it ends before."""
         self._eventually(name, lambda: _listens(port), "listens")
 
     def wait_for_word(self, name: str, word: str) -> None:
-        """Return when it has printed a word."""
+        """Return when the process has printed a word. Raises RuntimeError if it ends before."""
         self._eventually(name, lambda: word in self._log(name).read_text(errors="replace"), word)
 
     def wait_for_end(self, name: str) -> str:
-        """Return what it has printed when it has ended well."""
+        """Wait until the process ends; return its output. Raises RuntimeError if it failed."""
         failed = self._running.pop(name).wait(START_SECONDS)
         printed = self._log(name).read_text()
         if failed:
@@ -68,7 +68,7 @@ class Processes:
         return printed
 
     def stop(self, name: str) -> None:
-        """End it with all its children, at the latest after STOP_SECONDS by SIGKILL."""
+        """End a process by SIGTERM, after STOP_SECONDS by SIGKILL; then kill its children."""
         popen = self._running.pop(name)
         pids = list(_tree(popen.pid))
         popen.send_signal(signal.SIGTERM)
@@ -78,12 +78,12 @@ class Processes:
             popen.kill()
             popen.wait()
         for pid in pids[1:]:
-            # Still ours: its session is the one that we made.
+            # The id may belong to another process now. A process of our session is still ours.
             if _session(pid) == popen.pid:
                 os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End all."""
+        """End all processes."""
         for name in list(self._running):
             self.stop(name)
 
@@ -93,7 +93,7 @@ class Processes:
         return {Path(f"/proc/{pid}/cwd").readlink() for pid in running}
 
     def memory(self) -> dict[str, float]:
-        """Return MiB by process: PSS, so what processes share counts once."""
+        """Return the memory of each process in MiB, as PSS: shared memory counts once."""
         found: dict[str, float] = {}
         for name, popen in self._running.items():
             for number, pid in enumerate(_tree(popen.pid)):
@@ -123,12 +123,12 @@ def _listens(port: int) -> bool:
 
 
 def _tree(pid: int) -> Iterator[int]:
-    """Go over a process and all that descend from it."""
+    """Yield the ids of a process and of all its descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             below = children.read_text().split()
-        except OSError:  # has just ended
+        except OSError:  # the thread has just ended
             continue
         for child in below:
             yield from _tree(int(child))

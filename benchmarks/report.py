@@ -40,7 +40,7 @@ def lines(results: Sequence[Result]) -> list[str]:
 
 
 def save(date: str, machine: Mapping[str, object], results: Sequence[Result]) -> Path:
-    """Write the JSON, and beside it a plot for each line of the table; return the JSON's path."""
+    """Write a JSON file, and a plot for each line of the table; return the JSON file's path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{date}.json"
     whole = {"machine": machine, "results": [result.as_json() for result in results]}

@@ -1,4 +1,4 @@
-"""What a row measured: a figure a round for each contender, and what is asked of them."""
+"""The results of a row: a figure for each round and contender, and the required value."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CONFIDENCE = 0.93  # what the lowest and the highest of five rounds have
+CONFIDENCE = 0.93  # of the range from the lowest to the highest of five rounds
 
 
 def plain(value: float) -> str:
-    """Write a figure as precisely as it was measured."""
+    """Return a figure as text: a whole number from 100 on, else three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return where the median is with this confidence, for any distribution: order statistics.
+    """Return the confidence interval of the median, by order statistics, for any distribution.
 
-    The lowest and the highest value where there are too few values for the confidence.
+    Returns the lowest and the highest value if there are too few values for the confidence.
     """
     ranked = sorted(values)
     n, cut, outside = len(ranked), 0, 0.0
@@ -44,7 +44,7 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """The figure to print."""
+        """Return the median of the rounds."""
         return median(self.values)
 
 
@@ -52,8 +52,9 @@ class Figures:
 class Result:
     """A line of the table.
 
-    What is judged is the median of the rounds' ratios of `ours` to `other`, or of `ours` itself
-    where there is no other. `wanted` is the bound, `bound` its side; None: for comparison only.
+    In each round the ratio of `ours` to `other` is taken, or `ours` itself if there is no other.
+    The median of the rounds is judged: it must be at least, or at most, `wanted` (see `bound`).
+    `wanted` is None if there is no required value.
     """
 
     row: str
@@ -70,7 +71,7 @@ class Result:
 
     @property
     def judged(self) -> list[float]:
-        """A value for each round in which all had their turn."""
+        """Return the judged value of each round that both contenders have completed."""
         if self.other is None:
             return self.ours.values
         pairs = zip(self.ours.values, self.other.values, strict=False)
@@ -78,12 +79,15 @@ class Result:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the median of what is judged is with this confidence."""
+        """Return the confidence interval of the median of the judged values."""
         return median_interval(self.judged, self.confidence)
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound holds and nothing was lost or postponed; None without a bound."""
+        """Return whether the required value was reached without faults.
+
+        Returns None if there is no fault, but also no required value or no figure.
+        """
         if self.faults:
             return False
         if self.wanted is None or not self.judged:
@@ -92,7 +96,7 @@ class Result:
         return value >= self.wanted if self.bound == "least" else value <= self.wanted
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for the file."""
+        """Return everything, for the JSON file."""
         judged = self.judged
         return {
             **asdict(self),

@@ -1,4 +1,4 @@
-"""PostgreSQL and RabbitMQ of the benchmark's own; each contender has a part of its own in both."""
+"""The benchmark's PostgreSQL and RabbitMQ: each contender has its database and virtual host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Broker(RabbitMQ):
-    """The tests' RabbitMQ with as many schedulers as it takes by itself; the tests' has one."""
+    """The tests' RabbitMQ, with the default number of schedulers (the tests' has one)."""
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         argv, environment = super()._command()
@@ -42,7 +42,7 @@ class Broker(RabbitMQ):
 
 
 class Depth:
-    """Tells in a millisecond how many messages wait in some queues, and for how many consumers."""
+    """Counts the waiting messages and the consumers of some queues, in a millisecond."""
 
     def __init__(self, broker: Broker, host: str, queues: Sequence[str]) -> None:
         self._connection = _connection(broker, host)
@@ -61,7 +61,7 @@ class Depth:
         self._connection.close()
 
     def _look(self) -> Iterator[queue_declare_ok_t]:
-        self._connection.connect()  # does nothing where it is
+        self._connection.connect()  # does nothing if it is connected
         for queue in self._queues:
             channel = self._connection.channel()
             try:
@@ -82,8 +82,8 @@ class Succeeded:
         self._count = 0
 
     def collect(self) -> None:
-        """Collect events from now on; a worker has to run."""
-        self._connection.connect()  # does nothing where it is
+        """Collect events from now on; a worker must run already."""
+        self._connection.connect()  # does nothing if it is connected
         self._channel = self._connection.channel()
         self._channel.queue_declare("events", exclusive=True)
         self._channel.queue_bind("events", "celeryev", "task.multi")
@@ -106,7 +106,7 @@ def _connection(broker: Broker, host: str) -> Connection:
 
 
 class Database:
-    """SQL on a contender's database; each call is a transaction of its own."""
+    """SQL on a contender's database; each call is a separate transaction."""
 
     def __init__(self, url: str) -> None:
         self.url = url.replace("+psycopg2", "")
@@ -120,12 +120,12 @@ class Database:
             return list(cursor.fetchall()) if cursor.description else []
 
     def number(self, sql: str, *parameters: object) -> int:
-        """Return the one number that a query gives."""
+        """Return the result of a query that gives one number."""
         return int(str(self.query(sql, *parameters)[0][0]))
 
 
 def postgres() -> Postgres:
-    """Return a PostgreSQL as it comes, so with durable commits."""
+    """Return a PostgreSQL, not started, with the default settings for durable commits."""
     return Postgres()
 
 

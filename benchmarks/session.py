@@ -26,10 +26,10 @@ WARM_SECONDS = 0.7
 
 
 class Bench:
-    """What the rows work with.
+    """The servers and contenders of a run.
 
-    Contenders are started when first asked for and stay; all but the one whose turn it is are
-    idle.
+    A contender is started at its first use and runs until the end of the run. All contenders
+    except the one whose turn it is are idle.
     """
 
     def __init__(self, rounds: int, seconds: float) -> None:
@@ -48,7 +48,10 @@ class Bench:
         self._stack.close()
 
     def add(self, kind: type[C], name: str = "", code: Path = ROOT) -> C:
-        """Return the contender of that name, started from the folder `code` and warm."""
+        """Return the contender of that name; at the first call start it and warm it up.
+
+        `code`: the folder with the code that it runs.
+        """
         key = name or kind.name
         if key not in self._contenders:
             made = kind(self.postgres, self.broker, self.folder, name, code)
@@ -63,21 +66,21 @@ class Bench:
 
     @property
     def ours(self) -> Ours:
-        """The service, without a worker."""
+        """Return the service, without a worker."""
         return self.add(Ours)
 
     @property
     def textbook(self) -> Textbook:
-        """The textbook, without a worker."""
+        """Return the textbook, without a worker."""
         return self.add(Textbook)
 
     @property
     def floor(self) -> Floor:
-        """The floor."""
+        """Return the floor."""
         return self.add(Floor)
 
     def filled(self, rows: int) -> Ours:
-        """Return a service of its own with so many ended tasks, each with its message."""
+        """Return a separate service with `rows` ended tasks, each with its message."""
         name = f"ours-{rows}"
         new = name not in self._contenders
         found = self.add(Ours, name)
@@ -86,14 +89,16 @@ class Bench:
         return found
 
     def turns(self) -> Iterator[int]:
-        """Go over the rounds."""
+        """Yield the number of each round."""
         yield from range(self.rounds)
 
 
 def check(contender: Contender, answers: Load, result: Result, tasks: int | None = None) -> float:
-    """Wait until all that was accepted is published; note what was refused, late or lost.
+    """Wait until all accepted tasks are published; add a fault for each problem.
 
-    `tasks`: how many that is, where it is not one an answer. Returns how late the last was.
+    Returns the seconds from the last answer until all were published. `tasks`: how many were
+    accepted, by default one for each 2xx answer. If it is given, a late end is no fault, and
+    `contender.missing` is not called.
     """
     expected = answers.good if tasks is None else tasks
     late = settle(contender, answers.ended, expected)
@@ -111,7 +116,7 @@ def check(contender: Contender, answers: Load, result: Result, tasks: int | None
 
 
 def settle(contender: Contender, since: float, expected: int, patience: float = 30) -> float | None:
-    """Return how long after `since` all was published, None if not within `patience`."""
+    """Return the seconds from `since` until all tasks were published; None after `patience` s."""
     while contender.published() < expected:
         if time.monotonic() - since > patience:
             return None

@@ -28,20 +28,20 @@ def task_id(number: int) -> str:
 
 
 def fill(database: Database, rows: int) -> None:
-    """Put so many ended message tasks into the ledger, with their messages."""
+    """Insert `rows` ended message tasks into the ledger, with their messages."""
     database.query(_TASKS, rows, rows)
     database.query(_MESSAGES)
     tidy(database)
 
 
 def forget_waiting(database: Database) -> None:
-    """Take out the tasks that a load has left waiting, and what they leave in the files."""
+    """Delete the tasks that still wait after a load, and vacuum their table."""
     database.query("TRUNCATE outbox")
     database.query("DELETE FROM tasks WHERE state = 'PENDING'")
     database.query("VACUUM tasks")
 
 
 def tidy(database: Database) -> None:
-    """Have it all written and counted now, instead of during a measurement."""
+    """Vacuum, analyze and write a checkpoint now, so that no measurement is disturbed."""
     database.query("VACUUM ANALYZE")
     database.query("CHECKPOINT")

@@ -1,7 +1,7 @@
-"""What is compared: each row prepares an empty service and gives a function that measures a turn.
+"""The rows of `make compare`: each prepares an empty service and yields a function, the turn.
 
-A turn takes a second or two and returns a speed, a number per second. The machine's noise is
-mostly slow drift, so many short turns in pairs show more than a few long ones.
+A turn takes a second or two and returns a speed, a number per second. The machine's own speed
+changes slowly, so many short turns in pairs are more accurate than a few long ones.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ ROWS_STORED = 100_000
 
 @contextmanager
 def post(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """POST /tasks/ over 32 connections without a worker."""
+    """Measure POST /tasks/ over 32 connections without a worker."""
     yield lambda: _submit(ours, lambda: ours.load(seconds), result, 1)
 
 
 @contextmanager
 def post_batch(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """POST /tasks/batch of 1,000 without a worker, per task."""
+    """Measure POST /tasks/batch with 1,000 tasks, without a worker, in tasks per second."""
 
     def submit() -> Load:
         connections = batch.CONNECTIONS
@@ -54,7 +54,7 @@ def post_batch(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 
 @contextmanager
 def post_working(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """POST /tasks/ while a worker works; only the time of posting counts."""
+    """Measure POST /tasks/ while a worker works; only the time of posting counts."""
 
     def turn() -> float:
         _, answers = work_off(ours, lambda: ours.load(seconds), ours.messages, result)
@@ -67,7 +67,7 @@ def post_working(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 
 @contextmanager
 def done(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """From posting message tasks to the rows in `messages`."""
+    """Measure message tasks from the first post to the last row in `messages`."""
 
     def turn() -> float:
         rate = finish(ours, seconds, result)
@@ -80,7 +80,7 @@ def done(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 
 @contextmanager
 def ordinary(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """From posting a number of `slow` tasks of 0 s to their end."""
+    """Measure `slow` tasks of 0 s from the first post to the last end."""
 
     def turn() -> float:
         rate = ordinary_tasks.finish(ours, seconds, result)
@@ -93,7 +93,7 @@ def ordinary(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 
 @contextmanager
 def submit_and_wait(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """Submit a task and wait for its success with `wait=`, one after the other; the median."""
+    """Submit one task after another and wait for each with `wait=`; 1 / median of the times."""
 
     def turn() -> float:
         times = []
@@ -111,14 +111,14 @@ def submit_and_wait(ours: Ours, seconds: float, result: Result) -> Iterator[Turn
 
 @contextmanager
 def list_tasks(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """GET /tasks/ with an idle worker, one after the other; the median."""
+    """Request one GET /tasks/ after another, with an idle worker; 1 / median of the times."""
     with ours.worker():
         yield lambda: 1000 / listing.ask(ours, result, 0, seconds=seconds)
 
 
 @contextmanager
 def list_queued(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """GET /tasks/ with 10,000 tasks queued, one after the other; the median."""
+    """Do the same with 10,000 tasks in the queue."""
     answers = load(ours.url, lambda: SLOW_BATCH, count=listing.QUEUED // batch.SIZE, connections=1)
     check(ours, answers, result, listing.QUEUED)
     with ours.worker():
@@ -127,14 +127,14 @@ def list_queued(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
 
 @contextmanager
 def state(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """GET /tasks/{id} of ended tasks, chosen at random."""
+    """Measure GET /tasks/{id} of random ended tasks."""
     fill(ours.database, ROWS_STORED)
     yield lambda: growth.measure(ours, _any_task, seconds, result)
 
 
 @contextmanager
 def messages(ours: Ours, seconds: float, result: Result) -> Iterator[Turn]:
-    """GET /messages/, the newest page."""
+    """Measure GET /messages/, the newest page."""
     fill(ours.database, ROWS_STORED)
     yield lambda: growth.measure(ours, lambda: Request("/messages/"), seconds, result)
 
@@ -154,7 +154,7 @@ ROWS: dict[str, Row] = {
 
 
 def _submit(ours: Ours, submit: Callable[[], Load], result: Result, tasks: int) -> float:
-    """Return the rate of tasks accepted, `tasks` with each answer; return when all is published."""
+    """Return accepted tasks per second, after all are published; each answer accepts `tasks`."""
     answers = submit()
     check(ours, answers, result, answers.good * tasks)
     ours.clear()

@@ -1,6 +1,6 @@
-"""Check that the lock files have what pyproject.toml asks for: contents, not times.
+"""Check that the lock files have what pyproject.toml requires, by their contents.
 
-Run by the Makefile before the packages are installed, so only pip is there.
+deploy/environment.sh runs it before the packages are installed, so it can import only pip.
 """
 
 # ruff: noqa: INP001 - a script
@@ -11,11 +11,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-# packaging is not installed yet, and pip has no public way to it.
+# The package `packaging` is not installed yet. pip contains it, but has no public name for it.
 from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name
 
-# Each with the extras that it locks, as `make lock` does.
+# Each lock file with the extras that it locks, as in deploy/lock.sh.
 LOCKS = {
     "requirements/run.txt": (),
     "requirements/embedded.txt": ("embedded",),
@@ -26,9 +26,9 @@ _LOCKED = re.compile(r"^([\w.-]+)(?:\[.*?\])?(?:==([^\s;\\]+)| @ )", re.MULTILIN
 
 
 def missing(root: Path) -> Iterator[tuple[str, str]]:
-    """Go over the requirements of pyproject.toml that a lock does not meet, after the lock's name.
+    """Yield (lock file, requirement) for each requirement that a lock file does not meet.
 
-    A lock may have several versions of a package, for different machines: one of them has to fit.
+    A lock file may have several versions of a package, for different machines: one must fit.
     """
     asked = tomllib.loads((root / "pyproject.toml").read_text())
     project, groups = asked["project"], asked["dependency-groups"]

@@ -1,4 +1,4 @@
-"""Check that no file of Python and no function has grown too long to be read at once.
+"""Check that no Python file and no function is too long.
 
 A file has up to 300 lines, a function up to 40, from its `def` to its last line.
 """
@@ -26,7 +26,7 @@ EXCEPTIONS = {
 
 
 def tracked(root: Path) -> list[Path]:
-    """Return git's files of Python; in a copy without git, those outside of hidden folders."""
+    """Return the Python files that git tracks; without git, those outside of hidden folders."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "*.py"],  # noqa: S607 - wherever git is installed
         cwd=root,
@@ -42,7 +42,7 @@ def tracked(root: Path) -> list[Path]:
 
 
 def too_long(text: str) -> Iterator[tuple[int, str]]:
-    """Go over what is too long in a file: the line, and what to say of it."""
+    """Yield what is too long in a file: the number of the line, and a message."""
     if (lines := len(text.splitlines())) > FILE_LINES:
         yield 1, f"the file has {lines} lines, more than {FILE_LINES}"
     for node in ast.walk(ast.parse(text)):
@@ -53,7 +53,7 @@ def too_long(text: str) -> Iterator[tuple[int, str]]:
 
 
 def offenders(root: Path) -> Iterator[str]:
-    """Go over what is too long in a project and is no exception, as path:line: message."""
+    """Yield `path:line: message` for all that is too long in a project, except EXCEPTIONS."""
     for path in tracked(root):
         name = path.relative_to(root).as_posix()
         if not name.startswith(tuple(EXCEPTIONS)):
@@ -63,5 +63,5 @@ def offenders(root: Path) -> Iterator[str]:
 
 if __name__ == "__main__":
     found = list(offenders(Path()))
-    print(*found, sep="\n", end="\n" if found else "")  # noqa: T201 - what it is for
+    print(*found, sep="\n", end="\n" if found else "")  # noqa: T201 - its result
     sys.exit(bool(found))

@@ -1,12 +1,13 @@
-"""What `make lint` would call dead code, and is not: a name on its own line counts as a use of it.
+"""Names that vulture would report as dead code, although a framework or a test uses them.
 
-Each group says who uses it. Remove a name when the code that it stands for goes.
+A name on its own line counts as a use of it. Each group says who uses the names. Remove a name when
+its code is deleted.
 """
 
 # ruff: noqa: INP001, B018, F821, SLF001 - vulture reads it, and nothing runs it
 
 # Python, the standard library and servers call these by name.
-_.__getattr__  # a module's, for `celery -A backend`
+_.__getattr__  # of a module, for `celery -A backend`
 _.do_GET  # http.server
 _.log_message
 _.utctimetuple  # calendar, for amqp's timestamps
@@ -14,13 +15,13 @@ _.extraction_filter  # tarfile
 _.extra_groups  # a keyword of subprocess.Popen
 _.create_app_with_relay  # uvicorn imports it by its name
 
-# uvicorn and asyncio: methods of a protocol, and what a request's cycle or the server reads.
+# uvicorn and asyncio: methods of a protocol, and attributes that a request or the server reads.
 _.eof_received
 _.data_received
 _.disconnected
 _.should_exit
 
-# FastAPI and pydantic: what a subclass overrides, settings of models, fields of answers.
+# FastAPI and pydantic: methods that a subclass overrides, settings of models, fields of answers.
 _.get_route_handler
 _.model_config
 _.docs
@@ -54,7 +55,7 @@ _.worker_pid
 _._apply_result
 _._process_task
 _._current_process
-_.no_ack_consumers  # from here on: what the tests' stand-ins have, because Celery asks for it
+_.no_ack_consumers  # from here on: attributes of the tests' fakes, because Celery reads them
 _.basic_ack
 _.terminate_job
 
@@ -85,7 +86,7 @@ _.branch_labels
 _.depends_on
 _.downgrade
 
-# Named in a string, for the type checker alone.
+# Named only in a string, for the type checker.
 _._Notified
 
 # pytest, its plugins and mocks: hooks, an option, a fixture that an argument asks for.
@@ -98,7 +99,7 @@ _.numprocesses
 _.configured
 _.side_effect
 
-# The members of an enumeration whose values alone are sent.
+# Members of an enumeration of which only the values are sent.
 _.RED
 _.BLUE
 

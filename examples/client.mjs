@@ -1,10 +1,10 @@
 // A client of the Tasks API for Node 18 and later, without packages: create, wait, list, idle.
 //
-// Run it beside a running service: `node examples/client.mjs`. TASKS_API_URL names another address.
+// Run it while the service runs: `node examples/client.mjs`. TASKS_API_URL names another address.
 
 const BASE_URL = process.env.TASKS_API_URL ?? 'http://localhost:8060';
 
-// Returns the API's answer, which may take so many seconds; throws an error of one line.
+// Returns the API's answer. Throws an error of one line if there is none within `seconds`, or if it is an error.
 async function call(method, path, body, seconds = 10) {
   const url = BASE_URL + path;
   let answer, text;
@@ -33,12 +33,12 @@ async function call(method, path, body, seconds = 10) {
   return value;
 }
 
-// Creates a message task; returns its id. Keep it: it is how you ask for the outcome.
+// Creates a message task; returns its id. Keep the id: you need it to read the outcome.
 async function create(content) {
   return (await call('POST', '/tasks/', { content })).task_id;
 }
 
-// Waits for a task's end, however long; returns its value, or throws its error.
+// Waits for a task's end without a time limit; returns its value, or throws its error.
 async function outcome(taskId) {
   for (;;) {
     const task = await call('GET', `/tasks/${taskId}?wait=60`, undefined, 70);
@@ -52,7 +52,7 @@ async function unfinished() {
   return (await call('GET', '/tasks/?limit=1')).total;
 }
 
-// Waits until no task is left; false if some are after so many seconds.
+// Waits until all tasks have ended; returns false if some have not after `seconds`.
 async function idle(seconds) {
   const deadline = Date.now() + seconds * 1000;
   while (await unfinished()) {

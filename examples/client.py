@@ -1,9 +1,9 @@
 """A client of the Tasks API in Python's standard library: create, wait, list, idle.
 
-Run it beside a running service: `python3 examples/client.py`. TASKS_API_URL names another address.
+Run it while the service runs: `python3 examples/client.py`. TASKS_API_URL names another address.
 """
 
-# ruff: noqa: INP001, S310, T201 - a script, that opens http addresses only, and prints
+# ruff: noqa: INP001, S310, T201 - a script that opens only http addresses, and prints
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failed(Exception):
 
 
 def call(method: str, path: str, body: object = None, timeout: float = 10) -> dict[str, Any]:
-    """Return the API's answer about tasks, which may take `timeout` seconds. Raises Failed."""
+    """Return the API's answer about tasks. Raises Failed, also after `timeout` seconds."""
     url = BASE_URL + path
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
@@ -42,7 +42,7 @@ def call(method: str, path: str, body: object = None, timeout: float = 10) -> di
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Return what sends requests: directly to this machine, else as http_proxy says."""
+    """Return an opener: without a proxy for this machine, else with that of http_proxy."""
     if urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}:
         no_proxy = urllib.request.ProxyHandler({})
         return urllib.request.build_opener(no_proxy)
@@ -50,17 +50,17 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 
 
 def _explain(error: Exception) -> str:
-    """Return in words why there is no answer, or what the API says of its error."""
+    """Return a text: why there is no answer, or what the API answers about its error."""
     if isinstance(error, urllib.error.HTTPError):
         return f"answers {error.code}: {_detail(error)}"
     if isinstance(error, (OSError, HTTPException)):
         reason = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
         return f"does not answer ({reason}): start the service (make run) or set TASKS_API_URL"
-    return NOT_OURS  # no URL, or no JSON
+    return NOT_OURS  # the URL or the answer's JSON is not valid
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    """Return what the API says of an error; what HTTP says, if it is not the API's."""
+    """Return the detail of the API's error, or the HTTP reason if the answer is not the API's."""
     try:
         return str(json.load(error)["detail"])
     except (OSError, HTTPException, ValueError, LookupError, TypeError):
@@ -68,13 +68,13 @@ def _detail(error: urllib.error.HTTPError) -> str:
 
 
 def create(content: str) -> str:
-    """Create a message task; return its id. Keep it: it is how you ask for the outcome."""
+    """Create a message task; return its id. Keep the id: you need it to read the outcome."""
     task_id: str = call("POST", "/tasks/", {"content": content})["task_id"]
     return task_id
 
 
 def outcome(task_id: str) -> Any:  # noqa: ANN401 - the task's value
-    """Wait for a task's end, however long; return its value, or raise its error."""
+    """Wait for a task's end without a time limit; return its value. Raises Failed."""
     while True:
         task = call("GET", f"/tasks/{task_id}?wait=60", timeout=70)
         if task["status"] == "SUCCESS":
@@ -90,7 +90,7 @@ def unfinished() -> int:
 
 
 def idle(seconds: float) -> bool:
-    """Wait until no task is left; False if some are after so many seconds."""
+    """Wait until all tasks have ended; return False if some have not after `seconds`."""
     deadline = time.monotonic() + seconds
     while unfinished():
         if time.monotonic() > deadline:
@@ -100,7 +100,7 @@ def idle(seconds: float) -> bool:
 
 
 def main() -> None:
-    """Create a task, and wait for its end and for that of all others."""
+    """Create a task, wait for its end, then wait until all other tasks have ended."""
     mine = create("Hello from Python!")
     print(f"Created task: {mine}")
     print(f"Unfinished tasks: {unfinished()}")

@@ -1,7 +1,7 @@
 """Show that a 202 is final: post 10,000 tasks while servers and a worker are killed, then count.
 
-`make demo`, or `.venv/bin/python examples/demo.py --tasks 1000`. It starts a `tasks-api up` with a
-folder and ports of its own, and removes all of it at the end.
+`make demo`, or `.venv/bin/python examples/demo.py --tasks 1000`. It starts a `tasks-api up` with
+its own folder and ports, and removes all of this at the end.
 """
 
 # ruff: noqa: INP001 - a script
@@ -32,16 +32,17 @@ CLIENTS = 8
 # Tasks in one request.
 BATCH = 20
 POSTING_SECONDS = 20.0
-# How long nothing may end when all is posted. What the broker lost is sent again after 10 s.
+# After all posts, how long the number of unfinished tasks may stay the same. A message that the
+# broker lost is published again after 10 s.
 IDLE_SECONDS = 90.0
 
 
 def main() -> int:
-    """Run the demo; return 0 if everything that was accepted ended, once."""
+    """Run the demo; return 0 if every task was accepted and ended once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000, help="how many tasks to post")
     count: int = parser.parse_args().tasks
-    # SIGINT too: what a shell starts in the background ignores it.
+    # SIGINT too: a process that a shell starts in the background ignores it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="demo-"))
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 class Demo:
-    """Posts tasks, breaks things, counts."""
+    """Posts tasks, kills servers and a worker, and counts."""
 
     def __init__(self, up: Up, count: int) -> None:
         self._up = up
@@ -68,7 +69,7 @@ class Demo:
         self._stopping = threading.Event()
 
     def run(self) -> int:
-        """Return 0 if all is well at the end."""
+        """Post, kill and count; return 0 if no task was lost or ran twice."""
         say(f"Posting {self._count:,} tasks, {BATCH} in a request. Each request has a key, so")
         say("one that gets no answer, or a 503, can be sent again")
         begin = time.monotonic()
@@ -85,7 +86,7 @@ class Demo:
     def _watch(
         self, clients: Sequence[threading.Thread], disasters: list[Callable[[], None]]
     ) -> None:
-        """Break one thing after each fifth of the tasks; return when nothing is left to do."""
+        """Cause one disaster after each fifth of the tasks; return when no more tasks end."""
         parts = len(disasters) + 2
         done, before, deadline = 0, "", 0.0
         while True:
@@ -136,7 +137,7 @@ class Demo:
         return HTTPConnection("127.0.0.1", self._up.port, timeout=20)
 
     def _post(self, begin: float) -> None:
-        """Post the next tasks when they are due, until there are none."""
+        """Post the next tasks when they are due, until all are posted."""
         connection = self._connect()
         while not self._stopping.is_set():
             with self._lock:
@@ -203,7 +204,7 @@ class Demo:
 def call(
     connection: HTTPConnection, method: str, path: str, body: object = None, key: str = ""
 ) -> tuple[int, Any]:
-    """Return status and body of the API's answer. Raises OSError or HTTPException without one."""
+    """Return status and body of the API's answer. Without one, raises OSError or HTTPException."""
     headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
     try:
         connection.request(method, path, None if body is None else json.dumps(body), headers)

@@ -1,6 +1,6 @@
-"""The `tasks-api up` of the demo: with a folder and ports of its own, found, and stopped."""
+"""The `tasks-api up` of the demo: starts it in its own folder, finds its processes, stops it."""
 
-# ruff: noqa: INP001, T201 - part of a script, that starts our own command, and prints
+# ruff: noqa: INP001, T201 - part of a script that starts our own command and prints
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]  # nobody publishes stubs
+import psutil  # type: ignore[import-untyped]  # no stubs exist
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ BEGIN = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
-# These would name other servers than the demo's own, which it kills.
+# Removed from the environment: the demo kills its servers, and these could name yours.
 NAMED = ("DATABASE_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
 
 
@@ -45,18 +45,18 @@ class Up:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether it has not ended."""
         return self._process.poll() is None
 
     @property
     def database(self) -> str:
-        """The address of its PostgreSQL, for psycopg2."""
+        """Return the address of its PostgreSQL, for psycopg2."""
         running = json.loads((self.folder / "running.json").read_text())
         url: str = running["database_url"]
         return url.replace("+psycopg2", "")
 
     def find(self, *words: str) -> psutil.Process:
-        """Return the first of its processes whose command has these words."""
+        """Return its first process whose command has these words. Raises RuntimeError for none."""
         for process in psutil.Process(self._process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 command = process.cmdline()
@@ -67,13 +67,16 @@ class Up:
 
 @contextmanager
 def service(folder: Path) -> Iterator[Up]:
-    """Run `tasks-api up` on servers of its own; stop it at the end, whatever happens."""
+    """Run `tasks-api up` with its own servers; stop it at the end, also after an error.
+
+    Raises SystemExit if it does not start, or if `.env` names a database.
+    """
     say("Starting PostgreSQL, Valkey, the API, a worker and Flower (tasks-api up)")
     port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if name not in NAMED},
         "DATA_DIR": str(folder / "data"),
-        "TMPDIR": str(folder),  # where a killed worker leaves a folder behind
+        "TMPDIR": str(folder),  # a killed worker leaves a folder there
         "API_PORT": str(port),
         "FLOWER_PORT": str(free_port()),
         "PYTHONUNBUFFERED": "1",
@@ -87,7 +90,7 @@ def service(folder: Path) -> Iterator[Up]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl+C is for the demo, which stops it
+            start_new_session=True,  # Ctrl+C must reach only the demo, which then stops this
         )
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -96,7 +99,7 @@ def service(folder: Path) -> Iterator[Up]:
                 raise SystemExit(f"It did not start:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.1)
         if "database_url" not in (folder / "data" / "running.json").read_text():
-            raise SystemExit("The demo kills its servers, and .env names yours: take it away first")
+            raise SystemExit("The demo kills its servers, but .env names yours: remove .env first")
         yield Up(process, port, folder / "data")
     finally:
         say("Stopping everything")
@@ -104,7 +107,7 @@ def service(folder: Path) -> Iterator[Up]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop `up`, and see to it that nothing of it is left."""
+    """Stop `up`, and kill those of its processes that are left."""
     family = []
     with suppress(psutil.NoSuchProcess):
         family = psutil.Process(process.pid).children(recursive=True)

@@ -1,1 +1,1 @@
-"""What the service is measured against: a few lines each, as their own documentation has it."""
+"""The peers of the service: each is a few lines, written as its documentation shows."""

@@ -1,4 +1,4 @@
-"""The floor: FastAPI routes that validate what ours do, and do nothing.
+"""The floor: FastAPI routes that validate the same requests as ours, and do nothing else.
 
 Run it with `uvicorn benchmarks.peers.floor:app`.
 """
@@ -21,8 +21,8 @@ app = FastAPI()
 
 
 @app.post("/tasks/", status_code=202, response_model=TaskAccepted)
-async def create_task(message: MessageIn) -> Response:  # noqa: ARG001 - validating it is all
-    """Accept."""
+async def create_task(message: MessageIn) -> Response:  # noqa: ARG001 - it is only validated
+    """Return a fixed 202."""
     return Response(ACCEPTED, 202, media_type="application/json")
 
 
@@ -31,5 +31,5 @@ async def get_task(
     task_id: Annotated[str, Path()],  # noqa: ARG001 - the same
     wait: Annotated[float, Query(ge=0, le=60)] = 0,  # noqa: ARG001 - the same
 ) -> Response:
-    """Tell a state."""
+    """Return a fixed state."""
     return Response(STATE, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The app that most people write for this: `def` routes, `.delay()`, `rpc://`, `inspect()`, ORM.
+"""The app that most people would write: `def` routes, `.delay()`, `rpc://`, `inspect()`, ORM.
 
 Run it with `uvicorn benchmarks.peers.textbook:app` and
 `celery -A benchmarks.peers.textbook:celery worker`; it reads DATABASE_URL and CELERY_BROKER_URL.
@@ -19,12 +19,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 celery = Celery("textbook", broker=os.environ["CELERY_BROKER_URL"], backend="rpc://")
 celery.conf.task_default_queue = "textbook"
-celery.conf.worker_send_task_events = True  # for Flower, as ours
+celery.conf.worker_send_task_events = True  # for Flower, as in our service
 engine = create_engine(os.environ["DATABASE_URL"])
 
 
 class Base(DeclarativeBase):
-    """The tables."""
+    """The base class of the tables."""
 
 
 class Message(Base):
@@ -39,7 +39,7 @@ class Message(Base):
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Make the tables before the first request."""
+    """Create the tables before the first request."""
     Base.metadata.create_all(engine)
     yield
 
@@ -48,7 +48,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class MessageIn(BaseModel):
-    """What is posted."""
+    """The body of a POST."""
 
     content: str = Field(min_length=1, max_length=10_000)
 
@@ -56,7 +56,7 @@ class MessageIn(BaseModel):
 @celery.task
 def insert_message(content: str) -> dict[str, object]:
     """Insert a message into the database."""
-    # The usual commit() and refresh() would cost a second transaction: three quarters of the rate.
+    # The usual commit() and refresh() would need a second transaction, and make the task slower.
     with Session(engine) as session, session.begin():
         message = Message(content=content)
         session.add(message)
@@ -70,21 +70,21 @@ def insert_message(content: str) -> dict[str, object]:
 
 @celery.task
 def slow(duration: int) -> dict[str, str]:
-    """Take some seconds."""
+    """Sleep for `duration` seconds."""
     time.sleep(duration)
     return {"message": f"Task completed after {duration} seconds"}
 
 
 @app.post("/tasks/", status_code=202)
 def create_task(message: MessageIn) -> dict[str, str]:
-    """Enqueue."""
+    """Enqueue a message task."""
     task = insert_message.delay(message.content)
     return {"task_id": task.id, "status": "PENDING", "message": "Task enqueued successfully"}
 
 
 @app.post("/tasks/slow", status_code=202)
 def create_slow_task(duration: int = 10) -> dict[str, str]:
-    """Enqueue."""
+    """Enqueue a slow task."""
     task = slow.delay(duration)
     message = f"Slow task enqueued for {duration} seconds"
     return {"task_id": task.id, "status": "PENDING", "message": message}
@@ -92,7 +92,7 @@ def create_slow_task(duration: int = 10) -> dict[str, str]:
 
 @app.get("/tasks/")
 def list_tasks() -> dict[str, object]:
-    """Ask the workers, a question for each status."""
+    """Return the unfinished tasks: ask all workers, once for each status."""
     inspect = celery.control.inspect()
     active, scheduled, reserved = inspect.active(), inspect.scheduled(), inspect.reserved()
     tasks = [(task["id"], "ACTIVE") for held in (active or {}).values() for task in held]
@@ -106,7 +106,7 @@ def list_tasks() -> dict[str, object]:
 
 @app.get("/tasks/{task_id}")
 def get_task(task_id: str) -> dict[str, object]:
-    """Ask the reply queue."""
+    """Return a task's state, read from the reply queue."""
     result: AsyncResult[object] = AsyncResult(task_id, app=celery)
     value = result.result if result.ready() else None
     return {"task_id": task_id, "status": result.status, "result": value}

@@ -16,7 +16,7 @@ broker = AioPikaBroker(os.environ["CELERY_BROKER_URL"])
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Connect while the application serves."""
+    """Connect at the start, and disconnect at the end."""
     await broker.startup()
     yield
     await broker.shutdown()
@@ -26,19 +26,19 @@ app = FastAPI(lifespan=lifespan)
 
 
 class MessageIn(BaseModel):
-    """What is posted."""
+    """The body of a POST."""
 
     content: str = Field(min_length=1, max_length=10_000)
 
 
 @broker.task
 async def insert_message(content: str) -> None:
-    """Not run here: only posting is measured."""
+    """Do nothing, because only posting is measured."""
 
 
 @app.post("/tasks/", status_code=202)
 async def create_task(message: MessageIn) -> dict[str, str]:
-    """Enqueue."""
+    """Enqueue a message task."""
     task = await insert_message.kiq(message.content)
     return {
         "task_id": task.task_id,

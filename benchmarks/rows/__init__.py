@@ -1,1 +1,1 @@
-"""The rows of the budget: each `run(bench)` yields the lines of the table that it measures."""
+"""The rows of the benchmark: each `run(bench)` yields the lines of the table that it measures."""

@@ -1,4 +1,4 @@
-"""POST /tasks/batch of 1,000, per task."""
+"""POST /tasks/batch with 1,000 tasks: accepted tasks per second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOT_FOUND = 404
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Compare tasks accepted a second, each side by the way it has."""
+    """Compare accepted tasks per second: ours by batches, the textbook by single posts."""
     ours, textbook = Figures("ours", "tasks/s"), Figures("textbook", "tasks/s")
     result = Result("batch", "POST /tasks/batch of 1,000", ours, textbook, wanted=15.0)
     first = load(bench.ours.url, lambda: BATCH, count=1)

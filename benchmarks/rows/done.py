@@ -1,4 +1,4 @@
-"""From posting to the row in `messages`, sustained."""
+"""Message tasks: from the first post to the last row in `messages`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ LOOK_SECONDS = 0.05
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Post for a while with a worker of two processes; the clock stops at the last row."""
+    """Post while a worker with two processes runs; the time ends at the last row."""
     yield sustained(bench, "done", "posted → row in messages", 5.0, finish)
 
 
 def sustained(
     bench: Bench, row: str, what: str, wanted: float, turn: Callable[..., float]
 ) -> Result:
-    """Measure `turn(contender, seconds, result)` of both, each with a worker of two processes."""
+    """Measure both contenders, each with a worker of two processes; return the result.
+
+    `turn(contender, seconds, result)` returns tasks per second.
+    """
     contenders: tuple[Contender, ...] = bench.ours, bench.textbook
     ours, textbook = (Figures(each.name, "tasks/s") for each in contenders)
     result = Result(row, what, ours, textbook, wanted=wanted)
@@ -44,7 +47,7 @@ def sustained(
 
 
 def finish(contender: Contender, seconds: float, result: Result) -> float:
-    """Post for `seconds`, wait for the last row; return tasks a second of all that time."""
+    """Post for `seconds` and wait for the last row; return tasks per second of the whole time."""
     rate, _ = work_off(contender, lambda: contender.load(seconds), contender.messages, result)
     return rate
 
@@ -52,9 +55,10 @@ def finish(contender: Contender, seconds: float, result: Result) -> float:
 def work_off(
     contender: Contender, post: Callable[[], Load], count: Callable[[], int], result: Result
 ) -> tuple[float, Load]:
-    """Post, and wait until `count` has grown by what was accepted.
+    """Post, and wait until `count()` has grown by the number of accepted tasks.
 
-    Returns tasks a second of all that time, and the answers to the posts.
+    Returns tasks per second of the whole time, and the answers to the posts. After PATIENCE it
+    stops waiting and adds a fault to the result.
     """
     before = count()
     begin = time.monotonic()

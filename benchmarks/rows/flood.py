@@ -1,4 +1,4 @@
-"""100,000 tasks posted as fast as the client can, to a service that lets a fifth of them wait."""
+"""100,000 tasks, posted as fast as possible to a service where only a fifth of them may wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.5
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Watch every process from before the first task to after the last row."""
+    """Measure the memory of every process from before the first task to after the last row."""
     ours = bench.add(Flooded)
     tasks = Figures("ours", "tasks/s")
     result = Result("memory-under-load", "100,000 tasks at once", tasks)
@@ -48,7 +48,7 @@ def run(bench: Bench) -> Iterator[Result]:
 
 
 class Flooded(Ours):
-    """The service with a limit that is reached."""
+    """The service with a MAX_WAITING that is reached."""
 
     name = "ours-flooded"
 
@@ -58,7 +58,7 @@ class Flooded(Ours):
 
 
 class _Watch:
-    """Weighs the processes twice a second."""
+    """Measures the memory of the processes twice a second."""
 
     def __init__(self, service: Ours) -> None:
         self._service = service
@@ -68,13 +68,13 @@ class _Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Weigh a last time."""
+        """Stop after a last measurement."""
         self._stopping.set()
         self._thread.join()
         self._seen.append(self._service.processes.memory())
 
     def table(self) -> list[str]:
-        """Return a line a process: start, peak, end."""
+        """Return a line for each process: its memory at the start, at the peak, at the end."""
         first, last = self._seen[0], self._seen[-1]
         return [
             f"{name}: {first[name]:.0f} MiB at start,"

@@ -31,7 +31,7 @@ KINDS: dict[str, Kind] = {
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Three services side by side; no row of the largest may be slower by more than half."""
+    """Compare three services; the largest must reach two thirds of the smallest one's rates."""
     services = [(rows, bench.filled(rows)) for rows in SIZES]
     for what, kind in KINDS.items():
         figures = [Figures(name, "requests/s") for name in NAMES]
@@ -48,7 +48,7 @@ def run(bench: Bench) -> Iterator[Result]:
 
 
 def measure(service: Ours, request: Callable[[], Request], seconds: float, result: Result) -> float:
-    """Send requests for `seconds` and return their rate; tasks that were posted are removed."""
+    """Send requests for `seconds` and return answers per second; posted tasks are deleted."""
     answers = load(service.url, request, seconds=seconds)
     if request().body is None:
         if answers.bad:

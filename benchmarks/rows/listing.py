@@ -23,7 +23,7 @@ TIMES = 20
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Ask one after the other; the queue of 10,000 is a second service's, with its own worker."""
+    """Request one list after another; a second service with its own worker has 10,000 tasks."""
     full = bench.add(Ours, "ours-queued")
     idle, queued, textbook = (
         Figures(name, "ms") for name in ("ours", "ours, 10,000 queued", "textbook")
@@ -45,9 +45,9 @@ def run(bench: Bench) -> Iterator[Result]:
 
 
 def ask(contender: Contender, result: Result, expected: int, **amount: Any) -> float:
-    """Return the median in milliseconds, having read every answer; `amount` as for `load`."""
+    """Request lists and check each; return the median latency in ms. `amount`: as for `load`."""
     answers = load(contender.url, lambda: LIST, connections=1, **amount)
     totals = {json.loads(body)["total"] for body in answers.bodies}
     if totals != {expected} or answers.bad:
-        result.faults.append(f"{contender.name} told of {totals} tasks, not {expected}")
+        result.faults.append(f"{contender.name} reported {totals} tasks, not {expected}")
     return median(answers.latencies) * 1000

@@ -1,4 +1,4 @@
-"""What the processes weigh together."""
+"""The memory of all processes of a contender together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOAD_SECONDS = 1.0
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Start both anew, have them work in turn, and weigh them after each round."""
+    """Restart both contenders, let them work in turn, and measure memory after each turn."""
     contenders: tuple[Contender, ...] = bench.ours, bench.textbook
     ours, textbook = (Figures(each.name, "MiB") for each in contenders)
     result = Result("memory", "memory, all processes", ours, textbook, wanted=1.2, bound="most")

@@ -1,4 +1,4 @@
-"""From posting ordinary tasks to their end, sustained: `slow` of 0 s, which writes nothing."""
+"""Ordinary tasks (`slow` of 0 s, which writes nothing): from the first post to the last end."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 ORDINARY = Request("/tasks/slow?duration=0", b"")
 CONNECTIONS = 16
-TASKS = 250  # for each second of a turn: about what is done in it
+TASKS = 250  # for each second of a turn: about as many as end in a second
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Post a number of tasks with a worker of two processes; the clock stops at the last end."""
+    """Post a number of tasks while a worker runs; the time ends when the last one has ended."""
     yield sustained(bench, "ordinary", "ordinary tasks: posted → ended", 1.5, finish)
 
 
 def finish(contender: Contender, seconds: float, result: Result) -> float:
-    """Post, and wait until all have ended; return tasks a second of all that time."""
+    """Post, and wait until all have ended; return tasks per second of the whole time."""
     rate, _ = work_off(contender, lambda: post(contender, seconds), contender.ended, result)
     return rate
 
 
 def post(contender: Contender, seconds: float) -> Load:
-    """Post as many tasks as are done in about so many seconds."""
+    """Post about as many tasks as end in `seconds`; return the answers."""
     count = int(TASKS * seconds)
     return load(contender.url, lambda: ORDINARY, count=count, connections=CONNECTIONS)

@@ -1,4 +1,4 @@
-"""POST rates of the peers: for comparison."""
+"""POST rates of the peers, for comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Each posts to where its workers would take it from."""
+    """Measure posts to each contender, until the tasks are where its workers would take them."""
     peers: list[Contender] = [bench.add(kind) for kind in (Flower, Taskiq, Procrastinate)]
     figures = {each.name: Figures(each.name, "tasks/s") for each in [bench.ours, *peers]}
     ours = figures[bench.ours.name]

@@ -1,4 +1,4 @@
-"""POST /tasks/ with one API process: against the textbook and against the floor."""
+"""POST /tasks/ with one API process, compared with the textbook and with the floor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHAT = "POST /tasks/, 32 connections"
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Nobody works meanwhile; the relay publishes."""
+    """Measure posts without a worker; the relay publishes at the same time."""
     contenders = bench.ours, bench.textbook, bench.floor
     ours, textbook, floor = (Figures(each.name, "tasks/s") for each in contenders)
     first = Result("post", WHAT, ours, textbook, wanted=4.0)

@@ -22,7 +22,7 @@ LOOKS = 400
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """Ask for tasks at random, so that no cache knows them; read every answer."""
+    """Read random tasks, so that no cache has them, and check every answer."""
     full = bench.filled(ROWS)
     ours, floor = Figures("ours", "requests/s"), Figures("floor", "requests/s")
     result = Result("state", "GET /tasks/{id}, 1,000,000 tasks", ours, floor, wanted=0.5)
@@ -38,12 +38,12 @@ def run(bench: Bench) -> Iterator[Result]:
 
 
 def any_task() -> Request:
-    """Return the question for one of the million."""
+    """Return a request for a random one of the million tasks."""
     return Request(f"/tasks/{task_id(random.randint(1, ROWS))}")
 
 
 def _read(answers: Load, result: Result) -> None:
-    """Hold every answer against what was put into the ledger."""
+    """Compare every answer with the task that is in the ledger."""
     wrong = 0
     for body in answers.bodies:
         told = json.loads(body)
@@ -54,7 +54,7 @@ def _read(answers: Load, result: Result) -> None:
 
 
 def _ask_two_processes(full: Ours, result: Result) -> None:
-    """See that a second process knows the same: each connection may be given either."""
+    """Check that two API processes give the same answers; a connection may reach either."""
     full.processes.stop("api")
     full.start_api(workers=2)
     _read(load(full.url, any_task, count=LOOKS), result)

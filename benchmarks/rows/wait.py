@@ -1,4 +1,4 @@
-"""From submitting a task to hearing of its success by `wait=`, one task at a time."""
+"""From submitting a task to reading its success with `wait=`, one task at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.05
 
 
 def run(bench: Bench) -> Iterator[Result]:
-    """On an idle service, with a pause before each task; then without a pause."""
+    """Measure an idle service, with a pause before each task; then without a pause."""
     bench.ours.clear()
     with bench.ours.worker():
         once(bench.ours.url)  # warm
@@ -42,13 +42,13 @@ def _measure(bench: Bench, what: str, request: Request, pause: float, most: floa
             took, status = once(bench.ours.url, request)
             times.append(took)
             if status != "SUCCESS":
-                result.faults.append(f"was told {status}")
+                result.faults.append(f"read {status}")
         ours.values.append(median(times) * 1000)
     return result
 
 
 def once(url: str, request: Request = POST) -> tuple[float, str]:
-    """Submit a task and wait for its end; return the seconds and the state that was read."""
+    """Submit a task and wait for its end; return the time in seconds and the state read."""
     begin = time.monotonic()
     posted = load(url, lambda: request, count=1).bodies[0]
     question = Request(f"/tasks/{json.loads(posted)['task_id']}?wait=10")

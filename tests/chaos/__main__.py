@@ -1,4 +1,4 @@
-"""`make chaos`: work, faults, the check, and a table; `--check FOLDER` checks a kept run again."""
+"""`make chaos`: mixed work, faults, a check and a table; `--check FOLDER` checks a kept run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .checker import Report
     from .schedule import BrokerName
 
-# Seconds after the last fault until no work may be left: a message that was published five
-# times is published again only after 160 s.
+# Seconds that the service has after the last fault to finish all work: a message that was published
+# five times is published again only after 160 s.
 IDLE_SECONDS = 240.0
 FAULT_SECONDS = 200.0
 SHOWN = 20

@@ -30,7 +30,7 @@ class RabbitMQ(servers.RabbitMQ):
 
 
 class Valkey(servers.Redis):
-    """The Valkey of `make run`, on a port; it is persistent as there."""
+    """The Valkey of `make run`, but on a port. It writes its data to disk, as there."""
 
     _kind = "valkey"
 

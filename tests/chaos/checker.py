@@ -1,6 +1,6 @@
 """The checker: compares every answer with the final state.
 
-It shares no code with the service and is pure, so a saved history can be checked again.
+It shares no code with the service. It only reads, so a saved history can be checked again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AFTERMATH = 5.0
 
 
 class Given(NamedTuple):
-    """An id in the answer with 202, its task, and when it was sent and received."""
+    """An id from an answer with 202, its task, and the times of request and answer."""
 
     name: str
     label: str
@@ -51,7 +51,7 @@ class Report:
 
     @property
     def findings(self) -> list[str]:
-        """All findings, each with its kind."""
+        """Return all findings, each with its kind."""
         kinds = ("lost", "twice", "not_ended", "backwards", "other")
         return [f"{kind}: {text}" for kind in kinds for text in getattr(self, kind)]
 
@@ -75,7 +75,7 @@ class Checker:
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
-        """The ledger by id."""
+        """Return the tasks of the ledger by id."""
         return {task.id: task for task in self.ending.tasks}
 
     def check(self) -> Report:

@@ -64,7 +64,7 @@ class Cluster:
         self.stack = Stack(database, url, folder, module="tests.support.service")
 
     def start(self) -> None:
-        """Start all processes; return when all work."""
+        """Start all processes and the supervisor; return when all processes work."""
         for name in COMMANDS:
             self._launch(name)
         for name in COMMANDS:
@@ -73,7 +73,7 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """The addresses of the API's replicas."""
+        """Return the addresses of the API's replicas."""
         return [f"http://127.0.0.1:{port}" for port in self._ports.values()]
 
     def __getitem__(self, name: str) -> Process:

@@ -1,4 +1,4 @@
-"""The faults: each begins, lasts, is undone, and reports what it did."""
+"""The faults: each begins, lasts some time, is undone, and is recorded in the history."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Faults:
             try:
                 act: Callable[[Fault], str | None] = getattr(self, f"_{fault.name}")
                 note = act(fault) or ""
-            except Exception as error:  # noqa: BLE001 - a finding, whatever it is
+            except Exception as error:  # noqa: BLE001 - any error is a finding
                 note = f"failed: {type(error).__name__}: {error}".strip()
                 recorder.say(f"!! {what}: {note}")
             recorder.add(Happened(began, recorder.now(), fault.name, fault.target, note))

@@ -145,18 +145,18 @@ class Load:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start all clients."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop all clients and return when they have ended: their last requests get an answer."""
+        """Stop all clients; return when they have ended, with answers to their last requests."""
         self.stopping.set()
         for thread in self._threads:
             thread.join(2 * ANSWER_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not longer than until the clients must stop."""
+        """Wait `seconds`, or less if the clients must stop."""
         self.stopping.wait(seconds)
 
     def remember(self, ids: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def send(url: str, sent: Iterable[Raw]) -> int:
 
 
 def malformed() -> Iterator[Raw]:
-    """Return malformed messages, some of each kind for both queues."""
+    """Yield malformed messages, one of each kind for each queue."""
     task = {"lang": "py", "task": "slow"}
     arguments = json.dumps([[], {"duration": 0}, EMBED]).encode()
     bodies: Sequence[tuple[bytes, str, dict[str, Any]]] = [
@@ -78,9 +78,9 @@ def malformed() -> Iterator[Raw]:
 
 
 def copies(rows: Iterable[tuple[str, str, str, int, str | None]]) -> Iterator[Raw]:
-    """Return a message for each attempt of the tasks (id, name, arguments, attempt, reply).
+    """Yield a message for each attempt of the tasks; for message tasks, also a bundle.
 
-    For message tasks, there are also bundles.
+    A row has a task's id, name, arguments (JSON text), last attempt and reply queue.
     """
     for task_id, name, arguments, last, reply_to in rows:
         for attempt in range(1, last + 1):

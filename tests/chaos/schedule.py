@@ -1,4 +1,4 @@
-"""Which fault happens when. This is a pure function of the seed."""
+"""The schedule: which fault happens when. It depends only on seed, duration and broker."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Fault:
 def schedule(seed: int, seconds: float, broker: BrokerName) -> list[Fault]:
     """Return the faults of a run in order; all begin before the last tenth of the time.
 
-    Every kind has occurred once (or twice, for frequent kinds) before any occurs again.
+    All kinds occur (frequent ones twice) before any kind occurs again.
     """
     # Not for secrets: the sequence must be repeatable.
     chance = random.Random(f"{seed} {broker}")

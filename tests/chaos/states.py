@@ -1,4 +1,4 @@
-"""The states that were read of each task, in order: no state may be older than one read before."""
+"""The states that were read of each task: none may be older than one that was read before."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _received(read: Read) -> float:
 
 
 def _older(task_id: str, reads: list[Read]) -> Iterator[str]:
-    """Compare each state with those that were received before it was asked for."""
+    """Yield each state that is older than one that was received before its request was sent."""
     received = iter(sorted(reads, key=_received))
     following = next(received, None)
     newest: Read | None = None

@@ -1,1 +1,1 @@
-"""Private servers, a breakable TCP proxy and waiting, for the tests."""
+"""Helpers of the tests, such as servers, a TCP proxy, and waiting for a condition."""

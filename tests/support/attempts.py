@@ -26,7 +26,7 @@ def attempt_of(
     worker: str = "w",
     queue: str = "tasks",
 ) -> Attempt:
-    """Return the first attempt of a task, for the worker "w"."""
+    """Return the first attempt of a task; its worker is "w" by default."""
     delivery = Delivery(
         task_id, 1, spec.name, args, kwargs or {}, None, None, queue, external, callbacks
     )
@@ -39,5 +39,5 @@ def run_alone(spec: Task, task_id: str, *args: object, **options: Any) -> Report
 
 
 def run_together(spec: Task, task_ids: Sequence[str], arguments: str = "{}") -> Report:
-    """Run the first attempts of short tasks as a batch."""
+    """Run the first attempts of short tasks as a batch; return the report."""
     return run([attempt_of(spec, each, arguments, queue="short_tasks") for each in task_ids])

@@ -21,7 +21,7 @@ def advanced(database: sa.Engine, *, every_row: bool = False) -> None:
 
 
 def minutes(database: sa.Engine) -> dict[str, float]:
-    """Return how many minutes ago each bound is, rounded down."""
+    """Return the age of each bound in minutes, rounded down."""
     with database.begin() as connection:
         row = connection.execute(sa.text("SELECT * FROM scan_bounds")).mappings().one()
         now = connection.execute(sa.text("SELECT now()")).scalar_one()

@@ -1,10 +1,10 @@
 /* A clock that a test sets, for a server that loads this before its libraries (LD_PRELOAD).
 
-   The file named by TEST_CLOCK holds how far ahead of the machine's clock it is: nanoseconds, a
-   64-bit integer. Reading it is a read of memory, so it works in signal handlers, where PostgreSQL
-   asks for the time too. Clocks that nobody sets (CLOCK_MONOTONIC) are left alone.
+   The file that TEST_CLOCK names has the difference to the machine's clock in nanoseconds, as a
+   64-bit integer. The file is mapped into memory, so it can be read in signal handlers, where
+   PostgreSQL reads the time too. Other clocks, such as CLOCK_MONOTONIC, are not changed.
 
-   No header and no library: gcc alone can compile it, with -nostdlib. */
+   It uses no header and no library, so gcc alone can compile it, with -nostdlib. */
 
 struct timespec { long tv_sec, tv_nsec; };
 struct timeval { long tv_sec, tv_usec; };

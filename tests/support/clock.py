@@ -10,13 +10,13 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clock:
-    """A clock that `set` puts ahead of the machine's; at first both are equal.
+    """A clock that is equal to the machine's clock until `set` changes it.
 
     A server that is started with `environment` uses it.
     """
 
     def __init__(self, directory: Path, compiler: Path) -> None:
-        """Compile it into a directory with gcc."""
+        """Compile the clock into a directory. `compiler`: the path of gcc."""
         library, self._file = directory / "clock.so", directory / "clock"
         options: list[str | Path] = ["-shared", "-fPIC", "-nostdlib", "-O1", "-o", library]
         subprocess.run([compiler, *options, SOURCE], check=True, timeout=60)

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def enter(service: Stack, count: int, due: str, created: str = "0 s") -> list[str]:
-    """Insert accepted tasks that are not due yet, as the API does; return their ids in order."""
+    """Insert `count` accepted tasks; return their ids, oldest first.
+
+    `due` and `created` are intervals from now, as PostgreSQL writes them.
+    """
     rows = service.query(
         "WITH new AS (INSERT INTO tasks (id, name, args, max_attempts, created_at)"
         " SELECT gen_random_uuid(), 'slow', '{\"duration\": 0}', 5,"

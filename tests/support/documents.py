@@ -1,7 +1,7 @@
-"""The documents as tests see them: headings, links, code blocks, and how each block is tested.
+"""The documents for the tests: headings, links, code blocks, and how each block is tested.
 
-A block is run, or it is known as one that a test must not run (it would install packages, or
-start the service again) and is checked in another way. Any other block is an error.
+Most blocks are run. Some must not be run, because they would install packages or start the service
+again; these are checked in another way. A block of an unknown command is an error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command; continued lines are joined."""
+        """Return the words of each command; continued lines are joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
@@ -65,12 +65,12 @@ class Document:
 
     @cached_property
     def prose(self) -> str:
-        """The text without its code blocks."""
+        """Return the text without its code blocks."""
         return FENCE.sub("", self.text)
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The code blocks in order; an answer belongs to the block of its command."""
+        """Return the code blocks in order; an answer belongs to the block of its command."""
         found: list[Block] = []
         last_end = -1
         for match in FENCE.finditer(self.text):
@@ -87,19 +87,19 @@ class Document:
 
     @cached_property
     def anchors(self) -> set[str]:
-        """The anchors of the headings, as GitHub makes them."""
+        """Return the anchors of the headings, as GitHub makes them."""
         headings = re.findall(r"^#+ (.*)$", self.prose, re.MULTILINE)
         return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
 
     @property
     def links(self) -> list[str]:
-        """The targets of its links within the project."""
+        """Return the targets of its links within the project."""
         targets = re.findall(r"\]\(([^)]+)\)", self.prose)
         return [target for target in targets if "://" not in target]
 
     @property
     def addresses(self) -> set[str]:
-        """The pages of the running service that it links to."""
+        """Return the addresses of the running service that it links to."""
         return set(re.findall(r"<(http://localhost:\d+[^>]*)>", self.prose)) | set(
             re.findall(r"\]\((http://localhost:\d+[^)]*)\)", self.prose)
         )
@@ -232,9 +232,9 @@ def checked(block: Block) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Make slow tasks take one second, in commands and in their output.
+    """Return a text in which slow tasks take one second, in commands and in their output.
 
-    Tasks of a minute are unchanged, as the documents revoke them.
+    Tasks of a minute are unchanged, because the documents revoke them.
     """
     text = re.sub(r"duration=(?!60\b)\d+", "duration=1", text)
     return re.sub(r"(enqueued for|completed after) \d+ seconds", r"\1 1 seconds", text)

@@ -77,7 +77,7 @@ def nested(depth: int) -> list[Any]:
 PICKLE = pickle.dumps([ARGUMENTS, {}, {}])
 PICKLED = "application/x-python-serialize"
 MALFORMED = {
-    # The two of the report.
+    # Missing headers.
     "no header but the language, empty parts": Sent(b"[[], {}, {}]", {"lang": "py"}),
     "no id": Sent(body_of([], {"duration": 0}), {"lang": "py", "task": "slow"}),
     # The body.
@@ -151,7 +151,7 @@ UNREADABLE_PROPERTIES = {
 
 
 def envelope(**changes: object) -> bytes:
-    """Return the list entry that kombu makes of a valid message, with `changes`."""
+    """Return a list entry in Redis as kombu writes it for a valid message, with `changes`."""
     properties = {
         "delivery_info": {"exchange": "tasks", "routing_key": "tasks"},
         "delivery_tag": str(uuid4()),

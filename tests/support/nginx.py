@@ -48,11 +48,11 @@ class Nginx(Server):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Return its address."""
         return f"http://127.0.0.1:{self.port}"
 
     def answered(self) -> list[tuple[str, ...]]:
-        """Return the status of each answer, and that of the server behind."""
+        """Return for each answer its status and the status of the server behind nginx."""
         lines = (self.directory / "access.log").read_text().splitlines()
         return [tuple(line.split()) for line in lines]
 

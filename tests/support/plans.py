@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-# For stable plans: keep the statistics of the time when most tasks were waiting.
+# For stable plans: without autovacuum, the statistics stay as they are at this time.
 KEEP_STATISTICS = (
     "ALTER TABLE tasks SET (autovacuum_enabled = false);"
     "ALTER TABLE outbox SET (autovacuum_enabled = false)"

@@ -51,7 +51,7 @@ class Hold(BaseModel):
 
 @task(name="hold")
 def hold(args: Hold, run: Run) -> ProcessId:  # noqa: ARG001 - a task's signature
-    """Run until `go` exists; time out after 60 s."""
+    """Write the process id to `pid`; run until `go` exists, up to 60 s."""
     folder = Path(args.folder)
     (folder / "pid").write_text(str(os.getpid()))
     for _ in range(600):
@@ -78,7 +78,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def _by_process(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
+def _by_process(context: Any) -> list[int]:  # noqa: ANN401 - a context of multiprocessing
     queue = context.SimpleQueue()
     process = context.Process(target=_put_square, args=(queue, 3))
     process.start()
@@ -91,18 +91,18 @@ def _put_square(queue: Any, number: int) -> None:  # noqa: ANN401 - the same
     queue.put(square(number))
 
 
-def _by_pool(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
+def _by_pool(context: Any) -> list[int]:  # noqa: ANN401 - a context of multiprocessing
     with context.Pool(2) as pool:
         result: list[int] = pool.map(square, [3])
     return result
 
 
-def _by_executor(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
+def _by_executor(context: Any) -> list[int]:  # noqa: ANN401 - a context of multiprocessing
     with ProcessPoolExecutor(2, mp_context=context) as executor:
         return list(executor.map(square, [3]))
 
 
-def _terminated(context: Any) -> list[int]:  # noqa: ANN401 - one of multiprocessing's
+def _terminated(context: Any) -> list[int]:  # noqa: ANN401 - a context of multiprocessing
     process = context.Process(target=time.sleep, args=(60,))
     process.start()
     process.terminate()
@@ -150,7 +150,7 @@ FORKS: dict[str, Callable[[Run], object]] = {
 
 @task(name="fork", max_attempts=2)
 def fork(args: HowToFork, run: Run) -> ProcessId:
-    """Write a message before and after a fork; the fork continues in the task's function."""
+    """Write a message, then fork. The fork calls FORKS[way] in the middle of this function."""
     messages.insert(run.session, "written by the task", run.task_id)
     pid = os.fork()
     if pid == 0:

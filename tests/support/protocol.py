@@ -46,13 +46,13 @@ async def early(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 
 
 
 class ShortOfPatience(HttpConnection):
-    """A connection that is closed after SILENCE."""
+    """A connection that waits only SILENCE seconds for the rest of a request."""
 
     read_seconds = SILENCE
 
 
 def serve(talk: Any, app: Any = application) -> Any:  # noqa: ANN401 - what it returns
-    """Serve with our protocol while a client talks; return what that returns."""
+    """Serve `app` with our protocol while the client `talk(port)` runs; return its result."""
     port = free_port()
     config = uvicorn.Config(app, port=port, http=ShortOfPatience, lifespan="off", log_config=None)
 

@@ -27,7 +27,7 @@ class Proxy:
     def __init__(
         self, target_host: str, target_port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        """`tls`: its clients use TLS, as with a server with this context."""
+        """Start to forward. `tls`: the context of a TLS server; then clients must use TLS."""
         self.port = free_port()
         self._tls = tls
         self._target = (target_host, target_port)
@@ -51,7 +51,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many client connections are open."""
+        """Return how many client connections are open."""
         return len(self._pairs)
 
     def cut(self) -> None:
@@ -67,7 +67,7 @@ class Proxy:
         self._do(self._accept())
 
     def freeze(self) -> None:
-        """Forward no byte, nor end of stream, in either direction until `thaw()`.
+        """Forward no data and no end of stream, in either direction, until `thaw()`.
 
         Connections stay open, and new ones are accepted but silent.
         """
@@ -158,7 +158,7 @@ class Proxy:
 
 
 class _Pair:
-    """A client's connection and the one to the target that belongs to it."""
+    """A client's connection, and the connection to the target that belongs to it."""
 
     def __init__(self, client: asyncio.StreamWriter, task: asyncio.Task[Any]) -> None:
         self.task = task  # forwards them

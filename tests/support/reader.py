@@ -1,4 +1,4 @@
-"""A reader of the documents, who runs their commands."""
+"""Runs the commands of the documents, as a reader would."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUTH = ("admin", "change-me")
 BLOCK_SECONDS = 60.0
 
-# `watch` runs its command once. Without `jq`, Python does what the documents use it for.
+# `watch` runs its command once. If `jq` is not installed, a function in Python replaces it.
 PRELUDE = """
 set -euo pipefail
 watch() { shift 2; bash -c "$1"; }

@@ -1,4 +1,4 @@
-"""Readiness as the API asks for it, in the test's own process."""
+"""The API's readiness checks, run in the test's own process."""
 
 from __future__ import annotations
 

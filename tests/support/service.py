@@ -1,7 +1,7 @@
 """`python -m tests.support.service` is the `tasks-api` command with the tests' own tasks.
 
 If TESTS_HANG names a file, a worker's event loop hangs when the file exists.
-TESTS_CHECKS is the number of checks without a tick that end a worker.
+TESTS_CHECKS sets after how many checks without a tick a worker ends itself.
 """
 
 import os
@@ -20,7 +20,7 @@ def _hang_later(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery's co
     file = os.environ.get("TESTS_HANG")
 
     def hang() -> None:
-        if file and os.path.exists(file):  # noqa: PTH110 - the quickest look there is
+        if file and os.path.exists(file):  # noqa: PTH110 - the fastest check
             threading.Event().wait()
 
     sender.hub.call_repeatedly(0.1, hang)

@@ -147,6 +147,6 @@ objects = st.builds(
 
 @st.composite
 def asked(draw: st.DrawFn) -> tuple[type[BaseModel], str]:
-    """Give a model of arguments, and a body."""
+    """Return a model of arguments, and a JSON text that it accepts in most cases."""
     kind = draw(st.one_of(objects, objects, roots))
     return kind.type, draw(st.one_of(kind.texts, kind.texts, kind.texts, anything))

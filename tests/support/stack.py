@@ -35,7 +35,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        """All that it has printed."""
+        """Return all that it has printed."""
         return self.output.read_text(errors="replace")
 
     def children(self) -> list[int]:
@@ -85,7 +85,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The API's address."""
+        """Return the API's address."""
         return f"http://127.0.0.1:{self.port}"
 
     def client(self) -> httpx.Client:
@@ -126,7 +126,10 @@ class Stack:
     def start(
         self, *arguments: str, name: str = "", environment: Mapping[str, str] | None = None
     ) -> Process:
-        """Start `tasks-api <arguments>` and wait until it works; `name`: by default the first."""
+        """Start `tasks-api <arguments>` and wait until it works.
+
+        `name`: the name of the process, by default the first argument.
+        """
         process = self.launch(*arguments, name=name, environment=environment)
         if arguments[0] == "api":
             eventually(self._serves, START_SECONDS, "the API serves")
@@ -247,7 +250,7 @@ def serving(
     *commands: str,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
-    """Give a stack that runs the commands ("api --no-relay"), for the tests of a whole file."""
+    """Yield a stack that runs the commands ("api --no-relay"), for the tests of a whole file."""
     database.start()
     broker.start()
     url = database.create_database()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
-# Shared by all threads, as creating one takes longer than a request.
+# All threads share it, because creating a client takes longer than a request.
 CLIENT = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=None))
 
 

@@ -40,7 +40,7 @@ def raw(action: Callable[[Any], object]) -> Action:
 
 
 def declare(action: Action, culprit: str, *, one_commit: bool) -> Task:
-    """Return a task that writes a message and, with the id `culprit`, then runs an action."""
+    """Return a task that writes a message, and then, if its id is `culprit`, runs an action."""
 
     def function(_args: Nothing, run: Run) -> Nothing:
         messages.insert(run.session, "written", run.task_id)

@@ -1,4 +1,4 @@
-"""Tasks of the tests, most of which misbehave in one way."""
+"""Tasks of the tests. Most of them do one thing wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
 
 @task(name="fail", max_attempts=2)
 def fail(args: Note, run: Run) -> Note:
-    """Write a message, then raise."""
+    """Write a message, then raise an error."""
     messages.insert(run.session, "to be rolled back", run.task_id)
     raise ValueError(args.text)
 
@@ -77,7 +77,7 @@ def once(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
 
 @task(name="succeed_at_second_attempt")
 def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Raise in the first attempt."""
+    """Raise an error in the first attempt, then succeed."""
     if run.attempt == 1:
         raise ValueError("not yet")
     return Note(text=f"attempt {run.attempt}")
@@ -98,9 +98,9 @@ def return_the_unstorable(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a 
 
 @task(name="wait")
 def wait(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Wait until the file that `text` names exists, without using the database."""
+    """Wait until the file that `text` names exists, up to 60 s, without using the database."""
     for _ in range(600):
-        if os.path.exists(args.text):  # noqa: PTH110 - the quickest look there is
+        if os.path.exists(args.text):  # noqa: PTH110 - the fastest check
             break
         threading.Event().wait(0.1)
     return Note()
@@ -115,10 +115,10 @@ def wait_for_a_lock(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's
 
 @task(name="write_and_wait")
 def write_and_wait(args: Note, run: Run) -> Note:
-    """Write a message, then wait until the file that `text` names exists; time out after 60 s."""
+    """Write a message, then wait until the file that `text` names exists, up to 60 s."""
     messages.insert(run.session, "written by write_and_wait", run.task_id)
     for _ in range(600):
-        if os.path.exists(args.text):  # noqa: PTH110 - the quickest look there is
+        if os.path.exists(args.text):  # noqa: PTH110 - the fastest check
             break
         threading.Event().wait(0.1)
     return Note(text=f"attempt {run.attempt}")
@@ -160,13 +160,13 @@ Sum = RootModel[int]
 
 @task(name="add_up")
 def add_up(args: Numbers, run: Run) -> Sum:  # noqa: ARG001 - a task's signature
-    """Add up."""
+    """Return the sum of the numbers."""
     return Sum(sum(args.root))
 
 
 @task(name="add_up_in_one_commit", one_commit=True)
 def add_up_in_one_commit(args: Numbers, run: Run) -> Sum:  # noqa: ARG001 - a task's signature
-    """Add up."""
+    """Return the sum of the numbers."""
     return Sum(sum(args.root))
 
 

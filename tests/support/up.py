@@ -39,7 +39,7 @@ needs_embedded = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(
         any(name.upper() not in os.environ for name in NAMED),
-        reason="a .env names servers, which embedded ones are not used beside",
+        reason="a .env names servers, so embedded ones are not used",
     ),
 ]
 
@@ -144,14 +144,14 @@ def stop(up: Process, how: signal.Signals) -> None:
 
 
 def alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}/exe")  # noqa: PTH110 - a zombie has none to point to
+    return os.path.exists(f"/proc/{pid}/exe")  # noqa: PTH110 - the link of a zombie is broken
 
 
 def told(pid: int, name: str) -> bytes:
     """Return a file of a process in /proc, or nothing if it has just ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # PostgreSQL's own processes come and go
+    except OSError:  # PostgreSQL ends processes of its own at any time
         return b""
 
 
@@ -161,7 +161,7 @@ def program(up: Process, name: str) -> int:
 
 
 def servers(folder: Folder) -> subprocess.Popen[bytes]:
-    """Start the embedded servers alone, and return when they serve."""
+    """Start only the embedded servers; return their process when they serve."""
     code = """
 import select, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The guards of the rules, and the tests that fail without each."""
+"""The guards of the rules, and the tests that fail without them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.support.stack import ROOT
 
 from . import GUARDS, Guard
 
-# Includes the documents: one test runs their recipe for migrations.
+# The documents are copied too, because a test runs their recipe for migrations.
 COPIED = ("backend", "deploy", "examples", "tests", "pyproject.toml", *NAMES)
 
 
@@ -54,9 +54,10 @@ def holds(guard: Guard) -> bool:
 
 
 def main() -> None:
-    """Check every guard, or those whose title contains an argument; exit 1 if one was not needed.
+    """Check every guard, or those whose title contains an argument.
 
-    Exits with a message if no title contains an argument.
+    Exits with 1 if tests passed without their guard, and with a message if no title contains an
+    argument.
     """
     for words in sys.argv[1:]:
         if not any(words in guard.holds for guard in GUARDS):

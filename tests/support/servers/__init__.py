@@ -1,9 +1,8 @@
 """Private PostgreSQL, RabbitMQ and Redis servers for the tests.
 
-Each has its own directory and ports, listens on 127.0.0.1 only, and does not touch the
-machine's own servers. Each needs only Debian's package; PostgreSQL can also use
-its wheel. All servers and files are removed after `close()`, at exit, and
-when the tests are killed.
+Each has its own directory and ports, listens on 127.0.0.1 only, and does not affect other servers
+of the machine. Each needs only Debian's package; PostgreSQL can also use its wheel. A server and
+its files are removed at `close()`, at exit, and when the tests are killed.
 """
 
 import functools
@@ -32,7 +31,7 @@ __all__ = [
 
 @functools.cache
 def missing(kind: Callable[[], Postgres | RabbitMQ | Redis]) -> str:
-    """Return which program of a server is missing and its package; "" if all are installed.
+    """Return which program of a server is missing, with its package; "" if all are installed.
 
     Also "" if TESTS_REQUIRE_SERVERS is set: then a missing server is an error.
     """

@@ -22,8 +22,9 @@ class Postgres(Server):
     """A PostgreSQL cluster with durable commits; everyone may log in as `postgres`.
 
     `settings` are added to its configuration ({"fsync": "off"}). The programs are
-    Debian's, or else those of the embedded server. For root it runs as another user.
-    `clock`: `step_clock` can set its clock; this needs gcc and raises Missing without it.
+    Debian's, or else those of the embedded server. If the tests run as root, it runs as
+    another user. `clock`: `step_clock` can set its clock; this needs gcc, and without gcc
+    it raises Missing.
     """
 
     _end = signal.SIGQUIT  # after SIGKILL it would leave a System V segment
@@ -104,7 +105,7 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        """SQLAlchemy's URL of the database `postgres`."""
+        """Return SQLAlchemy's URL of the database `postgres`."""
         return self._url("postgres")
 
     def create_database(self) -> str:

@@ -17,8 +17,8 @@ class RabbitMQ(Server):
     """A RabbitMQ node without plugins, with the user guest and its own epmd.
 
     `consumer_timeout_ms`: how long a message may stay unacknowledged before its
-    channel is closed (RabbitMQ's own default is 30 minutes); with it the node checks
-    every second instead of every minute. Raises Missing if programs are not installed.
+    channel is closed (RabbitMQ's own default is 30 minutes). If it is set, the node checks
+    this every second instead of every minute. Raises Missing if programs are not installed.
     """
 
     def __init__(self, consumer_timeout_ms: int | None = None) -> None:
@@ -46,7 +46,7 @@ class RabbitMQ(Server):
 
     @property
     def url(self) -> str:
-        """AMQP URL of the virtual host `/`."""
+        """Return the AMQP URL of the virtual host `/`."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class RabbitMQ(Server):
     def delete_all_queues(self) -> None:
         """Delete all queues with their messages, also those in use."""
         self._call(
-            # A queue that disappears meanwhile, with its connection, needs no deletion.
+            # A queue may disappear with its connection at the same time: ignore the error.
             '[catch rabbit_amqqueue:delete(Queue, false, false, <<"tests">>)'
             " || Queue <- rabbit_amqqueue:list()], ok"
         )
@@ -94,7 +94,7 @@ class RabbitMQ(Server):
             'rabbit_networking:connections(), <<"closed by the tests">>)'
         )
 
-    def set_alarm(self, raised: bool) -> None:  # noqa: FBT001 - on or off is all there is to say
+    def set_alarm(self, raised: bool) -> None:  # noqa: FBT001 - the name of the function shows what it means
         """Raise or clear the memory alarm, which blocks every connection that publishes."""
         share = "0.0" if raised else "0.4"
         self._call(f"vm_memory_monitor:set_vm_memory_high_watermark({share})")
@@ -136,7 +136,7 @@ class RabbitMQ(Server):
         return name
 
     def eval(self, expression: str) -> str:
-        """Return the value, as Erlang writes it, of an expression (no final dot).
+        """Return the value of an expression without its final dot, as Erlang writes it.
 
         Evaluated in the node, in milliseconds. Raises RuntimeError if it fails there.
         """

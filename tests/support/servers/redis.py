@@ -1,4 +1,4 @@
-"""Redis, with a password or TLS where a test asks for it."""
+"""Redis, with a password or TLS if a test needs it."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from .server import Server
 class Redis(Server):
     """A Redis server without persistence. Raises Missing if its program is not installed.
 
-    `settings` are added to its configuration ({"requirepass": "secret"}). `certificate`: it uses
-    only TLS.
+    `settings` are added to its configuration ({"requirepass": "secret"}). With a `certificate` it
+    accepts only TLS.
     """
 
     _kind = "redis"
@@ -40,7 +40,7 @@ class Redis(Server):
 
     @property
     def url(self) -> str:
-        """URL of database 0."""
+        """Return the URL of database 0."""
         return f"{self._scheme}://127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:

@@ -18,8 +18,9 @@ from .processes import clean_environment, identity, send_signal, tree
 # Seconds that a server may take to start or to stop.
 PATIENCE = 60.0
 
-# Ends a process group (argument 2, with signal 1) and removes a directory (3) when the
-# tests' process has ended without doing so: then this script's input is closed.
+# Waits for a line of input. If the input is closed without a line, the tests' process has ended
+# without cleaning up. Then it ends a process group (argument 2, by signal 1) and removes a
+# directory (argument 3).
 HEIR = """
 read -r _ && exit
 kill -s "$1" -- "-$2"
@@ -32,7 +33,7 @@ rm -rf "$3"
 class Server:
     """One server process in its own session, and its directory."""
 
-    # The signal that ends it at once and leaves nothing behind in the system.
+    # The signal that ends it at once and leaves no resources in the system.
     _end = signal.SIGKILL
 
     def __init__(self, name: str, user: str | None = None) -> None:
@@ -56,8 +57,8 @@ class Server:
     def start(self) -> None:
         """Start it with its existing data, and return when it serves.
 
-        Does nothing if it runs. Raises RuntimeError with the end of its log if it
-        ends instead, and AssertionError if it does not serve after a minute.
+        Does nothing if it runs already. Raises RuntimeError with the end of its log if it
+        ends, and AssertionError if it does not serve after a minute.
         """
         if not self.running:
             self._stop(signal.SIGKILL)  # clean up after a process that ended unexpectedly
@@ -70,7 +71,7 @@ class Server:
             send_signal(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Continue its processes after `freeze()`; otherwise, or if it is down, do nothing."""
+        """Continue its processes after `freeze()`; do nothing if it is not frozen or is down."""
         if self.running:
             for pid in tree(self._pid):
                 send_signal(pid, signal.SIGCONT)
@@ -83,17 +84,17 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether its process is there."""
+        """Return whether its process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def serves(self) -> bool:
-        """Whether it runs and answers."""
+        """Return whether it runs and answers."""
         return self.running and self._ready()
 
     @property
     def log(self) -> str:
-        """Its log since the first start."""
+        """Return its log since the first start."""
         return (self.directory / "log").read_text(errors="replace")
 
     @property
@@ -145,7 +146,7 @@ class Server:
             self._process = None
 
     def _end_process(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        """End it with the signal `how`; with SIGKILL, or after a minute, kill all its processes."""
+        """End a process by the signal `how`; for SIGKILL, or after a minute, kill its tree."""
         if process.poll() is None and how is not signal.SIGKILL:
             process.send_signal(how)
             for pid in tree(process.pid):
