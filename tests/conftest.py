@@ -1,4 +1,4 @@
-"""Servers of the tests' own, made once a run; a database and an empty broker for each test."""
+"""Fixtures: servers that are started once a run, a database and an empty broker for each test."""
 
 from __future__ import annotations
 
