@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The first that sets a variable wins, and the environment wins over both.
 ENV_FILES = (ROOT / ".env", ROOT / "backend" / ".env")
 
-# In DATA_DIR: locked while a `tasks-api up` runs, and where its embedded servers are; see
+# In DATA_DIR: the lock of a running `tasks-api up`, and the addresses of its servers; see
 # local/lifetime.py.
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
@@ -83,8 +83,8 @@ def _queue_prefix(prefix: str) -> str:
     """
     allowed = re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", prefix)
     # RabbitMQ reserves `amq.`. With `reply.`, our command exchange would have the name of another
-    # installation's reply exchange. With `short_`, our `tasks` queue would have the name of its
-    # `short_tasks`.
+    # installation's reply exchange. With `short_`, our `tasks` queue would have the name of the
+    # other's `short_tasks`.
     if not allowed or prefix.startswith(("amq.", "reply.")) or prefix.endswith("short_"):
         raise ValueError
     return prefix
@@ -174,7 +174,7 @@ _MEANINGS = {
     " path of the API such as /tasks",
     "forwarded_allow_ips": "addresses or networks of proxies such as 127.0.0.1,10.0.0.0/8, or *",
     "flower_port": "a port from 1 to 65535",
-    "flower_basic_auth": "user:password, in ASCII letters, digits, spaces and signs but the comma",
+    "flower_basic_auth": "user:password, in ASCII letters, digits, spaces, signs except the comma",
     "flower_url_prefix": "a path such as /flower, of letters, digits and . _ ~ -",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
     "max_tasks_per_child": "a whole number of tasks from 1, or empty for no limit",

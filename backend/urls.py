@@ -1,8 +1,8 @@
 """Checks of the settings that are URLs: of PostgreSQL, of the broker, and of results in Redis.
 
-A client library may read an address in another way than its author: it would connect to another
-host, or ignore a part. So an address that is ambiguous or has such parts is refused. Errors never
-have a part of the address that may be a password.
+A client library may understand an address differently from the person who wrote it: it would
+connect to another host, or ignore a part. So an address that is ambiguous or has such parts is
+refused. Errors never have a part of the address that may be a password.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class ReplyListener:
     def stop_waiting(self) -> None:
         """Stop reading, and answer every waiting request with the current state.
 
-        Called for each connection; only the first call does anything.
+        Each HTTP connection calls it; only the first call does anything.
         """
         if self._stopping.is_set():
             return
@@ -143,7 +143,8 @@ class ReplyListener:
                 events = EventDrain(connection)
                 while not self._stopping.is_set():
                     events.handle(timeout=1.0)
-                    # Not before: a read-only Redis refuses the first read.
+                    # Only after a read: a read-only Redis refuses it, because it removes the
+                    # message.
                     if broker_outage.failing:
                         broker_outage.succeeded("replies")
         finally:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reading(NamedTuple):
-    """The clock's time, and whether it has shown a time at least 5 s later before."""
+    """The clock's time, and whether it has once shown a time more than 5 s later."""
 
     now: datetime
     set_back: bool
@@ -45,7 +45,7 @@ _SET_BACK = text(
 )
 # Every row moves by the same time, so rows that share a message still have the same published_at. A
 # locked row is being claimed, taken or put back. It is skipped, because waiting for it could be a
-# deadlock. A row that is put back is due at once, with any due_at.
+# deadlock. A row that is put back is due at once, whatever its due_at is.
 _MOVE = text(
     """
     UPDATE outbox SET due_at = due_at - :by, published_at = published_at - :by

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class KeyUse(NamedTuple):
     """A client's key, the fingerprint of the first request with it, and the ids of its tasks.
 
-    `answer` is only written: replicas of the version before read it. The next release writes it no
-    longer, and the one after that drops the column.
+    `answer` is written for replicas of the previous version; here only `_FIND` reads it. The next
+    release will not write it, and the release after that will drop the column.
     """
 
     key: str
@@ -41,7 +41,7 @@ _INSERT = text(
     ON CONFLICT (key) DO NOTHING
     """
 )
-# The version before stored no ids: they are in the answer.
+# The previous version stored no ids: they are in the answer.
 _FIND = text(
     """
     SELECT key, fingerprint, coalesce(

@@ -156,7 +156,7 @@ class Server:
 
 
 class Postgres(Server):
-    """PostgreSQL with its default durability; as root, run by the user nobody."""
+    """PostgreSQL with its default durability; if we are root, the user nobody runs it."""
 
     name = "PostgreSQL"
     setting = "database_url"

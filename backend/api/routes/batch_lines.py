@@ -32,7 +32,7 @@ MAX_LINE = 1024 * 1024
 # Lines that are committed together: at most as many as an array may hold, or about these bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
-# After these errors PostgreSQL has stored nothing. After others a commit may have happened.
+# After these errors nothing was stored. After another StoreUnavailable it may have been.
 NOTHING_STORED = (StoreNotWritable, StoreLocked)
 MAY_BE_STORED = (
     "The task store failed while the task was stored. It may have been stored: ask for its state"
@@ -83,7 +83,7 @@ async def accept_lines(request: Request, services: Services, key: str | None) ->
             while piece := answers.read(64 * 1024):
                 yield piece
 
-    # With Content-Length: a client with HTTP/1.0 would take the sizes of chunks for lines.
+    # With Content-Length: an HTTP/1.0 client would take the sizes of HTTP's chunks for lines.
     headers = {"Content-Length": str(length)}
     return StreamingResponse(send(), 202, headers=headers, media_type=NDJSON)
 

@@ -67,7 +67,10 @@ class LedgerConsumer(Consumer):
                 self._pause(error)
 
     def _pause(self, error: BaseException) -> None:
-        """Wait until the broker may be tried again. Raises what ends a worker told to stop."""
+        """Wait until the broker may be tried again.
+
+        Raises WorkerShutdown or WorkerTerminate if the worker was told to stop.
+        """
         until = time.monotonic() + broker_outage.failed(explain(error), "consumer")
         while time.monotonic() < until:
             maybe_shutdown()

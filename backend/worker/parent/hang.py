@@ -1,7 +1,7 @@
 """Watches the event loop of a worker's parent process: if it hangs, the process ends.
 
 Otherwise the lease's thread would continue to renew, and no other worker would run what the hanging
-one holds. The watch has its own thread: connecting may take longer than a lease may wait.
+one holds. The watch has its own thread: in the lease's thread, connecting could delay a renewal.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHECKS = 30
 class Misses:
     """Counts the checks in a row that found no tick although the broker could be reached.
 
-    Checks are counted, not seconds: a process that was stopped, or a machine that slept, misses
-    one check at most. While the broker is away no tick is expected: Celery waits for it then.
+    Checks are counted, not seconds: a stopped process or a machine that slept adds one missed check
+    at most. While the broker is away no tick is expected: Celery waits for it then.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class EventLoopWatch:
         ticked, self._ticked = self._ticked, False
         if self._misses.check(ticked=ticked, reached=_broker_reached):
             logger.critical(
-                "the event loop has hung for %d s although the broker can be reached (in %s):"
+                "the event loop has hung for %d s, in %s, although the broker can be reached:"
                 " this worker ends, and its tasks run again; start it again if nothing else"
                 " does (make run and Docker Compose do)",
                 self._misses.count * CHECK_SECONDS,
