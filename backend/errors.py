@@ -44,7 +44,7 @@ class TaskError(Error):
 
 
 class StatementFailed(Error):
-    """A task's own statement took too long, met a deadlock or the like: an error of the attempt."""
+    """A statement of a task failed, or lost PostgreSQL too often: an error of the attempt."""
 
 
 class TaskRaised(Error):
