@@ -105,16 +105,16 @@ class Inspector:
             self._silent.clear()
             self._connected.set()
             while not self._stopping.is_set():
-                asked = self._asked.wait(timeout=2.0)
-                # Read late answers first: a worker that has answered late is no longer silent.
-                events.handle_all()
-                if broker_outage.failing:
-                    broker_outage.succeeded("inspector")
-                if asked:
+                if self._asked.wait(timeout=2.0):
                     self._asked.clear()
                     if question := self._question:
                         self._put(question, producer, name)
                         self._collect(question, events)
+                # Read late answers: a worker that has answered late is no longer silent. This takes
+                # a millisecond, so it comes after the question.
+                events.handle_all()
+                if broker_outage.failing:
+                    broker_outage.succeeded("inspector")
 
     def _put(self, question: _Question, producer: Producer, reply_to: str) -> None:
         """Broadcast a question, as kombu.pidbox does, but with one reply queue for all."""

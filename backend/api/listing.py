@@ -50,7 +50,7 @@ class Listing:
             # Read the ledger while the workers answer.
             tasks, total = queries.unfinished(connection, most, many=many)
         held = answers()
-        external = set(filter(is_task_id, held.keys() - tasks.keys()))
+        external = {task_id for task_id in held if task_id not in tasks and is_task_id(task_id)}
         if external:
             with autocommit_connection() as connection:
                 external -= queries.known(connection, list(external))
