@@ -184,9 +184,11 @@ def worker() -> None:
 def relay() -> None:
     """Publish accepted tasks, and publish again those that the broker has lost."""
     from backend.maintenance.reconciler import Reconciler
+    from backend.registry import registered
     from backend.relay.relay import Relay
 
     set_up_logging(settings().log_level, "relay")
+    registered()  # an error in a module of tasks ends the process now, not at the first task
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -213,7 +215,7 @@ def flower() -> None:
 
     install()
     # For Flower's broker page, until workers have reported their queues.
-    app.conf.task_queues = list(QUEUES)
+    app.conf.task_queues = list(QUEUES.values())
     refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     # Flower reads these variables too, and fails on empty ones.
     for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):

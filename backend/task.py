@@ -45,6 +45,8 @@ class Run:
     attempt: int
     session: Session
     one_commit: bool = False
+    # Sets the task to STARTED, if it is not yet.
+    _start: Callable[[], None] | None = None
 
     def progress(self, done: int, total: int) -> None:
         """Store how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
@@ -55,6 +57,8 @@ class Run:
         if self.one_commit:
             return
         try:
+            if self._start is not None:
+                self._start()
             with transaction() as connection:
                 counts = ledger.progress(connection, self.task_id, self.attempt, done, total)
         except StoreUnavailable:

@@ -47,6 +47,9 @@ _.on_unknown_task
 _.on_unknown_message
 _.on_invalid_task
 _.on_iteration
+_.on_task_request
+_.leftmost
+_._time_accepted
 _.on_state_change
 _.buffer_limit
 _.buffer_while_offline
@@ -57,6 +60,7 @@ _._process_task
 _._current_process
 _.no_ack_consumers  # from here on: attributes of the tests' fakes, because Celery reads them
 _.basic_ack
+_.basic_reject
 _.terminate_job
 
 # SQLAlchemy: tables and columns that SQL names as text, a setting of models, an attribute of an

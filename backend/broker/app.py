@@ -79,6 +79,8 @@ _CONF: dict[str, Any] = {
     "redis_socket_connect_timeout": 1.0,
     "result_backend_transport_options": {"retry_policy": {"max_retries": 0}},
     "worker_prefetch_multiplier": 1,
+    # Celery would lower it after a lost connection, and raise it again only for its own messages.
+    "worker_enable_prefetch_count_reduction": False,
     "worker_concurrency": settings().worker_concurrency,
     "worker_max_tasks_per_child": settings().max_tasks_per_child,
     "worker_max_memory_per_child": (settings().max_memory_per_child or 0) * 1024 or None,  # KiB

@@ -6,6 +6,7 @@ from typing import Final
 
 from kombu import Exchange, Queue
 
+from backend.db.records import SHORT_TASKS, TASKS
 from backend.settings import settings
 
 # Every queue names its type. Otherwise the virtual host's default applies. It may be quorum, and a
@@ -26,8 +27,9 @@ def _queue(name: str) -> Queue:
 
 
 EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
-TASKS_QUEUE: Final = _queue("tasks")
+TASKS_QUEUE: Final = _queue(TASKS)
 # First attempts of short tasks: they are sent in bundles, and workers run them in batches. Later
 # attempts are sent alone, in the other queue.
-SHORT_QUEUE: Final = _queue("short_tasks")
-QUEUES: Final = (TASKS_QUEUE, SHORT_QUEUE)
+SHORT_QUEUE: Final = _queue(SHORT_TASKS)
+# By name without QUEUE_PREFIX.
+QUEUES: Final = {TASKS: TASKS_QUEUE, SHORT_TASKS: SHORT_QUEUE}

@@ -1,28 +1,27 @@
 """A task as a message: encoded for the broker, and decoded. Only this module knows our headers.
 
 An attempt has its own message, in Celery's protocol version 2 (docs.celeryq.dev, "Message
-Protocol"). First attempts of short tasks share one, a bundle, because a message costs broker, relay
-and worker more than a short task does.
+Protocol"), or shares a bundle with others (pack.py).
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery.exceptions import InvalidTaskError, NotRegistered
-from kombu import Message
 
-from backend.broker.queues import SHORT_QUEUE, TASKS_QUEUE
-from backend.db.records import LAST_ATTEMPT, OutboxEntry
+from backend.broker.queues import QUEUES
+from backend.db.records import LAST_ATTEMPT, TASKS, OutboxEntry
 from backend.ids import is_task_id
 from backend.registry import registered
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from backend.broker.pack import Outgoing
 
 # A worker drops messages of a version that it does not know; the relay sends them again later.
 # A message without this header is of version 1, or of another program.
@@ -65,13 +64,16 @@ class Delivery(NamedTuple):
     callbacks: bool = False
 
 
-def bundled_task_names() -> list[str]:
-    """Return the names of the tasks whose first attempts travel in bundles."""
-    return [name for name, task in registered().items() if task.one_commit]
+def encode(message: Outgoing) -> tuple[str, dict[str, Any]]:
+    """Return body (JSON text) and publish options of a message."""
+    if message.bundle:
+        return _encode_bundle(message)
+    (entry,) = message.entries
+    return encode_attempt(entry)
 
 
-def encode(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
-    """Return body (JSON text) and publish options of an attempt's own message.
+def encode_attempt(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
+    """Return body and publish options of an attempt's own message.
 
     Built here, because `send_task` takes four times as long. The only argument is the JSON text of
     all arguments, so the worker validates the same text as the API.
@@ -94,7 +96,7 @@ def encode(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
         VERSION_HEADER: VERSION,
     }
     options = {
-        "routing_key": TASKS_QUEUE.name,
+        "routing_key": QUEUES[TASKS].name,
         "headers": headers,
         "correlation_id": entry.task_id,
         "reply_to": entry.reply_to or "",
@@ -103,8 +105,7 @@ def encode(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
     return f"[[{json.dumps(entry.args)}], {{}}, {_EMBED}]", options
 
 
-def encode_bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
-    """Return body (JSON text) and publish options of a message that holds many attempts."""
+def _encode_bundle(message: Outgoing) -> tuple[str, dict[str, Any]]:
     rows = [
         {
             "task_id": entry.task_id,
@@ -113,89 +114,14 @@ def encode_bundle(members: Sequence[OutboxEntry]) -> tuple[str, dict[str, Any]]:
             "args": entry.args,
             "reply_to": entry.reply_to,
         }
-        for entry in members
+        for entry in message.entries
     ]
     options = {
-        "routing_key": SHORT_QUEUE.name,
+        "routing_key": QUEUES[message.queue].name,
         "headers": {BUNDLE_HEADER: len(rows), VERSION_HEADER: VERSION},
         **_PUBLISH,
     }
     return json.dumps(rows), options
-
-
-def split_bundle(received: Message) -> Sequence[Message]:
-    """Return a message for each task of a bundle, or the message itself if it is not a bundle.
-
-    A row that cannot be read becomes a message with `errors`, which is dropped like any unreadable
-    message; the tasks of the other rows run. Raises OtherVersion, and ValueError for a body that is
-    not a list of rows.
-    """
-    if BUNDLE_HEADER not in received.headers:
-        return [received]
-    headers: Mapping[str, Any] = received.headers
-    if headers.get(VERSION_HEADER, 1) not in {1, VERSION}:
-        raise OtherVersion
-    rows = json.loads(received.body or "")
-    if not isinstance(rows, list) or not rows:
-        raise ValueError("its body is not a list of tasks")
-    whole = _Bundle(received, len(rows))
-    return [_Part(whole, row) for row in rows]
-
-
-class _Bundle:
-    """Acknowledges a bundle with the last of its tasks."""
-
-    def __init__(self, received: Message, count: int) -> None:
-        self.received = received
-        self._left = count
-
-    def part_done(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.received.ack()
-
-
-class _Part(Message):
-    """The message of one task in a bundle."""
-
-    def __init__(self, whole: _Bundle, row: Any) -> None:  # noqa: ANN401 - any message
-        errors = []
-        body = self._arguments = ""
-        options: dict[str, Any] = {}
-        task_id = reply_to = None
-        try:
-            # Version 1 has lists. To be removed in the release after this one.
-            entry = OutboxEntry(*row) if isinstance(row, list) else OutboxEntry(**row)
-            body, options = encode(entry)
-            task_id, reply_to, self._arguments = entry.task_id, entry.reply_to, entry.args
-        except Exception:  # noqa: BLE001 - any message
-            errors.append(sys.exc_info())
-        super().__init__(
-            body,
-            content_type=options.get("content_type"),
-            content_encoding=options.get("content_encoding"),
-            delivery_info=whole.received.delivery_info,
-            properties={"correlation_id": task_id, "reply_to": reply_to},
-            headers=options.get("headers"),
-            accept=whole.received.accept,
-            channel=whole.received.channel,
-        )
-        self.errors = errors
-        self._bundle = whole
-
-    def decode(self) -> tuple[list[str], dict[str, object], dict[str, object]]:
-        """Return the decoded body, in a fraction of the time that kombu takes."""
-        return [self._arguments], {}, {}
-
-    def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
-        """Mark this task as acknowledged; the last one of a bundle acknowledges the bundle."""
-        if not self.acknowledged:
-            self._state = "ACK"
-            self._bundle.part_done()
-
-    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - kombu's
-        """Do the same as `ack`: if the task still waits, it is published again."""
-        self.ack()
 
 
 def log_extra(headers: Mapping[str, Any]) -> Mapping[str, object]:

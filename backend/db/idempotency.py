@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import text
 
-from backend.db.ledger import array
+from backend.db.fragments import array
 from backend.db.session import changed_rows
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ LEASE_SECONDS = 10.0
 
 _RENEW = text(
     """
-    INSERT INTO workers (name, renewed_at, expires_at, holds)
-    VALUES (:name, now(), now() + make_interval(secs => :seconds), :holds)
+    INSERT INTO workers (name, renewed_at, expires_at, holds, long_tasks)
+    VALUES (:name, now(), now() + make_interval(secs => :seconds), :holds, :long_tasks)
     ON CONFLICT (name) DO UPDATE SET
-        renewed_at = excluded.renewed_at, expires_at = excluded.expires_at, holds = excluded.holds
+        renewed_at = excluded.renewed_at, expires_at = excluded.expires_at, holds = excluded.holds,
+        long_tasks = excluded.long_tasks
     """
 )
 _LOST = text(
@@ -40,14 +41,21 @@ _LOST = text(
 )
 
 
-def renew(connection: Executor, name: str, held: Callable[[], Sequence[str]]) -> list[str]:
+def renew(
+    connection: Executor,
+    name: str,
+    held: Callable[[], Sequence[str]],
+    long_tasks: Sequence[str] = (),
+) -> list[str]:
     """Renew a lease; return those of its attempts (id/attempt) that are ended or superseded.
 
+    `long_tasks`: the names of tasks whose attempts take long in this worker.
     Calls `held` inside the transaction, so that every earlier claim is listed.
     """
     connection.execute(text("SELECT 1"))  # fixes now(), and so `renewed_at`
     holds = held()
-    connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, "holds": list(holds)})
+    lease = {"seconds": LEASE_SECONDS, "holds": list(holds), "long_tasks": list(long_tasks)}
+    connection.execute(_RENEW, {"name": name, **lease})
     return list(connection.execute(_LOST, {"holds": list(holds)}).scalars())
 
 
@@ -155,22 +163,19 @@ def stray_queues(connection: Executor) -> list[str]:
     return list(connection.execute(_STRAY_QUEUES, {"seconds": STRAY_SECONDS}).scalars())
 
 
-_NOT_BEGUN = text(
-    """
-    SELECT count(held.key) FILTER (WHERE o.task_id IS NOT NULL), count(DISTINCT w.name)
-    FROM workers w CROSS JOIN unnest(w.holds) AS held(key)
-    LEFT JOIN outbox o ON o.task_id = CAST(split_part(held.key, '/', 1) AS uuid)
-        AND o.attempt = CAST(split_part(held.key, '/', 2) AS int)
-    """
-)
-
-
-def not_begun(connection: Executor) -> tuple[int, int]:
-    """Return how many held attempts have not begun, and how many workers hold attempts."""
-    waiting, busy = connection.execute(_NOT_BEGUN).one()
-    return waiting, busy
-
-
 def alive(connection: Executor) -> list[str]:
     """Return the names of the workers that have a lease."""
     return list(renewals(connection))
+
+
+def long_tasks(connection: Executor) -> frozenset[str] | None:
+    """Return the names of tasks whose attempts take long in some worker.
+
+    None while a worker of the version before runs, which cannot read bundles of ordinary tasks.
+    """
+    found = text(
+        "SELECT bool_or(long_tasks IS NULL), array_agg(DISTINCT task)"
+        " FROM workers LEFT JOIN LATERAL unnest(long_tasks) AS task ON true"
+    )
+    old, names = connection.execute(found).one()
+    return None if old else frozenset(filter(None, names or ()))

@@ -5,8 +5,7 @@ name the attempt. They do not change a task that has another attempt or another 
 return the tasks that they changed. For the others, the caller must drop its work.
 
 Locks are taken in the order tasks by id, then outbox. `claim` locks in that order itself. For
-`finish` and `reschedule` of several tasks the caller has locked them: with `claim`, or as in
-locked.py.
+`finish` and `reschedule` of several tasks the caller has locked them, as in locked.py.
 """
 
 from __future__ import annotations
@@ -16,15 +15,24 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
 
-from backend.db.records import LAST_ATTEMPT, Claim
+from backend.db.fragments import (
+    CLAIMED,
+    NOT_ENDED,
+    ROW_BY_ROW,
+    array,
+    arrays,
+    claim_rows,
+    lock_waiting,
+)
+from backend.db.records import LAST_ATTEMPT
 from backend.db.session import changed_rows, connection_name
-from backend.states import ENDED, RETRY, STARTED, SUCCESS, one_of
+from backend.states import RETRY, STARTED, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from backend.db.records import TaskRecord
+    from backend.db.records import Claim, TaskRecord
     from backend.db.session import Executor
 
 
@@ -64,63 +72,28 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
     connection.execute(_SUBMIT, {"rows": json.dumps(rows)})
 
 
-# The same as models.IS_UNFINISHED, but only the primary key's index can be used. With `state IN`
-# the index of unfinished tasks could be used too: with old statistics, PostgreSQL would read all of
-# it to find one task.
-_UNFINISHED = f"tasks.state NOT IN {one_of(ENDED)}"
-# PENDING or RETRY.
-_WAITING = f"{_UNFINISHED} AND tasks.state <> '{STARTED}'"
-
-
-def array(values: Iterable[str | int]) -> str:
-    """Return an array of ids or numbers as PostgreSQL writes it.
-
-    PostgreSQL and psycopg2 take several times as long for a list of parameters.
-    """
-    return f"{{{','.join(map(str, values))}}}"
-
-
-def _arrays(attempts: Mapping[str, int]) -> dict[str, str]:
-    return {"ids": array(attempts), "attempts": array(attempts.values())}
-
-
-# A lookup for each task takes half as long as a join, which reads a small table completely.
-_CLAIM = text(
-    f"""
-    WITH claimed AS (
-        SELECT locked.id FROM (
-            SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[]))
-                AS wanted (id, attempt)
-            ORDER BY id
-        ) wanted CROSS JOIN LATERAL (
-            SELECT id FROM tasks
-            WHERE id = wanted.id AND attempt = wanted.attempt AND {_WAITING}
-            FOR UPDATE
-        ) locked
-    ), started AS (
+_CLAIM = f"""
+    WITH {lock_waiting()}, started AS (
         UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL
-        WHERE :start AND id = ANY(ARRAY(SELECT id FROM claimed))
+        WHERE id = ANY(ARRAY(SELECT id FROM claimed))
     ), gone AS (
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
     )
-    SELECT array_agg(CAST(id AS text)), now(), CAST(pg_current_xact_id() AS text),
-        EXISTS (SELECT FROM workers WHERE name = :worker)
-    FROM claimed
-    """
-)
+    {CLAIMED}
+"""
+_CLAIM_FLUSHED = text(_CLAIM)
+_CLAIM_UNFLUSHED = text(f"SET LOCAL synchronous_commit = off; {_CLAIM}")
 
 
 def claim(
-    connection: Executor, attempts: Mapping[str, int], worker: str, *, start: bool = True
+    connection: Executor, attempts: Mapping[str, int], worker: str, *, flush: bool = True
 ) -> Claim:
-    """Claim waiting attempts (task id to attempt) for a worker; return those that it got.
+    """Start waiting attempts (task id to attempt) for a worker; return those that it got.
 
-    `start`: set them to STARTED. Otherwise they are only locked, their state does not change, and
-    `finish` must end them in the same transaction.
+    Without `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it,
+    the tasks still wait, in the outbox too; queries.states allows for it.
     """
-    row = connection.execute(_CLAIM, {**_arrays(attempts), "worker": worker, "start": start})
-    ids, began, transaction_id, leased = row.one()
-    return Claim(frozenset(ids or ()), began, transaction_id, leased)
+    return claim_rows(_CLAIM_FLUSHED if flush else _CLAIM_UNFLUSHED, connection, attempts, worker)
 
 
 # True in the transaction whose now() is :began, or without :began. False: the task has ended its
@@ -136,11 +109,6 @@ def same_transaction(connection: Executor, began: datetime | None) -> bool:
 
 # Whether the task is in a state in which the caller may end this attempt.
 _COUNTS = f"CASE WHEN tasks.state = '{STARTED}' THEN tasks.worker = :worker ELSE :waiting END"
-
-
-# Makes an UPDATE of several tasks look up each of them, until the transaction ends. A join would
-# read the whole table while the table is small.
-_ROW_BY_ROW = "SET LOCAL enable_seqscan = off;"
 
 
 def _finish(source: str, row: str, plan: str = "") -> TextClause:
@@ -165,13 +133,11 @@ def _finish(source: str, row: str, plan: str = "") -> TextClause:
                 END,
                 finished_at = clock_timestamp()
             {source}
-            WHERE tasks.id = {row}id AND tasks.attempt = {row}attempt AND {_UNFINISHED}
+            WHERE tasks.id = {row}id AND tasks.attempt = {row}attempt AND {NOT_ENDED}
                 AND {_COUNTS} AND {_SAME_TRANSACTION}
-            RETURNING tasks.id, tasks.state
+            RETURNING tasks.id
         ), gone AS (
-            DELETE FROM outbox WHERE task_id = ANY(ARRAY(
-                SELECT id FROM finished WHERE state <> '{SUCCESS}'
-            ))
+            DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM finished))
         )
         SELECT CAST(id AS text) FROM finished
         """
@@ -188,7 +154,7 @@ _FINISH = _finish(
     ) AS ended (id, attempt, state, result, error)
     """,
     "ended.",
-    _ROW_BY_ROW,
+    ROW_BY_ROW,
 )
 
 
@@ -233,7 +199,7 @@ def finish(
 # A task in attempt LAST_ATTEMPT is not rescheduled: it fails when its worker is lost.
 _RESCHEDULE = text(
     f"""
-    {_ROW_BY_ROW}
+    {ROW_BY_ROW}
     WITH again AS (
         UPDATE tasks
         SET state = '{RETRY}', attempt = tasks.attempt + 1, error = coalesce(:error, error),
@@ -242,7 +208,7 @@ _RESCHEDULE = text(
             END
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS ended (id, attempt)
         WHERE tasks.id = ended.id AND tasks.attempt = ended.attempt
-            AND tasks.attempt < {LAST_ATTEMPT} AND {_UNFINISHED} AND {_COUNTS}
+            AND tasks.attempt < {LAST_ATTEMPT} AND {NOT_ENDED} AND {_COUNTS}
         RETURNING tasks.id, tasks.attempt
     ), entry AS (
         INSERT INTO outbox (task_id, attempt, due_at)
@@ -272,7 +238,7 @@ def reschedule(
     max_attempts grows by one too. `error`: why it ended; None keeps the error before.
     """
     values = {
-        **_arrays(attempts),
+        **arrays(attempts),
         "worker": worker,
         "waiting": waiting,
         "free": free,

@@ -1,4 +1,4 @@
-"""Changes of the ledger that lock the task first: an error, a revoke, a worker that stops."""
+"""Locks of tasks, and changes that lock the task first: an error, a revoke, a worker that stops."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
-from backend.db.ledger import array, finish, reschedule
+from backend.db.fragments import CLAIMED, array, claim_rows, lock_waiting
+from backend.db.ledger import finish, reschedule
 from backend.db.records import TaskRecord, outcome
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from backend.db.records import Claim
     from backend.db.session import Executor
 
 _LOCKED = "SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker FROM tasks"
@@ -39,6 +41,21 @@ def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
         )
         for row in rows
     }
+
+
+_HOLD = text(f"WITH {lock_waiting()} {CLAIMED}")
+_HOLD_UNLOCKED = text(f"WITH {lock_waiting('SKIP LOCKED')} {CLAIMED}")
+
+
+def hold(
+    connection: Executor, attempts: Mapping[str, int], worker: str, *, skip_locked: bool = False
+) -> Claim:
+    """Lock waiting attempts (task id to attempt) without a change; return those that it got.
+
+    Until the transaction ends, no other one can start or end them. `finish` may end them in it.
+    `skip_locked`: leave out those that another transaction has locked.
+    """
+    return claim_rows(_HOLD_UNLOCKED if skip_locked else _HOLD, connection, attempts, worker)
 
 
 def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:

@@ -115,7 +115,10 @@ class Outbox(Base):
         comment="How often it was published; the pause before the next time grows with it",
     )
     bundled: Mapped[bool | None] = mapped_column(
-        comment="Whether it was last published in a bundle (short_tasks); null: not yet published"
+        comment="Whether its queue is short_tasks; only the version before 0010 reads it"
+    )
+    queue: Mapped[str | None] = mapped_column(
+        comment="The queue that it was last published to; null: not yet, or by an older version"
     )
 
 
@@ -184,6 +187,9 @@ class Worker(Base):
     )
     holds: Mapped[list[str]] = mapped_column(
         ARRAY(Text()), comment="The attempts it holds, each as id/attempt"
+    )
+    long_tasks: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text()), comment="Tasks whose attempts take long; relays do not bundle them"
     )
     stray_at: Mapped[datetime | None] = mapped_column(
         comment="When it last got a message of a task that is not in the table of tasks"

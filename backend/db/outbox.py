@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
 
 from backend.db.bounds import LOCK, LOWER_DUE_FROM, rows_from
-from backend.db.records import OutboxEntry
+from backend.db.fragments import array
+from backend.db.records import SHORT_TASKS, TASKS, OutboxEntry
 from backend.db.session import IN_INDEX_ORDER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from backend.db.session import Executor
-
-# The limits of a bundle: tasks, and bytes of arguments without those of its first task.
-BUNDLE = 100
-BUNDLE_BYTES = 256 * 1024
-
 
 # Bytes of arguments that are taken at once; the last task may exceed them. A relay holds several
 # copies in memory.
@@ -27,81 +25,93 @@ TAKE_BYTES = 2 * 1024 * 1024
 # larger factor.
 COMPRESSION = 32
 
-_PLACES = "PARTITION BY bundled ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING"
-# Rows that share a message have the same published_at, to the microsecond, and no other row that
-# was taken with them has it. So the messages that the broker should have can be counted. Tasks with
-# their own message are numbered from 100,000 on, above any bundle's number.
+# A row without a task, which a restored table may have, is only marked as published. The commit is
+# not flushed: if PostgreSQL crashes and forgets it, the messages are published twice.
 _TAKE = text(
     f"""
     {IN_INDEX_ORDER}
+    SET LOCAL synchronous_commit = off;
     WITH due AS (
-        SELECT task_id, attempt, due_at FROM outbox
+        SELECT task_id, attempt, due_at, publishes FROM outbox
         WHERE {rows_from("due_from")} AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), content AS (
         SELECT due.*, t.name, t.args, t.reply_to,
-            due.attempt = 1 AND coalesce(t.name = ANY(CAST(:bundled AS text[])), false) AS bundled,
             least(coalesce(pg_column_size(t.args), 0), {TAKE_BYTES})
                 * CASE WHEN pg_column_compression(t.args) IS NULL THEN 1 ELSE {COMPRESSION} END
                 AS size
         FROM due LEFT JOIN tasks t ON t.id = due.task_id
     ), measured AS (
-        SELECT *, sum(size) OVER ({_PLACES}) - size AS before FROM content
-    ), numbered AS (
-        SELECT task_id, attempt, due_at, name, args, reply_to, bundled,
-            CASE WHEN bundled
-                THEN (row_number() OVER places - 1) / {BUNDLE}
-                    + sum(octet_length(args)) OVER places / {BUNDLE_BYTES}
-                ELSE 100000 + row_number() OVER places
-            END AS number
-        FROM (
-            SELECT task_id, attempt, due_at, name, CAST(args AS text) AS args, reply_to, bundled
-            FROM measured WHERE before < :bytes
-        ) fitting
-        WINDOW places AS ({_PLACES})
-    ), taken AS (
-        UPDATE outbox
-        SET published_at = now() + number * interval '1 microsecond', bundled = numbered.bundled,
-            publishes = least(publishes + 1, 1000)
-        FROM numbered WHERE outbox.task_id = numbered.task_id
+        SELECT *, sum(size) OVER (ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING) - size
+            AS before
+        FROM content WHERE name IS NOT NULL
+    ), orphaned AS (
+        UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
+        WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
     )
-    SELECT CAST(task_id AS text) AS task_id, attempt, name, args, reply_to,
-        CASE WHEN bundled THEN number END AS bundle
-    FROM numbered WHERE name IS NOT NULL ORDER BY due_at, numbered.task_id
+    SELECT CAST(task_id AS text) AS task_id, attempt, name, CAST(args AS text) AS args, reply_to,
+        publishes
+    FROM measured WHERE before < :bytes ORDER BY due_at, task_id
     """
 )
 
 
-def take(connection: Executor, limit: int, bundled: Collection[str] = ()) -> list[OutboxEntry]:
-    """Take up to `limit` due rows for publishing, oldest first; no other relay gets them.
+def take(connection: Executor, limit: int) -> list[OutboxEntry]:
+    """Lock and return up to `limit` due rows, oldest first; no other relay gets them.
 
-    Takes fewer if their arguments are large: bundled and unbundled rows each stop after TAKE_BYTES.
-
-    First attempts of the tasks named in `bundled` are put into bundles. The commit marks all
-    taken rows as published. If this relay dies before it has published them, `republish` finds
-    them missing from the broker's queue.
+    Takes fewer if their arguments are large: it stops after TAKE_BYTES. `mark_published` must
+    follow in the same transaction.
     """
-    rows = connection.execute(
-        _TAKE, {"limit": limit, "bytes": TAKE_BYTES, "bundled": list(bundled)}
+    rows = connection.execute(_TAKE, {"limit": limit, "bytes": TAKE_BYTES})
+    return [OutboxEntry(**row) for row in rows.mappings()]
+
+
+# Rows that share a message have the same published_at, to the microsecond, and no other row that
+# was marked with them has it. So the messages that the broker should have can be counted. `bundled`
+# is for reconcilers of the version before.
+_MARK_PUBLISHED = text(
+    f"""
+    SET LOCAL enable_seqscan = off;
+    UPDATE outbox
+    SET published_at = now() + taken.message * interval '1 microsecond', queue = taken.queue,
+        bundled = taken.queue = '{SHORT_TASKS}', publishes = least(publishes + 1, 1000)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:messages AS int[]), CAST(:queues AS text[]))
+        AS taken (task_id, message, queue)
+    WHERE outbox.task_id = taken.task_id
+    """
+)
+
+
+def mark_published(connection: Executor, messages: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Mark taken rows as published, by message: its queue, and the ids of its tasks.
+
+    If this relay dies between the commit and the publishing, `republish` finds the messages missing
+    from the broker's queues.
+    """
+    ids: list[str] = []
+    numbers: list[int] = []
+    queues: list[str] = []
+    for number, (queue, task_ids) in enumerate(messages):
+        ids += task_ids
+        numbers += [number] * len(task_ids)
+        queues += [queue] * len(task_ids)
+    connection.execute(
+        _MARK_PUBLISHED, {"ids": array(ids), "messages": array(numbers), "queues": array(queues)}
     )
-    return [
-        OutboxEntry(row.task_id, row.attempt, row.name, row.args, row.reply_to, row.bundle)
-        for row in rows
-    ]
 
 
-def _publish_again(chosen: str, before: str = "") -> TextClause:
+def _publish_again(chosen: str) -> TextClause:
     """Return the statement that makes rows due at once, and counts them.
 
-    `chosen`: a query of their ids, which may read from `before`. It uses an array, because a join
-    may read all rows that were deleted since an old snapshot. The rows have been due before, so
-    least() keeps them due if PostgreSQL's clock was set back.
+    `chosen`: a query of their ids. It uses an array, because a join may read all rows that were
+    deleted since an old snapshot. The rows have been due before, so least() keeps them due if
+    PostgreSQL's clock was set back.
     """
     return text(
         f"""
         {IN_INDEX_ORDER}
         {LOCK}
-        WITH {before} back AS (
+        WITH back AS (
             UPDATE outbox SET published_at = NULL, due_at = least(due_at, now())
             WHERE task_id = ANY(ARRAY({chosen} FOR UPDATE SKIP LOCKED))
             RETURNING due_at
@@ -121,31 +131,27 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-# Bundles are grouped by transaction too (xmin), because two relays may take rows at the same time.
-# Rows published by a version without `bundled` are counted as messages of one task; if they were
-# bundled, they are published again.
+# The queue of a published row. The version before writes only `bundled`.
+_QUEUE = f"""
+    CASE WHEN bundled THEN '{SHORT_TASKS}' WHEN queue <> '{SHORT_TASKS}' THEN queue
+        ELSE '{TASKS}' END
+"""
+# Messages are told apart by transaction too (xmin), because two relays may take rows at the same
+# time.
 _PUBLISHED = text(
     f"""
-    SELECT
-        (
-            SELECT count(*) FROM outbox
-            WHERE {rows_from("published_from")} AND bundled IS NOT TRUE
-        ),
-        (SELECT count(*) FROM (
-            SELECT FROM outbox WHERE {rows_from("published_from")} AND bundled
-            GROUP BY published_at, xmin
-        ) bundles)
+    SELECT queue, count(*) AS messages FROM (
+        SELECT {_QUEUE} AS queue FROM outbox WHERE {rows_from("published_from")}
+        GROUP BY 1, published_at, xmin
+    ) messages
+    GROUP BY queue
     """
 )
 
 
-def published(connection: Executor) -> tuple[int, int]:
-    """Return how many published messages hold a task that no worker has claimed.
-
-    The first number is of messages of one task, the second of bundles: each kind has its queue.
-    """
-    alone, bundles = connection.execute(_PUBLISHED).one()
-    return alone, bundles
+def published(connection: Executor) -> Counter[str]:
+    """Return by queue how many published messages hold a task that no worker has claimed."""
+    return Counter({row.queue: row.messages for row in connection.execute(_PUBLISHED)})
 
 
 _WAITING = text(
@@ -177,33 +183,37 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
 # Published at least 10 s, 20 s, … 320 s ago; the time doubles with each publishing.
 _LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
 
-# The oldest go first: a queue delivers in order, so the messages that it no longer has are most
-# likely the oldest.
-_REPUBLISH = _publish_again(
+# A queue delivers in order, so the messages that it no longer has are most likely the oldest.
+_OLDEST = text(
     f"""
-    SELECT task_id FROM outbox
-    WHERE {rows_from("published_from")}
-        AND published_at = ANY(ARRAY(SELECT published_at FROM lost))
-    """,
-    before=f"""
-    lost AS (
-        SELECT DISTINCT published_at FROM outbox
-        WHERE {rows_from("published_from")}
-            AND {_LONG_PUBLISHED} AND (bundled IS TRUE) = :bundled
-        ORDER BY published_at LIMIT :limit
-    ),
-    """,
+    {IN_INDEX_ORDER}
+    SELECT DISTINCT published_at FROM outbox
+    WHERE {rows_from("published_from")} AND {_QUEUE} = :queue
+    ORDER BY published_at LIMIT :limit
+    """
 )
 
 
-def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
-    """Make up to `missing` messages, long published and still unclaimed, due at once.
+def oldest_published(connection: Executor, queue: str, limit: int) -> list[datetime]:
+    """Return the times at which the oldest unclaimed messages of a queue were published."""
+    return list(connection.execute(_OLDEST, {"queue": queue, "limit": limit}).scalars())
 
-    `bundled`: bundles or messages of one task, as `published` counts them. Returns how many tasks
-    these are.
+
+_REPUBLISH = _publish_again(
+    f"""
+    SELECT task_id FROM outbox
+    WHERE published_at IS NOT NULL AND published_at = ANY(CAST(:times AS timestamptz[]))
+        AND {_LONG_PUBLISHED} AND {_QUEUE} = :queue
     """
-    found = connection.execute(_REPUBLISH, {"limit": missing, "bundled": bundled})
-    count: int = found.scalar_one()
+)
+
+
+def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
+    """Make messages of a queue, by the time of their publishing, due at once if that is long ago.
+
+    Returns how many tasks these are.
+    """
+    count: int = connection.execute(_REPUBLISH, {"queue": queue, "times": list(times)}).scalar_one()
     return count
 
 
@@ -212,7 +222,7 @@ def republish(connection: Executor, missing: int, *, bundled: bool) -> int:
 # its message was behind the row's message. So the row's message is lost, or a busy worker has it.
 # Ten minutes are allowed for relays that publish at the same time. An external task proves nothing,
 # since it is accepted and started at the same time; nor does a task from before PostgreSQL's clock
-# was set back. Bundled tasks are never STARTED. The queue must have a single priority.
+# was set back. Short tasks are never STARTED. The queue must have a single priority.
 _REPUBLISH_OVERTAKEN = _publish_again(
     f"""
     SELECT task_id FROM outbox
@@ -222,7 +232,7 @@ _REPUBLISH_OVERTAKEN = _publish_again(
             WHERE {rows_from("started_from")}
                 AND started_at > created_at AND created_at <= now()
         )
-        AND {_LONG_PUBLISHED} AND bundled IS NOT TRUE
+        AND {_LONG_PUBLISHED} AND {_QUEUE} = '{TASKS}'
     ORDER BY published_at LIMIT :limit
     """
 )
@@ -231,7 +241,7 @@ _REPUBLISH_OVERTAKEN = _publish_again(
 def republish_overtaken(connection: Executor, limit: int) -> int:
     """Make up to `limit` tasks due at once that a much newer one has overtaken in the queue.
 
-    Only tasks with their own message. Returns how many they are.
+    Only tasks of the queue `tasks`. Returns how many they are.
     """
     count: int = connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}).scalar_one()
     return count

@@ -9,10 +9,20 @@ from sqlalchemy import text
 from backend.db.bounds import rows_from
 from backend.db.records import Started, TaskRecord
 from backend.db.session import IN_INDEX_ORDER
-from backend.states import ACTIVE, RESERVED, SCHEDULED, STARTED, State
+from backend.states import (
+    ACTIVE,
+    ENDED,
+    PENDING,
+    RESERVED,
+    RETRY,
+    SCHEDULED,
+    STARTED,
+    State,
+    one_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.db.session import Executor
 
@@ -23,9 +33,17 @@ COUNTED = 20_000
 FEW = 100
 
 
+# A claim need not be on disk at once (ledger.claim). If PostgreSQL crashed and forgot it, STARTED
+# would become PENDING again for a client. So STARTED is reported only after a second, or several
+# times the time in which PostgreSQL flushes every commit; or with progress, which is flushed.
 _STATES = text(
-    """
-    SELECT CAST(id AS text) AS id, state, CAST(result AS text) AS result, error, progress
+    f"""
+    SELECT CAST(id AS text) AS id, CASE
+        WHEN state = '{STARTED}' AND progress IS NULL AND started_at <= now() AND started_at > now()
+            - greatest('1 s', 4 * CAST(current_setting('wal_writer_delay') AS interval))
+            THEN CASE WHEN attempt > 1 THEN '{RETRY}' ELSE '{PENDING}' END
+        ELSE state
+    END AS state, CAST(result AS text) AS result, error, progress
     FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
     """
 )
@@ -119,6 +137,22 @@ _KNOWN = text("SELECT CAST(id AS text) FROM tasks WHERE id = ANY(CAST(:ids AS uu
 def known(connection: Executor, ids: Sequence[str]) -> set[str]:
     """Return those of the ids that the ledger has, in any state."""
     return set(connection.execute(_KNOWN, {"ids": list(ids)}).scalars())
+
+
+_WAITING = text(
+    f"""
+    SELECT CAST(tasks.id AS text) FROM tasks
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS wanted (id, attempt)
+        ON tasks.id = wanted.id AND tasks.attempt = wanted.attempt
+    WHERE state NOT IN {one_of([STARTED, *ENDED])}
+    """
+)
+
+
+def waiting(connection: Executor, attempts: Mapping[str, int]) -> set[str]:
+    """Return the ids of tasks that wait for these attempts, by task id."""
+    values = {"ids": list(attempts), "attempts": list(attempts.values())}
+    return set(connection.execute(_WAITING, values).scalars())
 
 
 _STARTED = text(

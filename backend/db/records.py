@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from backend.states import State
 
+# The queues' names, without QUEUE_PREFIX.
+TASKS = "tasks"
+SHORT_TASKS = "short_tasks"
 # The largest number of an attempt (smallint).
 LAST_ATTEMPT = 2**15 - 1
 
@@ -57,7 +60,7 @@ def outcome(
 class OutboxEntry:
     """An attempt to be published; `args` is JSON text.
 
-    Those with the same `bundle` share a message; one without has its own.
+    publishes: how often it was published before.
     """
 
     task_id: str
@@ -65,7 +68,7 @@ class OutboxEntry:
     name: str
     args: str
     reply_to: str | None
-    bundle: int | None = None
+    publishes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

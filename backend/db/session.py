@@ -38,6 +38,8 @@ _NOT_MIGRATED = {"42P01", "42703"}
 _NO_SUCH_CHARACTER = {"22P05", "0A000"}
 _READ_ONLY = "25006"
 _LOCK_NOT_AVAILABLE = "55P03"
+# PostgreSQL has ended a transaction in which nothing happened for too long, and the connection.
+_IDLE_TOO_LONG = "25P03"
 # SQLSTATEs of a PostgreSQL that answers but stores nothing, and the texts for clients.
 _NOT_WRITABLE = {
     _READ_ONLY: "The task store is read-only at the moment. Nothing was stored; try again shortly.",
@@ -186,6 +188,8 @@ def is_away(error: BaseException) -> bool:
 def _unavailable(error: BaseException) -> StoreUnavailable:
     """Return the error for clients, and log the reason. A lock is not an outage."""
     code = _sqlstate(error) or ""
+    if code == _IDLE_TOO_LONG:
+        return StoreUnavailable()
     if code == _LOCK_NOT_AVAILABLE:
         return StoreLocked(
             "The task store is locked by another session. Nothing was stored; try again shortly."
@@ -209,7 +213,8 @@ def store_errors() -> Iterator[None]:
             unfit = TextNotStorable()
             connections.log_once(str(unfit))
             raise unfit from error
-        known = isinstance(error, _AWAY) or _sqlstate(error) in {*_NOT_MIGRATED, *_NOT_WRITABLE}
+        answers = {*_NOT_MIGRATED, *_NOT_WRITABLE, _IDLE_TOO_LONG}
+        known = isinstance(error, _AWAY) or _sqlstate(error) in answers
         if not known:
             raise
         raise _unavailable(error) from error

@@ -10,33 +10,39 @@ from typing import TYPE_CHECKING
 
 from backend.broker.connection import BROKER_ERRORS
 from backend.broker.outage import broker_outage, explain
-from backend.broker.queues import SHORT_QUEUE, TASKS_QUEUE
-from backend.db import leases, outbox
+from backend.db import outbox
 from backend.db.session import transaction
 from backend.relay.publisher import RELAY_PART, Publisher
 
 if TYPE_CHECKING:
     import threading
+    from datetime import datetime
+
+    from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
 
 # How many messages of a queue are published again in one pass at most: more than workers handle in
 # that time, and few enough for the relay to publish newer tasks within a second.
 REPUBLISH = 5000
-# How many short tasks a busy worker may have gathered: 16 bundles (worker/parent/short.py).
-GATHERED = 1600
+# How long a worker may hold a message before it begins its tasks or returns it to the broker, and
+# how long the broker may need to read what a relay has sent.
+HELD_SECONDS = 6.0
 
 
 class LostMessages:
     """Compares the messages that the broker should have with those that it has."""
+
+    held_seconds = HELD_SECONDS
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
         self._publisher: Publisher | None = None
         # When the broker is asked again, after a failure.
         self._ask_at = -math.inf
-        # By queue: how many messages were missing at the last pass.
-        self._missing: Counter[str] = Counter()
+        # By queue: the oldest messages, as many as are missing there, by the time of their
+        # publishing; and since when (monotonic).
+        self._suspects: dict[str, dict[datetime, float]] = {}
 
     def republish(self) -> None:
         """Publish messages again that the broker should have but lacks, if it can be used.
@@ -59,32 +65,42 @@ class LostMessages:
         """
         if self._publisher is not None:
             self._publisher.attend()
-        before, self._missing = self._missing, Counter()
         with transaction() as connection:
-            alone, bundles = outbox.published(connection)
-        if not (alone or bundles):
-            return
-        self._missing = self._compare(Counter({TASKS_QUEUE.name: alone, SHORT_QUEUE.name: bundles}))
-        # A message that the broker has not read yet looks lost in one pass. So a message is taken
-        # for lost when it is missing in two passes.
-        lost = before & self._missing
-        bundled = 0
+            published = outbox.published(connection)
+        missing = self._compare(published) if published else Counter()
         with transaction() as connection:
-            unbundled = outbox.republish_overtaken(connection, REPUBLISH)
-            if missing := min(lost[TASKS_QUEUE.name], REPUBLISH):
-                unbundled += outbox.republish(connection, missing, bundled=False)
-            if missing := min(lost[SHORT_QUEUE.name], REPUBLISH):
-                bundled = outbox.republish(connection, missing, bundled=True)
-            if not (unbundled or bundled):
+            again = outbox.republish_overtaken(connection, REPUBLISH) if published else 0
+            for queue, times in self._long_suspected(connection, missing).items():
+                again += outbox.republish(connection, queue, times)
+            if not again:
                 return
             outbox.notify_relays(connection)
-            waiting, busy = leases.not_begun(connection)
-        # Not lost: tasks that busy workers hold. They are published again too, for idle workers.
-        count = max(0, unbundled - waiting) + max(0, bundled - busy * GATHERED)
-        if count:
-            logger.warning(
-                "tasks that the broker has lost are published again: %d (nothing runs twice)", count
-            )
+        logger.warning(
+            "tasks that the broker has lost are published again: %d (nothing runs twice)", again
+        )
+
+    def _long_suspected(
+        self, connection: Connection, missing: Counter[str]
+    ) -> dict[str, list[datetime]]:
+        """Return by queue the messages that have been suspects for `held_seconds`.
+
+        Suspects are the oldest messages, as many as are missing. Those that a worker holds are
+        among the oldest too, but not for long.
+        """
+        now = time.monotonic()
+        earlier, self._suspects = self._suspects, {}
+        for queue, count in missing.items():
+            since = earlier.get(queue, {})
+            oldest = outbox.oldest_published(connection, queue, min(count, REPUBLISH))
+            self._suspects[queue] = {published: since.get(published, now) for published in oldest}
+        return {
+            queue: [
+                published
+                for published, since in suspects.items()
+                if now - since > self.held_seconds
+            ]
+            for queue, suspects in self._suspects.items()
+        }
 
     def _compare(self, expected: Counter[str]) -> Counter[str]:
         """Return how many messages are missing in each queue.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,13 @@ from kombu import Producer
 
 from backend.broker.connection import connect
 from backend.broker.queues import QUEUES
-from backend.broker.wire import encode, encode_bundle
+from backend.broker.wire import encode
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from backend.db.records import OutboxEntry
+    from backend.broker.pack import Outgoing
 
 # How long the broker may take to confirm a batch; after that it is published again.
 CONFIRM_SECONDS = 10.0
@@ -57,7 +56,7 @@ class Publisher:
         self._connection = connect(HEARTBEAT_SECONDS, survives_alarm=True)
         channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
         self._channel = channel
-        for queue in QUEUES:
+        for queue in QUEUES.values():
             queue(channel).declare()
         self._confirms = self._connection.transport.driver_type == "amqp"
         # By tag: queue and task ids of each unconfirmed message. By queue: how many were refused.
@@ -73,24 +72,23 @@ class Publisher:
             channel.events["basic_nack"].add(self._on_nack)
         self._producer: Any = Producer(self._channel, auto_declare=False)  # the stubs lack batch()
 
-    def publish(self, batch: Sequence[OutboxEntry]) -> None:
-        """Publish a batch; return when the broker has confirmed or refused each message.
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish messages; return when the broker has confirmed or refused each.
 
         Then `refused` has the number of tasks whose messages the broker refused, by queue. Returns
         early if it is to stop while the broker blocks. Raises one of BROKER_ERRORS. In both cases
         `unconfirmed` returns what the broker may not have.
         """
         self.refused = {}
-        messages = list(_messages(batch))
         # Set before the first byte is sent: after any error, no message is taken for published.
         self._unconfirmed = {
-            self._tag + place: (options["routing_key"], ids)
-            for place, (ids, _, options) in enumerate(messages, start=1)
+            self._tag + place: (message.queue, message.task_ids)
+            for place, message in enumerate(messages, start=1)
         }
         # On Redis the batch is sent and answered as a whole; with RabbitMQ this does nothing.
         with self._producer.batch(max_size=len(messages)):
-            for _, body, options in messages:
-                self._send(body, options)
+            for message in messages:
+                self._send(*encode(message))
                 # Each publish first reads what the broker sent, so `blocked` is current. While
                 # blocked, send no more: once the connection's buffer is full, the write hangs and
                 # does not notice the end of the alarm.
@@ -123,16 +121,20 @@ class Publisher:
         return not self._unconfirmed
 
     def waiting(self) -> dict[str, int] | None:
-        """Return how many messages wait in each queue; makes the queues that are missing.
+        """Return how many messages wait in each queue, by name without QUEUE_PREFIX.
+
+        Makes the queues that are missing.
 
         None while the broker does not read this connection.
         """
         if self._unconfirmed and not self.takes_messages():
             return None
-        bound: list[Any] = [queue(self._channel) for queue in QUEUES]  # wrong in the stubs
-        for queue in bound:
-            queue.declare()
-        return {queue.name: int(queue.queue_declare().message_count) for queue in bound}
+        counts = {}
+        for name, queue in QUEUES.items():
+            bound: Any = queue(self._channel)  # wrong in the stubs
+            bound.declare()
+            counts[name] = int(bound.queue_declare().message_count)
+        return counts
 
     def attend(self, timeout: float = 0) -> None:
         """Read what the broker sends for up to `timeout` seconds; keep the connection alive.
@@ -190,15 +192,3 @@ class Publisher:
         if multiple:
             return [known for known in self._unconfirmed if known <= tag]
         return [tag] if tag in self._unconfirmed else []
-
-
-def _messages(batch: Sequence[OutboxEntry]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
-    """Yield the task ids, the body and the options of each message."""
-    bundles: defaultdict[int, list[OutboxEntry]] = defaultdict(list)
-    for entry in batch:
-        if entry.bundle is None:
-            yield [entry.task_id], *encode(entry)
-        else:
-            bundles[entry.bundle].append(entry)
-    for members in bundles.values():
-        yield [entry.task_id for entry in members], *encode_bundle(members)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from backend.broker.connection import pause_after
 from backend.broker.outage import broker_outage
-from backend.broker.wire import bundled_task_names
-from backend.db import outbox
+from backend.broker.pack import pack
+from backend.broker.queues import QUEUES
+from backend.db import leases, outbox
 from backend.db.listen import OutboxListener
 from backend.db.session import transaction
 from backend.loop import Loop
@@ -22,13 +23,17 @@ from backend.relay.publisher import RELAY_PART, Publisher
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sqlalchemy import Connection
+
     from backend.db.records import OutboxEntry
 
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# The pause after a batch, in which tasks gather: each batch has a cost, even a small one.
+# The pause after a batch, so that more tasks gather: each batch has a cost. There is no pause after
+# a small batch: probably one client waits for each task before it posts the next.
 GATHER_SECONDS = 0.025
+SMALL_BATCH = 10
 # No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,
 # so that more tasks are due.
 GATHER_BYTES = outbox.TAKE_BYTES // outbox.COMPRESSION
@@ -55,7 +60,6 @@ class Relay:
         self._publisher = publisher
         # When each queue last refused messages.
         self._refusals: dict[str, float] = {}
-        self._bundled = bundled_task_names()
         self._loop = Loop(
             "relay",
             "publishes the tasks that are due",
@@ -63,6 +67,9 @@ class Relay:
             pause_after=pause_after(RELAY_PART),
         )
         self._stopping = self._loop.stopping
+        # The long tasks, from the leases; and when to read them again.
+        self._long: frozenset[str] | None = None
+        self._look_at = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -91,7 +98,7 @@ class Relay:
                     if not batch:
                         publisher.attend()
                         listener.wait(IDLE_SECONDS)
-                    elif sum(len(entry.args) for entry in batch) <= GATHER_BYTES:
+                    elif _should_pause(batch):
                         self._stopping.wait(GATHER_SECONDS)
             finally:
                 self.blocked = False
@@ -102,15 +109,26 @@ class Relay:
     def _publish_due(self, publisher: Publisher) -> Sequence[OutboxEntry]:
         """Publish one batch and return it; empty when nothing was due."""
         with transaction() as connection:
-            batch = outbox.take(connection, BATCH, self._bundled)
-        if not batch:
-            return []
+            batch = outbox.take(connection, BATCH)
+            if not batch:
+                return []
+            messages = pack(batch, self._long_tasks(connection))
+            marks = ((message.queue, message.task_ids) for message in messages)
+            outbox.mark_published(connection, marks)
         try:
-            publisher.publish(batch)
+            publisher.publish(messages)
         finally:
             self._put_back(publisher, batch)
         self._report_refused(publisher)
         return batch
+
+    def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
+        """Return the names of ordinary tasks that are not bundled, None for all of them."""
+        now = time.monotonic()
+        if now > self._look_at:
+            self._look_at = now + leases.RENEW_SECONDS
+            self._long = leases.long_tasks(connection)
+        return self._long
 
     def _put_back(self, publisher: Publisher, batch: Sequence[OutboxEntry]) -> None:
         """Make rows due again whose messages the broker may not have.
@@ -135,7 +153,7 @@ class Relay:
                     "the broker refuses messages for the queue %s (%d now): its tasks wait and are"
                     " published again later; remove its length limit (policy), or bring back the"
                     " nodes that hold it",
-                    queue,
+                    QUEUES[queue].name,
                     count,
                 )
             self._refusals[queue] = now
@@ -149,3 +167,8 @@ class Relay:
             )
         else:
             logger.info("the broker's alarm has cleared: publishing again")
+
+
+def _should_pause(batch: Sequence[OutboxEntry]) -> bool:
+    """Return whether to pause after a batch: not after a small one, or one that was cut."""
+    return len(batch) > SMALL_BATCH and sum(len(entry.args) for entry in batch) <= GATHER_BYTES

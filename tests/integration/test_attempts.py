@@ -6,8 +6,18 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, locked, outbox, queries, records
-from tests.support.ledger import box, claim, hand_back, put, reschedule, submit, succeed, task
+from backend.db import ledger, locked, queries, records
+from tests.support.ledger import (
+    box,
+    claim,
+    hand_back,
+    publish,
+    put,
+    reschedule,
+    submit,
+    succeed,
+    task,
+)
 
 UNFINISHED = ["PENDING", "STARTED", "RETRY"]
 
@@ -66,9 +76,9 @@ def test_an_error_of_the_last_attempt_or_without_retry_ends_the_task(
 def test_a_retry_is_published_as_a_new_attempt(database: sa.Engine) -> None:
     task_id = put(database, "PENDING")
     with database.begin() as connection:
-        assert [due.task_id for due in outbox.take(connection, 10)] == [task_id]
+        assert [due.task_id for due in publish(connection, 10)] == [task_id]
         locked.fail(connection, task_id, 1, "lost before its claim", "w")
-        assert [due.attempt for due in outbox.take(connection, 10)] == [2]
+        assert [due.attempt for due in publish(connection, 10)] == [2]
         publishes = connection.execute(sa.text("SELECT publishes FROM outbox")).scalar()
     assert publishes == 1
 
@@ -140,7 +150,7 @@ def test_an_attempt_that_lost_postgresql_is_repeated_at_no_cost(database: sa.Eng
         assert reschedule(connection, task_id, 1, delay=100)
         # If the commit took place but its answer was lost, a repetition changes nothing.
         assert not reschedule(connection, task_id, 1, delay=100)
-        assert outbox.take(connection, 10) == []
+        assert publish(connection, 10) == []
     row = task(database, task_id)
     assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
     assert row["error"] == "away"
@@ -153,4 +163,4 @@ def test_a_lost_batch_gets_its_outbox_rows_back(database: sa.Engine) -> None:
         connection.exec_driver_sql("DELETE FROM outbox")
         again = ledger.reschedule(connection, dict.fromkeys(ids, 1), None, waiting=True, free=True)
         assert again == set(ids)
-        assert len(outbox.take(connection, 10)) == len(ids)
+        assert len(publish(connection, 10)) == len(ids)

@@ -81,7 +81,7 @@ def test_two_batches_of_the_same_tasks_in_opposite_order_claim_each_task_once(
 ) -> None:
     def work(connection: sa.Connection, ids: Sequence[str]) -> list[str]:
         attempts = dict.fromkeys(ids, 1)
-        claimed = ledger.claim(connection, attempts, "w", start=False).ids
+        claimed = ledger.claim(connection, attempts, "w").ids
         assert finish(connection, {task_id: "{}" for task_id in ids if task_id in claimed})
         return sorted(claimed)
 
@@ -128,7 +128,7 @@ def test_a_batch_claims_waiting_tasks_and_ends_them_in_one_commit(database: sa.E
         claim(connection, ended, 1)
         succeed(connection, ended, 1)
         attempts = {waits: 1, again: 1, started: 1, ended: 1}
-        assert ledger.claim(connection, attempts, "me", start=False).ids == {waits}
+        assert ledger.claim(connection, attempts, "me").ids == {waits}
         assert finish(connection, {waits: '{"a": 1}'}, "me")
         (state,) = queries.states(connection, [waits])
     assert state == records.TaskRecord(waits, state=states.SUCCESS, result='{"a": 1}')
@@ -140,7 +140,7 @@ def test_finishing_a_batch_reports_a_task_that_was_revoked_meanwhile(database: s
     first, second = submit(database, 2)
     with database.begin() as connection:
         locked.revoke(connection, second, "enough", 1)
-        ledger.claim(connection, dict.fromkeys([first, second], 1), "w", start=False)
+        ledger.claim(connection, dict.fromkeys([first, second], 1), "w")
         assert not finish(connection, {first: "{}", second: "{}"})
 
 

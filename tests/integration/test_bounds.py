@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from backend.db import bounds, ledger, locked, outbox, queries
 from tests.support.bounds import advanced, backdate, below, minutes, take
-from tests.support.ledger import submit
+from tests.support.ledger import publish, submit
 from tests.support.plans import KEEP_STATISTICS, blocks
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ CHURN = [
 ]
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
-    "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES, "bundled": []}),
+    "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
     "published": (outbox._PUBLISHED, {}),
-    "republish": (outbox._REPUBLISH, {"limit": 10, "bundled": False}),
+    "oldest published": (outbox._OLDEST, {"limit": 10, "queue": "tasks"}),
     "republish overtaken": (outbox._REPUBLISH_OVERTAKEN, {"limit": 10}),
     "backlog": (outbox._WAITING, {"limit": 100_000}),
     "late": (outbox._HAS_OVERDUE, {}),
@@ -77,7 +77,7 @@ def test_a_bound_is_the_oldest_row_and_at_least_a_minute_ago(database: sa.Engine
     ids = submit(database, 3)
     with database.begin() as connection:
         ledger.claim(connection, {ids[0]: 1}, "w")
-        outbox.take(connection, 1)
+        publish(connection, 1)
     backdate(database)
     with database.begin() as connection:
         connection.execute(sa.text("UPDATE tasks SET started_at = now() - interval '5 min'"))
@@ -129,7 +129,7 @@ def test_rows_written_after_the_clock_was_set_back_are_found_at_once(database: s
     ids = submit(database, 2)
     with database.begin() as connection:
         assert take(connection) == ids
-        assert outbox.published(connection) == (2, 0)
+        assert outbox.published(connection) == {"tasks": 2}
         assert queries.unfinished(connection, 10)[1] == 2
         ledger.claim(connection, {ids[0]: 1}, "w")
         assert [attempt.task_id for attempt in queries.started(connection)] == [ids[0]]

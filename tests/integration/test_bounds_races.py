@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from backend.db import bounds, ledger, outbox, records
 from tests.support.bounds import advance, advanced, backdate, below, minutes, take
-from tests.support.ledger import submit
+from tests.support.ledger import publish, republish, submit
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ def put_back(connection: sa.Connection, ids: list[str]) -> None:
     outbox.put_back(connection, ids)
 
 
-def republish(connection: sa.Connection, _ids: list[str]) -> None:
-    assert outbox.republish(connection, 10, bundled=False) == 2
+def publish_lost(connection: sa.Connection, _ids: list[str]) -> None:
+    assert republish(connection, "tasks", 10) == 2
 
 
-BRING_BACK = [put_back, republish]
+BRING_BACK = [put_back, publish_lost]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def published(database: sa.Engine) -> list[str]:
     """Give old tasks, published long enough ago; the bounds are a minute before now."""
     ids = submit(database, 2)
     with database.begin() as connection:
-        outbox.take(connection, 10)
+        publish(connection, 10)
     backdate(database)
     advanced(database)
     assert minutes(database)["due_from"] == 1
@@ -52,7 +52,7 @@ def test_rows_to_republish_are_taken_in_their_original_order(
         assert below(connection) == 0
     assert minutes(database)["due_from"] == 10
     with database.begin() as connection:
-        assert sorted(due.task_id for due in outbox.take(connection, 2)) == published
+        assert sorted(due.task_id for due in publish(connection, 2)) == published
 
 
 @pytest.mark.parametrize("first", ["raise", "bring back"])
@@ -109,7 +109,7 @@ def check(connection: sa.Connection) -> None:
 
 def take_as_if_long_ago(connection: sa.Connection) -> None:
     """Take some rows, and make them old enough to be published again."""
-    taken = [due.task_id for due in outbox.take(connection, 20)]
+    taken = [due.task_id for due in publish(connection, 20)]
     connection.execute(
         sa.text(
             "UPDATE outbox SET published_at = now() - interval '50 s'"
@@ -153,7 +153,7 @@ def test_no_row_is_below_its_bound_under_concurrent_work(
     steps: list[Callable[[sa.Connection], object]] = [
         take_as_if_long_ago,
         lambda connection: outbox.put_back(connection, ids[::3]),
-        lambda connection: outbox.republish(connection, 5, bundled=False),
+        lambda connection: republish(connection, "tasks", 5),
         advance,
         bounds.lower,
         bounds.reset,

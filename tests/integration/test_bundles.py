@@ -10,78 +10,77 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
+from backend.broker import pack
 from backend.db import ledger, outbox, records
-from tests.support.ledger import age, submit
+from tests.support.ledger import age, publish, republish, submit
 
 
 def test_bundles_and_single_messages_are_republished_by_their_own_counts(
     database: sa.Engine,
 ) -> None:
-    alone, bundled = submit(database), submit(database)
+    alone, bundled = submit(database), submit(database, name="insert_message")
     with database.begin() as connection:
-        connection.execute(
-            sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": alone[0]}
-        )
-        outbox.take(connection, 10, bundled=["slow"])
-        assert outbox.published(connection) == (1, 1)
+        publish(connection, 10)
+        assert outbox.published(connection) == {"tasks": 1, "short_tasks": 1}
     for task_id in (*alone, *bundled):
         age(database, task_id, 100)
     with database.begin() as connection:
-        assert outbox.republish(connection, 10, bundled=True) == 1
-        assert bundled == [due.task_id for due in outbox.take(connection, 10)]
-        assert outbox.republish(connection, 10, bundled=False) == 1
-        assert alone == [due.task_id for due in outbox.take(connection, 10)]
+        assert republish(connection, "short_tasks", 10) == 1
+        assert bundled == [due.task_id for due in publish(connection, 10)]
+        assert republish(connection, "tasks", 10) == 1
+        assert alone == [due.task_id for due in publish(connection, 10)]
 
 
 def test_first_attempts_of_short_tasks_share_messages_and_others_do_not(
     database: sa.Engine,
 ) -> None:
-    ids = submit(database, outbox.BUNDLE + 20)
+    ids = submit(database, pack.MAX_TASKS + 20, name="insert_message")
     with database.begin() as connection:
         connection.execute(
             sa.text("UPDATE outbox SET attempt = 2 WHERE task_id = :id"), {"id": ids[0]}
         )
-        taken = outbox.take(connection, 500, bundled=["slow"])
-        sizes = Counter(due.bundle for due in taken)
-        assert sizes == {None: 1, 0: outbox.BUNDLE, 1: 19}
-        assert [due.attempt for due in taken if due.bundle is None] == [2]
-        assert outbox.published(connection) == (1, 2)
+        messages = pack.pack(publish(connection, 500), None)
+        sizes = Counter((message.queue, len(message.entries)) for message in messages)
+        short = {("short_tasks", pack.MAX_TASKS): 1, ("short_tasks", 19): 1}
+        assert sizes == {("tasks", 1): 1, **short}
+        assert [message.task_ids for message in messages if not message.bundle] == [[ids[0]]]
+        assert outbox.published(connection) == {"tasks": 1, "short_tasks": 2}
 
 
 def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> None:
-    third = outbox.BUNDLE_BYTES // 3
+    third = pack.MAX_BYTES // 3
     with database.begin() as connection:
         args = json.dumps({"content": "x" * third})
-        new = [records.TaskRecord(str(uuid4()), "long", args, 3, None) for _ in range(7)]
+        new = [records.TaskRecord(str(uuid4()), "insert_message", args, 3, None) for _ in range(7)]
         ledger.submit(connection, new)
-        taken = outbox.take(connection, 500, bundled=["long"])
-        assert max(Counter(due.bundle for due in taken).values()) <= 4
-        assert outbox.published(connection) == (0, len({due.bundle for due in taken}))
+        messages = pack.pack(publish(connection, 500), None)
+        assert max(len(message.entries) for message in messages) <= 4
+        assert outbox.published(connection) == {"short_tasks": len(messages)}
 
 
 def test_all_unclaimed_tasks_of_a_bundle_are_published_again(
     database: sa.Engine,
 ) -> None:
-    ids = submit(database, 3)
+    ids = submit(database, 3, name="insert_message")
     with database.begin() as connection:
-        outbox.take(connection, 500, bundled=["slow"])
+        publish(connection, 500)
         connection.execute(
             sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
         )
         ledger.claim(connection, {ids[0]: 1}, "w")
-        assert outbox.published(connection) == (0, 1)
-        assert outbox.republish(connection, 1, bundled=True) == 2
-        again = outbox.take(connection, 500, bundled=["slow"])
+        assert outbox.published(connection) == {"short_tasks": 1}
+        assert republish(connection, "short_tasks", 1) == 2
+        again = publish(connection, 500)
         assert {due.task_id for due in again} == set(ids[1:])
 
 
 def test_messages_of_two_concurrent_relays_are_all_counted(
     database: sa.Engine,
 ) -> None:
-    submit(database, 4)
+    submit(database, 4, name="insert_message")
     with database.begin() as first, database.begin() as second:
-        outbox.take(first, 2, bundled=["slow"])
-        outbox.take(second, 2, bundled=["slow"])
+        publish(first, 2)
+        publish(second, 2)
         for connection in (first, second):
             connection.execute(
                 sa.text(
@@ -90,7 +89,7 @@ def test_messages_of_two_concurrent_relays_are_all_counted(
                 )
             )
     with database.begin() as connection:
-        assert outbox.published(connection) == (0, 2)
+        assert outbox.published(connection) == {"short_tasks": 2}
 
 
 MEGABYTE = 1024 * 1024
@@ -98,14 +97,13 @@ TEXTS = {"compressed": "x" * MEGABYTE, "plain": secrets.token_hex(MEGABYTE // 2)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("bundled", [(), ("slow",)])
 def test_large_tasks_are_taken_a_few_at_a_time_until_all_are_taken(
-    database: sa.Engine, text: str, bundled: tuple[str, ...]
+    database: sa.Engine, text: str
 ) -> None:
     ids = submit(database, 20, args=json.dumps({"text": TEXTS[text]}))
     takes = []
     with database.begin() as connection:
-        while taken := outbox.take(connection, 500, bundled):
+        while taken := publish(connection, 500):
             takes.append([due.task_id for due in taken])
     assert sorted(task_id for take in takes for task_id in take) == sorted(ids)
     assert 2 <= max(len(take) for take in takes) <= 6
@@ -119,7 +117,7 @@ def test_a_task_above_the_byte_limit_is_taken_alone_and_small_ones_together(
     small = submit(database, 100)
     takes = []
     with database.begin() as connection:
-        while taken := outbox.take(connection, 500):
+        while taken := publish(connection, 500):
             takes.append([due.task_id for due in taken])
     assert [len(take) for take in takes] == [1, 1, 100]
     assert {task_id for take in takes[:2] for task_id in take} == set(first)

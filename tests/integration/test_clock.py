@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from backend.db import clock, locked, outbox
-from tests.support.ledger import put, submit
+from tests.support.ledger import publish, put, republish, submit
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -66,10 +66,9 @@ def test_setting_the_clock_back_does_not_delay_a_retry(
 def test_after_a_clock_step_messages_are_republished_on_time_and_bundles_stay_together(
     database: sa.Engine,
 ) -> None:
-    ids = submit(database, 3)
+    short, other = submit(database, 2, name="insert_message"), submit(database)
     with database.begin() as connection:
-        outbox.take(connection, 2, bundled=["slow"])
-        outbox.take(connection, 1)
+        publish(connection, 3)
         # Published more than ten seconds ago, by a clock that was an hour ahead.
         connection.execute(
             sa.text(
@@ -77,15 +76,15 @@ def test_after_a_clock_step_messages_are_republished_on_time_and_bundles_stay_to
                 " due_at = due_at + interval '3588 s'"
             )
         )
-        assert outbox.republish(connection, 10, bundled=True) == 0
+        assert republish(connection, "short_tasks", 10) == 0
     set_back(database, 3600)
     assert follow(database) is not None
     with database.begin() as connection:
         shared = sa.text("SELECT count(DISTINCT published_at), count(*) FROM outbox")
         assert connection.execute(shared).one() == (2, 3)
-        assert outbox.republish(connection, 10, bundled=True) == 2
-        assert outbox.republish(connection, 10, bundled=False) == 1
-        assert sorted(due.task_id for due in outbox.take(connection, 10)) == ids
+        assert republish(connection, "short_tasks", 10) == 2
+        assert republish(connection, "tasks", 10) == 1
+        assert {due.task_id for due in publish(connection, 10)} == {*short, *other}
 
 
 def test_a_row_locked_during_a_clock_step_is_due_at_once_when_put_back(
@@ -93,7 +92,7 @@ def test_a_row_locked_during_a_clock_step_is_due_at_once_when_put_back(
 ) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
-        outbox.take(connection, 1)
+        publish(connection, 1)
         connection.execute(sa.text("UPDATE outbox SET due_at = due_at + interval '60 s'"))
     set_back(database, 60)
     with database.begin() as relay:
@@ -101,7 +100,7 @@ def test_a_row_locked_during_a_clock_step_is_due_at_once_when_put_back(
         assert follow(database) is not None
         outbox.put_back(relay, [task_id])
     with database.begin() as connection:
-        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+        assert [task_id] == [due.task_id for due in publish(connection, 10)]
 
 
 def test_only_one_of_several_reconcilers_moves_waiting_rows(database: sa.Engine) -> None:

@@ -11,8 +11,18 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, locked, outbox, queries, records
-from tests.support.ledger import box, claim, hand_back, put, reschedule, submit, succeed, task
+from backend.db import ledger, locked, queries, records
+from tests.support.ledger import (
+    box,
+    claim,
+    hand_back,
+    publish,
+    put,
+    reschedule,
+    submit,
+    succeed,
+    task,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +110,7 @@ def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
 
 STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "claim": claim,
-    "claim without a start": lambda c, i, n: ledger.claim(c, {i: n}, "w", start=False).ids,
+    "claim without a start": lambda c, i, n: locked.hold(c, {i: n}, "w").ids,
     "progress": lambda c, i, n: ledger.progress(c, i, n, 1, 2),
     "succeed": succeed,
     "finish two": finish_two,
@@ -178,7 +188,7 @@ def test_the_list_shows_the_oldest_and_stops_counting_at_its_limit(
             {"id": ids[1]},
         )
         claim(connection, ids[0], 1)
-        outbox.take(connection, 10)
+        publish(connection, 10)
         shown = {ids[0]: "ACTIVE", ids[1]: "SCHEDULED", ids[2]: "RESERVED"}
         assert list(unfinished(connection, 3)[0]) == ids[:3]
         assert unfinished(connection, 3) == (shown, 5)

@@ -12,23 +12,23 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, outbox, queries, records
-from tests.support.ledger import age, put, submit
+from tests.support.ledger import age, publish, put, republish, submit
 
 
 def test_a_row_is_taken_once_with_all_fields_of_a_message(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.begin() as connection:
-        taken = outbox.take(connection, 10)
+        taken = publish(connection, 10)
         assert taken == [records.OutboxEntry(task_id, 1, "slow", '{"n": 1}', "replies")]
-        assert outbox.take(connection, 10) == []
-        assert outbox.published(connection) == (1, 0)
+        assert publish(connection, 10) == []
+        assert outbox.published(connection) == {"tasks": 1}
 
 
 def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Engine) -> None:
     ids = submit(database, 10)
     with database.begin() as first, database.begin() as second:
-        of_first = {due.task_id for due in outbox.take(first, 6)}
-        of_second = {due.task_id for due in outbox.take(second, 6)}
+        of_first = {due.task_id for due in publish(first, 6)}
+        of_second = {due.task_id for due in publish(second, 6)}
     assert (len(of_first), len(of_second)) == (6, 4)
     assert of_first | of_second == set(ids)
 
@@ -36,10 +36,10 @@ def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Eng
 def test_rows_that_a_relay_took_without_commit_are_left_for_the_next(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.connect() as connection:
-        assert outbox.take(connection, 10)
+        assert publish(connection, 10)
         connection.rollback()
     with database.begin() as connection:
-        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+        assert [task_id] == [due.task_id for due in publish(connection, 10)]
 
 
 def test_only_due_rows_are_taken_and_the_longest_due_first(
@@ -54,7 +54,7 @@ def test_only_due_rows_are_taken_and_the_longest_due_first(
                 ),
                 {"id": task_id, "due": due},
             )
-        assert [late, now] == [due.task_id for due in outbox.take(connection, 10)]
+        assert [late, now] == [due.task_id for due in publish(connection, 10)]
         connection.execute(
             sa.text("UPDATE tasks SET state = 'RETRY' WHERE id = :id"), {"id": later}
         )
@@ -64,10 +64,10 @@ def test_only_due_rows_are_taken_and_the_longest_due_first(
 def test_rows_that_could_not_be_published_are_due_at_once(database: sa.Engine) -> None:
     first, second = submit(database, 2)
     with database.begin() as connection:
-        outbox.take(connection, 10)
+        publish(connection, 10)
         outbox.put_back(connection, [second])
-        assert outbox.published(connection) == (1, 0)
-        assert [second] == [due.task_id for due in outbox.take(connection, 10)]
+        assert outbox.published(connection) == {"tasks": 1}
+        assert [second] == [due.task_id for due in publish(connection, 10)]
     assert first != second
 
 
@@ -80,11 +80,11 @@ def test_the_delay_before_republishing_an_unclaimed_row_doubles(
     (task_id,) = submit(database)
     age(database, task_id, seconds - 1, publishes)
     with database.begin() as connection:
-        assert outbox.republish(connection, 10, bundled=False) == 0
+        assert republish(connection, "tasks", 10) == 0
     age(database, task_id, seconds + 1, publishes)
     with database.begin() as connection:
-        assert outbox.republish(connection, 10, bundled=False) == 1
-        assert [task_id] == [due.task_id for due in outbox.take(connection, 10)]
+        assert republish(connection, "tasks", 10) == 1
+        assert [task_id] == [due.task_id for due in publish(connection, 10)]
 
 
 def test_only_as_many_rows_as_are_missing_are_republished_oldest_first(
@@ -94,8 +94,8 @@ def test_only_as_many_rows_as_are_missing_are_republished_oldest_first(
     for place, task_id in enumerate(ids):
         age(database, task_id, 100 + place)
     with database.begin() as connection:
-        assert outbox.republish(connection, 2, bundled=False) == 2
-        assert set(ids[-2:]) == {due.task_id for due in outbox.take(connection, 10)}
+        assert republish(connection, "tasks", 2) == 2
+        assert set(ids[-2:]) == {due.task_id for due in publish(connection, 10)}
 
 
 def start(database: sa.Engine, task_id: str, accepted: float) -> None:
@@ -122,9 +122,9 @@ def test_a_task_overtaken_by_a_much_newer_one_is_republished_but_a_backlog_is_no
     start(database, started, hour)
     with database.begin() as connection:
         assert outbox.republish_overtaken(connection, 10) == 1
-        assert [lost] == [due.task_id for due in outbox.take(connection, 10)]
+        assert [lost] == [due.task_id for due in publish(connection, 10)]
         assert outbox.republish_overtaken(connection, 10) == 0
-        assert outbox.published(connection) == (3, 0)
+        assert outbox.published(connection) == {"tasks": 3}
 
 
 def test_an_external_task_is_no_sign_that_others_were_overtaken(
@@ -144,9 +144,9 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
     age(database, task_id, 1000)
     with database.begin() as connection:
         ledger.claim(connection, {task_id: 1}, "w")
-        assert outbox.republish(connection, 10, bundled=False) == 0
-        assert outbox.take(connection, 10) == []
-        assert outbox.published(connection) == (0, 0)
+        assert republish(connection, "tasks", 10) == 0
+        assert publish(connection, 10) == []
+        assert outbox.published(connection) == {}
 
 
 def test_the_backlog_ignores_tables_in_other_schemas(
@@ -169,7 +169,7 @@ def test_tasks_that_are_not_due_do_not_count_for_the_backlog(database: sa.Engine
             ),
             {"ids": ids[:3]},
         )
-        outbox.take(connection, 1)
+        publish(connection, 1)
         assert outbox.backlog(connection, 100)[0] == 2
 
 
@@ -195,6 +195,6 @@ def test_rows_of_deleted_tasks_do_not_delay_others(database: sa.Engine) -> None:
         connection.execute(sa.text("DELETE FROM tasks"))
         submit_in = [records.TaskRecord(str(uuid4()), "slow", "{}", 3, None)]
         ledger.submit(connection, submit_in)
-        taken = [*outbox.take(connection, 3), *outbox.take(connection, 3)]
+        taken = [*publish(connection, 3), *publish(connection, 3)]
         assert [due.task_id for due in taken] == [submit_in[0].id]
         assert submit_in[0].id not in ids

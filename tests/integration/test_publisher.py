@@ -35,6 +35,7 @@ for _ in sys.stdin:
 PUBLISH = """
 import sys, threading
 import amqp
+from backend.broker.pack import pack
 from backend.db.records import OutboxEntry
 from backend.relay import publisher
 publisher.CONFIRM_SECONDS = 3
@@ -46,7 +47,7 @@ def read_late(connection, timeout=None):
 amqp.Connection.drain_events = read_late
 publishing = publisher.Publisher(threading.Event())
 for _ in sys.stdin:
-    publishing.publish([OutboxEntry("an id", 1, "slow", "{}", None)] * 2)
+    publishing.publish(pack([OutboxEntry("an id", 1, "slow", "{}", None)] * 2, None))
     print("confirmed", flush=True)
 """
 

@@ -44,14 +44,6 @@ def test_a_started_or_ended_task_gets_no_outbox_row(database: sa.Engine, state: 
     assert (repair(database), box(database)) == ([], [])
 
 
-def test_a_task_with_an_uncommitted_claim_is_not_repaired(database: sa.Engine) -> None:
-    (task_id,) = submit(database)
-    with database.begin() as connection:
-        assert ledger.claim(connection, {task_id: 1}, "w", start=False).ids == {task_id}
-        assert repair(database) == []
-    assert repair(database) == [task_id], "the claim was committed without an outcome"
-
-
 def test_a_claim_that_waited_for_a_repair_fails(database: sa.Engine) -> None:
     """It would not see the new outbox row, so it could not delete it."""
     (task_id,) = submit(database)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import pytest
 import sqlalchemy as sa
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
+from backend.errors import Duplicate, TaskError
 from backend.worker.attempt.session import TaskSession
-from tests.support.ledger import submit
+from tests.support.ledger import publish, republish, submit
 from tests.support.readiness import readiness
 
 ROWS = 5_000
@@ -33,7 +35,7 @@ def rows_read(connection: sa.Connection, table: str) -> int:
 def test_after_a_burst_the_relay_reads_only_the_rows_that_it_takes(database: sa.Engine) -> None:
     burst(database)
     with database.begin() as connection:
-        assert len(outbox.take(connection, 50)) == 50
+        assert len(publish(connection, 50)) == 50
         assert rows_read(connection, "outbox") < 1_000
 
 
@@ -53,7 +55,7 @@ def test_after_a_burst_lost_messages_are_found_without_reading_the_rest(
         if overtaken:
             assert outbox.republish_overtaken(connection, 10) == 10
         else:
-            assert outbox.republish(connection, 10, bundled=False) == 10
+            assert republish(connection, "tasks", 10) == 10
         assert rows_read(connection, "outbox") - before < 1_000
 
 
@@ -78,7 +80,7 @@ def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:
         assert raw is not None
         assert raw.notices == [], "PostgreSQL itself accepts it"
     with session.transaction() as connection:
-        assert len(outbox.take(connection, 10)) == 1
+        assert len(publish(connection, 10)) == 1
     with session.transaction() as connection:
         assert connection.execute(show).scalar_one() == "on"
 
@@ -88,6 +90,30 @@ def test_a_tasks_own_queries_use_the_default_planner_settings(service: sa.Engine
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
     with TaskSession(time_limit=60) as own:
         assert own.execute(changed, {"d": "default"}).all() == []
+
+
+def test_a_task_cannot_ignore_that_its_transaction_was_refused(service: sa.Engine) -> None:
+    """A transaction must not begin after its attempt turned out to be superseded."""
+    (task_id,) = submit(service)
+
+    def refuse() -> None:
+        raise Duplicate
+
+    def write(own: TaskSession) -> None:
+        with own.lent():
+            for _ in range(2):
+                with suppress(Exception):
+                    own.execute(sa.text("UPDATE tasks SET progress = '1/2'"))
+
+    with TaskSession(time_limit=60, before_begin=refuse) as own:
+        with pytest.raises(Duplicate):
+            write(own)
+        with pytest.raises(TaskError), own.lent():
+            own.commit()
+    with service.begin() as connection:
+        (record,) = queries.states(connection, [task_id])
+    assert record is not None
+    assert record.progress is None
 
 
 @pytest.mark.parametrize("level", ["ROLE postgres IN DATABASE", "DATABASE"])

@@ -125,7 +125,7 @@ def test_a_message_dropped_while_postgresql_is_unavailable_stays_dropped(
 def test_a_batch_looks_up_the_tasks_it_drops(
     service: sa.Engine, worker: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", "backend.worker.attempt.execute")
+    caplog.set_level("DEBUG", "backend.worker.attempt")
     again = put(service, "SUCCESS")
     (mine,) = submit(service)
     theirs, also_theirs = str(uuid4()), str(uuid4())

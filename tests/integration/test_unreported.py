@@ -8,7 +8,7 @@ import pytest
 
 from backend.broker.app import app
 from backend.registry import registered
-from backend.worker.parent.unreported import record_failure, record_lost_batch, record_revoke
+from backend.worker.parent.unreported import record_failure, record_revoke, reschedule_unstarted
 from tests.support.attempts import attempt_of
 from tests.support.ledger import box, claim, submit, succeed, task
 from tests.support.waiting import eventually
@@ -49,7 +49,7 @@ def test_attempts_of_a_lost_batch_are_repeated_at_no_cost(service: sa.Engine) ->
     with service.begin() as connection:
         claim(connection, ended, 1)
         succeed(connection, ended, 1)
-    record_lost_batch({waits: 1, ended: 1})
+    reschedule_unstarted({waits: 1, ended: 1})
     row = task(service, waits)
     assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
     assert (task(service, ended)["state"], box(service)) == ("SUCCESS", [(waits, 2)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from backend.db import bounds, outbox
+from backend.db import bounds
+from tests.support.ledger import publish
 
 
 def advance(connection: sa.Connection) -> None:
@@ -59,4 +60,4 @@ def backdate(database: sa.Engine) -> None:
 
 
 def take(connection: sa.Connection) -> list[str]:
-    return sorted(due.task_id for due in outbox.take(connection, 500))
+    return sorted(due.task_id for due in publish(connection, 500))

@@ -8,17 +8,23 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, locked, records
+from backend.broker.pack import pack
+from backend.db import ledger, locked, outbox, records
 
 
 def submit(
-    database: sa.Engine, count: int = 1, max_attempts: int = 3, args: str = '{"n": 1}'
+    database: sa.Engine,
+    count: int = 1,
+    max_attempts: int = 3,
+    args: str = '{"n": 1}',
+    name: str = "slow",
 ) -> list[str]:
+    """Submit tasks; return their ids, in order. Those named "insert_message" are short."""
     ids = sorted(str(uuid4()) for _ in range(count))
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [records.TaskRecord(one, "slow", args, max_attempts, "replies") for one in ids],
+            [records.TaskRecord(one, name, args, max_attempts, "replies") for one in ids],
         )
     return ids
 
@@ -36,6 +42,19 @@ def put(database: sa.Engine, state: str, attempt: int = 1, max_attempts: int = 3
         else:
             connection.execute(sa.text("DELETE FROM outbox"))
     return task_id
+
+
+def publish(connection: sa.Connection, limit: int) -> list[records.OutboxEntry]:
+    """Take due rows and mark them as published, as a relay does; return them."""
+    taken = outbox.take(connection, limit)
+    messages = ((message.queue, message.task_ids) for message in pack(taken, None))
+    outbox.mark_published(connection, messages)
+    return taken
+
+
+def republish(connection: sa.Connection, queue: str, missing: int) -> int:
+    """Make the oldest messages of a queue due again, if they wait long; return how many tasks."""
+    return outbox.republish(connection, queue, outbox.oldest_published(connection, queue, missing))
 
 
 def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "w") -> bool:

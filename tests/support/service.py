@@ -11,6 +11,7 @@ from typing import Any
 from celery.signals import worker_ready
 
 import tests.support.process_tasks
+import tests.support.series_tasks
 import tests.support.tasks  # noqa: F401 - each registers its tasks
 from backend.cli import main
 

@@ -41,7 +41,7 @@ def done() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             done.append(f"logged {record.msg}")
 
-    handler, logger = Handler(), logging.getLogger("backend.worker.attempt.execute")
+    handler, logger = Handler(), logging.getLogger("backend.worker.attempt")
     logger.addHandler(handler)
     yield done
     logger.removeHandler(handler)
@@ -56,7 +56,7 @@ def test_an_internal_error_is_logged_and_not_raised_in_the_parent(done: list[str
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bool) -> None:
     class Recorded(Attempt):
-        def claim(self) -> None:
+        def claim(self, *, or_started: bool = False) -> None:
             """Need no ledger."""
 
         def record_error(self, error: str, *, retry: bool) -> State | None:

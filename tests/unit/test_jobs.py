@@ -36,7 +36,7 @@ def job_of(
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
     ]
     for request in requests:
-        request.in_batch = count > 1
+        request.shares_job = count > 1
         request.eventer = Mock(enabled=True)
         celery_state.task_reserved(request)
     return Job(controller, requests), requests
@@ -68,7 +68,7 @@ def test_the_members_of_a_batch_that_cannot_be_sent_run_alone(
     job.send()
     controller.semaphore.release.assert_called_once_with()
     assert [call.args[0] for call in controller.process_task.call_args_list] == requests
-    assert not any(request.in_batch for request in requests)
+    assert not any(request.shares_job for request in requests)
     assert controller.reported == []
 
 
@@ -101,7 +101,7 @@ def test_the_lease_lists_a_single_short_attempt_but_no_member_of_a_batch(
 ) -> None:
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:
-        request.in_batch = True
+        request.shares_job = True
     job.send()
     job._on_accepted(4711, 0.0)
     assert [f"{request.id}/1" in lease._held() for request in requests] == [held] * count
@@ -120,6 +120,6 @@ def test_attempts_whose_child_is_lost_are_reported_once(
     job._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
     ((write, lost, *_),) = controller.reported
     single = count == 1
-    assert write is (unreported.record_failure if single else unreported.record_lost_batch)
+    assert write is (unreported.record_failure if single else unreported.reschedule_unstarted)
     assert ({lost.id} if single else set(lost)) == {request.id for request in requests}
     assert not celery_state.active_requests

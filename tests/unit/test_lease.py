@@ -17,7 +17,7 @@ from backend.worker.parent import lease, subprocesses
 @pytest.mark.usefixtures("_forget_requests")
 def test_a_lease_lists_no_member_of_a_batch() -> None:
     alone, member = (
-        Mock(id=name, delivery=Mock(attempt=2), in_batch=name == "member")
+        Mock(id=name, delivery=Mock(attempt=2), shares_job=name == "member")
         for name in ("alone", "member")
     )
     for requests in (celery_state.reserved_requests, celery_state.active_requests):
@@ -54,7 +54,7 @@ def test_a_stopping_worker_ends_even_if_its_shutdown_hangs(
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
     ending: Any = lease.Lease.__new__(lease.Lease)
     ending._worker = SimpleNamespace(exitcode=3)
-    ending._told_to_stop = lambda: told
+    ending.told_to_stop = lambda: told
     ending._stopping = threading.Event()
     ending._stopping.set()  # `end` was called, and does not return
     ending._watch_for_stop()

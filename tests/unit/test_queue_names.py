@@ -9,11 +9,11 @@ from backend.broker.queues import QUEUES
 
 
 def test_without_a_prefix_every_name_is_as_in_earlier_versions() -> None:
-    assert [(queue.name, queue.routing_key) for queue in QUEUES] == [
+    assert [(queue.name, queue.routing_key) for queue in QUEUES.values()] == [
         ("tasks", "tasks"),
         ("short_tasks", "short_tasks"),
     ]
-    assert {queue.exchange.name for queue in QUEUES} == {"tasks"}
+    assert {queue.exchange.name for queue in QUEUES.values()} == {"tasks"}
     mailbox: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in the stubs
     assert (mailbox.exchange.name, mailbox.reply_exchange.name) == (
         "celery.pidbox",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
 from celery.exceptions import Terminated, WorkerLostError
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backend.worker.parent.request import LedgerRequest
+
+
+TASK = str(uuid4())
 
 
 class Pool:
@@ -114,10 +119,10 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
 def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool()
     member = request_of(monkeypatch, [], ledger_attempt=1)
-    member.in_batch = True
+    member.shares_job = True
     started(member).kill(pool)
     # Nor is the batch's child killed when the member runs alone in another child.
-    member.leave_batch()
+    member.leave_job()
     member.kill(pool)
     assert pool.killed == []
     started(member, 4712).kill(pool)
@@ -129,7 +134,47 @@ def test_a_revoke_of_a_former_member_does_not_kill_the_child_of_its_batch(
 ) -> None:
     pool = Pool()
     member = request_of(monkeypatch, [], ledger_attempt=1)
-    member.in_batch = True
-    started(member).leave_batch()
+    member.shares_job = True
+    started(member).leave_job()
     member.terminate(pool, signal=signal.SIGTERM)
     assert pool.killed == []
+
+
+def held_and_again(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Any, Any]:
+    """Return a held request, another delivery of its attempt, and what acknowledges each."""
+    held = request_of(monkeypatch, [], id=TASK, ledger_attempt=1)
+    again = request_of(monkeypatch, [], id=TASK, ledger_attempt=1)
+    for request in (held, again):
+        request.message.channel = held.message.channel
+        request._on_ack = Mock()
+    monkeypatch.setitem(celery_state.requests, TASK, held)
+    return held, again, held._on_ack, again._on_ack
+
+
+def test_a_duplicate_of_a_held_attempt_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, again, acknowledge_held, acknowledge_again = held_and_again(monkeypatch)
+    assert again.merge_into_held()
+    acknowledge_again.assert_called_once()
+    held.acknowledge()
+    acknowledge_held.assert_called_once()
+
+
+@pytest.mark.parametrize("how", ["returned to the broker", "on a lost connection"])
+def test_a_held_attempt_gets_the_message_that_replaces_its_own(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    held, again, acknowledge_held, acknowledge_again = held_and_again(monkeypatch)
+    if how == "returned to the broker":
+        held.message._state = "REQUEUED"
+    else:
+        held.message.channel = object()
+    assert again.merge_into_held()
+    acknowledge_again.assert_not_called()
+    held.acknowledge()
+    acknowledge_again.assert_called_once()
+    acknowledge_held.assert_not_called()
+
+
+def test_a_newer_attempt_replaces_no_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_and_again(monkeypatch)
+    assert not request_of(monkeypatch, [], id=TASK, ledger_attempt=2).merge_into_held()

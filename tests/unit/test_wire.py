@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu import Message
 
-from backend.broker.wire import VERSION_HEADER, OtherVersion, encode, encode_bundle, split_bundle
+from backend.broker.bundle import split_bundle, went_back
+from backend.broker.pack import Outgoing
+from backend.broker.wire import VERSION_HEADER, OtherVersion, encode
 from backend.db.records import OutboxEntry
 
 if TYPE_CHECKING:
@@ -23,18 +25,23 @@ class Channel:
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
+        self.requeued: list[int] = []
 
     def basic_ack(self, tag: int, *, multiple: bool) -> None:
         assert not multiple
         self.acknowledged.append(tag)
 
+    def basic_reject(self, tag: int, *, requeue: bool) -> None:
+        assert requeue
+        self.requeued.append(tag)
+
 
 def due(task_id: str, args: str = '{"content": "Hello"}') -> OutboxEntry:
-    return OutboxEntry(task_id, 1, "insert_message", args, "replies", bundle=0)
+    return OutboxEntry(task_id, 1, "insert_message", args, "replies")
 
 
 def received(members: Sequence[OutboxEntry], channel: Channel, body: str | None = None) -> Message:
-    text, options = encode_bundle(members)
+    text, options = encode(Outgoing("short_tasks", members, bundle=True))
     message: Any = Message  # the stubs want a real channel
     made: Message = message(
         body or text,
@@ -53,7 +60,7 @@ def test_each_task_of_a_bundle_gets_the_same_message_as_alone() -> None:
     members = [due("a"), due("b", '{"content": "\\u0000 \U0001f600"}')]
     parts = split_bundle(received(members, Channel()))
     for part, member in zip(parts, members, strict=True):
-        body, options = encode(member)
+        body, options = encode(Outgoing("tasks", [member], bundle=False))
         assert (part.body, part.headers) == (body, options["headers"])
         assert part.properties["reply_to"] == "replies"
         assert part.payload[:2] == ([member.args], {})
@@ -66,10 +73,20 @@ def test_a_bundle_is_acknowledged_once_after_its_last_task() -> None:
     logger = logging.getLogger()
     first.ack_log_error(logger, ())
     first.ack_log_error(logger, ())
-    second.reject_log_error(logger, (), requeue=True)
+    second.reject_log_error(logger, (), requeue=False)
     assert channel.acknowledged == []
     third.ack_log_error(logger, ())
     assert channel.acknowledged == [7]
+
+
+def test_returning_one_task_returns_its_whole_bundle_once() -> None:
+    channel = Channel()
+    first, second = split_bundle(received([due("a"), due("b")], channel))
+    assert not went_back(second)
+    first.reject_log_error(logging.getLogger(), (), requeue=True)
+    assert went_back(second)
+    second.reject_log_error(logging.getLogger(), (), requeue=True)
+    assert channel.requeued == [7]
 
 
 def test_a_message_that_is_no_bundle_is_unchanged() -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.db import ledger, locked, queries
 from backend.db.session import committed, transaction
 from backend.errors import Duplicate, LeaseExpired, TaskError
+from backend.states import STARTED
 from backend.telemetry.logs import about
 from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.failures import backoff
@@ -44,6 +45,11 @@ class Attempt:
         # PostgreSQL's id of the transaction that claimed the attempt; None if the same one also
         # ends it.
         self._claim_transaction_id: str | None = None
+
+    @property
+    def started(self) -> bool:
+        """Return whether a transaction has claimed it for good: its task is STARTED."""
+        return self._claim_transaction_id is not None
 
     @property
     def label(self) -> str:
@@ -81,25 +87,40 @@ class Attempt:
                 "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
             ) from error
 
-    def claim(self) -> None:
+    def claim(self, *, or_started: bool = False) -> None:
         """Claim it in a separate transaction; an external task is submitted first.
+
+        The commit is flushed only where a second claim after a crash of PostgreSQL would be an
+        attempt too many, or would have nothing to claim: only the outcome must be on disk.
+
+        `or_started`: the parent process may have claimed it for this one, which could not do it.
 
         Raises Duplicate if the task does not wait for it, LeaseExpired, StoreUnavailable.
         """
         with transaction() as connection:
             claim = None
             if self.adopt(connection):
-                claim = ledger.claim(connection, {self.id: self.number}, self.worker)
+                flush = self.delivery.external or self.number >= self.spec.max_attempts
+                claim = ledger.claim(connection, {self.id: self.number}, self.worker, flush=flush)
             if claim is None or not claim.ids:
                 # The connection may have broken during the previous commit. Checked last: the
                 # statements have waited for the row's lock, so that commit is over.
                 if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
                     return
-                raise Duplicate
-            if not claim.leased:
+                if claim is None or not (or_started and self._is_started(connection)):
+                    raise Duplicate
+            elif not claim.leased:
                 # The reconciler would take the task away at once. Retried until the lease is back.
                 raise LeaseExpired
             self._claim_transaction_id = claim.transaction_id
+
+    def _is_started(self, connection: Executor) -> bool:
+        row = locked.lock(connection, [self.id]).get(self.id)
+        return row is not None and (row.state, row.worker, row.attempt) == (
+            STARTED,
+            self.worker,
+            self.number,
+        )
 
     def adopt(self, connection: Executor) -> bool:
         """Submit the task if another program has sent it; return False for a known id."""
@@ -162,7 +183,7 @@ class Attempt:
                 self.worker,
                 # If it waits although its claim was committed, PostgreSQL has lost the claim in a
                 # failover, and the task is left to its next delivery.
-                waiting=self._claim_transaction_id is None,
+                waiting=not self.started,
                 retry=retry,
                 delay=backoff(self.number),
             )

@@ -12,10 +12,15 @@ from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
 from backend.errors import TaskError
+from backend.task import Run
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
-    from backend.task import Run, Task
+    from collections.abc import Callable
+
+    from backend.task import Task
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.session import TaskSession
 
 
 def call(spec: Task, arguments: str, run: Run) -> BaseModel:
@@ -41,6 +46,18 @@ def call(spec: Task, arguments: str, run: Run) -> BaseModel:
     if not isinstance(value, BaseModel):
         raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
     return value
+
+
+def value_of(
+    attempt: Attempt, session: TaskSession, start: Callable[[], None] | None = None
+) -> str:
+    """Run a task's function; return its value as JSON text. Raises what the function raises.
+
+    `start`: called before the function reports progress; see group.py.
+    """
+    run = Run(attempt.id, attempt.number, session, attempt.spec.one_commit, start)
+    with session.lent():
+        return as_json(call(attempt.spec, attempt.arguments, run))
 
 
 def _end_fork() -> NoReturn:

@@ -12,7 +12,7 @@ from backend.db.session import engine
 from backend.db.transaction_policy import TaskSafeConnection, TransactionPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     import sqlalchemy
@@ -37,11 +37,16 @@ class TaskSession(Session):
 
     _raw: TaskSafeConnection | None = None
 
-    def __init__(self, time_limit: float | None = None) -> None:
+    def __init__(
+        self, time_limit: float | None = None, before_begin: Callable[[], None] | None = None
+    ) -> None:
         # After its one transaction it cannot be used again: a task may have kept it.
         super().__init__(engine(), expire_on_commit=False, close_resets_only=False)
         self._policy = TransactionPolicy(settings=time_limit is not None)
         self._time_limit = time_limit
+        self._before_begin = before_begin
+        # Raised by `before_begin`. The task may have caught it, but it must not go on.
+        self._begin_error: Exception | None = None
         # now() of the transaction. It identifies the transaction.
         self.began: datetime | None = None
         event.listen(self, "after_begin", self._begun)
@@ -51,11 +56,14 @@ class TaskSession(Session):
         """Let the task use the session inside the block, then flush and check it.
 
         Raises TaskError if the task tried to end the transaction, even if it caught that error;
-        StatementFailed if the transaction failed or was rolled back; and what the flush raises.
+        StatementFailed if the transaction failed or was rolled back; and what the flush and
+        `before_begin` raise.
         """
         self._policy.active = True
         try:
             yield
+            if self._begin_error is not None:
+                raise self._begin_error
             self.flush()
             self.expunge_all()
         finally:
@@ -106,6 +114,12 @@ class TaskSession(Session):
         raw.policy = self._policy
         if raw.autocommit:
             self._policy.refuse_while_active("AUTOCOMMIT")
+        if self._before_begin is not None:
+            try:
+                self._before_begin()
+            except Exception as error:
+                self._begin_error = error
+                raise
         if self._time_limit is not None:
             limit = str(int(self._time_limit * 1000))
             self.began = connection.execute(_ALLOW, {"limit": limit}).one()[3]

@@ -13,16 +13,18 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from backend.broker import wire
+from backend.broker.bundle import split_bundle
 from backend.broker.connection import BROKER_ERRORS
 from backend.broker.outage import broker_outage, explain
 from backend.worker.parent import activity, lease, malformed
 from backend.worker.parent.hang import TICK_SECONDS, EventLoopWatch
-from backend.worker.parent.jobs import Job
+from backend.worker.parent.request import part_of_bundle
 from backend.worker.stray_messages import note_dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from backend.worker.parent.ordinary import OrdinaryTasks
     from backend.worker.parent.request import LedgerRequest
 
 logger = logging.getLogger(__name__)
@@ -40,14 +42,12 @@ class LedgerConsumer(Consumer):
     """
 
     _watch: EventLoopWatch
+    ordinary_tasks: OrdinaryTasks
     # Whether this connection has begun to consume.
     _ready = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
-        # Looked up for each task that gets a free child (WorkController._process_task_sem).
-        worker._process_task = partial(_start, worker)  # noqa: SLF001 - as said
         self._activity = activity.ActivityLog()
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
@@ -93,6 +93,14 @@ class LedgerConsumer(Consumer):
             self._pause(exc)
         self._ready = False
 
+    def on_close(self) -> None:
+        """Forget what the lost connection has brought."""
+        super().on_close()
+        worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
+        # Celery now counts every child as free, but some still run jobs.
+        busy = sum(job.accepted() for job in worker.pool._pool._cache.values())  # noqa: SLF001 - no other way
+        worker.semaphore.value = max(0, worker.semaphore.value - busy)
+
     def on_ready(self) -> None:
         """Record that this connection consumes, and report the success."""
         super().on_ready()
@@ -128,10 +136,20 @@ class LedgerConsumer(Consumer):
 
         def read(message: Any) -> None:  # noqa: ANN401 - kombu's
             # Decode it first: Celery's handler itself acknowledges a message that it cannot decode.
+            if wire.BUNDLE_HEADER in message.headers:
+                self.ordinary_tasks.add_bundle(message)
+                return
             message.decode()
             handle(message)
 
         return partial(self.read, read)
+
+    def requests_in(self, message: Any) -> Iterator[LedgerRequest]:  # noqa: ANN401 - kombu's
+        """Yield a request for each readable task of a bundle, or of a message of one task."""
+        for part in self.read(split_bundle, message) or ():
+            request = self.read(partial(part_of_bundle, consumer=self), part)
+            if request is not None:
+                yield request
 
     def read(self, how: Callable[[Any], T], message: Any) -> T | None:  # noqa: ANN401 - kombu's
         """Return how(message); if that raises, drop the message and return None.
@@ -193,14 +211,3 @@ class LedgerConsumer(Consumer):
     def on_invalid_task(self, body: object, message: Any, exc: Exception) -> NoReturn:  # noqa: ANN401, ARG002 - as above
         """Raise the error of a message that does not fit its task."""
         raise exc
-
-
-def _start(worker: Any, request: LedgerRequest) -> None:  # noqa: ANN401 - stubs lack half of it
-    """Give a request to a free child, as WorkController._process_task does.
-
-    The child runs our own function (execute.py) instead of Celery's.
-    """
-    if request.revoked():
-        worker.semaphore.release()
-    else:
-        Job(worker, [request]).send()

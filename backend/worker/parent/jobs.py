@@ -11,12 +11,13 @@ from celery.worker.state import task_ready
 
 from backend.registry import registered
 from backend.states import FAILURE, RETRY, SUCCESS
+from backend.worker import durations
 from backend.worker.attempt.execute import execute
 from backend.worker.parent import activity, lease
-from backend.worker.parent.unreported import record_lost_batch
+from backend.worker.parent.unreported import reschedule_unstarted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
@@ -84,21 +85,16 @@ class Job:
 
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
         for request in self._requests.values():
-            if request.in_batch:
-                _send_received(request)
+            if request.shares_job:
+                send_received(request)
             # A single attempt may be STARTED, so the lease has to hold it.
-            request.in_batch = self._single is None
+            request.shares_job = self._single is None
             request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _on_done(self, report: Report) -> None:
-        for task_id, (state, text) in report.ended.items():
-            request = self._requests[task_id]
-            task_ready(request, successful=state == SUCCESS)
-            if state == SUCCESS:
-                request.send_event(_EVENTS[state], result=text, runtime=report.seconds)
-            else:
-                activity.count_failure()
-                request.send_event(_EVENTS[state], exception=text, traceback=report.traceback)
+        if self._single:
+            durations.note(self._single.delivery.name, report.seconds)
+        end_requests(self._requests, report)
         for task_id in self._requests.keys() - report.ended.keys() - set(report.alone):
             task_ready(self._requests[task_id])
         self._run_alone(report.alone)
@@ -118,16 +114,30 @@ class Job:
         for request in self._requests.values():
             task_ready(request)
         numbers = {task_id: request.delivery.attempt for task_id, request in self._requests.items()}
-        lease.write_soon(partial(record_lost_batch, numbers))
+        lease.write_soon(partial(reschedule_unstarted, numbers))
 
     def _run_alone(self, task_ids: Iterable[str]) -> None:
         for task_id in task_ids:
             request = self._requests[task_id]
-            request.leave_batch()
+            request.leave_job()
             self._controller.process_task(request)
 
 
-def _send_received(request: LedgerRequest) -> None:
+def end_requests(requests: Mapping[str, LedgerRequest], report: Report) -> None:
+    """End the requests of the report's outcomes, and send Celery's events about them."""
+    for task_id, request in requests.items():
+        if task_id not in report.ended:
+            continue
+        state, text = report.ended[task_id]
+        task_ready(request, successful=state == SUCCESS)
+        if state == SUCCESS:
+            request.send_event(_EVENTS[state], result=text, runtime=report.seconds)
+        else:
+            activity.count_failure()
+            request.send_event(_EVENTS[state], exception=text, traceback=report.traceback)
+
+
+def send_received(request: LedgerRequest) -> None:
     """Send the event that Celery sends when a message of one task comes in."""
     request.send_event(
         "task-received",

@@ -12,7 +12,7 @@ import queue
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import bootsteps
 from celery.signals import (
@@ -26,14 +26,18 @@ from backend.db import leases, ledger, locked
 from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
+from backend.worker import durations
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from backend.worker.parent.request import LedgerRequest
+    from backend.worker.parent.series import Series
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How long running tasks may go on after the worker was told to stop; the rest are handed back.
 STOP_TIMEOUT = 5.0
@@ -108,14 +112,14 @@ class Lease:
         If tasks still run, it ends STOP_TIMEOUT after it was told to stop; else EXIT_TIMEOUT after
         `end` was called. This thread never uses PostgreSQL, which may hang.
         """
-        while not (self._told_to_stop() or self._stopping.wait(0.2)):
+        while not (self.told_to_stop() or self._stopping.wait(0.2)):
             pass
         if not self._stopping.wait(STOP_TIMEOUT):
             self.end_now(self._worker.exitcode or 0)
         time.sleep(EXIT_TIMEOUT)
         os._exit(self._worker.exitcode or 0)
 
-    def _told_to_stop(self) -> bool:
+    def told_to_stop(self) -> bool:
         """Return whether a signal, or the shutdown command of `celery control`, was received."""
         blueprint = getattr(self._worker, "blueprint", None)
         return (
@@ -154,7 +158,7 @@ class Lease:
             return sorted(holds)
 
         with transaction() as connection:
-            lost = set(leases.renew(connection, self._name, held))
+            lost = set(leases.renew(connection, self._name, held, durations.long_tasks()))
         # Twice in a row: a task that has just ended is still held for a moment.
         for key in lost & self._lost_before:
             # In the event loop: while this thread looks at a request, its child may take the next
@@ -198,6 +202,11 @@ def write_soon(write: Callable[[], None]) -> None:
     """Let the lease's thread change the ledger; for the parent process."""
     if _lease is not None:
         _lease.write_soon(write)
+
+
+def told_to_stop() -> bool:
+    """Return whether this worker was told to stop; for the parent process."""
+    return _lease is not None and _lease.told_to_stop()
 
 
 def end_now() -> None:
@@ -245,24 +254,25 @@ def _die_with_parent() -> None:
     prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+# Those under way. An attempt of theirs may be STARTED although the event loop has not looked yet.
+series: set[Series] = set()
+
+
 def _held() -> dict[str, LedgerRequest]:
     """Return Celery's requests in this process, by id/attempt: waiting for a child, or running.
 
-    Members of batches are left out: they are never STARTED, and with a long list the lease's
-    row could not be changed on a full disk. A single attempt from the queue of short tasks is not
-    a member.
+    Attempts that share a job are left out, because they are not STARTED; only the one that a child
+    has begun last may be. With a long list the lease's row could not be changed on a full disk.
     """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
     # If an attempt was delivered twice, the running request replaces the waiting one.
     requests = [*_snapshot(waiting), *_snapshot(running)]
-    return {
-        f"{request.id}/{request.delivery.attempt}": request
-        for request in requests
-        if not request.in_batch
-    }
+    held = [request for request in requests if not request.shares_job]
+    held += filter(None, (job.last_begun() for job in _snapshot(series)))
+    return {f"{request.id}/{request.delivery.attempt}": request for request in held}
 
 
-def _snapshot(requests: Iterable[LedgerRequest]) -> set[LedgerRequest]:
+def _snapshot(requests: Iterable[T]) -> set[T]:
     """Copy a set while the event loop's thread changes it."""
     while True:
         try:

@@ -16,6 +16,7 @@ from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.asynpool import ResultHandler as CeleryResults
 from celery.concurrency.prefork import TaskPool
 
+from backend.worker import tickets
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Processes(AsynPool):
 
         Celery would end the worker and all its tasks. The next `maintain_pool` tries again.
         """
+        tickets.prepare(i)
         before = list(self._pool)
         try:
             if self._fork_failed:

@@ -35,6 +35,10 @@ class Unacknowledged(QoS):
                 type(error).__name__,
             )
 
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:  # noqa: ANN401, FBT001, FBT002, ARG002 - kombu's
+        """Return a message to the front of its queue; kombu would put it behind all others."""
+        super().restore_by_tag(tag, client)
+
 
 class Channel(RedisChannel):
     """kombu's channel, for the worker's consumers.

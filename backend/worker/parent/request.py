@@ -5,20 +5,30 @@ from __future__ import annotations
 import logging
 import signal
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Terminated
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
+from vine import promise
 
 from backend.broker import wire
+from backend.broker.app import app
+from backend.broker.bundle import went_back
 from backend.telemetry.logs import about
 from backend.worker.failures import error_text
 from backend.worker.parent import activity, lease
 from backend.worker.parent.unreported import record_failure, record_revoke
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 logger = logging.getLogger(__name__)
+# For messages that cannot be returned because the connection is lost: the consumer logs that, and
+# the broker delivers them again.
+_silent = logging.getLogger(f"{__name__}.returned")
+_silent.setLevel(logging.CRITICAL + 1)
 
 
 class LedgerRequest(Request):
@@ -27,14 +37,17 @@ class LedgerRequest(Request):
     The constructor raises what `wire.decode` raises, or any other error for a malformed message.
     """
 
-    # Whether a child runs it together with other short tasks.
-    in_batch = False
+    # Whether it shares a job with others, or will. Then the lease does not list it.
+    shares_job = False
 
     # Celery's own, which its stubs leave out.
     _already_cancelled: bool
     _already_revoked: bool
     _terminate_on_ack: tuple[Any, int] | None
     _payload: Any
+    _on_ack: Any
+    _on_reject: Any
+    _connection_errors: Any
 
     def __init__(self, message: Any, **options: Any) -> None:  # noqa: ANN401 - kombu's
         super().__init__(message, **options)
@@ -87,22 +100,78 @@ class LedgerRequest(Request):
         self.acknowledge()
         self._already_revoked = True
 
-    def leave_batch(self) -> None:
-        """Forget the child that ran it in a batch: it will run alone, in any child."""
-        self.in_batch = False
+    def leave_job(self) -> None:
+        """Forget the child that had it together with others: it will run alone, in any child."""
+        self.shares_job = False
         self.worker_pid = self.time_start = None
         celery_state.active_requests.discard(self)
 
+    def return_to_broker(self) -> None:
+        """Return the message to the broker, which gives it to any worker. No child has begun it."""
+        task_ready(self)
+        self._on_reject(_silent, self._connection_errors, requeue=True)
+        self.acknowledged = True
+
+    def merge_into_held(self) -> bool:
+        """Return whether this worker holds the attempt already, from an earlier delivery.
+
+        If the held message went back to the broker or its connection was lost, the held request
+        gets this message. Otherwise this message is acknowledged.
+        """
+        held = celery_state.requests.get(self.id)
+        if held is None or held.delivery.attempt != self.delivery.attempt:
+            return False
+        lost = held.message.channel is not self.message.channel
+        if held.acknowledged or not (lost or went_back(held.message)):
+            self.acknowledge()
+        else:
+            held._message = self.message  # noqa: SLF001 - this class
+            held._on_ack, held._on_reject = self._on_ack, self._on_reject  # noqa: SLF001 - the same
+        return True
+
+    def forget_kill(self) -> None:
+        """Forget that a child was to be killed when it begins this attempt, which has ended."""
+        self._terminate_on_ack = None
+
     def kill(self, pool: Any) -> None:  # noqa: ANN401 - no class of pools in the stubs
-        """Kill the child that runs this attempt, unless the attempt has ended or is in a batch.
+        """Kill the child that runs this attempt, unless the attempt has ended or shares a job.
 
         For the event loop's thread only. There a child gets its next task only after the result
         of the last one was handled, so the child of an active request runs nothing else. To
         Celery it is a cancel: unlike a revoke it records nothing.
         """
-        if self in celery_state.active_requests and not self.in_batch:
+        if self in celery_state.active_requests and not self.shares_job:
             extra = about(self.id, self.delivery.attempt)
             logger.warning(
                 "stopping an attempt whose task has ended or has a newer attempt", extra=extra
             )
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
+
+
+def part_of_bundle(part: Any, consumer: Any) -> LedgerRequest:  # noqa: ANN401 - kombu's, Celery's
+    """Return the request for an attempt that came in a bundle. Raises as LedgerRequest does."""
+    request = LedgerRequest(
+        part,
+        # Later, as Celery does it: an error of the connection would end what acknowledges.
+        on_ack=promise(consumer.call_soon_ack, (part.ack_log_error,)),
+        on_reject=promise(consumer.call_soon_ack, (part.reject_log_error,)),
+        app=app,
+        hostname=consumer.hostname,
+        eventer=consumer.event_dispatcher,
+        task=app.tasks[part.headers["task"]],
+        connection_errors=consumer.connection_errors,
+        body=part.body,
+        headers=part.headers,
+    )
+    request.shares_job = True
+    return request
+
+
+def drop_duplicates(requests: Sequence[LedgerRequest]) -> list[LedgerRequest]:
+    """Acknowledge duplicates, and tasks that were revoked while they waited; return the others."""
+    by_id = {request.id: request for request in requests if not request.revoked()}
+    for request in requests:
+        if by_id.get(request.id) is not request:
+            request.acknowledge()
+            task_ready(request)
+    return list(by_id.values())

@@ -8,19 +8,22 @@ in the same attempt; members whose process was lost, in the next attempt.
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from celery.worker.state import task_ready, task_reserved
+from celery.worker.state import task_reserved
 from kombu import Consumer
 
-from backend.broker import wire
-from backend.broker.app import app
 from backend.broker.queues import SHORT_QUEUE
 from backend.registry import registered
 from backend.worker.parent.jobs import Job
-from backend.worker.parent.request import LedgerRequest
+from backend.worker.parent.request import drop_duplicates
+from backend.worker.parent.waiting import WaitingRequests
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from backend.worker.parent.request import LedgerRequest
 
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
 # milliseconds.
@@ -39,18 +42,13 @@ class ShortTasks(bootsteps.ConsumerStep):
     def __init__(self, consumer: Any, **kwargs: object) -> None:  # noqa: ANN401 - Celery's
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
-        self._gathered: deque[LedgerRequest] = deque()
-        self._waits_for_child = False
+        self._waiting = WaitingRequests(consumer.controller, self._start_job)
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
-        """Forget what was gathered on the last connection, and consume on this one.
+        """Forget what waited on the last connection, and consume on this one.
 
         A forgotten task comes again: RabbitMQ delivers it, or the outbox publishes it.
         """
-        for request in self._gathered:
-            task_ready(request)
-        self._gathered.clear()
-        self._waits_for_child = False
         c.event_dispatcher.buffer_limit = EVENT_BUFFER
         self.consumers = [
             Consumer(
@@ -62,6 +60,7 @@ class ShortTasks(bootsteps.ConsumerStep):
                 prefetch_count=PREFETCH_COUNT,
             )
         ]
+        self._waiting.connected(self.consumers[0])
 
     def stop(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
         """Stop consuming, unless the connection is lost, and the consumers with it."""
@@ -79,52 +78,22 @@ class ShortTasks(bootsteps.ConsumerStep):
             consumer.consume()
 
     def _on_message(self, message: Any) -> None:  # noqa: ANN401 - kombu's
-        for part in self._consumer.read(wire.split_bundle, message) or ():
-            request = self._consumer.read(self._request, part)
-            if request is None or request.revoked():
+        short = []
+        for request in self._consumer.requests_in(message):
+            if request.revoked():
                 continue
             task_reserved(request)
             if registered()[request.delivery.name].one_commit:
-                self._gathered.append(request)
+                short.append(request)
             else:  # it was `one_commit` when it was sent, or `celery call` names this queue
-                request.in_batch = False
-                self._consumer.controller.process_task(request)
-        self._ask_for_child()
+                request.shares_job = False
+                self._consumer.ordinary_tasks.add(request)
+        self._waiting.add(short)
 
-    def _request(self, message: Any) -> LedgerRequest:  # noqa: ANN401 - kombu's
-        request = LedgerRequest(
-            message,
-            on_ack=message.ack_log_error,
-            on_reject=message.reject_log_error,
-            app=app,
-            hostname=self._consumer.hostname,
-            eventer=self._consumer.event_dispatcher,
-            task=app.tasks[message.headers["task"]],
-            connection_errors=self._consumer.connection_errors,
-            body=message.body,
-            headers=message.headers,
-        )
-        request.in_batch = True
-        return request
-
-    def _ask_for_child(self) -> None:
-        """Take the next free child, in turn with the tasks that run alone."""
-        if self._gathered and not self._waits_for_child:
-            self._waits_for_child = True
-            self._consumer.controller.semaphore.acquire(self._send)
-
-    def _send(self) -> None:
-        self._waits_for_child = False
-        size = min(MAX_BATCH, len(self._gathered))
-        members = [self._gathered.popleft() for _ in range(size)]
-        # Drop duplicates, and tasks that were revoked while they waited here.
-        by_id = {request.id: request for request in members if not request.revoked()}
-        for request in members:
-            if by_id.get(request.id) is not request:
-                request.acknowledge()
-                task_ready(request)
-        if by_id:
-            Job(self._consumer.controller, list(by_id.values())).send()
-        else:
-            self._consumer.controller.semaphore.release()
-        self._ask_for_child()
+    def _start_job(self, requests: deque[LedgerRequest]) -> bool:
+        """Give the free child the next batch."""
+        size = min(MAX_BATCH, len(requests))
+        members = drop_duplicates([requests.popleft() for _ in range(size)])
+        if members:
+            Job(self._consumer.controller, members).send()
+        return bool(members)

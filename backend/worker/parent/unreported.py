@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import WorkerLostError
 
 from backend.broker.app import app
-from backend.db import ledger, locked
+from backend.db import ledger, locked, queries
 from backend.db.records import TaskRecord, outcome
-from backend.db.session import transaction
+from backend.db.session import autocommit_connection, transaction
 from backend.loop import start_thread
 from backend.states import RETRY, REVOKED
 from backend.telemetry.logs import about
+from backend.worker.attempt.attempt import Report
 from backend.worker.failures import backoff, error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from backend.broker.wire import Delivery
 
@@ -46,19 +47,39 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
         _reply(delivery, outcome(delivery.id, delivery.attempt, state, error=reason))
 
 
-def record_lost_batch(attempts: Mapping[str, int]) -> None:
+def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
     """Reschedule attempts, by task id, that shared a child which was lost; each runs alone.
 
-    None of them has started. Raises StoreUnavailable.
+    Those that have started are left out. Raises StoreUnavailable.
     """
     with transaction() as connection:
         locked.lock(connection, attempts)
         again = ledger.reschedule(connection, attempts, None, waiting=True, free=True)
     logger.warning(
-        "a process was lost; of its short tasks (%d) run again, alone: %d",
+        "a process was lost; of its tasks that had not started (%d) run again, alone: %d",
         len(attempts),
         len(again),
     )
+
+
+def start_attempt(worker: str, task_id: str, attempt: int) -> None:
+    """Start an attempt that a child has begun but could not start; usually it has.
+
+    Raises StoreUnavailable.
+    """
+    with transaction() as connection:
+        ledger.claim(connection, {task_id: attempt}, worker)
+
+
+def read_outcomes(task_ids: Sequence[str]) -> Report:
+    """Return a report of those tasks that have run to their end. Raises StoreUnavailable."""
+    report = Report()
+    with autocommit_connection() as connection:
+        for record in queries.states(connection, task_ids):
+            # A revoked one was dropped: the child reports no outcome of it.
+            if record is not None and record.ended and record.state != REVOKED:
+                report.add(record)
+    return report
 
 
 def record_revoke(task_id: str, reason: str, delivery: Delivery | None = None) -> None:

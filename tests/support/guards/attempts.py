@@ -7,7 +7,7 @@ from .guard import Guard
 GUARDS = [
     Guard(
         "losing PostgreSQL during a task costs no attempt",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/one.py",
         "        attempt.give_back(reason)\n        raise\n",
         "        raise StatementFailed(reason) from error\n",
         "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and"
@@ -16,8 +16,8 @@ GUARDS = [
     Guard(
         "2: a worker without a lease starts no task",
         "backend/worker/attempt/attempt.py",
-        "            if not claim.leased:\n",
-        "            if False:\n",
+        "            elif not claim.leased:\n",
+        "            elif False:\n",
         "tests/integration/test_reconciler.py",
     ),
     Guard(
@@ -29,7 +29,7 @@ GUARDS = [
     ),
     Guard(
         "2: an external message with the id of another short task is dropped",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/batch.py",
         "            if not attempt.adopt(session):\n                raise Duplicate\n",
         "            attempt.adopt(session)\n",
         "tests/integration/test_task_ends.py",
@@ -50,7 +50,7 @@ GUARDS = [
     ),
     Guard(
         "a failure is recorded before it is logged",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/outcomes.py",
         "    end = _record(attempt, error, retry=not final)\n",
         '    logger.error("%s raised", attempt.what)\n'
         "    end = _record(attempt, error, retry=not final)\n",
@@ -58,16 +58,16 @@ GUARDS = [
     ),
     Guard(
         "installations: a dropped message of a single attempt is looked up",
-        "backend/worker/attempt/execute.py",
-        "    except Duplicate:\n        _note_dropped([attempt])\n",
+        "backend/worker/attempt/one.py",
+        "    except Duplicate:\n        note_dropped([attempt])\n",
         "    except Duplicate:\n        pass\n",
         "tests/integration/test_stray_messages.py",
     ),
     Guard(
         "installations: dropped messages of a batch are looked up",
-        "backend/worker/attempt/execute.py",
-        "    if len(outcomes) < len(attempts):\n        _note_dropped(",
-        "    if False:\n        _note_dropped(",
+        "backend/worker/attempt/batch.py",
+        "    if len(outcomes) < len(attempts):\n        note_dropped(",
+        "    if False:\n        note_dropped(",
         "tests/integration/test_stray_messages.py",
     ),
     Guard(
@@ -115,7 +115,7 @@ GUARDS = [
     ),
     Guard(
         "3: any exception in a task ends its attempt",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/one.py",
         "    except BaseException as error:\n        if terminate_handler_fired():\n"
         "            raise  # this",
         "    except Exception as error:\n        if terminate_handler_fired():\n"
@@ -124,7 +124,7 @@ GUARDS = [
     ),
     Guard(
         "3: any exception in a short task is recorded as that task's error",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/batch.py",
         "    except BaseException as error:\n        if terminate_handler_fired():\n"
         "            raise  # SIGTERM, as",
         "    except ValueError as error:\n        if terminate_handler_fired():\n"
@@ -141,14 +141,14 @@ GUARDS = [
     ),
     Guard(
         "a task that always breaks its connection is not retried without limit",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/batch.py",
         "        if attempt.losses < MAX_LOSSES:\n",
         "        if True:\n",
         "tests/integration/test_task_ends.py",
     ),
     Guard(
         "a task that changes its own row is not retried without limit",
-        "backend/worker/attempt/execute.py",
+        "backend/worker/attempt/outcomes.py",
         "        error = TaskError(OWN_ROW)\n",
         "        return None\n",
         "tests/integration/test_task_ends.py",
@@ -172,7 +172,7 @@ GUARDS = [
     Guard(
         "a claim lost in a failover does not fail the task",
         "backend/worker/attempt/attempt.py",
-        "waiting=self._claim_transaction_id is None",
+        "waiting=not self.started",
         "waiting=True",
         "tests/integration/test_task_ends.py",
     ),

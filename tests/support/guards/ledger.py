@@ -14,7 +14,7 @@ GUARDS = [
     ),
     Guard(
         "2: a claim succeeds only for the current attempt",
-        "backend/db/ledger.py",
+        "backend/db/fragments.py",
         "wanted.id AND attempt = wanted.attempt AND",
         "wanted.id AND",
         "tests/integration/test_ledger.py",
@@ -22,14 +22,14 @@ GUARDS = [
     Guard(
         "2: an ended task does not succeed again",
         "backend/db/ledger.py",
-        "{row}attempt AND {_UNFINISHED}",
+        "{row}attempt AND {NOT_ENDED}",
         "{row}attempt",
         "tests/integration/test_ledger.py",
     ),
     Guard(
         "2: an ended task does not fail",
         "backend/db/ledger.py",
-        "AND tasks.attempt < {LAST_ATTEMPT} AND {_UNFINISHED}",
+        "AND tasks.attempt < {LAST_ATTEMPT} AND {NOT_ENDED}",
         "AND tasks.attempt < {LAST_ATTEMPT}",
         "tests/integration/test_ledger.py",
     ),
@@ -42,14 +42,14 @@ GUARDS = [
     ),
     Guard(
         "2: several tasks are looked up by index, one by one",
-        "backend/db/ledger.py",
+        "backend/db/fragments.py",
         "SET LOCAL enable_seqscan = off;",
         "",
         "tests/integration/test_plans.py",
     ),
     Guard(
         "3: a batch is claimed before its tasks run",
-        "backend/db/ledger.py",
+        "backend/db/fragments.py",
         " AND {_WAITING}\n            FOR UPDATE",
         "",
         "tests/integration/test_batches.py",
@@ -122,9 +122,9 @@ GUARDS = [
     ),
     Guard(
         "10: statements about some tasks use an index",
-        "backend/db/ledger.py",
-        '_UNFINISHED = f"tasks.state NOT IN {one_of(ENDED)}"',
-        "_UNFINISHED = \"tasks.state IN ('PENDING', 'STARTED', 'RETRY')\"",
+        "backend/db/fragments.py",
+        'NOT_ENDED = f"tasks.state NOT IN {one_of(ENDED)}"',
+        "NOT_ENDED = \"tasks.state IN ('PENDING', 'STARTED', 'RETRY')\"",
         "tests/integration/test_plans.py",
     ),
     Guard(

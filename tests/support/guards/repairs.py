@@ -38,19 +38,18 @@ GUARDS = [
     Guard(
         "4: messages that the broker lost are published again",
         "backend/maintenance/republish.py",
-        "        lost = before & self._missing\n",
-        "        lost = before - before\n",
+        "                again += outbox.republish(connection, queue, times)\n",
+        "                again += 0\n",
         "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
         "[delete_the_queues-1]",
     ),
     Guard(
         "7: no transaction is open while the relay waits for the broker",
         "backend/relay/relay.py",
-        "            batch = outbox.take(connection, BATCH, self._bundled)\n",
-        "            batch = outbox.take(connection, BATCH, self._bundled)\n"
-        "            if batch:\n"
-        "                publisher.publish(batch)\n"
-        "                return True\n",
+        "            outbox.mark_published(connection, marks)\n",
+        "            outbox.mark_published(connection, marks)\n"
+        "            publisher.publish(messages)\n"
+        "            return batch\n",
         "tests/acceptance/test_effects.py::test_no_transaction_stays_open_while_the_broker_hangs",
     ),
     Guard(

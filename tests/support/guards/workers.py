@@ -76,14 +76,14 @@ GUARDS = [
     Guard(
         "2: a child is killed only while the attempt still runs",
         "backend/worker/parent/request.py",
-        "if self in celery_state.active_requests and not self.in_batch:",
-        "if not self.in_batch:",
+        "if self in celery_state.active_requests and not self.shares_job:",
+        "if not self.shares_job:",
         "tests/unit/test_request.py",
     ),
     Guard(
         "2: no child is killed because of one member of a batch",
         "backend/worker/parent/request.py",
-        "if self in celery_state.active_requests and not self.in_batch:",
+        "if self in celery_state.active_requests and not self.shares_job:",
         "if self in celery_state.active_requests:",
         "tests/unit/test_request.py",
     ),
@@ -185,7 +185,7 @@ GUARDS = [
     Guard(
         "2: the lease lists a single attempt of a short task",
         "backend/worker/parent/jobs.py",
-        "            request.in_batch = self._single is None\n",
+        "            request.shares_job = self._single is None\n",
         "",
         "tests/unit/test_jobs.py",
     ),

@@ -1,0 +1,75 @@
+"""Which attempts share a message: first attempts of tasks that do not take long share a bundle.
+
+A message costs broker, relay and worker more than such a task does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from backend.db.records import SHORT_TASKS, TASKS, OutboxEntry
+from backend.registry import registered
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+# The limits of a bundle: tasks, and bytes of arguments without those of its last task.
+MAX_TASKS: Final = 100
+MAX_BYTES: Final = 256 * 1024
+
+
+class Outgoing(NamedTuple):
+    """A message to be published: one attempt, or a bundle of attempts that share it.
+
+    queue: its queue's name, without QUEUE_PREFIX.
+    """
+
+    queue: str
+    entries: Sequence[OutboxEntry]
+    bundle: bool
+
+    @property
+    def task_ids(self) -> list[str]:
+        """Return the ids of its tasks."""
+        return [entry.task_id for entry in self.entries]
+
+
+def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> list[Outgoing]:
+    """Return the messages for attempts; those that may share one are in bundles.
+
+    A bundle has up to MAX_TASKS tasks of one queue, and a new one begins after MAX_BYTES of
+    arguments. `long_tasks`: the names of ordinary tasks that do not share a message; None for all.
+    """
+    messages: list[Outgoing] = []
+    bundles: dict[str, list[OutboxEntry]] = {}  # by queue: the one that is not full
+    for entry in entries:
+        queue = _bundle_queue(entry, long_tasks)
+        if queue is None:
+            messages.append(Outgoing(TASKS, [entry], bundle=False))
+            continue
+        if queue not in bundles or _is_full(bundles[queue]):
+            bundles[queue] = []
+            messages.append(Outgoing(queue, bundles[queue], bundle=True))
+        bundles[queue].append(entry)
+    return messages
+
+
+def _bundle_queue(entry: OutboxEntry, long_tasks: Collection[str] | None) -> str | None:
+    """Return the queue of the bundle for an attempt; None if it has its own message.
+
+    An attempt of an ordinary task shares a message only the first time that it is published, since
+    worker/attempt/group.py does not record that it has begun. A task with one attempt never does.
+    Nor does one with a time limit below a second: in a series the limit would begin too late.
+    """
+    task = registered().get(entry.name)
+    if task is None or entry.attempt > 1:
+        return None
+    if task.one_commit:
+        return SHORT_TASKS
+    if long_tasks is None or entry.name in long_tasks or task.time_limit < 1:
+        return None
+    return TASKS if task.max_attempts > 1 and not entry.publishes else None
+
+
+def _is_full(bundle: Sequence[OutboxEntry]) -> bool:
+    return len(bundle) == MAX_TASKS or sum(len(entry.args) for entry in bundle) > MAX_BYTES

@@ -1,0 +1,111 @@
+"""Runs attempts of `one_commit` tasks: claim, run and finish are one transaction.
+
+A failed one runs alone later, so that no other task gets its error.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
+
+from backend.db import ledger, locked
+from backend.db.records import outcome
+from backend.errors import (
+    Duplicate,
+    StatementFailed,
+    StoreNotWritable,
+    StoreUnavailable,
+    TaskRaised,
+)
+from backend.states import SUCCESS
+from backend.worker.attempt.call import value_of
+from backend.worker.attempt.outcomes import finish, note_dropped
+from backend.worker.attempt.retry import retry_while_unavailable
+from backend.worker.attempt.session import TaskSession
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backend.db.records import TaskRecord
+    from backend.worker.attempt.attempt import Attempt, Report
+
+logger = logging.getLogger(__name__)
+
+# After this many errors the rest of a batch runs alone too, because each error starts it again.
+MAX_FAILED = 3
+# In a `one_commit` task, this many lost connections within one attempt are an error of the task.
+MAX_LOSSES = 3
+
+
+def run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
+    """Run attempts together; return the outcomes, and add to the report those to be run alone."""
+    left = list(attempts)
+    while left:
+        try:
+            return retry_while_unavailable(partial(in_one_commit, left))
+        except TaskRaised as raised:
+            left = [attempt for attempt in left if attempt.id != raised.task_id]
+            report.alone.append(raised.task_id)
+            if len(report.alone) < MAX_FAILED:
+                continue
+        except StoreUnavailable:
+            # Their rows in the outbox are still there: they are published again.
+            logger.warning("short tasks given up, since PostgreSQL stayed away: %d", len(left))
+            return []
+        except Exception:
+            logger.exception("a batch failed; its short tasks run alone: %d", len(left))
+        report.alone += [attempt.id for attempt in left]
+        break
+    return []
+
+
+def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
+    """Claim, run and finish attempts in one transaction; return outcomes of the claimed ones.
+
+    Raises TaskRaised for an error of a task, Duplicate for an external task that the ledger has,
+    and what `_finish` raises.
+    """
+    worker = attempts[0].worker
+    # If a task commits without being noticed, its claim is committed too. A single attempt is then
+    # STARTED, so the reconciler finds it. A batch does not set STARTED, because that would update
+    # each row twice; its tasks are still in the outbox, and are published again.
+    start = len(attempts) == 1
+    with TaskSession() as session:
+        for attempt in attempts:
+            if not attempt.adopt(session):
+                raise Duplicate
+        numbers = {attempt.id: attempt.number for attempt in attempts}
+        claim = (ledger.claim if start else locked.hold)(session, numbers, worker)
+        outcomes = [
+            outcome(attempt.id, attempt.number, SUCCESS, result=_value(attempt, session))
+            for attempt in attempts
+            if attempt.id in claim.ids
+        ]
+        if outcomes:
+            finish(session, outcomes, worker, waiting=not start, began=claim.began)
+            session.commit()
+    if len(outcomes) < len(attempts):
+        note_dropped([attempt for attempt in attempts if attempt.id not in claim.ids])
+    return outcomes
+
+
+def _value(attempt: Attempt, session: TaskSession) -> str:
+    """Return the value as JSON text. Raises TaskRaised, StoreUnavailable."""
+    try:
+        return value_of(attempt, session)
+    except StoreNotWritable:
+        raise
+    except StoreUnavailable as error:
+        attempt.losses += 1
+        if attempt.losses < MAX_LOSSES:
+            raise
+        failed = StatementFailed("The task lost its database connection each time")
+        failed.__cause__ = error
+        raise TaskRaised(attempt.id) from failed
+    except BaseException as error:
+        if terminate_handler_fired():
+            raise  # SIGTERM, as in one.py
+        raise TaskRaised(attempt.id) from error

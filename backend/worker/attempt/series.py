@@ -1,0 +1,128 @@
+"""Runs a series: ordinary attempts in order. Fast ones share transactions (group.py)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from backend.errors import StoreUnavailable
+from backend.loop import Loop
+from backend.worker import durations
+from backend.worker.attempt.group import GROUP_SECONDS, Group
+from backend.worker.attempt.one import run_one, tasks_that_write
+from backend.worker.attempt.outcomes import settle
+from backend.worker.attempt.retry import retry_while_unavailable
+from backend.worker.durations import LONG_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.tickets import Tickets
+
+logger = logging.getLogger(__name__)
+
+
+def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) -> None:
+    """Run attempts in order, until there are no more tickets."""
+    left = deque(attempts)
+    tickets.wait()
+    while left:
+        if together := _take_group(left):
+            if not _run_group(together, left, tickets, report):
+                return
+        elif not tickets.take():
+            return
+        else:
+            attempt = left.popleft()
+            settle([attempt], run_one(attempt, report), report)
+
+
+def _take_group(left: deque[Attempt]) -> list[Attempt]:
+    """Remove and return the next attempts that take about GROUP_SECONDS together.
+
+    Returns none if the next task writes.
+    """
+    attempts: list[Attempt] = []
+    seconds = 0.0
+    while left and left[0].spec.name not in tasks_that_write:
+        # A task that has not run in this process has a group of its own.
+        seconds += durations.average(left[0].spec.name, GROUP_SECONDS)
+        if attempts and seconds > GROUP_SECONDS:
+            break
+        attempts.append(left.popleft())
+    return attempts
+
+
+def _run_group(
+    attempts: Sequence[Attempt], left: deque[Attempt], tickets: Tickets, report: Report
+) -> bool:
+    """Run attempts as a group; put those that have not begun back into `left`.
+
+    Returns False if no ticket is left or PostgreSQL is unavailable.
+    """
+    if not tickets.left():
+        return False
+    group = Group(attempts, report)
+    try:
+        claimed = retry_while_unavailable(group.open)
+    except StoreUnavailable as reason:
+        logger.warning(
+            "PostgreSQL is unavailable: %d attempts given up, published again later: %s",
+            len(attempts),
+            reason,
+        )
+        return False
+    deadline = time.monotonic() + GROUP_SECONDS
+    waiting = deque(attempts)
+    with watch.over(group):
+        while waiting and not group.closed and time.monotonic() < deadline:
+            if not tickets.take():
+                group.close()
+                return False
+            attempt = waiting.popleft()
+            if attempt.id not in claimed:
+                continue
+            begin = time.monotonic()
+            settle([attempt], run_one(attempt, report, group), report)
+            durations.note(attempt.spec.name, time.monotonic() - begin)
+        group.close()
+    left.extendleft(reversed(waiting))
+    return True
+
+
+class _Watch:
+    """A thread that looks at the group under way, for attempts that take long."""
+
+    def __init__(self) -> None:
+        self._group: Group | None = None
+        self._busy = threading.Event()
+        self._loop: Loop | None = None
+
+    @contextmanager
+    def over(self, group: Group) -> Iterator[None]:
+        """Watch a group inside the block."""
+        if self._loop is None:  # not earlier: a fork copies no threads
+            self._loop = Loop("long attempts", "starts attempts that take long", self._look)
+            self._loop.start()
+        self._group = group
+        self._busy.set()
+        try:
+            yield
+        finally:
+            self._busy.clear()
+            self._group = None
+
+    def _look(self) -> None:
+        if self._busy.wait(1.0):
+            time.sleep(LONG_SECONDS / 2)
+            group = self._group
+            if group:
+                group.start_if_long()
+
+
+watch = _Watch()

@@ -1,0 +1,91 @@
+"""Ordinary tasks wait here for a free child. It gets several of those that came in bundles."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.worker.state import task_reserved
+
+from backend.settings import settings
+from backend.worker.parent import lease
+from backend.worker.parent.jobs import Job
+from backend.worker.parent.request import drop_duplicates
+from backend.worker.parent.series import Series
+from backend.worker.parent.waiting import WaitingRequests
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from backend.worker.parent.request import LedgerRequest
+
+# The number of attempts that a child gets at once, at most.
+MAX_JOB = 100
+
+
+class OrdinaryTasks(bootsteps.StartStopStep):
+    """Gives ordinary attempts to the children."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: object) -> None:  # noqa: ANN401 - Celery's
+        super().__init__(consumer, **kwargs)
+        self._consumer = consumer
+        self._controller = consumer.controller
+        self._waiting = WaitingRequests(self._controller, self._start_job)
+        consumer.ordinary_tasks = self
+        # Celery's functions for a request that may run now: of a message, and of an ETA.
+        consumer.on_task_request = self._controller.process_task = self.add
+
+    def start(self, consumer: Any) -> None:  # noqa: ANN401 - Celery's
+        """Forget what waited on the last connection."""
+        self._waiting.connected(consumer.task_consumer)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ANN401, ARG002 - Celery's
+        """Let no child begin another attempt of its series, if the worker stops."""
+        if lease.told_to_stop():
+            for each in list(lease.series):
+                each.give_rest_back()
+
+    def add(self, request: LedgerRequest) -> None:
+        """Let an attempt with its own message wait."""
+        self._waiting.add([request])
+
+    def add_bundle(self, message: Any) -> None:  # noqa: ANN401 - kombu's
+        """Let the attempts of a bundle wait."""
+        # A redelivered bundle: its worker died or was busy. A task may have killed that worker
+        # before it was STARTED. So now each runs alone: it is STARTED first, and a crash uses up an
+        # attempt.
+        redelivered = bool(message.delivery_info.get("redelivered"))
+        requests = []
+        for request in self._consumer.requests_in(message):
+            if not request.merge_into_held():
+                request.shares_job = not redelivered
+                task_reserved(request)
+                requests.append(request)
+        self._waiting.add(requests)
+
+    def _start_job(self, requests: deque[LedgerRequest]) -> bool:
+        first = requests[0]
+        if first.shares_job:
+            return self._start_series(requests)
+        requests.popleft()
+        if first.revoked():
+            return False
+        Job(self._controller, [first]).send()
+        return True
+
+    def _start_series(self, requests: deque[LedgerRequest]) -> bool:
+        """Give the free child its part of the attempts at the left that came in bundles."""
+        # max_tasks_per_child counts jobs, so each job then has one attempt.
+        most = 1 if settings().max_tasks_per_child else MAX_JOB
+        free = self._controller.semaphore.value + 1  # with this job's child, already taken
+        size = min(most, math.ceil(len(requests) / free))
+        members: list[LedgerRequest] = []
+        while requests and requests[0].shares_job and len(members) < size:
+            members.append(requests.popleft())
+        chosen = drop_duplicates(members)
+        if chosen:
+            Series(self._controller, chosen, self._waiting.add_first).send()
+        return bool(chosen)
