@@ -37,7 +37,7 @@ def run(bench: Bench) -> Iterator[Result]:
         figures = [Figures(name, "requests/s") for name in NAMES]
         small, medium, large = figures
         result = Result(
-            "growth", f"{what}, 1 million to 1 thousand rows", large, small, wanted=1 / 1.5
+            "growth", f"{what}, 1 million to 1 thousand rows", large, small, wanted=1 / 1.25
         )
         result.also.append(medium)
         for _ in bench.turns():
