@@ -11,7 +11,6 @@ from celery.exceptions import Terminated
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
-from vine import promise
 
 from backend.broker import wire
 from backend.broker.app import app
@@ -153,8 +152,8 @@ def part_of_bundle(part: Any, consumer: Any) -> LedgerRequest:  # noqa: ANN401 -
     request = LedgerRequest(
         part,
         # Later, as Celery does it: an error of the connection would end what acknowledges.
-        on_ack=promise(consumer.call_soon_ack, (part.ack_log_error,)),
-        on_reject=promise(consumer.call_soon_ack, (part.reject_log_error,)),
+        on_ack=partial(consumer.call_soon_ack, part.ack_log_error),
+        on_reject=partial(consumer.call_soon_ack, part.reject_log_error),
         app=app,
         hostname=consumer.hostname,
         eventer=consumer.event_dispatcher,
