@@ -25,6 +25,11 @@ ALARM_SECONDS = 25.0
 # An API process with its relay has them for replies, `inspect`, the relay and the reconciler.
 API_CONNECTIONS = 4
 RELAY_CONNECTIONS = 2
+# How many messages the queue `tasks` should have.
+MESSAGES = (
+    "SELECT count(*) FROM"
+    " (SELECT FROM outbox WHERE queue = 'tasks' GROUP BY published_at, xmin) messages"
+)
 
 
 @contextmanager
@@ -108,14 +113,10 @@ def test_an_alarm_leaks_no_connection_and_nothing_is_published_twice(
         assert unclaimed(stack, "published_at IS NOT NULL") == taken
         assert unclaimed(stack, "publishes > 1") == 0
     eventually(lambda: unclaimed(stack, "published_at IS NULL") == 0, 10, "all tasks are published")
-    sent = stack.scalar(
-        "SELECT count(*) FROM"
-        " (SELECT FROM outbox WHERE queue = 'tasks' GROUP BY published_at, xmin) messages"
-    )
-    eventually(lambda: rabbitmq.queues().get("tasks") == sent, 10, "all messages are in the queue")
+    eventually(lambda: rabbitmq.queues()["tasks"] == stack.scalar(MESSAGES), 10, "all are there")
     # The reconciler compares every 2 s, and acts after two equal results.
     holds_for(lambda: unclaimed(stack, "publishes <> 1") == 0, 7, "each is published once")
-    assert rabbitmq.queues()["tasks"] == sent
+    assert rabbitmq.queues()["tasks"] == stack.scalar(MESSAGES)
     assert connections(rabbitmq) <= API_CONNECTIONS + RELAY_CONNECTIONS
     stack.start("worker")
     eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
