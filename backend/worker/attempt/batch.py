@@ -66,7 +66,7 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     """Claim, run and finish attempts in one transaction; return outcomes of the claimed ones.
 
     Raises TaskRaised for an error of a task, Duplicate for an external task that the ledger has,
-    and what `_finish` raises.
+    and what `outcomes.finish` raises.
     """
     worker = attempts[0].worker
     # If a task commits without being noticed, its claim is committed too. A single attempt is then

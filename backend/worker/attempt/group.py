@@ -71,6 +71,7 @@ class Group:
 
         Raises LeaseExpired, StoreUnavailable.
         """
+        self.close()  # if an earlier try has locked the rows and then failed
         attempts = {attempt.id: attempt.number for attempt in self._attempts.values()}
         with ExitStack() as stack:
             connection = stack.enter_context(trial())
