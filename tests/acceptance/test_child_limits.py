@@ -98,6 +98,16 @@ def test_a_pool_process_over_its_memory_limit_is_replaced_after_its_task(odd_sta
     assert '"error"' not in worker.log
 
 
+def test_a_pool_process_that_is_too_large_from_its_start_runs_one_task(odd_stack: Stack) -> None:
+    stack = odd_stack
+    stack.start("api")
+    stack.start("worker", environment={"MAX_MEMORY_PER_CHILD": "1", "WORKER_CONCURRENCY": "1"})
+    ids = post(stack, "leak", 3)
+    eventually(lambda: stack.unfinished() == 0, MINUTE, "all tasks have ended")
+    assert attempts(stack) == {("leak", "SUCCESS", 1): 3}
+    assert len(set(results(stack, ids))) == 3
+
+
 def test_a_worker_whose_pool_processes_are_being_replaced_stops_without_losing_attempts(
     odd_stack: Stack,
 ) -> None:

@@ -9,8 +9,11 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from billiard.compat import mem_rss
+
 from backend.errors import StoreUnavailable
 from backend.loop import Loop
+from backend.settings import settings
 from backend.worker import durations
 from backend.worker.attempt.group import GROUP_SECONDS, Group
 from backend.worker.attempt.one import run_one, tasks_that_write
@@ -26,9 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KIB_PER_MIB = 1024
+
 
 def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) -> None:
-    """Run attempts in order, until there are no more tickets."""
+    """Run attempts in order, until there are no more tickets or the process is too large."""
     left = deque(attempts)
     tickets.wait()
     while left:
@@ -40,6 +45,8 @@ def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) ->
         else:
             attempt = left.popleft()
             settle([attempt], run_one(attempt, report), report)
+            if _is_over_memory_limit():
+                return
 
 
 def _take_group(left: deque[Attempt]) -> list[Attempt]:
@@ -63,7 +70,8 @@ def _run_group(
 ) -> bool:
     """Run attempts as a group; put those that have not begun back into `left`.
 
-    Returns False if no ticket is left or PostgreSQL is unavailable.
+    Returns False if the series must end: no ticket is left, PostgreSQL is unavailable, or this
+    process is over its memory limit.
     """
     if not tickets.left():
         return False
@@ -90,9 +98,18 @@ def _run_group(
             begin = time.monotonic()
             settle([attempt], run_one(attempt, report, group), report)
             durations.note(attempt.spec.name, time.monotonic() - begin)
+            if _is_over_memory_limit():
+                group.close()
+                return False
         group.close()
     left.extendleft(reversed(waiting))
     return True
+
+
+def _is_over_memory_limit() -> bool:
+    """Return whether the pool will replace this process when its job has ended."""
+    limit = settings().max_memory_per_child
+    return bool(limit and mem_rss() > limit * KIB_PER_MIB)
 
 
 class _Watch:
