@@ -149,8 +149,14 @@ def create_app_with_relay() -> FastAPI:
 
 
 @commands.command()
-def worker() -> None:
+@click.option("--queues", metavar="NAMES", help="Instead of the setting WORKER_QUEUES.")
+@click.option("--concurrency", metavar="N", help="Instead of the setting WORKER_CONCURRENCY.")
+@click.option("--name", default="tasks", help="The beginning of its name in Flower and logs.")
+def worker(*, queues: str | None, concurrency: str | None, name: str) -> None:
     """Execute tasks, WORKER_CONCURRENCY at a time."""
+    for setting, value in (("WORKER_QUEUES", queues), ("WORKER_CONCURRENCY", concurrency)):
+        if value is not None:
+            os.environ[setting] = value
     import warnings
 
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
@@ -170,7 +176,7 @@ def worker() -> None:
     running = app.Worker(
         # A random name: a restarted worker must not renew the lease of the one before. Process ids
         # are not unique: in a container they are the same at every start.
-        hostname=nodename(f"tasks-{secrets.token_hex(3)}", gethostname()),
+        hostname=nodename(f"{name}-{secrets.token_hex(3)}", gethostname()),
         without_gossip=True,
         without_mingle=True,
         loglevel=settings().log_level,
@@ -210,12 +216,13 @@ def flower() -> None:
     from celery.bin.celery import celery
 
     from backend.broker.app import app
-    from backend.broker.queues import QUEUES
+    from backend.broker.queues import queue
     from backend.flower import install
+    from backend.registry import queue_names
 
     install()
     # For Flower's broker page, until workers have reported their queues.
-    app.conf.task_queues = list(QUEUES.values())
+    app.conf.task_queues = [queue(name) for name in queue_names()]
     refuse_taken(settings().api_host, settings().flower_port, "FLOWER_PORT")
     # Flower reads these variables too, and fails on empty ones.
     for name in ("FLOWER_PORT", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX"):

@@ -7,6 +7,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
 
+from backend.db.records import SHORT_TASKS, TASKS
 from backend.errors import RegistrationError
 from backend.settings import read
 from backend.task import cannot_import, declared_tasks
@@ -56,6 +57,12 @@ def import_functions() -> None:
     """
     for task in registered().values():
         _ = task.function
+
+
+def queue_names() -> list[str]:
+    """Return the names of all queues, without QUEUE_PREFIX: first those that are always there."""
+    declared = {task.queue for task in registered().values()}
+    return [TASKS, SHORT_TASKS, *sorted(declared - {TASKS, SHORT_TASKS})]
 
 
 def names() -> str:

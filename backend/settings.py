@@ -100,6 +100,14 @@ def _task_modules(names: str) -> str:
     return names
 
 
+def _worker_queues(names: str) -> str:
+    """Return comma-separated names of queues, without spaces. Raises ValueError for other text."""
+    queues = [each.strip() for each in names.split(",")]
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]{0,99}", each) for each in queues):
+        raise ValueError
+    return ",".join(queues)
+
+
 def _not_set_by_kubernetes(value: object) -> object:
     """Return the value. Raises InvalidSetting for an address, which Kubernetes sets as API_PORT."""
     if isinstance(value, str) and "://" in value:
@@ -135,6 +143,7 @@ class Settings(BaseSettings):
     # ASCII.
     flower_basic_auth: str | None = Field(None, pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$")
     flower_url_prefix: PathPrefix = ""
+    worker_queues: Annotated[str, AfterValidator(_worker_queues)] = "tasks,short_tasks"
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     max_tasks_per_child: int | None = Field(None, ge=1, le=1_000_000_000)
     # MiB; Celery's own setting of this name is in KiB.
@@ -151,6 +160,11 @@ class Settings(BaseSettings):
         if self.api_host in {"127.0.0.1", "0.0.0.0", "::", "::1"}:  # noqa: S104 - compared only
             return "localhost"
         return f"[{self.api_host}]" if ":" in self.api_host else self.api_host
+
+    @property
+    def queues(self) -> list[str]:
+        """Return the names of the queues that a worker consumes, without QUEUE_PREFIX."""
+        return self.worker_queues.split(",")
 
     @property
     def flower_path(self) -> str:
@@ -177,6 +191,7 @@ _MEANINGS = {
     "flower_basic_auth": "user:password, in ASCII letters, digits, spaces, signs except the comma",
     "flower_url_prefix": "a path such as /flower, of letters, digits and . _ ~ -",
     "worker_concurrency": "a whole number of processes from 1 to 1024",
+    "worker_queues": "names of queues, such as tasks,short_tasks",
     "max_tasks_per_child": "a whole number of tasks from 1, or empty for no limit",
     "max_memory_per_child": "a whole number of MiB from 1 to 1000000, or empty for no limit",
     "data_dir": "a folder for what embedded servers keep",

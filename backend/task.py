@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.types import PathType
 
 from backend.db import ledger
-from backend.db.records import TaskRecord
+from backend.db.records import SHORT_TASKS, TASKS, TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Function = Callable[[Any, "Run"], BaseModel]
 
+# The pattern of names of tasks and queues.
+NAME = r"[a-z][a-z0-9_]{0,99}"
 # Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
 
@@ -81,6 +83,8 @@ class Task:
     max_attempts: int
     time_limit: float
     one_commit: bool
+    # Without QUEUE_PREFIX.
+    queue: str = TASKS
     run: str | None = None
 
     def record(self, task_id: str, args: str, reply_to: str | None) -> TaskRecord:
@@ -129,6 +133,7 @@ def task(
     max_attempts: int = 5,
     time_limit: float = 3600,
     one_commit: bool = False,
+    queue: str | None = None,
     aliases: tuple[str, ...] = (),
     run: str | None = None,
 ) -> Callable[[Function], Function]:
@@ -141,6 +146,8 @@ def task(
     time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database. It is never seen STARTED.
+    queue: lower case letters, digits and underscores. Workers that name it in WORKER_QUEUES run the
+        task. Default: `short_tasks` for tasks with `one_commit`, which take no other; else `tasks`.
     run: "module:function" of the function that does the work, with the same parameters. Only
         workers import it, when they start; the API imports what is declared here. Without it the
         decorated function does the work.
@@ -157,7 +164,8 @@ def task(
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _check_model(name, arguments)
         _model(name, "its return value", hints.get("return"))
-        new = Task(name, function, arguments, max_attempts, time_limit, one_commit, run)
+        place = _queue(name, queue, one_commit=one_commit)
+        new = Task(name, function, arguments, max_attempts, time_limit, one_commit, place, run)
         for key in (name, *aliases):
             _register(key, new)
         return function
@@ -183,6 +191,23 @@ def _check_limits(name: str, max_attempts: int, time_limit: float) -> None:
         raise RegistrationError(
             f"task {name!r}: time_limit must be a number of seconds above 0, up to {MAX_TIME_LIMIT}"
         )
+
+
+def _queue(name: str, queue: str | None, *, one_commit: bool) -> str:
+    if one_commit:
+        if queue is not None:
+            raise RegistrationError(
+                f"task {name!r}: tasks with one_commit have a queue of their own"
+            )
+        return SHORT_TASKS
+    if queue is None:
+        return TASKS
+    if queue == SHORT_TASKS or not re.fullmatch(NAME, queue):
+        raise RegistrationError(
+            f"task {name!r}: its queue must have lower case letters, digits and underscores, and"
+            f" {SHORT_TASKS} is for tasks with one_commit"
+        )
+    return queue
 
 
 def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
@@ -230,7 +255,7 @@ def _schemas(part: object) -> Iterator[Mapping[str, Any]]:
 
 def _register(name: str, new: Task) -> None:
     where = f"task {name!r} of {new.declared.__module__}"
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", name):
+    if not re.fullmatch(NAME, name):
         raise RegistrationError(f"{where}: use lower case letters, digits and underscores")
     if name in RESERVED:
         raise RegistrationError(f"{where}: the name is reserved")

@@ -14,6 +14,7 @@ from benchmarks.report import lines, save
 from benchmarks.results import Figures, Result
 from benchmarks.rows import (
     batch,
+    behind,
     done,
     flood,
     growth,
@@ -38,6 +39,7 @@ ROWS = {
     "ordinary": ordinary.run,
     "list": listing.run,
     "wait": wait.run,
+    "behind": behind.run,
     "memory": memory.run,
     "state": state.run,
     "growth": growth.run,

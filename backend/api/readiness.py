@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backend.db import leases, migrate, outbox, repairs, writable
 from backend.db.session import durability_faults, encoding_fault, trial
+from backend.registry import queue_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,16 +30,19 @@ def check(*, large: bool) -> Readiness:
         return Readiness(migrated=False, workers=False, relayed=False)
     with trial() as connection:
         # Before the trial, whose row looks like a worker's.
-        alive, late = leases.alive(connection), outbox.has_overdue(connection)
+        consumed, late = leases.consumed_queues(connection), outbox.has_overdue(connection)
         writable.try_insert(connection, writable.LARGE if large else writable.SMALL)
         faults = durability_faults(connection)
         if fault := encoding_fault(connection):
             faults.append(fault)
         if queues := leases.stray_queues(connection):
             faults.append(leases.STRAY_MESSAGES % ", ".join(queues))
+        if consumed:
+            idle = [queue for queue in queue_names() if queue not in consumed]
+            faults += [leases.UNCONSUMED % queue for queue in idle]
         if repaired := repairs.total_if_recent(connection):
             faults.append(
                 f"waiting tasks without an outbox row: {repaired} repaired in total, the last"
                 " within an hour. Find out what else changes these tables"
             )
-    return Readiness(migrated=True, workers=bool(alive), relayed=not late, faults=faults)
+    return Readiness(migrated=True, workers=bool(consumed), relayed=not late, faults=faults)

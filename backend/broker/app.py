@@ -14,7 +14,8 @@ from celery import Celery
 from celery.signals import setup_logging
 from kombu.utils.url import parse_ssl_cert_reqs
 
-from backend.broker.queues import TASKS_QUEUE, prefixed
+from backend.broker.queues import prefixed, queue
+from backend.db.records import SHORT_TASKS, TASKS
 from backend.settings import settings
 from backend.telemetry.logs import set_up_logging
 
@@ -46,6 +47,16 @@ def _amqp_tls(url: str) -> dict[str, Any]:
     return {**given, "cert_reqs": parse_ssl_cert_reqs(required), "server_hostname": None}
 
 
+def _processes() -> int:
+    """Return how many processes a worker has for tasks.
+
+    One more than WORKER_CONCURRENCY if it consumes short tasks and others: tasks of other queues
+    never have all of them, so that short tasks do not wait for long ones.
+    """
+    queues = settings().queues
+    return settings().worker_concurrency + (SHORT_TASKS in queues and len(queues) > 1)
+
+
 _BROKER_URL: Final = settings().celery_broker_url
 _AMQPS: Final = _BROKER_URL.startswith("amqps:")
 
@@ -58,8 +69,8 @@ _CONF: dict[str, Any] = {
     ),
     "broker_use_ssl": _amqp_tls(_BROKER_URL) if _AMQPS else False,
     "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},
-    "task_queues": [TASKS_QUEUE],
-    "task_default_queue": TASKS_QUEUE.name,
+    "task_queues": [queue(TASKS)],
+    "task_default_queue": prefixed(TASKS),
     # What `inspect`, `control` and Flower use. Celery derives more names from these.
     "control_exchange": prefixed("celery"),
     "event_exchange": prefixed("celeryev"),
@@ -81,7 +92,7 @@ _CONF: dict[str, Any] = {
     "worker_prefetch_multiplier": 1,
     # Celery would lower it after a lost connection, and raise it again only for its own messages.
     "worker_enable_prefetch_count_reduction": False,
-    "worker_concurrency": settings().worker_concurrency,
+    "worker_concurrency": _processes(),
     "worker_max_tasks_per_child": settings().max_tasks_per_child,
     "worker_max_memory_per_child": (settings().max_memory_per_child or 0) * 1024 or None,  # KiB
     "worker_disable_rate_limits": True,

@@ -1,4 +1,6 @@
-"""Which attempts share a message: first attempts of tasks that do not take long share a bundle.
+"""Which queue an attempt is sent to, and which attempts share a message.
+
+First attempts of tasks that do not take long share a bundle.
 
 A message costs broker, relay and worker more than such a task does.
 """
@@ -7,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from backend.db.records import SHORT_TASKS, TASKS, OutboxEntry
+from backend.db.records import TASKS, OutboxEntry
 from backend.registry import registered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from backend.task import Task
 
 # The limits of a bundle: tasks, and bytes of arguments without those of its last task.
 MAX_TASKS: Final = 100
@@ -43,9 +47,11 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
     messages: list[Outgoing] = []
     bundles: dict[str, list[OutboxEntry]] = {}  # by queue: the one that is not full
     for entry in entries:
-        queue = _bundle_queue(entry, long_tasks)
-        if queue is None:
-            messages.append(Outgoing(TASKS, [entry], bundle=False))
+        task = registered().get(entry.name)
+        # A task that only newer workers have: one of them may say so.
+        queue = task.queue if task else TASKS
+        if not (task and _may_share(entry, task, long_tasks)):
+            messages.append(Outgoing(queue, [entry], bundle=False))
             continue
         if queue not in bundles or _is_full(bundles[queue]):
             bundles[queue] = []
@@ -54,21 +60,20 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
     return messages
 
 
-def _bundle_queue(entry: OutboxEntry, long_tasks: Collection[str] | None) -> str | None:
-    """Return the queue of the bundle for an attempt; None if it has its own message.
+def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | None) -> bool:
+    """Return whether an attempt may share a message with others.
 
-    An attempt of an ordinary task shares a message only the first time that it is published, since
+    An attempt of an ordinary task does so only the first time that it is published, since
     worker/attempt/group.py does not record that it has begun. A task with one attempt never does.
     Nor does one with a time limit below a second: in a series the limit would begin too late.
     """
-    task = registered().get(entry.name)
-    if task is None or entry.attempt > 1:
-        return None
+    if entry.attempt > 1:
+        return False
     if task.one_commit:
-        return SHORT_TASKS
+        return True
     if long_tasks is None or entry.name in long_tasks or task.time_limit < 1:
-        return None
-    return TASKS if task.max_attempts > 1 and not entry.publishes else None
+        return False
+    return task.max_attempts > 1 and not entry.publishes
 
 
 def _is_full(bundle: Sequence[OutboxEntry]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from kombu import Exchange, Queue
 
-from backend.db.records import SHORT_TASKS, TASKS
 from backend.settings import settings
 
 # Every queue names its type. Otherwise the virtual host's default applies. It may be quorum, and a
@@ -19,7 +19,9 @@ def prefixed(name: str) -> str:
     return settings().queue_prefix + name
 
 
-def _queue(name: str) -> Queue:
+@cache
+def queue(name: str) -> Queue:
+    """Return a queue by its name without QUEUE_PREFIX."""
     full_name = prefixed(name)
     # A queue keeps the arguments that it was first declared with.
     arguments = {"x-max-priority": 9, **CLASSIC}
@@ -27,9 +29,3 @@ def _queue(name: str) -> Queue:
 
 
 EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")
-TASKS_QUEUE: Final = _queue(TASKS)
-# First attempts of short tasks: they are sent in bundles, and workers run them in batches. Later
-# attempts are sent alone, in the other queue.
-SHORT_QUEUE: Final = _queue(SHORT_TASKS)
-# By name without QUEUE_PREFIX.
-QUEUES: Final = {TASKS: TASKS_QUEUE, SHORT_TASKS: SHORT_QUEUE}

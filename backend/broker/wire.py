@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery.exceptions import InvalidTaskError, NotRegistered
 
-from backend.broker.queues import QUEUES
-from backend.db.records import LAST_ATTEMPT, TASKS, OutboxEntry
+from backend.broker.queues import queue
+from backend.db.records import LAST_ATTEMPT, OutboxEntry
 from backend.ids import is_task_id
 from backend.registry import registered
 from backend.telemetry.logs import about
@@ -67,13 +67,15 @@ class Delivery(NamedTuple):
 def encode(message: Outgoing) -> tuple[str, dict[str, Any]]:
     """Return body (JSON text) and publish options of a message."""
     if message.bundle:
-        return _encode_bundle(message)
-    (entry,) = message.entries
-    return encode_attempt(entry)
+        body, options = _encode_bundle(message)
+    else:
+        body, options = encode_attempt(*message.entries)
+    options["routing_key"] = queue(message.queue).name
+    return body, options
 
 
 def encode_attempt(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
-    """Return body and publish options of an attempt's own message.
+    """Return body and publish options of an attempt's own message, without its queue.
 
     Built here, because `send_task` takes four times as long. The only argument is the JSON text of
     all arguments, so the worker validates the same text as the API.
@@ -96,7 +98,6 @@ def encode_attempt(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
         VERSION_HEADER: VERSION,
     }
     options = {
-        "routing_key": QUEUES[TASKS].name,
         "headers": headers,
         "correlation_id": entry.task_id,
         "reply_to": entry.reply_to or "",
@@ -117,7 +118,6 @@ def _encode_bundle(message: Outgoing) -> tuple[str, dict[str, Any]]:
         for entry in message.entries
     ]
     options = {
-        "routing_key": QUEUES[message.queue].name,
         "headers": {BUNDLE_HEADER: len(rows), VERSION_HEADER: VERSION},
         **_PUBLISH,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from backend.db.records import SHORT_TASKS, TASKS
 from backend.states import FAILURE, REVOKED, one_of
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ LEASE_SECONDS = 10.0
 
 _RENEW = text(
     """
-    INSERT INTO workers (name, renewed_at, expires_at, holds, long_tasks)
-    VALUES (:name, now(), now() + make_interval(secs => :seconds), :holds, :long_tasks)
+    INSERT INTO workers (name, renewed_at, expires_at, holds, long_tasks, queues)
+    VALUES (:name, now(), now() + make_interval(secs => :seconds), :holds, :long_tasks, :queues)
     ON CONFLICT (name) DO UPDATE SET
         renewed_at = excluded.renewed_at, expires_at = excluded.expires_at, holds = excluded.holds,
-        long_tasks = excluded.long_tasks
+        long_tasks = excluded.long_tasks, queues = excluded.queues
     """
 )
 _LOST = text(
@@ -46,16 +47,18 @@ def renew(
     name: str,
     held: Callable[[], Sequence[str]],
     long_tasks: Sequence[str] = (),
+    queues: Sequence[str] = (TASKS, SHORT_TASKS),
 ) -> list[str]:
     """Renew a lease; return those of its attempts (id/attempt) that are ended or superseded.
 
-    `long_tasks`: the names of tasks whose attempts take long in this worker.
-    Calls `held` inside the transaction, so that every earlier claim is listed.
+    `long_tasks`: the names of tasks whose attempts take long in this worker. `queues`: the names of
+    those that it consumes. Calls `held` inside the transaction, so that every earlier claim is
+    listed.
     """
     connection.execute(text("SELECT 1"))  # fixes now(), and so `renewed_at`
     holds = held()
-    lease = {"seconds": LEASE_SECONDS, "holds": list(holds), "long_tasks": list(long_tasks)}
-    connection.execute(_RENEW, {"name": name, **lease})
+    lease = {"holds": list(holds), "long_tasks": list(long_tasks), "queues": list(queues)}
+    connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, **lease})
     return list(connection.execute(_LOST, {"holds": list(holds)}).scalars())
 
 
@@ -122,6 +125,10 @@ def renewals(connection: Executor) -> dict[str, datetime]:
     return {row[0]: row[1] for row in rows}
 
 
+# What the log and /health/ready say about a queue without a worker.
+UNCONSUMED = (
+    "no worker consumes the queue %s: its tasks wait; start a worker with it in WORKER_QUEUES"
+)
 # What the log and /health/ready say about a queue with stray messages.
 STRAY_MESSAGES = (
     "queue %s has messages of tasks that this database does not have; they are dropped. If another"
@@ -166,6 +173,12 @@ def stray_queues(connection: Executor) -> list[str]:
 def alive(connection: Executor) -> list[str]:
     """Return the names of the workers that have a lease."""
     return list(renewals(connection))
+
+
+def consumed_queues(connection: Executor) -> frozenset[str]:
+    """Return the names of the queues that a worker with a lease consumes."""
+    found = text("SELECT DISTINCT unnest(coalesce(queues, CAST(:both AS text[]))) FROM workers")
+    return frozenset(connection.execute(found, {"both": [TASKS, SHORT_TASKS]}).scalars())
 
 
 def long_tasks(connection: Executor) -> frozenset[str] | None:

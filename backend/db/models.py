@@ -191,6 +191,10 @@ class Worker(Base):
     long_tasks: Mapped[list[str] | None] = mapped_column(
         ARRAY(Text()), comment="Tasks whose attempts take long; relays do not bundle them"
     )
+    queues: Mapped[list[str] | None] = mapped_column(
+        ARRAY(Text()),
+        comment="The queues that it consumes, without QUEUE_PREFIX; null: tasks and short_tasks",
+    )
     stray_at: Mapped[datetime | None] = mapped_column(
         comment="When it last got a message of a task that is not in the table of tasks"
     )

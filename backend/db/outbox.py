@@ -222,7 +222,7 @@ def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> in
 # its message was behind the row's message. So the row's message is lost, or a busy worker has it.
 # Ten minutes are allowed for relays that publish at the same time. An external task proves nothing,
 # since it is accepted and started at the same time; nor does a task from before PostgreSQL's clock
-# was set back. Short tasks are never STARTED. The queue must have a single priority.
+# was set back, nor a task of another queue. The queue must have a single priority.
 _REPUBLISH_OVERTAKEN = _publish_again(
     f"""
     SELECT task_id FROM outbox
@@ -230,20 +230,22 @@ _REPUBLISH_OVERTAKEN = _publish_again(
         AND published_at < (
             SELECT max(created_at) - interval '10 min' FROM tasks
             WHERE {rows_from("started_from")}
-                AND started_at > created_at AND created_at <= now()
+                AND started_at > created_at AND created_at <= now() AND name = ANY(:names)
         )
-        AND {_LONG_PUBLISHED} AND {_QUEUE} = '{TASKS}'
+        AND {_LONG_PUBLISHED} AND {_QUEUE} = :queue
     ORDER BY published_at LIMIT :limit
     """
 )
 
 
-def republish_overtaken(connection: Executor, limit: int) -> int:
-    """Make up to `limit` tasks due at once that a much newer one has overtaken in the queue.
+def republish_overtaken(connection: Executor, queue: str, names: Sequence[str], limit: int) -> int:
+    """Make up to `limit` tasks of a queue due at once that a much newer one has overtaken there.
 
-    Only tasks of the queue `tasks`. Returns how many they are.
+    `names`: the names of the queue's tasks. Not for short tasks, which are not STARTED in general.
+    Returns how many they are.
     """
-    count: int = connection.execute(_REPUBLISH_OVERTAKEN, {"limit": limit}).scalar_one()
+    values = {"queue": queue, "names": list(names), "limit": limit}
+    count: int = connection.execute(_REPUBLISH_OVERTAKEN, values).scalar_one()
     return count
 
 

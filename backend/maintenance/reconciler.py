@@ -21,6 +21,7 @@ from backend.db import (
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
+from backend.maintenance.idle_queues import IdleQueues
 from backend.maintenance.liveness import Calm, Liveness
 from backend.maintenance.republish import LostMessages
 from backend.maintenance.rescue import retry_abandoned
@@ -54,6 +55,7 @@ class Reconciler:
         )
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
+        self._idle_queues = IdleQueues()
         self._calm = Calm()
         self._compared = -math.inf
         # Whether the last pass met another session's lock.
@@ -98,6 +100,7 @@ class Reconciler:
             _follow_clock()
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
+        self._idle_queues.report()
         purge_and_add_up()
         self._repair()
         self._lost_messages.republish()

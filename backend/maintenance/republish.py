@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from backend.broker.connection import BROKER_ERRORS
 from backend.broker.outage import broker_outage, explain
 from backend.db import outbox
+from backend.db.records import SHORT_TASKS
 from backend.db.session import transaction
+from backend.registry import registered
 from backend.relay.publisher import RELAY_PART, Publisher
 
 if TYPE_CHECKING:
@@ -69,7 +71,10 @@ class LostMessages:
             published = outbox.published(connection)
         missing = self._compare(published) if published else Counter()
         with transaction() as connection:
-            again = outbox.republish_overtaken(connection, REPUBLISH) if published else 0
+            again = 0
+            for queue in published.keys() - {SHORT_TASKS}:
+                names = [name for name, task in registered().items() if task.queue == queue]
+                again += outbox.republish_overtaken(connection, queue, names, REPUBLISH)
             for queue, times in self._long_suspected(connection, missing).items():
                 again += outbox.republish(connection, queue, times)
             if not again:
@@ -109,7 +114,7 @@ class LostMessages:
         """
         if self._publisher is None:
             self._publisher = Publisher(self._stopping)
-        waiting = self._publisher.waiting()
+        waiting = self._publisher.waiting(expected)
         if waiting is None:
             return Counter()
         missing = expected - Counter(waiting)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from kombu import Producer
 
 from backend.broker.connection import connect
-from backend.broker.queues import QUEUES
+from backend.broker.queues import queue
 from backend.broker.wire import encode
+from backend.registry import queue_names
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from backend.broker.pack import Outgoing
 
@@ -56,8 +57,7 @@ class Publisher:
         self._connection = connect(HEARTBEAT_SECONDS, survives_alarm=True)
         channel: Any = self._connection.channel()  # py-amqp's has more than the stubs say
         self._channel = channel
-        for queue in QUEUES.values():
-            queue(channel).declare()
+        self._declare(queue_names())
         self._confirms = self._connection.transport.driver_type == "amqp"
         # By tag: queue and task ids of each unconfirmed message. By queue: how many were refused.
         self._unconfirmed: dict[int, tuple[str, list[str]]] = {}
@@ -120,8 +120,8 @@ class Publisher:
             self.attend(PROBE_SECONDS / 10)
         return not self._unconfirmed
 
-    def waiting(self) -> dict[str, int] | None:
-        """Return how many messages wait in each queue, by name without QUEUE_PREFIX.
+    def waiting(self, names: Iterable[str]) -> dict[str, int] | None:
+        """Return how many messages wait in queues, by their names without QUEUE_PREFIX.
 
         Makes the queues that are missing.
 
@@ -129,9 +129,13 @@ class Publisher:
         """
         if self._unconfirmed and not self.takes_messages():
             return None
+        return self._declare(names)
+
+    def _declare(self, names: Iterable[str]) -> dict[str, int]:
+        """Make the queues that are missing; return how many messages wait in each."""
         counts = {}
-        for name, queue in QUEUES.items():
-            bound: Any = queue(self._channel)  # wrong in the stubs
+        for name in names:
+            bound: Any = queue(name)(self._channel)  # wrong in the stubs
             bound.declare()
             counts[name] = int(bound.queue_declare().message_count)
         return counts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from backend.broker.connection import pause_after
 from backend.broker.outage import broker_outage
 from backend.broker.pack import pack
-from backend.broker.queues import QUEUES
+from backend.broker.queues import prefixed
 from backend.db import leases, outbox
 from backend.db.listen import OutboxListener
 from backend.db.session import transaction
@@ -153,7 +153,7 @@ class Relay:
                     "the broker refuses messages for the queue %s (%d now): its tasks wait and are"
                     " published again later; remove its length limit (policy), or bring back the"
                     " nodes that hold it",
-                    QUEUES[queue].name,
+                    prefixed(queue),
                     count,
                 )
             self._refusals[queue] = now

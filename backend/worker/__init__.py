@@ -1,7 +1,10 @@
 """The worker. Celery imports this package, which registers tasks, lease and commands."""
 
 from backend.broker.app import app
-from backend.registry import registered
+from backend.broker.queues import prefixed, queue
+from backend.errors import CannotRun
+from backend.registry import queue_names, registered
+from backend.settings import settings
 from backend.worker.parent import (
     inspector,  # noqa: F401 - each connects itself to Celery
     lease,  # noqa: F401 - each connects itself to Celery
@@ -10,6 +13,14 @@ from backend.worker.parent.events import Dispatcher, Node
 from backend.worker.parent.ordinary import OrdinaryTasks
 from backend.worker.parent.short import ShortTasks
 
+if unknown := set(settings().queues) - set(queue_names()):
+    raise CannotRun(
+        f"WORKER_QUEUES names {', '.join(sorted(unknown))}, which no task has as its queue;"
+        f" there are {', '.join(queue_names())}"
+    )
+# All of them, although only those in WORKER_QUEUES are consumed: `celery worker -Q` names others.
+app.conf.task_queues = [queue(each) for each in queue_names()]
+app.amqp.queues.select([prefixed(each) for each in settings().queues])
 app.Task.Request = "backend.worker.parent.request:LedgerRequest"
 # Celery knows only the names of our tasks: attempt/execute.py runs them.
 for name in registered():

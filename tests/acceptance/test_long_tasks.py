@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.proxy import Proxy
 from tests.support.servers import RabbitMQ, missing
-from tests.support.stack import Stack
+from tests.support.stack import ONE_PROCESS, Stack
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def started(stack: Stack, task_id: str, timeout: float = 10) -> None:
 
 def test_a_task_whose_process_is_killed_runs_again(stack: Stack) -> None:
     stack.start("api")
-    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    worker = stack.start("worker", environment=ONE_PROCESS)
     task_id = stack.post("/tasks/slow?duration=3")
     started(stack, task_id)
     os.kill(worker.children()[0], signal.SIGKILL)
@@ -57,7 +57,7 @@ def test_a_task_whose_worker_loses_the_broker_continues_and_succeeds_once(
     with closing(Proxy("127.0.0.1", rabbitmq.port)) as proxy:
         stack.start("api")
         url = rabbitmq.url.replace(str(rabbitmq.port), str(proxy.port))
-        stack.start("worker", environment={"CELERY_BROKER_URL": url, "WORKER_CONCURRENCY": "1"})
+        stack.start("worker", environment={"CELERY_BROKER_URL": url, **ONE_PROCESS})
         task_id = stack.post("/tasks/slow?duration=8")
         started(stack, task_id)
         proxy.cut()
@@ -71,7 +71,7 @@ def test_a_frozen_workers_attempt_has_no_effect_after_another_worker_took_over(
     stack = odd_stack
     go = tmp_path / "go"
     stack.start("api")
-    frozen = stack.start("worker", name="frozen", environment={"WORKER_CONCURRENCY": "1"})
+    frozen = stack.start("worker", name="frozen", environment=ONE_PROCESS)
     task_id = stack.post("/tasks/write_and_wait", {"text": str(go)})
     started(stack, task_id)
     pids = [frozen.popen.pid, *frozen.children()]
@@ -94,7 +94,7 @@ def test_a_worker_kills_an_attempt_that_is_no_longer_current(
 ) -> None:
     stack = odd_stack
     stack.start("api")
-    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    worker = stack.start("worker", environment=ONE_PROCESS)
     task_id = stack.post("/tasks/write_and_wait", {"text": str(tmp_path / "never")})
     started(stack, task_id)
     child = worker.children()[0]
@@ -112,7 +112,7 @@ def test_a_superseded_attempt_is_killed_and_its_outcome_is_ignored(
 ) -> None:
     stack = odd_stack
     stack.start("api")
-    worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    worker = stack.start("worker", environment=ONE_PROCESS)
     go = tmp_path / "go"
     task_id = stack.post("/tasks/write_and_wait", {"text": str(go)})
     started(stack, task_id)
@@ -151,7 +151,7 @@ def test_short_tasks_in_a_batch_with_one_that_kills_its_process_succeed(
     good = [odd_stack.post("/tasks/", {"content": f"before {n}"}) for n in range(20)]
     killer = odd_stack.post("/tasks/kill_its_process_in_one_commit", {})
     good += [odd_stack.post("/tasks/", {"content": f"after {n}"}) for n in range(20)]
-    odd_stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    odd_stack.start("worker", environment=ONE_PROCESS | {"WORKER_QUEUES": "short_tasks"})
     eventually(lambda: odd_stack.unfinished() == 0, MINUTE, "every task has ended")
     assert {"SUCCESS"} == {odd_stack.state(task_id)["status"] for task_id in good}
     assert odd_stack.scalar("SELECT count(*) FROM messages") == len(good)
@@ -165,7 +165,7 @@ def test_short_tasks_in_a_batch_with_one_that_raises_succeed(
     good = [odd_stack.post("/tasks/", {"content": f"before {n}"}) for n in range(20)]
     bad = [odd_stack.post("/tasks/refuse_in_one_commit", {"text": str(n)}) for n in range(5)]
     good += [odd_stack.post("/tasks/", {"content": f"after {n}"}) for n in range(20)]
-    odd_stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    odd_stack.start("worker", environment=ONE_PROCESS | {"WORKER_QUEUES": "short_tasks"})
     eventually(lambda: odd_stack.unfinished() == 0, MINUTE, "every task has ended")
     assert {"SUCCESS"} == {odd_stack.state(task_id)["status"] for task_id in good}
     assert odd_stack.scalar("SELECT count(*) FROM messages") == len(good)
@@ -198,7 +198,7 @@ def test_tasks_that_wait_beyond_the_consumer_timeout_run_once(
         Stack(postgres.create_database(), broker.url, tmp_path) as stack,
     ):
         stack.start("api")
-        settings = {"WORKER_CONCURRENCY": "1", "LOG_LEVEL": "DEBUG"}
+        settings = {**ONE_PROCESS, "LOG_LEVEL": "DEBUG"}
         worker = stack.start("worker", environment=settings)
         ids = [stack.post(f"/tasks/slow?duration={duration}") for _ in range(4)]
         eventually(lambda: stack.unfinished() == 0, 4 * duration + 60, "all tasks have ended")

@@ -40,7 +40,7 @@ def test_a_fork_of_a_tasks_process_reports_nothing_and_does_not_use_its_connecti
     assert {stack.attempt(task_id) for task_id in ids.values()} == {1}
     texts = [content for (content,) in stack.query("SELECT content FROM messages")]
     assert texts == ["written by the task"] * len(FORKS)
-    assert len(worker.children()) == 2, "no pool process has continued in the fork"
+    assert len(worker.children()) == 3, "no pool process has continued in the fork"
 
 
 def test_a_worker_sets_no_environment_variable_while_threads_run(

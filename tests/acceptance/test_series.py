@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.stack import ONE_PROCESS
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from tests.support.stack import Stack
 
 MINUTE = 60.0
-ONE_CHILD = {"WORKER_CONCURRENCY": "1"}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_fast_tasks_share_transactions(odd_stack: Stack, file: Path) -> None:
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing"] * 60)
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}
     shared = stack.scalar("SELECT count(DISTINCT CAST(xmin AS text)) FROM tasks")
     assert isinstance(shared, int)
@@ -87,10 +87,10 @@ def test_tasks_behind_a_long_one_run_in_another_process(odd_stack: Stack, file: 
 def test_tasks_behind_a_long_one_run_on_another_worker(odd_stack: Stack, file: Path) -> None:
     stack = odd_stack
     stack.start("api")
-    stack.start("worker", name="busy", environment=ONE_CHILD)
+    stack.start("worker", name="busy", environment=ONE_PROCESS)
     ids = post(stack, file, ["wait", *["nothing"] * 30])
     eventually(lambda: stack.state(ids[0])["status"] == "STARTED", 10, "the long one has started")
-    stack.start("worker", name="idle", environment=ONE_CHILD)
+    stack.start("worker", name="idle", environment=ONE_PROCESS)
     more = post(stack, file, ["nothing"] * 30)
     # Before the reconciler would publish them again, after 10 s.
     assert set(all_ended(stack, [*ids[1:], *more], 9).values()) == {("SUCCESS", 1)}
@@ -103,7 +103,7 @@ def test_a_task_that_kills_its_process_affects_no_other(odd_stack: Stack, file: 
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, [*["nothing"] * 10, "kill its process", *["nothing"] * 10])
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     found = all_ended(stack, ids)
     assert {state for state, _ in found.values()} == {"SUCCESS"}
     assert found[ids[10]] == ("SUCCESS", 2)
@@ -119,7 +119,7 @@ def test_a_time_limit_ends_only_the_task_that_exceeds_it(odd_stack: Stack, file:
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing", "wait", *["nothing"] * 5], "step_with_limit")
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     found = all_ended(stack, [ids[0], *ids[2:]])
     assert set(found.values()) == {("SUCCESS", 1)}
     eventually(lambda: stack.attempt(ids[1]) == 2, 20, "the long one has its second attempt")
@@ -131,7 +131,7 @@ def test_an_error_ends_only_the_attempt_that_raised(odd_stack: Stack, file: Path
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing", "raise", "nothing", "raise", "nothing"])
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     found = all_ended(stack, ids)
     assert [found[task_id] for task_id in ids] == [
         ("SUCCESS", attempt) for attempt in (1, 2, 1, 2, 1)
@@ -142,7 +142,7 @@ def test_writes_and_progress_between_other_tasks_happen_once(odd_stack: Stack, f
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing", "write", "nothing", "report", "write", "nothing"])
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}
     written = stack.query("SELECT CAST(task_id AS text) FROM messages ORDER BY id")
     assert [row[0] for row in written] == [ids[1], ids[4]]
@@ -156,7 +156,7 @@ def test_tasks_behind_one_whose_process_cannot_answer_run_elsewhere(
 ) -> None:
     stack = odd_stack
     stack.start("api")
-    first = stack.start("worker", name="first", environment=ONE_CHILD)
+    first = stack.start("worker", name="first", environment=ONE_PROCESS)
     what = "wait" if how == "is frozen" else "keep the interpreter"
     child = first.children()[0]
     ids = post(stack, file, [what, *["nothing"] * 20])
@@ -177,7 +177,7 @@ def test_a_process_that_a_task_forked_may_report_progress(odd_stack: Stack, file
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing", "report from a fork", "nothing"])
-    stack.start("worker", environment=ONE_CHILD)
+    stack.start("worker", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}
     assert stack.query("SELECT CAST(task_id AS text) FROM messages") == [(ids[1],)]
     assert stack.scalar("SELECT progress FROM tasks WHERE id = %s", ids[1]) == "1/2"
@@ -187,12 +187,12 @@ def test_a_worker_that_stops_begins_no_further_task(odd_stack: Stack, file: Path
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nap"] * 100)
-    first = stack.start("worker", name="first", environment=ONE_CHILD)
+    first = stack.start("worker", name="first", environment=ONE_PROCESS)
     eventually(lambda: len(begun(file)) > 2, 20, "some have begun")
     first.popen.terminate()
     assert first.popen.wait(3) == 0
     assert len(begun(file)) < 90
-    stack.start("worker", name="second", environment=ONE_CHILD)
+    stack.start("worker", name="second", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}
     assert begun(file) == dict.fromkeys(ids, 1)
 
@@ -202,9 +202,9 @@ def test_a_task_that_kills_its_worker_uses_up_an_attempt(odd_stack: Stack, file:
     stack.start("api")
     ids = post(stack, file, ["kill its worker", "nothing", "nothing"])
     for name in ("first", "second"):
-        worker = stack.start("worker", name=name, environment=ONE_CHILD).popen
+        worker = stack.start("worker", name=name, environment=ONE_PROCESS).popen
         assert worker.wait(20) == -signal.SIGKILL
-    stack.start("worker", name="third", environment=ONE_CHILD)
+    stack.start("worker", name="third", environment=ONE_PROCESS)
     found = all_ended(stack, ids)
     assert found == {ids[0]: ("SUCCESS", 2), ids[1]: ("SUCCESS", 1), ids[2]: ("SUCCESS", 1)}
 
@@ -213,9 +213,9 @@ def test_a_task_with_one_attempt_does_not_begin_twice(odd_stack: Stack, file: Pa
     stack = odd_stack
     stack.start("api")
     ids = post(stack, file, ["nothing", "kill its worker", "nothing"], "step_once")
-    stack.start("worker", name="first", environment=ONE_CHILD)
+    stack.start("worker", name="first", environment=ONE_PROCESS)
     eventually(lambda: stack["first"].popen.poll() is not None, 20, "the worker is dead")
-    stack.start("worker", name="second", environment=ONE_CHILD)
+    stack.start("worker", name="second", environment=ONE_PROCESS)
     found = all_ended(stack, ids)
     assert found[ids[1]] == ("FAILURE", 1)
     assert set(begun(file).values()) == {1}

@@ -47,7 +47,7 @@ def test_any_exception_in_a_task_ends_its_attempt_with_a_reason_and_the_worker_c
     stack = odd_stack
     stack.start("api")
     worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "2"})
-    eventually(lambda: len(worker.children()) == 2, 20, "all pool processes run")
+    eventually(lambda: len(worker.children()) == 3, 20, "all pool processes run")
     pool = worker.children()
     name = "raise_in_one_commit" if one_commit else "raise_anything"
     ids = {kind: stack.post(f"/tasks/{name}", {"text": kind}) for kind in REASONS}

@@ -35,7 +35,10 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
     "published": (outbox._PUBLISHED, {}),
     "oldest published": (outbox._OLDEST, {"limit": 10, "queue": "tasks"}),
-    "republish overtaken": (outbox._REPUBLISH_OVERTAKEN, {"limit": 10}),
+    "republish overtaken": (
+        outbox._REPUBLISH_OVERTAKEN,
+        {"limit": 10, "queue": "tasks", "names": ["slow"]},
+    ),
     "backlog": (outbox._WAITING, {"limit": 100_000}),
     "late": (outbox._HAS_OVERDUE, {}),
     "unfinished": (queries._LIST, {"limit": 1000, "few": queries.FEW}),

@@ -118,12 +118,12 @@ def test_a_task_overtaken_by_a_much_newer_one_is_republished_but_a_backlog_is_no
     for task_id, published in ((lost, 2 * hour), (recent, hour + 5 * minute), (behind, 1800.0)):
         age(database, task_id, published)
     with database.begin() as connection:
-        assert outbox.republish_overtaken(connection, 10) == 0
+        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
     start(database, started, hour)
     with database.begin() as connection:
-        assert outbox.republish_overtaken(connection, 10) == 1
+        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 1
         assert [lost] == [due.task_id for due in publish(connection, 10)]
-        assert outbox.republish_overtaken(connection, 10) == 0
+        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
         assert outbox.published(connection) == {"tasks": 3}
 
 
@@ -136,7 +136,7 @@ def test_an_external_task_is_no_sign_that_others_were_overtaken(
         sent = records.TaskRecord(str(uuid4()), "slow", "{}", 3, None)
         ledger.submit(connection, [sent])
         assert ledger.claim(connection, {sent.id: 1}, "w").ids
-        assert outbox.republish_overtaken(connection, 10) == 0
+        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
 
 
 def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.broker.queues import TASKS_QUEUE
 from backend.db import leases, ledger
+from backend.db.records import TASKS
 from backend.errors import LeaseExpired, StoreLocked, StoreNotWritable
 from backend.maintenance import reconciler, rescue
 from backend.maintenance.liveness import Liveness
@@ -95,7 +95,7 @@ class ThreeMissing(LostMessages):
     """Reports that the broker lacks three messages."""
 
     def _compare(self, _expected: object) -> Counter[str]:
-        return Counter({TASKS_QUEUE.name: 3})
+        return Counter({TASKS: 3})
 
 
 def test_only_messages_that_stay_missing_are_published_again(

@@ -53,7 +53,7 @@ def test_after_a_burst_lost_messages_are_found_without_reading_the_rest(
     with database.begin() as connection:
         before = rows_read(connection, "outbox")
         if overtaken:
-            assert outbox.republish_overtaken(connection, 10) == 10
+            assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 10
         else:
             assert republish(connection, "tasks", 10) == 10
         assert rows_read(connection, "outbox") - before < 1_000

@@ -51,6 +51,10 @@ class Process:
         return found
 
 
+# The settings of a worker with one process for tasks.
+ONE_PROCESS = {"WORKER_CONCURRENCY": "1", "WORKER_QUEUES": "tasks"}
+
+
 @dataclass
 class Stack:
     """Processes that share one database and one broker.

@@ -23,9 +23,7 @@ pytestmark = pytest.mark.usefixtures("_forget_requests")
 @pytest.fixture
 def controller() -> SimpleNamespace:
     """Give a worker whose pool records its calls."""
-    return SimpleNamespace(
-        hostname="w", semaphore=Mock(), pool=Mock(), process_task=Mock(), reported=[]
-    )
+    return SimpleNamespace(hostname="w", semaphore=Mock(), pool=Mock(), waiting=Mock(), reported=[])
 
 
 def job_of(
@@ -39,7 +37,7 @@ def job_of(
         request.shares_job = count > 1
         request.eventer = Mock(enabled=True)
         celery_state.task_reserved(request)
-    return Job(controller, requests), requests
+    return Job(controller, requests, controller.waiting), requests
 
 
 def sent_events(request: Any) -> list[str]:  # noqa: ANN401 - a request
@@ -67,7 +65,8 @@ def test_the_members_of_a_batch_that_cannot_be_sent_run_alone(
     controller.pool.apply_async.side_effect = OSError
     job.send()
     controller.semaphore.release.assert_called_once_with()
-    assert [call.args[0] for call in controller.process_task.call_args_list] == requests
+    controller.waiting.add_first.assert_called_once_with(requests)
+    controller.waiting.ended.assert_called_once_with(job)
     assert not any(request.shares_job for request in requests)
     assert controller.reported == []
 
@@ -89,7 +88,8 @@ def test_each_attempt_in_a_report_ends_and_sends_its_event(
         [],
     ]
     assert not celery_state.active_requests
-    controller.process_task.assert_called_once_with(requests[3])
+    controller.waiting.add_first.assert_called_once_with([requests[3]])
+    controller.waiting.ended.assert_called_once_with(job)
     assert requests[3] in celery_state.reserved_requests
     assert dropped not in {request.id for request in celery_state.reserved_requests}
     controller.semaphore.release.assert_not_called()
@@ -118,6 +118,7 @@ def test_attempts_whose_child_is_lost_are_reported_once(
     with pytest.raises(WorkerLostError) as caught:
         raise WorkerLostError("signal 9")
     job._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    controller.waiting.ended.assert_called_once_with(job)
     ((write, lost, *_),) = controller.reported
     single = count == 1
     assert write is (unreported.record_failure if single else unreported.reschedule_unstarted)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from backend.broker.app import _REDIS_OPTIONS, app
-from backend.broker.queues import QUEUES
+from backend.broker.queues import queue
+from backend.registry import queue_names
 
 
 def test_without_a_prefix_every_name_is_as_in_earlier_versions() -> None:
-    assert [(queue.name, queue.routing_key) for queue in QUEUES.values()] == [
+    queues = [queue(name) for name in queue_names()]
+    assert [(each.name, each.routing_key) for each in queues] == [
         ("tasks", "tasks"),
         ("short_tasks", "short_tasks"),
     ]
-    assert {queue.exchange.name for queue in QUEUES.values()} == {"tasks"}
+    assert {each.exchange.name for each in queues} == {"tasks"}
     mailbox: Any = app.control.mailbox  # type: ignore[attr-defined]  # missing in the stubs
     assert (mailbox.exchange.name, mailbox.reply_exchange.name) == (
         "celery.pidbox",

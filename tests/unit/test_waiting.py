@@ -20,22 +20,31 @@ CHANNEL = object()
 
 
 class Worker:
-    """A worker with one child, whose timers end when the test says so."""
+    """A worker with children, one by default, whose timers end when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, children: int = 1) -> None:
         self.jobs: list[list[Any]] = []
         self.timers: list[Any] = []
-        self.semaphore = LaxBoundedSemaphore(1)
+        self.semaphore = LaxBoundedSemaphore(children)
         self.hub = SimpleNamespace(
             call_later=lambda _, *call: self.timers.append(call), call_soon=lambda call: call()
         )
-        self.waiting = WaitingRequests(self, self.start_job)
+        self.limit = 1
+        self.sent: list[Any] = []
+        self.waiting = WaitingRequests(self, self.next_job, lambda: self.limit)
         self.source = Mock(channel=CHANNEL)
         self.waiting.connected(self.source)
 
-    def start_job(self, requests: deque[Any]) -> bool:
+    def next_job(self, requests: deque[Any]) -> Mock:
         self.jobs.append([requests.popleft() for _ in range(min(2, len(requests)))])
-        return True
+        job = Mock(accepted=True)
+        self.sent.append(job)
+        return job
+
+    def end_job(self, number: int = -1) -> None:
+        """Let a job end, and its child be free."""
+        self.waiting.ended(self.sent[number])
+        self.semaphore.release()
 
     def fire_timers(self) -> None:
         """Let all timers end."""
@@ -59,7 +68,7 @@ def test_each_free_child_gets_the_next_requests(worker: Worker) -> None:
     worker.waiting.add([first])
     worker.waiting.add([second, third])
     assert worker.jobs == [[first]]
-    worker.semaphore.release()
+    worker.end_job()
     assert worker.jobs == [[first], [second, third]]
 
 
@@ -68,7 +77,7 @@ def test_requests_that_a_child_has_not_begun_are_the_next_ones(worker: Worker) -
     worker.waiting.add([first, second])
     worker.waiting.add([fourth])
     worker.waiting.add_first([second, third])
-    worker.semaphore.release()
+    worker.end_job()
     assert worker.jobs[1] == [second, third]
 
 
@@ -83,7 +92,7 @@ def test_messages_go_back_to_the_broker_while_all_children_are_busy(worker: Work
     worker.waiting.add([late])
     late.return_to_broker.assert_called_once_with()
     worker.source.consume.assert_not_called()
-    worker.semaphore.release()
+    worker.end_job()
     worker.source.consume.assert_called_once_with()
     assert worker.jobs == [[running]]
     running.return_to_broker.assert_not_called()
@@ -101,7 +110,7 @@ def test_only_messages_of_its_own_queue_go_back(worker: Worker) -> None:
     waits.return_to_broker.assert_called_once_with()
     acknowledged.return_to_broker.assert_not_called()
     short.return_to_broker.assert_not_called()
-    worker.semaphore.release()
+    worker.end_job()
     assert worker.jobs[1:] == [[acknowledged, short]]
 
 
@@ -109,16 +118,15 @@ def test_a_request_that_gets_a_child_in_time_does_not_go_back(worker: Worker) ->
     running, waits = requests(2)
     worker.waiting.add([running])
     worker.waiting.add([waits])
-    worker.semaphore.release()
+    worker.end_job()
     worker.fire_timers()
     waits.return_to_broker.assert_not_called()
     worker.source.cancel.assert_not_called()
 
 
 def test_a_child_is_free_again_if_all_requests_of_a_job_were_dropped(worker: Worker) -> None:
-    def drop(waiting: deque[Any]) -> bool:
+    def drop(waiting: deque[Any]) -> None:
         waiting.popleft()
-        return False
 
     waiting = WaitingRequests(worker, drop)
     waiting.connected(worker.source)
@@ -132,7 +140,49 @@ def test_a_new_connection_begins_without_requests_and_without_a_pause(worker: Wo
     worker.waiting.add([waits])
     worker.fire_timers()
     worker.semaphore.clear()
+    worker.sent[0].accepted = False
     worker.waiting.connected(Mock())
     worker.waiting.add([after])
     after.return_to_broker.assert_not_called()
     assert worker.jobs[-1] == [after]
+
+
+def test_children_beyond_the_limit_stay_free(worker: Worker) -> None:
+    worker = Worker(children=3)
+    worker.limit = 2
+    first, second, third, fourth = requests(4)
+    for request in (first, second, third):
+        worker.waiting.add([request])
+    assert (worker.jobs, worker.semaphore.value) == ([[first], [second]], 1)
+    worker.end_job(0)
+    assert (worker.jobs[2:], worker.semaphore.value) == ([[third]], 1)
+    worker.waiting.add([fourth])
+    worker.fire_timers()
+    fourth.return_to_broker.assert_called_once_with()
+
+
+def test_after_a_new_connection_jobs_that_a_child_has_begun_still_count(worker: Worker) -> None:
+    worker = Worker(children=3)
+    worker.limit = 2
+    first, second, third, fourth = requests(4)
+    worker.waiting.add([first])
+    worker.waiting.add([second])
+    worker.sent[1].accepted = False
+    worker.waiting.connected(worker.source)
+    worker.waiting.add([third])
+    worker.waiting.add([fourth])
+    assert worker.jobs[2:] == [[third]]
+
+
+def test_what_a_job_gives_back_runs_before_what_waits(worker: Worker) -> None:
+    first, second, third = requests(3)
+    soon: list[Any] = []
+    worker.hub.call_soon = soon.append
+    worker.waiting.add([first, second])
+    worker.waiting.add([third])
+    worker.waiting.ended(worker.sent[0])
+    worker.waiting.add_first([second])
+    worker.semaphore.release()
+    for call in soon:
+        call()
+    assert worker.jobs[1] == [second, third]

@@ -16,6 +16,8 @@ from backend.broker import wire
 from backend.broker.bundle import split_bundle
 from backend.broker.connection import BROKER_ERRORS
 from backend.broker.outage import broker_outage, explain
+from backend.broker.queues import prefixed
+from backend.db.records import SHORT_TASKS
 from backend.worker.parent import activity, lease, malformed
 from backend.worker.parent.hang import TICK_SECONDS, EventLoopWatch
 from backend.worker.parent.request import part_of_bundle
@@ -49,6 +51,10 @@ class LedgerConsumer(Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._activity = activity.ActivityLog()
+        queues: Any = self.app.amqp.queues
+        # Whether short.py consumes their queue; then Celery's own consumer leaves it out.
+        self.takes_short_tasks = prefixed(SHORT_TASKS) in queues.consume_from
+        queues.deselect(prefixed(SHORT_TASKS))
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:  # noqa: ANN401 - kombu's
         """Return a connection whose channels drop entries that kombu cannot read."""

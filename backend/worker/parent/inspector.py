@@ -8,7 +8,8 @@ import celery.worker.control
 import celery.worker.state
 from celery.worker.control import inspect_command
 
-from backend.broker.queues import SHORT_QUEUE
+from backend.broker.queues import queue
+from backend.db.records import SHORT_TASKS
 from backend.states import ACTIVE, RESERVED, SCHEDULED
 
 # Celery's sets of requests; its stubs know only some of them.
@@ -19,7 +20,10 @@ _control: Any = celery.worker.control
 @inspect_command(name="active_queues")
 def active_queues(state: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Celery's panel state
     """List the queues this worker consumes, that of short tasks too, for Flower's broker page."""
-    return [*_control.active_queues(state), dict(SHORT_QUEUE.as_dict(recurse=True))]
+    consumed: list[dict[str, Any]] = _control.active_queues(state)
+    if state.consumer.takes_short_tasks:
+        consumed.append(dict(queue(SHORT_TASKS).as_dict(recurse=True)))
+    return consumed
 
 
 @inspect_command(name="holdings")

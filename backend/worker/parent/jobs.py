@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
+    from backend.worker.parent.waiting import WaitingRequests
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,19 @@ class Job:
     """One attempt, or a batch of short ones, given to a free child.
 
     The caller has taken a child from `controller.semaphore`; the pool releases it when the job
-    ends.
+    ends. `waiting` gets the requests that run alone later, and learns when the job has ended.
     """
 
-    def __init__(self, controller: Any, requests: Sequence[LedgerRequest]) -> None:  # noqa: ANN401 - stubs lack half of it
+    def __init__(
+        self,
+        controller: Any,  # noqa: ANN401 - stubs lack half of it
+        requests: Sequence[LedgerRequest],
+        waiting: WaitingRequests,
+    ) -> None:
         self._controller = controller
+        self._waiting = waiting
+        # Whether a child has begun it.
+        self.accepted = False
         self._requests = {request.id: request for request in requests}
         # None for a batch: it is unknown which of its attempts has caused an error.
         self._single = requests[0] if len(requests) == 1 else None
@@ -51,6 +60,7 @@ class Job:
             self._apply()
         except Exception as error:  # noqa: BLE001 - it must not end the event loop
             self._controller.semaphore.release()
+            self._waiting.ended(self)
             self._not_sent(error)
 
     def _not_sent(self, error: Exception) -> None:
@@ -84,6 +94,7 @@ class Job:
             self._single.set_pool_result(weakref.ref(result))
 
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
+        self.accepted = True
         for request in self._requests.values():
             if request.shares_job:
                 send_received(request)
@@ -92,6 +103,7 @@ class Job:
             request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _on_done(self, report: Report) -> None:
+        self._waiting.ended(self)
         if self._single:
             durations.note(self._single.delivery.name, report.seconds)
         end_requests(self._requests, report)
@@ -106,6 +118,7 @@ class Job:
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
         """Record that the child was killed, by what it ran or by its time limit."""
+        self._waiting.ended(self)
         if self._single:
             # billiard wraps an error to keep its traceback.
             error = failure.exception
@@ -117,10 +130,10 @@ class Job:
         lease.write_soon(partial(reschedule_unstarted, numbers))
 
     def _run_alone(self, task_ids: Iterable[str]) -> None:
-        for task_id in task_ids:
-            request = self._requests[task_id]
+        requests = [self._requests[task_id] for task_id in task_ids]
+        for request in requests:
             request.leave_job()
-            self._controller.process_task(request)
+        self._waiting.add_first(requests)
 
 
 def end_requests(requests: Mapping[str, LedgerRequest], report: Report) -> None:

@@ -6,6 +6,7 @@ of attempts that only the parent process notices.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -26,6 +27,7 @@ from backend.db import leases, ledger, locked
 from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
+from backend.settings import settings
 from backend.worker import durations
 from backend.worker.parent import subprocesses
 
@@ -158,7 +160,11 @@ class Lease:
             return sorted(holds)
 
         with transaction() as connection:
-            lost = set(leases.renew(connection, self._name, held, durations.long_tasks()))
+            lost = set(
+                leases.renew(
+                    connection, self._name, held, durations.long_tasks(), settings().queues
+                )
+            )
         # Twice in a row: a task that has just ended is still held for a moment.
         for key in lost & self._lost_before:
             # In the event loop: while this thread looks at a request, its child may take the next
@@ -224,6 +230,9 @@ def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
         subprocesses.mark_worker()
     for name in CELERY_VARIABLES:
         os.environ.setdefault(name, "")
+    # The children share the memory of objects that their garbage collector does not look at.
+    gc.collect()
+    gc.freeze()
     _lease = Lease(sender)
 
 

@@ -33,7 +33,7 @@ class OrdinaryTasks(bootsteps.StartStopStep):
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
         self._controller = consumer.controller
-        self._waiting = WaitingRequests(self._controller, self._start_job)
+        self._waiting = WaitingRequests(self._controller, self._next_job, self._limit)
         consumer.ordinary_tasks = self
         # Celery's functions for a request that may run now: of a message, and of an ETA.
         consumer.on_task_request = self._controller.process_task = self.add
@@ -66,26 +66,27 @@ class OrdinaryTasks(bootsteps.StartStopStep):
                 requests.append(request)
         self._waiting.add(requests)
 
-    def _start_job(self, requests: deque[LedgerRequest]) -> bool:
+    def _limit(self) -> float:
+        """Return how many children may run ordinary tasks: all but one, left for short tasks."""
+        if not self._consumer.takes_short_tasks:
+            return math.inf
+        processes: int = self._controller.pool.num_processes
+        return max(1, processes - 1)
+
+    def _next_job(self, requests: deque[LedgerRequest]) -> Job | Series | None:
         first = requests[0]
         if first.shares_job:
-            return self._start_series(requests)
+            return self._next_series(requests)
         requests.popleft()
-        if first.revoked():
-            return False
-        Job(self._controller, [first]).send()
-        return True
+        return None if first.revoked() else Job(self._controller, [first], self._waiting)
 
-    def _start_series(self, requests: deque[LedgerRequest]) -> bool:
-        """Give the free child its part of the attempts at the left that came in bundles."""
+    def _next_series(self, requests: deque[LedgerRequest]) -> Series | None:
+        """Return the free child's part of the attempts at the left that came in bundles."""
         # max_tasks_per_child counts jobs, so each job then has one attempt.
         most = 1 if settings().max_tasks_per_child else MAX_JOB
-        free = self._controller.semaphore.value + 1  # with this job's child, already taken
-        size = min(most, math.ceil(len(requests) / free))
+        size = min(most, math.ceil(len(requests) / self._waiting.free()))
         members: list[LedgerRequest] = []
         while requests and requests[0].shares_job and len(members) < size:
             members.append(requests.popleft())
         chosen = drop_duplicates(members)
-        if chosen:
-            Series(self._controller, chosen, self._waiting.add_first).send()
-        return bool(chosen)
+        return Series(self._controller, chosen, self._waiting) if chosen else None

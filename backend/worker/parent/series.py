@@ -27,10 +27,11 @@ from backend.worker.parent.unreported import (
 from backend.worker.tickets import of_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
+    from backend.worker.parent.waiting import WaitingRequests
     from backend.worker.tickets import Tickets
 
 logger = logging.getLogger(__name__)
@@ -48,17 +49,20 @@ class Series:
     """Attempts given to a free child, to be run in order.
 
     The caller has taken a child from `controller.semaphore`; the pool releases it when the job
-    ends. `take_back` gets the requests that the child has not begun.
+    ends. `waiting` gets the requests that the child has not begun, and learns when the job has
+    ended.
     """
 
     def __init__(
         self,
         controller: Any,  # noqa: ANN401 - stubs lack half of it
         requests: Sequence[LedgerRequest],
-        take_back: Callable[[Sequence[LedgerRequest]], None],
+        waiting: WaitingRequests,
     ) -> None:
         self._controller = controller
-        self._take_back = take_back
+        self._waiting = waiting
+        # Whether a child has begun it.
+        self.accepted = False
         # Those that the child may still begin or has begun, in order.
         self._requests = list(requests)
         self._tickets: Tickets | None = None
@@ -86,11 +90,13 @@ class Series:
                 len(self._requests),
             )
             self._controller.semaphore.release()
+            self._waiting.ended(self)
             for request in self._requests:
                 request.leave_job()
-            self._take_back(self._requests)
+            self._waiting.add_first(self._requests)
 
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
+        self.accepted = True
         self._accepted = pid, time_accepted
         children = self._controller.pool._pool._pool  # noqa: SLF001 - no other way to the numbers
         child = next((child.index for child in children if child.pid == pid), None)
@@ -197,7 +203,7 @@ class Series:
         rest = self._requests[len(begun) :]
         self._requests = begun
         if rest:
-            self._take_back(rest)
+            self._waiting.add_first(rest)
         return begun
 
     def _begin(self, request: LedgerRequest) -> None:
@@ -217,6 +223,7 @@ class Series:
 
     def _on_done(self, report: Report) -> None:
         self._ended = True
+        self._waiting.ended(self)
         lease.series.discard(self)
         begun = self._take_rest()
         for request in begun if not self._current else ():
@@ -229,11 +236,12 @@ class Series:
             else:
                 request.acknowledge()
                 task_ready(request)
-        self._take_back(alone)
+        self._waiting.add_first(alone)
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
         """Record that the child was killed, by the attempt that it had begun last."""
         self._ended = True
+        self._waiting.ended(self)
         lease.series.discard(self)
         begun = self._take_rest()
         if not begun:

@@ -14,9 +14,10 @@ from celery import bootsteps
 from celery.worker.state import task_reserved
 from kombu import Consumer
 
-from backend.broker.queues import SHORT_QUEUE
+from backend.broker.queues import queue
+from backend.db.records import SHORT_TASKS
 from backend.registry import registered
-from backend.worker.parent.jobs import Job
+from backend.worker.parent.jobs import Job, send_received
 from backend.worker.parent.request import drop_duplicates
 from backend.worker.parent.waiting import WaitingRequests
 
@@ -42,18 +43,20 @@ class ShortTasks(bootsteps.ConsumerStep):
     def __init__(self, consumer: Any, **kwargs: object) -> None:  # noqa: ANN401 - Celery's
         super().__init__(consumer, **kwargs)
         self._consumer = consumer
-        self._waiting = WaitingRequests(consumer.controller, self._start_job)
+        self._waiting = WaitingRequests(consumer.controller, self._next_job)
 
     def start(self, c: Any) -> None:  # noqa: ANN401 - Celery's consumer
         """Forget what waited on the last connection, and consume on this one.
 
         A forgotten task comes again: RabbitMQ delivers it, or the outbox publishes it.
         """
+        if not c.takes_short_tasks:
+            return
         c.event_dispatcher.buffer_limit = EVENT_BUFFER
         self.consumers = [
             Consumer(
                 c.connection.channel(),
-                [SHORT_QUEUE],
+                [queue(SHORT_TASKS)],
                 on_message=self._on_message,
                 on_decode_error=c.on_decode_error,
                 accept=["json"],
@@ -82,6 +85,9 @@ class ShortTasks(bootsteps.ConsumerStep):
         for request in self._consumer.requests_in(message):
             if request.revoked():
                 continue
+            if request.delivery.attempt > 1:  # its process may have been lost with a batch
+                request.shares_job = False
+                send_received(request)
             task_reserved(request)
             if registered()[request.delivery.name].one_commit:
                 short.append(request)
@@ -90,10 +96,12 @@ class ShortTasks(bootsteps.ConsumerStep):
                 self._consumer.ordinary_tasks.add(request)
         self._waiting.add(short)
 
-    def _start_job(self, requests: deque[LedgerRequest]) -> bool:
-        """Give the free child the next batch."""
-        size = min(MAX_BATCH, len(requests))
-        members = drop_duplicates([requests.popleft() for _ in range(size)])
-        if members:
-            Job(self._consumer.controller, members).send()
-        return bool(members)
+    def _next_job(self, requests: deque[LedgerRequest]) -> Job | None:
+        """Return the next batch, or an attempt that runs alone."""
+        chosen = [requests.popleft()]
+        while chosen[0].shares_job and requests and requests[0].shares_job:
+            if len(chosen) == MAX_BATCH:
+                break
+            chosen.append(requests.popleft())
+        members = drop_duplicates(chosen)
+        return Job(self._consumer.controller, members, self._waiting) if members else None

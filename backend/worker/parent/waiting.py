@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +13,40 @@ from backend.worker.parent import lease
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from backend.worker.parent.jobs import Job
     from backend.worker.parent.request import LedgerRequest
+    from backend.worker.parent.series import Series
 
 # How long requests wait for a child before their messages go back to the broker.
 BUSY_SECONDS = 0.5
 
 
 class WaitingRequests:
-    """The requests of one queue, in order, until a child is free.
+    """The requests of one kind, in order, until a child is free.
 
-    `start_job(requests)` takes the requests of the next job from the left, and gives them to the
-    child that has become free. It returns False if it had to drop all of them.
+    `next_job(requests)` takes the requests of the next job from the left, and returns the job for
+    the child that has become free; None if it had to drop all of them. `limit()` returns how many
+    children may run such jobs at once.
     """
 
     def __init__(
         self,
         controller: Any,  # noqa: ANN401 - stubs lack half of it
-        start_job: Callable[[deque[LedgerRequest]], bool],
+        next_job: Callable[[deque[LedgerRequest]], Job | Series | None],
+        limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._controller = controller
-        self._start_job = start_job
+        self._next_job = next_job
+        self._limit = limit
         self._requests: deque[LedgerRequest] = deque()
+        # The jobs that children have.
+        self._jobs: set[Job | Series] = set()
         # kombu's consumer of the queue, on the current connection.
         self._source: Any = None
         # Identifies the wait for a child; the timer of an earlier wait does nothing.
         self._wait: object | None = None
+        # Whether the next child that is free is ours.
+        self._in_line = False
         self._paused = False
 
     def connected(self, source: Any) -> None:  # noqa: ANN401 - kombu's consumer
@@ -44,7 +54,9 @@ class WaitingRequests:
         for request in self._requests:
             task_ready(request)
         self._requests.clear()
-        self._source, self._wait, self._paused = source, None, False
+        # The pool has forgotten the jobs that no child had begun.
+        self._jobs = {job for job in self._jobs if job.accepted}
+        self._source, self._wait, self._in_line, self._paused = source, None, False, False
 
     def add(self, requests: Iterable[LedgerRequest]) -> None:
         """Let requests that have just arrived wait."""
@@ -56,6 +68,17 @@ class WaitingRequests:
         self._requests.extendleft(reversed(list(requests)))
         self._added()
 
+    def ended(self, job: Job | Series) -> None:
+        """Record that a job has ended; the pool is about to free its child."""
+        self._jobs.discard(job)
+        # Not here: what the job gives back comes first.
+        self._controller.hub.call_soon(self._wait_in_line)
+
+    def free(self) -> float:
+        """Return how many children are free for such jobs, with the one just taken."""
+        free: float = self._controller.semaphore.value + 1
+        return min(free, self._limit() - len(self._jobs))
+
     def _added(self) -> None:
         if self._paused:
             self._return_all()
@@ -65,18 +88,31 @@ class WaitingRequests:
         if not self._requests or self._wait is not None or lease.told_to_stop():
             return
         wait = self._wait = object()
-        if not self._controller.semaphore.acquire(self._on_free_child):
+        self._wait_in_line()
+        if self._wait is wait:
             self._controller.hub.call_later(BUSY_SECONDS, self._give_up, wait)
 
+    def _wait_in_line(self) -> None:
+        """Take the next child that is free, unless as many as allowed run such jobs."""
+        if self._wait is None or self._in_line:
+            return
+        if len(self._jobs) < self._limit():
+            self._in_line = True
+            self._controller.semaphore.acquire(self._on_free_child)
+
     def _on_free_child(self) -> None:
-        self._wait = None
+        self._wait, self._in_line = None, False
         if self._paused:
             self._paused = False
             # Not here: an error of the connection would make billiard lose the result of the job
             # that has just ended.
             self._controller.hub.call_soon(self._source.consume)
-        if not (self._requests and self._start_job(self._requests)):
+        job = self._next_job(self._requests) if self._requests else None
+        if job is None:
             self._controller.semaphore.release()
+        else:
+            self._jobs.add(job)
+            job.send()
         self._request_child()
 
     def _give_up(self, wait: object) -> None:
