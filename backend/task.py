@@ -141,13 +141,11 @@ def task(
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`.
-    max_attempts: how many attempts the task has; an error or a lost worker leads to the next one.
-        From 1 to MAX_ATTEMPTS.
+    max_attempts: an error or a lost worker leads to the next attempt; from 1 to MAX_ATTEMPTS.
     time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database. It is never seen STARTED.
-    queue: lower case letters, digits and underscores. Workers that name it in WORKER_QUEUES run the
-        task. Default: `short_tasks` for tasks with `one_commit`, which take no other; else `tasks`.
+    queue: workers with it in WORKER_QUEUES run the task. Not together with `one_commit`.
     run: "module:function" of the function that does the work, with the same parameters. Only
         workers import it, when they start; the API imports what is declared here. Without it the
         decorated function does the work.
@@ -157,9 +155,7 @@ def task(
 
     def register(function: Function) -> Function:
         _check_function(name, function)
-        _check_limits(name, max_attempts, time_limit)
-        if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
-            raise RegistrationError(f"task {name!r}: run must be 'module:function'")
+        _check_options(name, max_attempts, time_limit, run)
         hints = get_type_hints(function)
         arguments = _model(name, "its parameter `args`", hints.get("args"))
         _check_model(name, arguments)
@@ -182,7 +178,9 @@ def _check_function(name: str, function: Function) -> None:
         raise RegistrationError(f"task {name!r}: its parameters must be (args, run)") from error
 
 
-def _check_limits(name: str, max_attempts: int, time_limit: float) -> None:
+def _check_options(name: str, max_attempts: int, time_limit: float, run: str | None) -> None:
+    if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
+        raise RegistrationError(f"task {name!r}: run must be 'module:function'")
     if max_attempts not in range(1, MAX_ATTEMPTS + 1):
         raise RegistrationError(
             f"task {name!r}: max_attempts must be a whole number from 1 to {MAX_ATTEMPTS}"

@@ -30,6 +30,7 @@ _.in_days
 _.squares
 
 # Celery, kombu, billiard and Flower: their hooks, and attributes that they read.
+_.process_task
 _.backend_cls
 _.node_cls
 _.dispatcher_cls
