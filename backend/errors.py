@@ -62,6 +62,10 @@ class Superseded(Error):
     """The attempt is not the current one of its task, or the task has ended."""
 
 
+class AtLimit(Error):
+    """As many tasks as `max_running` allows are running; this one waits in the outbox."""
+
+
 class Duplicate(Superseded):
     """The task does not wait for this delivery: most likely another one was first."""
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from backend.db.records import SHORT_TASKS, TASKS
 from backend.errors import RegistrationError
 from backend.settings import read
-from backend.task import cannot_import, declared_tasks
+from backend.task import declared_tasks
+from backend.task_checks import cannot_import
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

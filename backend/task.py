@@ -5,31 +5,37 @@ A task is a function that `@task` registers when its module is imported; see reg
 
 from __future__ import annotations
 
-import inspect
 import pkgutil
 import re
-import traceback
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from pydantic import BaseModel
-from pydantic.types import PathType
+from pydantic import BaseModel, ValidationError
 
 from backend.db import ledger
-from backend.db.records import SHORT_TASKS, TASKS, TaskRecord
+from backend.db.limits import Limit
+from backend.db.records import TASKS, TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
+from backend.task_checks import (
+    NAME,
+    arguments_of,
+    cannot_import,
+    check_function,
+    check_limit,
+    check_options,
+    queue_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from sqlalchemy.orm import Session
 
     Function = Callable[[Any, "Run"], BaseModel]
 
-# The pattern of names of tasks and queues.
-NAME = r"[a-z][a-z0-9_]{0,99}"
 # Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
 
@@ -86,10 +92,25 @@ class Task:
     # Without QUEUE_PREFIX.
     queue: str = TASKS
     run: str | None = None
+    max_running: int | None = None
+    per: str | None = None
 
     def record(self, task_id: str, args: str, reply_to: str | None) -> TaskRecord:
         """Return a task of this kind to be submitted; `args` is JSON text."""
         return TaskRecord(task_id, self.name, args, self.max_attempts, reply_to)
+
+    def limit(self, args: str) -> Limit | None:
+        """Return what limits how many run at once, for arguments as JSON text."""
+        if self.max_running is None:
+            return None
+        if self.per is None:
+            return Limit(self.name, self.max_running)
+        try:
+            value = self.arguments.model_validate_json(args).model_dump_json(include={self.per})
+        except ValidationError:  # the attempt will fail
+            value = ""
+        # A hash: any text is short, and can be stored.
+        return Limit(f"{self.name}/{sha256(value.encode()).hexdigest()[:32]}", self.max_running)
 
     @cached_property
     def result(self) -> type[BaseModel]:
@@ -106,34 +127,23 @@ class Task:
             function: Function = pkgutil.resolve_name(self.run)
         except (Exception, SystemExit) as error:
             raise cannot_import(f"run={self.run!r} of task {self.name!r}", error) from error
-        _check_function(self.name, function)
+        check_function(self.name, function)
         return function
 
-
-# attempt and max_attempts can be 32,767 at most, and each hand-back of a task adds one to both.
-MAX_ATTEMPTS = 1000
-# Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
-MAX_TIME_LIMIT = 2_000_000
-
-# The checks of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
-_FILE_CHECKS = (
-    PathType.validate_file,
-    PathType.validate_directory,
-    PathType.validate_new,
-    PathType.validate_socket,
-)
 
 # By name and by each alias. registry.py fills it by importing the modules of tasks.
 declared_tasks: dict[str, Task] = {}
 
 
-def task(
+def task(  # noqa: PLR0913 - each is an option of a task
     *,
     name: str,
     max_attempts: int = 5,
     time_limit: float = 3600,
     one_commit: bool = False,
     queue: str | None = None,
+    max_running: int | None = None,
+    per: str | None = None,
     aliases: tuple[str, ...] = (),
     run: str | None = None,
 ) -> Callable[[Function], Function]:
@@ -146,6 +156,8 @@ def task(
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database. It is never seen STARTED.
     queue: workers with it in WORKER_QUEUES run the task. Not together with `one_commit`.
+    max_running: how many of them run at once, in all workers together; the others wait. Not
+        together with `one_commit`. `per`: the name of an argument; the limit is for each value.
     run: "module:function" of the function that does the work, with the same parameters. Only
         workers import it, when they start; the API imports what is declared here. Without it the
         decorated function does the work.
@@ -154,101 +166,26 @@ def task(
     """
 
     def register(function: Function) -> Function:
-        _check_function(name, function)
-        _check_options(name, max_attempts, time_limit, run)
-        hints = get_type_hints(function)
-        arguments = _model(name, "its parameter `args`", hints.get("args"))
-        _check_model(name, arguments)
-        _model(name, "its return value", hints.get("return"))
-        place = _queue(name, queue, one_commit=one_commit)
-        new = Task(name, function, arguments, max_attempts, time_limit, one_commit, place, run)
+        check_function(name, function)
+        check_options(name, max_attempts, time_limit, run)
+        new = Task(
+            name,
+            function,
+            arguments_of(name, function),
+            max_attempts,
+            time_limit,
+            one_commit,
+            queue_of(name, queue, one_commit=one_commit),
+            run,
+            max_running,
+            per,
+        )
+        check_limit(new)
         for key in (name, *aliases):
             _register(key, new)
         return function
 
     return register
-
-
-def _check_function(name: str, function: Function) -> None:
-    if inspect.iscoroutinefunction(function):
-        raise RegistrationError(f"task {name!r}: make it a `def`, not an `async def`")
-    try:
-        inspect.signature(function).bind("args", "run")
-    except (TypeError, ValueError) as error:
-        raise RegistrationError(f"task {name!r}: its parameters must be (args, run)") from error
-
-
-def _check_options(name: str, max_attempts: int, time_limit: float, run: str | None) -> None:
-    if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
-        raise RegistrationError(f"task {name!r}: run must be 'module:function'")
-    if max_attempts not in range(1, MAX_ATTEMPTS + 1):
-        raise RegistrationError(
-            f"task {name!r}: max_attempts must be a whole number from 1 to {MAX_ATTEMPTS}"
-        )
-    if not 0 < time_limit <= MAX_TIME_LIMIT:
-        raise RegistrationError(
-            f"task {name!r}: time_limit must be a number of seconds above 0, up to {MAX_TIME_LIMIT}"
-        )
-
-
-def _queue(name: str, queue: str | None, *, one_commit: bool) -> str:
-    if one_commit:
-        if queue is not None:
-            raise RegistrationError(
-                f"task {name!r}: tasks with one_commit have a queue of their own"
-            )
-        return SHORT_TASKS
-    if queue is None:
-        return TASKS
-    if queue == SHORT_TASKS or not re.fullmatch(NAME, queue):
-        raise RegistrationError(
-            f"task {name!r}: its queue must have lower case letters, digits and underscores, and"
-            f" {SHORT_TASKS} is for tasks with one_commit"
-        )
-    return queue
-
-
-def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return hint
-    raise RegistrationError(f"task {task_name!r}: annotate {what} with a Pydantic model")
-
-
-def _check_model(name: str, model: type[BaseModel]) -> None:
-    """Raise RegistrationError if validation of the model depends on when or where it runs."""
-    for schema in _schemas(model.__pydantic_core_schema__):
-        if schema.get("now_op") == "future":
-            raise RegistrationError(
-                f"task {name!r}: a time that must be in the future may be past when the task runs;"
-                " check it in the task"
-            )
-        if schema.get("type") == "generator":
-            raise RegistrationError(
-                f"task {name!r}: the items of an Iterable are validated only when they are read in"
-                " the task; declare a list"
-            )
-        if schema.get("function") in _FILE_CHECKS:
-            raise RegistrationError(
-                f"task {name!r}: the files of the API's machine may not be those of the worker's;"
-                " take a Path, and look for it in the task"
-            )
-        factory = schema.get("default_factory")
-        if factory and not schema.get("default_factory_takes_data") and factory() != factory():
-            raise RegistrationError(
-                f"task {name!r}: a default that differs each time would differ in each attempt;"
-                " compute it in the task from run.task_id"
-            )
-
-
-def _schemas(part: object) -> Iterator[Mapping[str, Any]]:
-    """Yield every nested schema of a Pydantic core schema."""
-    if isinstance(part, dict):
-        yield part
-        for inner in part.values():
-            yield from _schemas(inner)
-    elif isinstance(part, (list, tuple)):
-        for inner in part:
-            yield from _schemas(inner)
 
 
 def _register(name: str, new: Task) -> None:
@@ -261,12 +198,3 @@ def _register(name: str, new: Task) -> None:
         both = sorted({new.declared.__module__, declared_tasks[name].declared.__module__})
         raise RegistrationError(f"task {name!r} is declared twice, in {' and '.join(both)}")
     declared_tasks[name] = new
-
-
-def cannot_import(what: str, error: BaseException) -> RegistrationError:
-    """Return the error for a module that cannot be imported: one line that says why and where."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    if not isinstance(error, SyntaxError):  # its text says where
-        *_, place = traceback.extract_tb(error.__traceback__)
-        reason += f" ({place.filename}, line {place.lineno})"
-    return RegistrationError(f"{what} cannot be imported: {reason}")

@@ -65,9 +65,10 @@ def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | Non
 
     An attempt of an ordinary task does so only the first time that it is published, since
     worker/attempt/group.py does not record that it has begun. A task with one attempt never does.
-    Nor does one with a time limit below a second: in a series the limit would begin too late.
+    Nor does one with a time limit below a second: in a series the limit would begin too late. Nor
+    does one with `max_running`, which is claimed alone.
     """
-    if entry.attempt > 1:
+    if entry.attempt > 1 or task.max_running:
         return False
     if task.one_commit:
         return True

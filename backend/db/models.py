@@ -45,6 +45,13 @@ class Base(DeclarativeBase):
     }
 
 
+def _limit_key() -> Mapped[str | None]:
+    return mapped_column(
+        comment="What its limit (max_running) counts; null: it has none, or has not been compared"
+        " yet"
+    )
+
+
 class Task(Base):
     """The ledger: the only source of truth about every task."""
 
@@ -56,6 +63,11 @@ class Task(Base):
         ),
         Index("tasks_unfinished", "created_at", "id", postgresql_where=text(IS_UNFINISHED)),
         Index("tasks_started_at", "started_at", postgresql_where=text(IS_STARTED)),
+        Index(
+            "tasks_limited",
+            "limit_key",
+            postgresql_where=text(f"{IS_STARTED} AND limit_key IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(
@@ -88,6 +100,7 @@ class Task(Base):
     error: Mapped[str | None] = mapped_column(
         comment="Why the last attempt failed; clients read it"
     )
+    limit_key: Mapped[str | None] = _limit_key()
 
 
 class Outbox(Base):
@@ -98,6 +111,13 @@ class Outbox(Base):
         Index("outbox_due", "due_at", postgresql_where=text("published_at IS NULL")),
         Index(
             "outbox_published", "published_at", postgresql_where=text("published_at IS NOT NULL")
+        ),
+        Index(
+            "outbox_limited",
+            "limit_key",
+            "due_at",
+            "task_id",
+            postgresql_where=text("limit_key IS NOT NULL"),
         ),
     )
 
@@ -120,6 +140,7 @@ class Outbox(Base):
     queue: Mapped[str | None] = mapped_column(
         comment="The queue that it was last published to; null: not yet, or by an older version"
     )
+    limit_key: Mapped[str | None] = _limit_key()
 
 
 class Message(Base):

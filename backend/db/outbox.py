@@ -32,7 +32,7 @@ _TAKE = text(
     {IN_INDEX_ORDER}
     SET LOCAL synchronous_commit = off;
     WITH due AS (
-        SELECT task_id, attempt, due_at, publishes FROM outbox
+        SELECT task_id, attempt, due_at, publishes, limit_key FROM outbox
         WHERE {rows_from("due_from")} AND due_at <= now()
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), content AS (
@@ -50,7 +50,7 @@ _TAKE = text(
         WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
     )
     SELECT CAST(task_id AS text) AS task_id, attempt, name, CAST(args AS text) AS args, reply_to,
-        publishes
+        publishes, limit_key
     FROM measured WHERE before < :bytes ORDER BY due_at, task_id
     """
 )
@@ -161,6 +161,8 @@ _WAITING = text(
         UNION ALL
         SELECT FROM outbox
         WHERE {rows_from("due_from")} AND due_at <= now()
+        UNION ALL
+        SELECT FROM outbox WHERE limit_key IS NOT NULL AND due_at = 'infinity'
         LIMIT :limit
     ) waiting
     """

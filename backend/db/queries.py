@@ -82,7 +82,8 @@ _LIST = text(
         WHEN CASE
             WHEN (SELECT count(*) FROM listed) < :few THEN id IN (SELECT task_id FROM listed)
             ELSE (
-                SELECT published_at IS NULL AND due_at > now() FROM outbox WHERE task_id = tasks.id
+                SELECT published_at IS NULL AND due_at > now() AND due_at < 'infinity'
+                FROM outbox WHERE task_id = tasks.id
             )
         END THEN '{SCHEDULED}'
         ELSE '{RESERVED}'

@@ -60,7 +60,7 @@ def outcome(
 class OutboxEntry:
     """An attempt to be published; `args` is JSON text.
 
-    publishes: how often it was published before.
+    publishes: how often it was published before. limit_key: by which limit it was made due.
     """
 
     task_id: str
@@ -69,6 +69,7 @@ class OutboxEntry:
     args: str
     reply_to: str | None
     publishes: int = 0
+    limit_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

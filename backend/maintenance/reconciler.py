@@ -23,6 +23,7 @@ from backend.errors import StoreLocked
 from backend.loop import Loop
 from backend.maintenance.idle_queues import IdleQueues
 from backend.maintenance.liveness import Calm, Liveness
+from backend.maintenance.parked import Parked
 from backend.maintenance.republish import LostMessages
 from backend.maintenance.rescue import retry_abandoned
 from backend.settings import settings
@@ -56,6 +57,7 @@ class Reconciler:
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
         self._idle_queues = IdleQueues()
+        self._parked = Parked()
         self._calm = Calm()
         self._compared = -math.inf
         # Whether the last pass met another session's lock.
@@ -101,6 +103,7 @@ class Reconciler:
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
         self._idle_queues.report()
+        self._parked.release()
         purge_and_add_up()
         self._repair()
         self._lost_messages.republish()

@@ -14,10 +14,11 @@ from backend.broker.connection import pause_after
 from backend.broker.outage import broker_outage
 from backend.broker.pack import pack
 from backend.broker.queues import prefixed
-from backend.db import leases, outbox
+from backend.db import leases, limits, outbox
 from backend.db.listen import OutboxListener
 from backend.db.session import transaction
 from backend.loop import Loop
+from backend.registry import registered
 from backend.relay.publisher import RELAY_PART, Publisher
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from backend.db.limits import Limit
     from backend.db.records import OutboxEntry
 
 logger = logging.getLogger(__name__)
@@ -112,14 +114,20 @@ class Relay:
             batch = outbox.take(connection, BATCH)
             if not batch:
                 return []
-            messages = pack(batch, self._long_tasks(connection))
+            parked = _park(connection, batch)
+            due = [entry for entry in batch if entry.task_id not in parked]
+            messages = pack(due, self._long_tasks(connection))
             marks = ((message.queue, message.task_ids) for message in messages)
             outbox.mark_published(connection, marks)
         try:
             publisher.publish(messages)
         finally:
-            self._put_back(publisher, batch)
+            self._put_back(publisher, due)
         self._report_refused(publisher)
+        if parked:
+            # Not before: no transaction waits for a limit while it has locked rows of the outbox.
+            with transaction() as connection:
+                limits.release(connection, set(parked.values()))
         return batch
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
@@ -167,6 +175,21 @@ class Relay:
             )
         else:
             logger.info("the broker's alarm has cleared: publishing again")
+
+
+def _park(connection: Connection, batch: Sequence[OutboxEntry]) -> dict[str, Limit]:
+    """Park taken rows that have not been compared with their limit; return the limits by task."""
+    attempts = {}
+    parked = {}
+    for entry in batch:
+        task = registered().get(entry.name)
+        limit = task.limit(entry.args) if task and entry.limit_key is None else None
+        if limit:
+            attempts[entry.task_id] = entry.attempt, limit.key
+            parked[entry.task_id] = limit
+    if parked:
+        limits.park(connection, attempts)
+    return parked
 
 
 def _should_pause(batch: Sequence[OutboxEntry]) -> bool:

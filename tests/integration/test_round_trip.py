@@ -18,7 +18,8 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 from backend.api.body import read_json
 from backend.api.routes.batch_items import BatchItem, arguments_of
 from backend.errors import TaskError
-from backend.task import Run, Task, _check_model
+from backend.task import Run, Task
+from backend.task_checks import _check_model
 from backend.worker.attempt.call import as_json, call
 from tests.support.shapes import asked
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from pydantic import RootModel
 from sqlalchemy.exc import IntegrityError
 
-from backend.db import ledger, locked, queries
+from backend.db import ledger, limits, locked, queries
 from backend.db.session import committed, transaction
-from backend.errors import Duplicate, LeaseExpired, TaskError
+from backend.errors import AtLimit, Duplicate, LeaseExpired, TaskError
 from backend.states import STARTED
 from backend.telemetry.logs import about
 from backend.worker.attempt.retry import retry_while_unavailable
@@ -22,7 +22,10 @@ from backend.worker.failures import backoff
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import Connection
+
     from backend.broker.wire import Delivery
+    from backend.db.limits import Limit
     from backend.db.records import TaskRecord
     from backend.db.session import Executor
     from backend.states import State
@@ -87,6 +90,16 @@ class Attempt:
                 "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
             ) from error
 
+    @cached_property
+    def limit(self) -> Limit | None:
+        """Return what limits how many of these tasks run at once; None if nothing does."""
+        if not self.spec.max_running:
+            return None
+        try:
+            return self.spec.limit(self.arguments)
+        except TaskError:  # the claim is followed by this error
+            return self.spec.limit("null")
+
     def claim(self, *, or_started: bool = False) -> None:
         """Claim it in a separate transaction; an external task is submitted first.
 
@@ -95,24 +108,37 @@ class Attempt:
 
         `or_started`: the parent process may have claimed it for this one, which could not do it.
 
-        Raises Duplicate if the task does not wait for it, LeaseExpired, StoreUnavailable.
+        Raises Duplicate if the task does not wait for it, AtLimit if it waits for others to end,
+        LeaseExpired, StoreUnavailable.
         """
         with transaction() as connection:
-            claim = None
-            if self.adopt(connection):
+            admitted = self._claim(connection, or_started=or_started)
+        if not admitted:
+            raise AtLimit
+
+    def _claim(self, connection: Connection, *, or_started: bool) -> bool:
+        """Claim it; return False if its limit was reached, and it was parked."""
+        claim = None
+        if self.adopt(connection):
+            if self.limit:
+                claim = limits.claim(connection, self.id, self.number, self.worker, self.limit)
+                if claim is None:
+                    return False
+            else:
                 flush = self.delivery.external or self.number >= self.spec.max_attempts
                 claim = ledger.claim(connection, {self.id: self.number}, self.worker, flush=flush)
-            if claim is None or not claim.ids:
-                # The connection may have broken during the previous commit. Checked last: the
-                # statements have waited for the row's lock, so that commit is over.
-                if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
-                    return
-                if claim is None or not (or_started and self._is_started(connection)):
-                    raise Duplicate
-            elif not claim.leased:
-                # The reconciler would take the task away at once. Retried until the lease is back.
-                raise LeaseExpired
-            self._claim_transaction_id = claim.transaction_id
+        if claim is None or not claim.ids:
+            # The connection may have broken during the previous commit. Checked last: the
+            # statements have waited for the row's lock, so that commit is over.
+            if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
+                return True
+            if claim is None or not (or_started and self._is_started(connection)):
+                raise Duplicate
+        elif not claim.leased:
+            # The reconciler would take the task away at once. Retried until the lease is back.
+            raise LeaseExpired
+        self._claim_transaction_id = claim.transaction_id
+        return True
 
     def _is_started(self, connection: Executor) -> bool:
         row = locked.lock(connection, [self.id]).get(self.id)
@@ -154,7 +180,7 @@ class Attempt:
         )
 
         def write() -> None:
-            with transaction() as connection:
+            with transaction() as connection, limits.ending(connection, self.limit):
                 ledger.reschedule(
                     connection,
                     {self.id: self.number},
@@ -175,18 +201,19 @@ class Attempt:
         with transaction() as connection:
             if self.spec.one_commit and not self.adopt(connection):
                 return None  # another delivery has submitted it in the meantime
-            return locked.fail(
-                connection,
-                self.id,
-                self.number,
-                error,
-                self.worker,
-                # If it waits although its claim was committed, PostgreSQL has lost the claim in a
-                # failover, and the task is left to its next delivery.
-                waiting=not self.started,
-                retry=retry,
-                delay=backoff(self.number),
-            )
+            with limits.ending(connection, self.limit):
+                return locked.fail(
+                    connection,
+                    self.id,
+                    self.number,
+                    error,
+                    self.worker,
+                    # If it waits although its claim was committed, PostgreSQL has lost the claim in
+                    # a failover, and the task is left to its next delivery.
+                    waiting=not self.started,
+                    retry=retry,
+                    delay=backoff(self.number),
+                )
 
 
 # How many characters of a value Flower shows.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 
+from backend.db import limits
 from backend.db.records import outcome
-from backend.errors import Duplicate, StatementFailed, StoreUnavailable, TaskRaised
+from backend.errors import AtLimit, Duplicate, StatementFailed, StoreUnavailable, TaskRaised
 from backend.states import SUCCESS
 from backend.worker.attempt.batch import in_one_commit
 from backend.worker.attempt.call import value_of
@@ -47,6 +48,8 @@ def run_one(attempt: Attempt, report: Report, group: Group | None = None) -> lis
             retry_while_unavailable(attempt.claim)
         with group.running(attempt) if group else nullcontext():
             end = _in_steps(attempt, group)
+    except AtLimit:
+        logger.debug("%s waits for others to end", attempt.label, extra=attempt.log_extra)
     except Duplicate:
         note_dropped([attempt])
     except StoreUnavailable as reason:
@@ -73,7 +76,8 @@ def _in_steps(attempt: Attempt, group: Group | None) -> TaskRecord | None:
             end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():
                 tasks_that_write.add(attempt.spec.name)
-                finish(session, [end], attempt.worker, waiting=False, began=session.began)
+                with limits.ending(session, attempt.limit):
+                    finish(session, [end], attempt.worker, waiting=False, began=session.began)
                 session.commit()
                 return end
     except StoreUnavailable as error:
@@ -90,5 +94,5 @@ def _in_steps(attempt: Attempt, group: Group | None) -> TaskRecord | None:
         return None
 
     # The task has written nothing, so it is enough to retry the write of its outcome.
-    finish_alone(end, attempt.worker, waiting=not attempt.started)
+    finish_alone(end, attempt.worker, waiting=not attempt.started, limit=attempt.limit)
     return end

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DataError
 
 from backend.broker.app import app
-from backend.db import ledger
+from backend.db import ledger, limits
 from backend.db.records import outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from backend.db.limits import Limit
     from backend.db.records import TaskRecord
     from backend.db.session import Executor
     from backend.worker.attempt.attempt import Attempt, Report
@@ -55,11 +56,13 @@ def finish(
         raise Superseded("the task has ended or has a newer attempt")
 
 
-def finish_alone(end: TaskRecord, worker: str, *, waiting: bool) -> None:
+def finish_alone(
+    end: TaskRecord, worker: str, *, waiting: bool, limit: Limit | None = None
+) -> None:
     """Write an outcome in a separate transaction. Raises as `finish` does, and StoreUnavailable."""
 
     def write() -> None:
-        with transaction() as connection:
+        with transaction() as connection, limits.ending(connection, limit):
             finish(connection, [end], worker, waiting=waiting)
 
     retry_while_unavailable(write)

@@ -1,0 +1,152 @@
+"""Checks of what `@task` declares; each raises RegistrationError."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel
+from pydantic.types import PathType
+
+from backend.db.records import SHORT_TASKS, TASKS
+from backend.errors import RegistrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from backend.task import Task
+
+# The pattern of names of tasks and queues.
+NAME = r"[a-z][a-z0-9_]{0,99}"
+# attempt and max_attempts can be 32,767 at most, and each hand-back of a task adds one to both.
+MAX_ATTEMPTS = 1000
+MAX_RUNNING = 10_000
+# Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
+MAX_TIME_LIMIT = 2_000_000
+
+# The checks of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
+_FILE_CHECKS = (
+    PathType.validate_file,
+    PathType.validate_directory,
+    PathType.validate_new,
+    PathType.validate_socket,
+)
+
+
+def check_function(name: str, function: Callable[..., object]) -> None:
+    """Check that a worker can call the function."""
+    if inspect.iscoroutinefunction(function):
+        raise RegistrationError(f"task {name!r}: make it a `def`, not an `async def`")
+    try:
+        inspect.signature(function).bind("args", "run")
+    except (TypeError, ValueError) as error:
+        raise RegistrationError(f"task {name!r}: its parameters must be (args, run)") from error
+
+
+def check_options(name: str, max_attempts: int, time_limit: float, run: str | None) -> None:
+    """Check the options that do not depend on each other."""
+    if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):
+        raise RegistrationError(f"task {name!r}: run must be 'module:function'")
+    if max_attempts not in range(1, MAX_ATTEMPTS + 1):
+        raise RegistrationError(
+            f"task {name!r}: max_attempts must be a whole number from 1 to {MAX_ATTEMPTS}"
+        )
+    if not 0 < time_limit <= MAX_TIME_LIMIT:
+        raise RegistrationError(
+            f"task {name!r}: time_limit must be a number of seconds above 0, up to {MAX_TIME_LIMIT}"
+        )
+
+
+def queue_of(name: str, queue: str | None, *, one_commit: bool) -> str:
+    """Return the queue of a task, for the one that it was declared with."""
+    if one_commit:
+        if queue is not None:
+            raise RegistrationError(
+                f"task {name!r}: tasks with one_commit have a queue of their own"
+            )
+        return SHORT_TASKS
+    if queue is None:
+        return TASKS
+    if queue == SHORT_TASKS or not re.fullmatch(NAME, queue):
+        raise RegistrationError(
+            f"task {name!r}: its queue must have lower case letters, digits and underscores, and"
+            f" {SHORT_TASKS} is for tasks with one_commit"
+        )
+    return queue
+
+
+def check_limit(task: Task) -> None:
+    """Check `max_running` and `per`."""
+    if task.max_running is None and task.per is None:
+        return
+    if task.one_commit:
+        raise RegistrationError(f"task {task.name!r}: max_running is for tasks without one_commit")
+    if task.max_running not in range(1, MAX_RUNNING + 1):
+        raise RegistrationError(
+            f"task {task.name!r}: max_running must be a whole number from 1 to {MAX_RUNNING}"
+        )
+    if task.per is not None and task.per not in task.arguments.model_fields:
+        raise RegistrationError(f"task {task.name!r}: per must name a field of its arguments")
+
+
+def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:
+    """Return the model of a task's arguments, after checks of its two models."""
+    hints = get_type_hints(function)
+    arguments = _model(name, "its parameter `args`", hints.get("args"))
+    _check_model(name, arguments)
+    _model(name, "its return value", hints.get("return"))
+    return arguments
+
+
+def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    raise RegistrationError(f"task {task_name!r}: annotate {what} with a Pydantic model")
+
+
+def _check_model(name: str, model: type[BaseModel]) -> None:
+    """Raise RegistrationError if validation of the model depends on when or where it runs."""
+    for schema in _schemas(model.__pydantic_core_schema__):
+        if schema.get("now_op") == "future":
+            raise RegistrationError(
+                f"task {name!r}: a time that must be in the future may be past when the task runs;"
+                " check it in the task"
+            )
+        if schema.get("type") == "generator":
+            raise RegistrationError(
+                f"task {name!r}: the items of an Iterable are validated only when they are read in"
+                " the task; declare a list"
+            )
+        if schema.get("function") in _FILE_CHECKS:
+            raise RegistrationError(
+                f"task {name!r}: the files of the API's machine may not be those of the worker's;"
+                " take a Path, and look for it in the task"
+            )
+        factory = schema.get("default_factory")
+        if factory and not schema.get("default_factory_takes_data") and factory() != factory():
+            raise RegistrationError(
+                f"task {name!r}: a default that differs each time would differ in each attempt;"
+                " compute it in the task from run.task_id"
+            )
+
+
+def _schemas(part: object) -> Iterator[Mapping[str, Any]]:
+    """Yield every nested schema of a Pydantic core schema."""
+    if isinstance(part, dict):
+        yield part
+        for inner in part.values():
+            yield from _schemas(inner)
+    elif isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from _schemas(inner)
+
+
+def cannot_import(what: str, error: BaseException) -> RegistrationError:
+    """Return the error for a module that cannot be imported: one line that says why and where."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if not isinstance(error, SyntaxError):  # its text says where
+        *_, place = traceback.extract_tb(error.__traceback__)
+        reason += f" ({place.filename}, line {place.lineno})"
+    return RegistrationError(f"{what} cannot be imported: {reason}")
