@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -89,11 +88,9 @@ def test_customers_take_turns(limited_stack: Stack) -> None:
     for _ in range(5):
         post(stack, "fair", 1000, customer="large", seconds=0.05)
     (single,) = post(stack, "fair", 1, customer="small")
-    begin = time.monotonic()
     assert stack.state(single, wait=20)["status"] == "SUCCESS"
-    assert time.monotonic() - begin < 5
+    assert stack.unfinished() > 4000, "it did not wait for the tasks of the other customer"
     assert stack.scalar(AT_ONCE) == 2
-    assert stack.unfinished() > 4000
 
 
 def _kill_child(stack: Stack, worker: str) -> None:
@@ -139,13 +136,12 @@ def _await_ended(stack: Stack, least: int) -> None:
     eventually(lambda: states(stack).get("SUCCESS", 0) >= least, MINUTE, "some have ended")
 
 
-def test_an_end_lets_the_next_one_run_at_once(limited_stack: Stack) -> None:
+def test_an_end_lets_the_next_one_run_without_the_reconciler(limited_stack: Stack) -> None:
     stack = limited_stack
     stack.start("worker", environment={"WORKER_CONCURRENCY": "4"})
-    begin = time.monotonic()
-    post(stack, "limited", 60, seconds=0.01)
-    eventually(lambda: stack.unfinished() == 0, 15, "sixty have ended, twenty rounds of three")
-    assert time.monotonic() - begin < 15
+    post(stack, "limited", 120, seconds=0)
+    # Forty rounds of three. The reconciler would need 80 s.
+    eventually(lambda: stack.unfinished() == 0, 40, "all have ended")
 
 
 def test_tasks_of_a_limit_that_was_removed_run(limited_stack: Stack) -> None:

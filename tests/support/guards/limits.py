@@ -1,0 +1,61 @@
+"""Guards of limits (`max_running`) and of the process for short tasks."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+FILE = "backend/db/limits.py"
+TESTS = "tests/integration/test_limits.py::"
+
+GUARDS = [
+    Guard(
+        "2: two claims do not both get the last place of a limit",
+        FILE,
+        "    _lock(connection, [limit.key])\n    running = ",
+        "    running = ",
+        TESTS + "test_two_claims_at_once_do_not_both_get_the_last_place",
+    ),
+    Guard(
+        "4: no attempt is parked while the last running one ends",
+        FILE,
+        "    _lock(connection, [limit.key])\n    yield\n",
+        "    yield\n",
+        TESTS + "test_a_claim_while_the_last_attempt_ends_gets_its_place",
+    ),
+    Guard(
+        "10: an end makes the next parked row due in its transaction",
+        FILE,
+        "    yield\n    _release(connection, [limit])\n",
+        "    yield\n",
+        TESTS + "test_an_end_makes_the_oldest_parked_row_due_in_its_transaction",
+    ),
+    Guard(
+        "2: a released row counts as running until it is claimed",
+        FILE,
+        "SELECT count(*) FROM outbox WHERE limit_key = key AND due_at < 'infinity'",
+        "SELECT 0",
+        TESTS + "test_a_released_row_takes_a_place_until_it_is_claimed",
+    ),
+    Guard(
+        "2: a claim whose answer was lost does not count against itself",
+        FILE,
+        " AND id <> CAST(:id AS uuid)",
+        " AND CAST(:id AS uuid) IS NOT NULL",
+        TESTS + "test_a_claim_whose_answer_was_lost_does_not_count_against_itself",
+    ),
+    Guard(
+        "4: the reconciler makes parked rows due that nothing else will",
+        "backend/maintenance/parked.py",
+        "limits.release(connection, _limits(keys[start : start + 100]))",
+        "_limits(keys[start : start + 100])",
+        TESTS + "test_the_reconciler_makes_parked_rows_due_that_nothing_else_will",
+    ),
+    Guard(
+        "7: short tasks do not wait for ordinary ones",
+        "backend/worker/parent/ordinary.py",
+        "return max(1, processes - 1)",
+        "return processes",
+        "tests/acceptance/test_isolation.py::"
+        "test_messages_do_not_wait_for_the_slow_tasks_before_them",
+    ),
+]
