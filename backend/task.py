@@ -11,7 +11,7 @@ import re
 import traceback
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.types import PathType
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     Function = Callable[[Any, "Run"], BaseModel]
+
+# The function under `@task`: the decorator returns it with its own type.
+Declared = TypeVar("Declared", bound="Function")
 
 # Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
@@ -131,7 +134,7 @@ def task(
     one_commit: bool = False,
     aliases: tuple[str, ...] = (),
     run: str | None = None,
-) -> Callable[[Function], Function]:
+) -> Callable[[Declared], Declared]:
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
@@ -148,7 +151,7 @@ def task(
     Raises RegistrationError.
     """
 
-    def register(function: Function) -> Function:
+    def register(function: Declared) -> Declared:
         _check_function(name, function)
         _check_limits(name, max_attempts, time_limit)
         if run is not None and not re.fullmatch(r"[\w.]+:\w+", run):

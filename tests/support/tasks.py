@@ -38,7 +38,7 @@ def kill_its_process(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task'
 @task(name="kill_its_process_in_one_commit", max_attempts=3, one_commit=True)
 def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
     """Kill its own process in the first line, before its claim is committed."""
-    return kill_its_process(args, run)  # type: ignore[return-value]  # a task may return any model
+    return kill_its_process(args, run)
 
 
 @task(name="fail", max_attempts=2)
@@ -191,7 +191,7 @@ def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task'
 @task(name="start_subprocess_and_overrun", max_attempts=1, time_limit=1)
 def start_subprocess_and_overrun(args: Command, run: Run) -> Note:
     """Start a subprocess and exceed the time limit."""
-    return start_subprocess(args, run)  # type: ignore[return-value]  # a task may return any model
+    return start_subprocess(args, run)
 
 
 @task(name="say")
