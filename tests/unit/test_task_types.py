@@ -1,4 +1,4 @@
-"""A decorated task keeps its own type: mypy finds wrong arguments of a call."""
+"""A decorated task keeps its own type: mypy finds wrong arguments, of `run_task` too."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from typing import assert_type
 from pydantic import BaseModel
 
 from backend.task import Run, task
+from backend.testing import run_task
 
 
 class Image(BaseModel):
@@ -44,6 +45,9 @@ def resize(args: Image, run: Run) -> Image:
 def calls(image: Image, run: Run) -> None:
     assert_type(thumbnail(image, run), Thumbnail)
     assert_type(resize(args=image, run=run), Image)
+    assert_type(run_task(thumbnail, image, attempt=2).value, Thumbnail)
+    run_task(thumbnail, Thumbnail(size=1))  # wrong: arg-type
+    run_task(resize, image).value.size  # wrong: attr-defined
     thumbnail(run, run)  # wrong: arg-type
     thumbnail(image)  # wrong: call-arg
     resize(image, run).size  # wrong: attr-defined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import api, attempts, broker, database, ledger, local, repairs, series, workers
+from . import api, attempts, authors, broker, database, ledger, local, repairs, series, workers
 from .guard import Guard
 
 __all__ = ["GUARDS", "Guard"]
@@ -16,5 +16,6 @@ GUARDS = [
     *database.GUARDS,
     *workers.GUARDS,
     *attempts.GUARDS,
+    *authors.GUARDS,
     *series.GUARDS,
 ]
