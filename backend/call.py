@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
-from backend.errors import TaskError
+from backend.errors import ArgumentsDoNotFit, TaskError
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def read_arguments(spec: Task, text: str) -> BaseModel:
-    """Return a task's arguments, read from JSON text. Raises TaskError if they do not fit."""
+    """Return a task's arguments, read from JSON text. Raises ArgumentsDoNotFit."""
     try:
         return spec.arguments.model_validate_json(text)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise TaskError(f"The arguments do not fit: {faults}") from error
+        raise ArgumentsDoNotFit(f"The arguments do not fit: {faults}") from error
 
 
 def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:

@@ -48,6 +48,13 @@ GUARDS = [
         "tests/integration/test_testing.py",
     ),
     Guard(
+        "a task whose arguments no longer fit is retried",
+        "backend/call.py",
+        "        raise ArgumentsDoNotFit(f",
+        "        raise TaskError(f",
+        "tests/integration/test_arguments_that_no_longer_fit.py",
+    ),
+    Guard(
         "a test of a task needs no broker",
         "backend/settings.py",
         "    return read().database_url or settings().database_url\n",
