@@ -90,6 +90,25 @@ def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signatu
     return Note()
 
 
+@task(name="overrun_in_one_commit", max_attempts=1, time_limit=2, one_commit=True)
+def overrun_in_one_commit(args: Nothing, run: Run) -> Note:
+    """Take longer than its time limit."""
+    return overrun(args, run)
+
+
+@task(name="compute_and_overrun", max_attempts=1, time_limit=2)
+def compute_and_overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Take longer than its time limit in a function of C that lets no other Python code run."""
+    return Note(text=str(sum(range(10**12))))
+
+
+@task(name="freeze_and_overrun", max_attempts=1, time_limit=2)
+def freeze_and_overrun(args: Nothing, run: Run) -> Note:
+    """Freeze its own process until the time limit has passed."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return overrun(args, run)
+
+
 @task(name="return_the_unstorable")
 def return_the_unstorable(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
     """Return a text that JSON can hold but PostgreSQL cannot."""
