@@ -49,6 +49,12 @@ def pid(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     faulthandler.unregister(current_line.ASK)
 
 
+def test_neither_the_child_nor_the_parent_waits_for_the_other() -> None:
+    pipe = current_line._pipes[CHILD]
+    assert not os.get_blocking(pipe.write), "the parent may never read"
+    assert not os.get_blocking(pipe._read), "the child may never answer"
+
+
 def test_the_innermost_line_of_the_tasks_package_is_named_without_folders(pid: int) -> None:
     """This thread waits in the standard library, which the other one asks for."""
     threading.Timer(0.1, partial(current_line.ask, CHILD, pid)).start()

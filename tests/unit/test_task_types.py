@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def calls(image: Image, run: Run) -> None:
 """
 
 
+@pytest.mark.timeout(300)  # without a cache mypy also checks all that the code imports
 def test_a_type_checker_sees_a_tasks_own_parameters_and_value(tmp_path: Path) -> None:
     file = tmp_path / "calls.py"
     file.write_text(CALLS)
@@ -65,7 +68,7 @@ def test_a_type_checker_sees_a_tasks_own_parameters_and_value(tmp_path: Path) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=280,
     )
     found = re.findall(r"calls\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
     lines = enumerate(CALLS.splitlines(), start=1)
