@@ -4,6 +4,7 @@ Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── CannotRun                `up` or `reset` cannot do its work; one line that says what to do
 ├── TaskError                raised by a task's function: fails it at once, without another attempt
+├── ArgumentsDoNotFit        a task's stored arguments do not fit its model
 ├── StatementFailed          a task's own statement failed, although PostgreSQL is available
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
 ├── Superseded               not the current attempt of the task; its outcome is dropped
@@ -41,6 +42,14 @@ class CannotRun(Error):
 
 class TaskError(Error):
     """Fails a task at once: its message is the task's error, and no attempt follows."""
+
+
+class ArgumentsDoNotFit(Error):
+    """A task's arguments do not fit its model: an error of the attempt.
+
+    The API has checked them, so the model has changed since then. A later deployment may accept
+    them.
+    """
 
 
 class StatementFailed(Error):

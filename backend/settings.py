@@ -246,6 +246,14 @@ def _load_env_file(file: Path) -> None:
     load_dotenv(stream=io.StringIO(text))
 
 
+def database_url() -> str:
+    """Return the address of the database. A test of a task needs it, and no broker.
+
+    Raises SettingsError as `settings` does, unless the database is named.
+    """
+    return read().database_url or settings().database_url
+
+
 @cache
 def settings() -> Settings:
     """Return the settings of this process, with the addresses of a running `up`'s servers.

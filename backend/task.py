@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     Function = Callable[[Any, "Run"], BaseModel]
+
+# The function under `@task`: the decorator returns it with its own type.
+Declared = TypeVar("Declared", bound="Function")
 
 # Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
@@ -146,7 +149,7 @@ def task(  # noqa: PLR0913 - each is an option of a task
     per: str | None = None,
     aliases: tuple[str, ...] = (),
     run: str | None = None,
-) -> Callable[[Function], Function]:
+) -> Callable[[Declared], Declared]:
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
@@ -165,13 +168,15 @@ def task(  # noqa: PLR0913 - each is an option of a task
     Raises RegistrationError.
     """
 
-    def register(function: Function) -> Function:
+    def register(function: Declared) -> Declared:
         check_function(name, function)
         check_options(name, max_attempts, time_limit, run)
+        arguments = arguments_of(name, function)
+        check_limit(name, arguments, max_running, per, one_commit=one_commit)
         new = Task(
             name,
             function,
-            arguments_of(name, function),
+            arguments,
             max_attempts,
             time_limit,
             one_commit,
@@ -180,7 +185,6 @@ def task(  # noqa: PLR0913 - each is an option of a task
             max_running,
             per,
         )
-        check_limit(new)
         for key in (name, *aliases):
             _register(key, new)
         return function

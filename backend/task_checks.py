@@ -16,8 +16,6 @@ from backend.errors import RegistrationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from backend.task import Task
-
 # The pattern of names of tasks and queues.
 NAME = r"[a-z][a-z0-9_]{0,99}"
 # attempt and max_attempts can be 32,767 at most, and each hand-back of a task adds one to both.
@@ -77,18 +75,25 @@ def queue_of(name: str, queue: str | None, *, one_commit: bool) -> str:
     return queue
 
 
-def check_limit(task: Task) -> None:
+def check_limit(
+    name: str,
+    arguments: type[BaseModel],
+    max_running: int | None,
+    per: str | None,
+    *,
+    one_commit: bool,
+) -> None:
     """Check `max_running` and `per`."""
-    if task.max_running is None and task.per is None:
+    if max_running is None and per is None:
         return
-    if task.one_commit:
-        raise RegistrationError(f"task {task.name!r}: max_running is for tasks without one_commit")
-    if task.max_running not in range(1, MAX_RUNNING + 1):
+    if one_commit:
+        raise RegistrationError(f"task {name!r}: max_running is for tasks without one_commit")
+    if max_running not in range(1, MAX_RUNNING + 1):
         raise RegistrationError(
-            f"task {task.name!r}: max_running must be a whole number from 1 to {MAX_RUNNING}"
+            f"task {name!r}: max_running must be a whole number from 1 to {MAX_RUNNING}"
         )
-    if task.per is not None and task.per not in task.arguments.model_fields:
-        raise RegistrationError(f"task {task.name!r}: per must name a field of its arguments")
+    if per is not None and per not in arguments.model_fields:
+        raise RegistrationError(f"task {name!r}: per must name a field of its arguments")
 
 
 def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:

@@ -27,6 +27,7 @@ _.model_config
 _.docs
 _.redoc
 _.in_days
+_.secret
 _.squares
 
 # Celery, kombu, billiard and Flower: their hooks, and attributes that they read.
@@ -84,6 +85,7 @@ _.due_from
 _.published_from
 _.type_annotation_map
 _.is_disconnect
+_.join_transaction_mode  # of a session
 
 # Alembic reads these in every revision.
 _.down_revision

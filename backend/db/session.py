@@ -22,7 +22,7 @@ from backend.db.connection import NO_LIMITS, arguments, connect, undurable
 from backend.db.outage import explain, postgresql_outage
 from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
-from backend.settings import settings
+from backend.settings import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,7 @@ def autocommit() -> sqlalchemy.Engine:
 def _engine(
     name: str = "", changed: Mapping[str, str] = MappingProxyType({}), **options: Any
 ) -> sqlalchemy.Engine:
-    url = sqlalchemy.make_url(settings().database_url)
+    url = sqlalchemy.make_url(database_url())
     made = sqlalchemy.create_engine(
         url,
         pool_timeout=3,

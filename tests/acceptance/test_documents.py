@@ -21,7 +21,9 @@ from tests.support.recipes import (
     example_index,
     example_migration,
     example_models,
+    example_rename,
     example_task,
+    example_test,
     first_task,
 )
 from tests.support.stack import ROOT, Stack
@@ -103,6 +105,8 @@ def test_each_client_in_python_runs(reader: Reader) -> None:
     special = (
         first_task(),
         example_task(),
+        example_test(),
+        example_rename(),
         example_models(),
         example_migration(),
         example_index(),

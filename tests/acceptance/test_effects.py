@@ -26,7 +26,7 @@ def test_a_task_that_raises_leaves_no_effect_and_fails_after_its_attempts(odd_st
     odd_stack.start("worker")
     task_id = odd_stack.post("/tasks/fail", {"text": "no such luck"})
     state = odd_stack.state(task_id, wait=MINUTE)
-    assert (state["status"], state["result"]) == ("FAILURE", {"error": "no such luck"})
+    assert (state["status"], state["result"]) == ("FAILURE", {"error": "ValueError: no such luck"})
     assert odd_stack.attempt(task_id) == 2
     assert messages_of(odd_stack, task_id) == 0
 
@@ -51,15 +51,6 @@ def test_a_task_may_fail_without_retry_and_a_value_may_hold_any_text(odd_stack: 
     assert odd_stack.attempt(refused) == 1
     odd_value = odd_stack.post("/tasks/return_the_unstorable", {})
     assert odd_stack.state(odd_value, wait=MINUTE)["result"] == {"text": "a\x00b"}
-
-
-def test_a_task_that_exceeds_its_time_limit_is_killed_and_fails(odd_stack: Stack) -> None:
-    odd_stack.start("api")
-    odd_stack.start("worker")
-    task_id = odd_stack.post("/tasks/overrun", {})
-    state = odd_stack.state(task_id, wait=MINUTE)
-    assert state["status"] == "FAILURE"
-    assert state["result"] == {"error": "The task took longer than its time limit of 2 seconds"}
 
 
 def test_no_transaction_stays_open_while_the_broker_hangs(stack: Stack, rabbitmq: RabbitMQ) -> None:

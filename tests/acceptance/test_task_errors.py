@@ -14,29 +14,32 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 
+# The text of an error with megabytes of `x`.
+LARGE = "ValueError: " + "x" * 1988
+
 # The exception (tests/support/errors.py), and the error in the ledger.
 REASONS = {
-    "MemoryError": "Unable to allocate 8 EiB",
+    "MemoryError": "MemoryError: Unable to allocate 8 EiB",
     "SystemExit": "SystemExit: 2",
-    "KeyboardInterrupt": "KeyboardInterrupt:",
-    "GeneratorExit": "GeneratorExit:",
-    "asyncio.CancelledError": "CancelledError:",
-    "celery.Ignore": "mine",
-    "celery.Reject": "('mine', False)",
-    "celery.Retry": "mine",
-    "celery.TaskRevokedError": "mine",
-    "celery.SoftTimeLimitExceeded": "SoftTimeLimitExceeded('mine',)",
+    "KeyboardInterrupt": "KeyboardInterrupt",
+    "GeneratorExit": "GeneratorExit",
+    "asyncio.CancelledError": "CancelledError",
+    "celery.Ignore": "Ignore: mine",
+    "celery.Reject": "Reject: ('mine', False)",
+    "celery.Retry": "Retry: mine",
+    "celery.TaskRevokedError": "TaskRevokedError: mine",
+    "celery.SoftTimeLimitExceeded": "SoftTimeLimitExceeded: SoftTimeLimitExceeded('mine',)",
     "celery.TimeLimitExceeded": "TimeLimitExceeded, whose text cannot be read",
     "celery.WorkerShutdown": "WorkerShutdown: mine",
     "celery.WorkerTerminate": "WorkerTerminate: mine",
-    "billiard.Terminated": "mine",
-    "an unpicklable error": "mine",
+    "billiard.Terminated": "Terminated: mine",
+    "an unpicklable error": "Unpicklable: mine",
     "an error without text": "ValueError",
     "an error whose text raises": "Unreadable, whose text cannot be read",
     "an error whose text is no text": "NoText, whose text cannot be read",
-    "an error with 30 MB of text": "x" * 2000,
+    "an error with 30 MB of text": LARGE,
     "a group of errors": "BaseExceptionGroup: mine (1 sub-exception)",
-    "RecursionError": "maximum recursion depth exceeded",
+    "RecursionError": "RecursionError: maximum recursion depth exceeded",
 }
 
 
@@ -97,13 +100,13 @@ def test_an_error_text_of_megabytes_is_truncated_in_ledger_and_log(odd_stack: St
     stack.start("api")
     worker = stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
     large = {"text": "an error with 30 MB of text"}
-    for name, arguments in (
-        ("raise_anything", large),
-        ("raise_in_one_commit", large),
-        ("refuse", {"text": "x" * 1_000_000}),
+    for name, arguments, text in (
+        ("raise_anything", large, LARGE),
+        ("raise_in_one_commit", large, LARGE),
+        ("refuse", {"text": "x" * 1_000_000}, "x" * 2000),
     ):
         state: Any = stack.state(stack.post(f"/tasks/{name}", arguments), wait=MINUTE)
-        assert (state["status"], state["result"]["error"]) == ("FAILURE", "x" * 2000)
+        assert (state["status"], state["result"]["error"]) == ("FAILURE", text)
     assert stack.state(stack.post("/tasks/slow?duration=0"), wait=MINUTE)["status"] == "SUCCESS"
     assert max(map(len, worker.log.splitlines())) < 50_000
     assert worker.popen.poll() is None

@@ -17,10 +17,10 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 
 from backend.api.body import read_json
 from backend.api.routes.batch_items import BatchItem, arguments_of
+from backend.call import as_json, call, read_arguments
 from backend.errors import TaskError
 from backend.task import Run, Task
 from backend.task_checks import _check_model
-from backend.worker.attempt.call import as_json, call
 from tests.support.shapes import asked
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def seen(model: type[BaseModel], text: str) -> Any:  # noqa: ANN401 - a model
         given.append(args)
         return args
 
-    call(Task("a_task", function, model, 1, 60, one_commit=False), text, Run("id", 1, None))  # type: ignore[arg-type]  # needs no session
+    spec = Task("a_task", function, model, 1, 60, one_commit=False)
+    call(spec, read_arguments(spec, text), Run("id", 1, None))  # type: ignore[arg-type]  # needs no session
     return given[0]
 
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
+from backend.db.task_session import TaskSession
 from backend.errors import Duplicate, TaskError
-from backend.worker.attempt.session import TaskSession
 from tests.support.ledger import publish, republish, submit
 from tests.support.readiness import readiness
 
@@ -88,7 +88,7 @@ def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:
 def test_a_tasks_own_queries_use_the_default_planner_settings(service: sa.Engine) -> None:
     assert service
     changed = sa.text("SELECT name FROM pg_settings WHERE name LIKE 'enable%' AND source <> :d")
-    with TaskSession(time_limit=60) as own:
+    with TaskSession(session.engine(), time_limit=60) as own:
         assert own.execute(changed, {"d": "default"}).all() == []
 
 
@@ -105,7 +105,7 @@ def test_a_task_cannot_ignore_that_its_transaction_was_refused(service: sa.Engin
                 with suppress(Exception):
                     own.execute(sa.text("UPDATE tasks SET progress = '1/2'"))
 
-    with TaskSession(time_limit=60, before_begin=refuse) as own:
+    with TaskSession(session.engine(), time_limit=60, before_begin=refuse) as own:
         with pytest.raises(Duplicate):
             write(own)
         with pytest.raises(TaskError), own.lent():

@@ -78,7 +78,7 @@ def test_after_a_failover_lost_a_claim_the_task_waits_for_its_next_delivery(
 
 
 @both_kinds
-@pytest.mark.parametrize("arguments", [(float("nan"),), ([1, float("inf")],), ()])
+@pytest.mark.parametrize("arguments", [(float("nan"),), ([1, float("inf")],)])
 def test_an_external_task_whose_arguments_cannot_be_stored_fails_with_a_reason(
     service: sa.Engine, arguments: tuple[object, ...], *, one_commit: bool
 ) -> None:

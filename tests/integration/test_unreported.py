@@ -37,7 +37,7 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_fails_with_the_reason(
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
     record_failure(delivery, "w", error)
     row = task(service, task_id)
-    assert (row["state"], row["error"]) == (state, str(error))
+    assert (row["state"], row["error"]) == (state, f"RecursionError: {error}")
     assert box(service) == ([(task_id, 2)] if state == "RETRY" else [])
     if state == "FAILURE":
         eventually(lambda: len(replies) == 1, 5, "a reply is sent")

@@ -25,6 +25,18 @@ def example_task() -> Block:
     return _task_in("CONTRIBUTING.md")
 
 
+def example_test() -> Block:
+    """Return the test of the example task, which tests/integration runs."""
+    (found,) = (block for block in documents.blocks("python") if "run_task(" in block.text)
+    return found
+
+
+def example_rename() -> Block:
+    """Return the model with a renamed argument, which tests/integration uses."""
+    (found,) = (block for block in documents.blocks("python") if "AliasChoices" in block.text)
+    return found
+
+
 def example_migration() -> Block:
     (found,) = (block for block in documents.blocks("python") if "def upgrade" in block.text)
     return found

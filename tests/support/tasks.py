@@ -38,7 +38,7 @@ def kill_its_process(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task'
 @task(name="kill_its_process_in_one_commit", max_attempts=3, one_commit=True)
 def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
     """Kill its own process in the first line, before its claim is committed."""
-    return kill_its_process(args, run)  # type: ignore[return-value]  # a task may return any model
+    return kill_its_process(args, run)
 
 
 @task(name="fail", max_attempts=2)
@@ -88,6 +88,25 @@ def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signatu
     """Take longer than its time limit."""
     threading.Event().wait(60)
     return Note()
+
+
+@task(name="overrun_in_one_commit", max_attempts=1, time_limit=2, one_commit=True)
+def overrun_in_one_commit(args: Nothing, run: Run) -> Note:
+    """Take longer than its time limit."""
+    return overrun(args, run)
+
+
+@task(name="compute_and_overrun", max_attempts=1, time_limit=2)
+def compute_and_overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Take longer than its time limit in a function of C that lets no other Python code run."""
+    return Note(text=str(sum(range(10**12))))
+
+
+@task(name="freeze_and_overrun", max_attempts=1, time_limit=2)
+def freeze_and_overrun(args: Nothing, run: Run) -> Note:
+    """Freeze its own process until the time limit has passed."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return overrun(args, run)
 
 
 @task(name="return_the_unstorable")
@@ -191,7 +210,7 @@ def start_subprocess(args: Command, run: Run) -> Note:  # noqa: ARG001 - a task'
 @task(name="start_subprocess_and_overrun", max_attempts=1, time_limit=1)
 def start_subprocess_and_overrun(args: Command, run: Run) -> Note:
     """Start a subprocess and exceed the time limit."""
-    return start_subprocess(args, run)  # type: ignore[return-value]  # a task may return any model
+    return start_subprocess(args, run)
 
 
 @task(name="say")

@@ -67,7 +67,7 @@ def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bo
 
     spec = Task("a_task", too_small, Nothing, 5, 60, one_commit=False)
     report = run_alone(spec, str(uuid4()), "{}", kind=Recorded)
-    assert done[0] == "recorded too small True"
+    assert done[0] == "recorded ValueError: too small True"
     assert done[-1] == "logged %s raised"
     assert [state for state, _ in report.ended.values()] == ([] if broken else [RETRY])
     assert "ValueError: too small" in report.traceback

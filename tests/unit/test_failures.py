@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from psycopg2.errors import NotNullViolation, UndefinedTable, UniqueViolation
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from backend.errors import ArgumentsDoNotFit, TaskError
 from backend.worker.failures import backoff, error_text
 
 SECRET = "SELECT secret FROM hosts"
@@ -20,20 +22,32 @@ def test_the_delay_between_attempts_doubles_up_to_five_minutes() -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (ValueError("too small"), "too small"),
+        (ValueError("too small"), "ValueError: too small"),
+        (KeyError("url"), "KeyError: 'url'"),
+        (SystemExit(2), "SystemExit: 2"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (TaskError("there is no such page"), "there is no such page"),
+        (ArgumentsDoNotFit("The arguments do not fit"), "The arguments do not fit"),
         (ValueError(), "ValueError"),
         ("terminated", "terminated"),
         (WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL) Job: 3."),
          "The process running the task was lost"),
         (TimeLimitExceeded(2), "The task took longer than its time limit of 2 seconds"),
-        (TimeLimitExceeded(0.5), "The task took longer than its time limit of 0.5 seconds"),
+        (TimeLimitExceeded(0.5, ""), "The task took longer than its time limit of 0.5 seconds"),
+        (TimeLimitExceeded(2, "a.py, line 31"),
+         "The task took longer than its time limit of 2 seconds; it was in a.py, line 31"),
         (OperationalError(SECRET, {}, Exception("connection to 10.0.0.1 failed")),
          "Database connection failed"),
         (IntegrityError(SECRET, {}, Exception("duplicate key")), "Database error: IntegrityError"),
+        (IntegrityError(SECRET, {}, UniqueViolation(SECRET)), "Database error: IntegrityError"),
+        (IntegrityError(SECRET, {}, NotNullViolation(SECRET)), "Database error: IntegrityError"),
         (ProgrammingError(SECRET, {}, Exception("no such")), "Database error: ProgrammingError"),
-        (ValueError("a\x00b"), "ab"),
-        (ValueError("a\ud800b"), "a?b"),
-        (ValueError("x" * 3000), "x" * 2000),
+        (UndefinedTable(SECRET), "Database error: UndefinedTable"),
+        (UniqueViolation(SECRET), "Database error: UniqueViolation"),
+        (ValueError("a\x00b"), "ValueError: ab"),
+        (ValueError("a\ud800b"), "ValueError: a?b"),
+        (ValueError("x" * 3000), "ValueError: " + "x" * 1988),
+        ("x" * 3000, "x" * 2000),
     ],
 )  # fmt: skip
 def test_an_error_is_described_without_queries_or_hosts(

@@ -16,9 +16,9 @@ from pydantic import (
 )
 
 from backend.api.routes import task_models
+from backend.call import as_json
 from backend.task import Task
 from backend.tasks.slow import SlowArguments
-from backend.worker.attempt.call import as_json
 
 
 class Handle:

@@ -14,11 +14,12 @@ import pytest
 from celery.concurrency.asynpool import AsynPool
 from kombu.asynchronous import Hub
 
+from backend.worker import current_line
 from backend.worker.parent.pool import LOOKS_AGAIN, Processes, Results
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 HALF = 60
@@ -204,6 +205,38 @@ def test_a_child_at_its_task_limit_gets_no_job(monkeypatch: pytest.MonkeyPatch) 
     pool._maxtasksperchild = None
     pool.on_job_ready(0, 0, None, 5)
     assert free == [5, 6, 5], "without a limit every child gets jobs"
+
+
+@pytest.mark.parametrize("limit", [60, 0.1])
+def test_a_child_is_asked_for_its_line_before_its_time_limit_and_killed_at_it(
+    monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    later: list[tuple[float, Callable[..., object], int]] = []
+    ended: list[int] = []
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(current_line, "ask", lambda *child: asked.append(child))
+    monkeypatch.setattr(AsynPool, "_on_hard_timeout", lambda _, job: ended.append(job))
+    pool = Processes.__new__(Processes)
+    pool._pool = [SimpleNamespace(index=0, pid=5), SimpleNamespace(index=1, pid=6)]
+    result = SimpleNamespace(_job=7, _worker_pid=6, _timeout=limit)
+    pool._cache = {7: result}
+
+    class Loop(Hub):
+        def call_later(self, *timer: Any) -> Hub:
+            later.append(timer)
+            return self  # an object that can be weakly referenced
+
+    pool._create_timelimit_handlers(Loop())
+    pool.on_timeout_set(result, None, limit)
+    for _ in range(2):
+        _, call, job = later[-1]
+        call(job)
+    assert (asked, ended) == ([(1, 6)], [7])
+    assert sum(seconds for seconds, *_ in later) == pytest.approx(limit)
+    assert 0 < later[1][0] < limit
+    pool._cache.clear()
+    pool._on_hard_timeout(7)
+    assert len(later) == 2, "the job has ended"
 
 
 def test_a_failed_fork_does_not_end_the_worker(

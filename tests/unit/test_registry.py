@@ -25,9 +25,9 @@ from sqlalchemy.orm import Session
 import backend.task
 import backend.tasks
 from backend import registry
+from backend.call import call
 from backend.errors import RegistrationError, TaskError
 from backend.task import Run, task
-from backend.worker.attempt.call import call
 
 if TYPE_CHECKING:
     from backend.task import Function
@@ -239,4 +239,4 @@ def test_a_task_that_returns_no_model_fails_without_retry() -> None:
     task(name="idle")(wrong)
     run = Run("an id", 1, Session())
     with pytest.raises(TaskError, match="returned dict instead of a Pydantic model"):
-        call(backend.task.declared_tasks["idle"], "{}", run)
+        call(backend.task.declared_tasks["idle"], Nothing(), run)

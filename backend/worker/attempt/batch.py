@@ -13,6 +13,8 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 
 from backend.db import ledger, locked
 from backend.db.records import outcome
+from backend.db.session import engine
+from backend.db.task_session import TaskSession
 from backend.errors import (
     Duplicate,
     StatementFailed,
@@ -24,7 +26,6 @@ from backend.states import SUCCESS
 from backend.worker.attempt.call import value_of
 from backend.worker.attempt.outcomes import finish, note_dropped
 from backend.worker.attempt.retry import retry_while_unavailable
-from backend.worker.attempt.session import TaskSession
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     # STARTED, so the reconciler finds it. A batch does not set STARTED, because that would update
     # each row twice; its tasks are still in the outbox, and are published again.
     start = len(attempts) == 1
-    with TaskSession() as session:
+    with TaskSession(engine()) as session:
         for attempt in attempts:
             if not attempt.adopt(session):
                 raise Duplicate

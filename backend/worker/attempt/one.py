@@ -11,13 +11,14 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 
 from backend.db import limits
 from backend.db.records import outcome
+from backend.db.session import engine
+from backend.db.task_session import TaskSession
 from backend.errors import AtLimit, Duplicate, StatementFailed, StoreUnavailable, TaskRaised
 from backend.states import SUCCESS
 from backend.worker.attempt.batch import in_one_commit
 from backend.worker.attempt.call import value_of
 from backend.worker.attempt.outcomes import finish, finish_alone, handle_error, note_dropped
 from backend.worker.attempt.retry import retry_while_unavailable
-from backend.worker.attempt.session import TaskSession
 from backend.worker.failures import error_text
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _in_steps(attempt: Attempt, group: Group | None) -> TaskRecord | None:
     """
     start = partial(group.start, attempt) if group else None
     try:
-        with TaskSession(time_limit=attempt.spec.time_limit, before_begin=start) as session:
+        with TaskSession(engine(), attempt.spec.time_limit, before_begin=start) as session:
             value = value_of(attempt, session, start)
             end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():

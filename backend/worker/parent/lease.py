@@ -28,7 +28,7 @@ from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
 from backend.settings import settings
-from backend.worker import durations
+from backend.worker import current_line, durations
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
@@ -248,6 +248,7 @@ def _in_child(**_: object) -> None:
     global _lease  # noqa: PLW0603 - the parent's, copied by fork
     _lease = None
     subprocesses.register_pool_process()
+    current_line.answer_parent()
     _die_with_parent()
 
 

@@ -16,7 +16,8 @@ from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.asynpool import ResultHandler as CeleryResults
 from celery.concurrency.prefork import TaskPool
 
-from backend.worker import tickets
+from backend.worker import current_line, tickets
+from backend.worker.current_line import ANSWER_SECONDS
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ def _try_fork() -> None:
     os.waitpid(pid, 0)
 
 
+def _time_to_answer(limit: float) -> float:
+    return min(ANSWER_SECONDS, limit / 2)
+
+
 class Processes(AsynPool):
     """Celery's pool of billiard processes, with our fixes."""
 
@@ -94,6 +99,8 @@ class Processes(AsynPool):
     _fileno_to_outq: dict[int, Any]
     _fileno_to_inq: dict[int, Any]
     _maxtasksperchild: int | None
+    _cache: dict[int, Any]  # the jobs under way
+    on_timeout_set: Callable[..., None]
 
     def on_job_ready(self, job: int, i: int, obj: object, inqW_fd: int) -> None:  # noqa: N803 - billiard's
         """Let a child take its next job, unless this was the last of MAX_TASKS_PER_CHILD.
@@ -113,6 +120,7 @@ class Processes(AsynPool):
         Celery would end the worker and all its tasks. The next `maintain_pool` tries again.
         """
         tickets.prepare(i)
+        current_line.prepare(i)
         before = list(self._pool)
         try:
             if self._fork_failed:
@@ -132,6 +140,28 @@ class Processes(AsynPool):
             return None
         self._fork_failed = False
         return made
+
+    def _create_timelimit_handlers(self, hub: Any) -> None:  # noqa: ANN401 - kombu's
+        """Let `_on_hard_timeout` be called a moment before the time limit."""
+        super()._create_timelimit_handlers(hub)  # type: ignore[misc]  # missing in the stubs
+        self._call_later = hub.call_later
+        set_limits = self.on_timeout_set
+
+        def on_timeout_set(result: Any, soft: float | None, hard: float | None) -> None:  # noqa: ANN401 - billiard's
+            set_limits(result, soft, hard and hard - _time_to_answer(hard))
+
+        self.on_timeout_set = on_timeout_set
+
+    def _on_hard_timeout(self, job: int) -> None:
+        """Ask the child for the line that it executes; at the time limit, end it as Celery does."""
+        result = self._cache.get(job)
+        if result is None:
+            return  # it has ended
+        end = super()._on_hard_timeout  # type: ignore[misc]  # missing in the stubs
+        for child in self._pool:
+            if child.pid == result._worker_pid:  # noqa: SLF001 - no other way
+                current_line.ask(child.index, child.pid)
+        self._call_later(_time_to_answer(result._timeout), end, job)  # noqa: SLF001 - the same
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:  # noqa: ANN401 - kombu's, billiard's
         """Look at a child whose pipe was closed, and again soon while it has not ended.

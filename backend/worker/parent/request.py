@@ -7,7 +7,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Terminated
+from celery.exceptions import Terminated, TimeLimitExceeded
 from celery.worker import state as celery_state
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -15,7 +15,9 @@ from celery.worker.state import task_ready
 from backend.broker import wire
 from backend.broker.app import app
 from backend.broker.bundle import went_back
+from backend.registry import registered
 from backend.telemetry.logs import about
+from backend.worker import current_line
 from backend.worker.failures import error_text
 from backend.worker.parent import activity, lease
 from backend.worker.parent.unreported import record_failure, record_revoke
@@ -75,6 +77,10 @@ class LedgerRequest(Request):
         elif self._terminate_on_ack and isinstance(error, Terminated):
             # Revoked while the pool had it, before a child began.
             self._announce_revoked("terminated", True, str(error), False)  # noqa: FBT003 - Celery's
+        elif isinstance(error, TimeLimitExceeded):
+            pid: Any = self.worker_pid  # the stubs call it a text
+            line = current_line.answer(pid, registered()[self.delivery.name])
+            self.end_with(TimeLimitExceeded(*error.args, line))
         else:
             self.end_with(error)
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import api, attempts, broker, database, ledger, limits, local, repairs, series, workers
+from . import (
+    api,
+    attempts,
+    authors,
+    broker,
+    database,
+    ledger,
+    limits,
+    local,
+    repairs,
+    series,
+    workers,
+)
 from .guard import Guard
 
 __all__ = ["GUARDS", "Guard"]
@@ -16,6 +28,7 @@ GUARDS = [
     *database.GUARDS,
     *workers.GUARDS,
     *attempts.GUARDS,
+    *authors.GUARDS,
     *series.GUARDS,
     *limits.GUARDS,
 ]

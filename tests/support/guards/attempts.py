@@ -80,28 +80,28 @@ GUARDS = [
     ),
     Guard(
         "3: the session is flushed before the next task begins",
-        "backend/worker/attempt/session.py",
+        "backend/db/task_session.py",
         "            self.flush()\n",
         "",
         "tests/integration/test_task_session.py",
     ),
     Guard(
         "9: the worker validates the arguments as the API does",
-        "backend/worker/attempt/call.py",
-        "spec.arguments.model_validate_json(arguments)",
-        "spec.arguments.model_validate(__import__('json').loads(arguments))",
+        "backend/call.py",
+        "spec.arguments.model_validate_json(text)",
+        "spec.arguments.model_validate(__import__('json').loads(text))",
         "tests/integration/test_round_trip.py",
     ),
     Guard(
         "a result uses the field names of the OpenAPI document",
-        "backend/worker/attempt/call.py",
+        "backend/call.py",
         "model_dump_json(by_alias=True)",
         "model_dump_json()",
         "tests/unit/test_openapi_results.py",
     ),
     Guard(
         "9: an infinite number in a result does not become null",
-        "backend/worker/attempt/call.py",
+        "backend/call.py",
         '    if "null" in text and',
         "    if False and",
         "tests/integration/test_round_trip.py",
@@ -133,7 +133,7 @@ GUARDS = [
     ),
     Guard(
         "9: a fork of a task's process ends and reports nothing",
-        "backend/worker/attempt/call.py",
+        "backend/call.py",
         "        if os.getpid() != pid:\n            _end_fork()\n",
         "        pass\n",
         "tests/acceptance/test_processes_in_tasks.py::test_a_fork_of_a_tasks_process_reports"
@@ -155,7 +155,7 @@ GUARDS = [
     ),
     Guard(
         "a session that a task keeps cannot be used after its end",
-        "backend/worker/attempt/session.py",
+        "backend/db/task_session.py",
         ", close_resets_only=False",
         "",
         "tests/integration/test_task_session.py::test_a_session_kept_by_a_task_cannot_be_used"
@@ -163,7 +163,7 @@ GUARDS = [
     ),
     Guard(
         "a task's transaction uses the task's time limit as its limits",
-        "backend/worker/attempt/session.py",
+        "backend/db/task_session.py",
         "        if self._time_limit is not None:\n",
         "        if self._time_limit is not None and self.began is not None:\n",
         "tests/integration/test_task_settings.py::test_an_ordinary_task_may_exceed_the_default"

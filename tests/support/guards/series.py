@@ -66,7 +66,7 @@ GUARDS = [
     ),
     Guard(
         "3: a task cannot ignore that its transaction was refused",
-        "backend/worker/attempt/session.py",
+        "backend/db/task_session.py",
         "            if self._begin_error is not None:\n",
         "            if False:\n",
         "tests/integration/test_session.py",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from backend.db.session import engine
 from backend.db.transaction_policy import TaskSafeConnection, TransactionPolicy
 
 if TYPE_CHECKING:
@@ -29,19 +28,23 @@ _ALLOW = text(
 
 
 class TaskSession(Session):
-    """A session on this process's engine of transactions; a task may use it inside `lent`.
+    """A session on an engine or on a connection; a task may use it inside `lent`.
 
-    `time_limit`: seconds, for a task whose transaction begins with its own first statement. Such a
-    task may change settings; `ledger.finish` resets them.
+    `bind`: this process's engine of transactions, or a connection of it. `time_limit`: seconds, for
+    a task whose transaction begins with its own first statement. Such a task may change settings;
+    `ledger.finish` resets them.
     """
 
     _raw: TaskSafeConnection | None = None
 
     def __init__(
-        self, time_limit: float | None = None, before_begin: Callable[[], None] | None = None
+        self,
+        bind: sqlalchemy.Engine | sqlalchemy.Connection | None,
+        time_limit: float | None = None,
+        before_begin: Callable[[], None] | None = None,
     ) -> None:
         # After its one transaction it cannot be used again: a task may have kept it.
-        super().__init__(engine(), expire_on_commit=False, close_resets_only=False)
+        super().__init__(bind, expire_on_commit=False, close_resets_only=False)
         self._policy = TransactionPolicy(settings=time_limit is not None)
         self._time_limit = time_limit
         self._before_begin = before_begin

@@ -1,0 +1,80 @@
+"""Calls a task's function as a worker does: with arguments of JSON text, for a value that JSON has.
+
+backend/testing.py does the same in a test.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from structlog.contextvars import bound_contextvars
+
+from backend.errors import ArgumentsDoNotFit, TaskError
+from backend.telemetry.logs import about
+
+if TYPE_CHECKING:
+    from backend.task import Run, Task
+
+
+def read_arguments(spec: Task, text: str) -> BaseModel:
+    """Return a task's arguments, read from JSON text. Raises ArgumentsDoNotFit."""
+    try:
+        return spec.arguments.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ArgumentsDoNotFit(f"The arguments do not fit: {faults}") from error
+
+
+def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
+    """Call a task's function; return its value.
+
+    Raises TaskError for a value that is no model, and every error of the function.
+    """
+    pid = os.getpid()
+    try:
+        # The task's own log lines belong to it too.
+        with bound_contextvars(**about(run.task_id, run.attempt)):
+            value: object = spec.function(arguments, run)
+    finally:
+        if os.getpid() != pid:
+            _end_fork()
+    if not isinstance(value, BaseModel):
+        raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
+    return value
+
+
+def _end_fork() -> NoReturn:
+    """End a process that the task's function has forked: only its parent reports the outcome.
+
+    The exit code is the one that a script would have.
+    """
+    error = sys.exception()
+    code = getattr(error, "code", 1) if error else 0
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def as_json(value: BaseModel) -> str:
+    """Return a task's value as JSON text.
+
+    Raises TaskError for NaN and infinities, which Pydantic would write as null.
+    """
+    # As the OpenAPI document names its fields.
+    text = value.model_dump_json(by_alias=True)
+    if "null" in text and not _finite(value.model_dump()):
+        raise TaskError("The task's value has a number that JSON lacks: NaN or infinite")
+    return text
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, (list, tuple, set, frozenset)) or all(map(_finite, value))

@@ -1,0 +1,63 @@
+"""A task that exceeds its time limit is killed; the error names the line in which it was."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.stack import ROOT
+
+if TYPE_CHECKING:
+    from tests.support.stack import Stack
+
+MINUTE = 60.0
+TASKS = "tests/support/tasks.py"
+
+
+def line_of(code: str) -> int:
+    """Return the number of the line of the tests' tasks that has this code."""
+    lines = enumerate((ROOT / TASKS).read_text().splitlines(), start=1)
+    (found,) = (number for number, line in lines if code in line)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("overrun", "threading.Event().wait(60)"),
+        ("overrun_in_one_commit", "threading.Event().wait(60)"),
+        ("compute_and_overrun", "sum(range(10**12))"),
+    ],
+)
+def test_a_task_that_exceeds_its_time_limit_is_killed_and_fails(
+    odd_stack: Stack, name: str, code: str
+) -> None:
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    task_id = odd_stack.post(f"/tasks/{name}", {})
+    state = odd_stack.state(task_id, wait=MINUTE)
+    assert state["status"] == "FAILURE"
+    error = f"The task took longer than its time limit of 2 seconds; it was in {TASKS}, line "
+    assert state["result"] == {"error": f"{error}{line_of(code)}"}
+
+
+def test_the_line_is_the_tasks_own_also_while_it_waits_in_a_library(odd_stack: Stack) -> None:
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    arguments = {"file": str(odd_stack.folder / "effect")}
+    task_id = odd_stack.post("/tasks/start_subprocess_and_overrun", arguments)
+    state: Any = odd_stack.state(task_id, wait=MINUTE)
+    named = re.search(rf"of 1 seconds; it was in {TASKS}, line (\d+)$", state["result"]["error"])
+    assert named is not None, state
+    assert 0 <= int(named[1]) - line_of("subprocess.run(") <= 2
+
+
+def test_without_the_line_the_error_is_the_time_limit_alone(odd_stack: Stack) -> None:
+    """A frozen process cannot answer, and is killed in time all the same."""
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    task_id = odd_stack.post("/tasks/freeze_and_overrun", {})
+    state = odd_stack.state(task_id, wait=MINUTE)
+    assert state["result"] == {"error": "The task took longer than its time limit of 2 seconds"}

@@ -1,0 +1,60 @@
+"""The examples for authors of tasks in CONTRIBUTING: a test of a task, a renamed argument."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import backend.task
+import backend.tasks
+from backend.task import Run, task
+from backend.testing import run_task
+from tests.support.recipes import example_rename, example_task, example_test
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+MODULE = "backend.tasks.word_count"
+
+
+@pytest.fixture(autouse=True)
+def word_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the example task into the package of tasks; remove afterwards what was declared."""
+    (tmp_path / "word_count.py").write_text(example_task().text)
+    monkeypatch.setattr(backend.tasks, "__path__", [*backend.tasks.__path__, str(tmp_path)])
+    before = dict(backend.task.declared_tasks)
+    yield
+    backend.task.declared_tasks.clear()
+    backend.task.declared_tasks.update(before)
+    sys.modules.pop(MODULE, None)
+
+
+@pytest.mark.usefixtures("service")
+def test_the_example_of_a_test_passes() -> None:
+    scope: dict[str, Any] = {}
+    exec(example_test().text, scope)  # this code is our own
+    tests = [value for name, value in scope.items() if name.startswith("test_")]
+    assert len(tests) == 1
+    tests[0]()
+
+
+def test_a_renamed_argument_has_both_names_in_json_and_the_new_one_in_the_openapi_document() -> (
+    None
+):
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(example_rename().text, scope)  # this code is our own
+    page = scope["Page"]
+    for text in ('{"source": "x"}', '{"url": "x"}', '{"url": "y", "source": "x"}'):
+        assert page.model_validate_json(text).source == "x"
+    assert list(page.model_json_schema()["properties"]) == ["source"]
+
+    def fetch(args: Any, run: Run) -> Any:  # noqa: ANN401, ARG001 - the example's model
+        return args
+
+    fetch.__annotations__ = {"args": page, "run": Run, "return": page}
+    task(name="fetch")(fetch)
+    assert run_task(fetch, page(source="x")).value.source == "x"
