@@ -10,13 +10,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from backend.db import ledger
 from backend.db.limits import Limit
-from backend.db.records import TASKS, TaskRecord
+from backend.db.records import TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
 from backend.task_checks import (
@@ -89,14 +89,23 @@ class Task:
     name: str
     declared: Function
     arguments: type[BaseModel]
-    max_attempts: int
-    time_limit: float
-    one_commit: bool
+    max_attempts: int = 5
+    time_limit: float = 3600
+    one_commit: bool = False
     # Without QUEUE_PREFIX.
-    queue: str = TASKS
-    run: str | None = None
+    queue: str = ""
     max_running: int | None = None
     per: str | None = None
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options, and find the queue. Raises RegistrationError."""
+        check_options(self.name, self.max_attempts, self.time_limit, self.run)
+        check_limit(
+            self.name, self.arguments, self.max_running, self.per, one_commit=self.one_commit
+        )
+        queue = queue_of(self.name, self.queue, one_commit=self.one_commit)
+        object.__setattr__(self, "queue", queue)  # the dataclass is frozen
 
     def record(self, task_id: str, args: str, reply_to: str | None) -> TaskRecord:
         """Return a task of this kind to be submitted; `args` is JSON text."""
@@ -138,53 +147,44 @@ class Task:
 declared_tasks: dict[str, Task] = {}
 
 
-def task(  # noqa: PLR0913 - each is an option of a task
-    *,
-    name: str,
-    max_attempts: int = 5,
-    time_limit: float = 3600,
-    one_commit: bool = False,
-    queue: str | None = None,
-    max_running: int | None = None,
-    per: str | None = None,
-    aliases: tuple[str, ...] = (),
-    run: str | None = None,
+class TaskOptions(TypedDict, total=False):
+    """What `@task` takes beside the name.
+
+    max_attempts: how many attempts the task has, 5 by default; an error or a lost worker leads to
+        the next one. From 1 to MAX_ATTEMPTS.
+    time_limit: seconds, after which the attempt is killed, 3600 by default; up to MAX_TIME_LIMIT.
+    one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
+        writes to our database. It is never seen STARTED. Not with `queue` or `max_running`.
+    queue: workers with it in WORKER_QUEUES run the task; `tasks` by default.
+    max_running: how many of these tasks run at once, in all workers together; the others wait.
+    per: the name of an argument: `max_running` is for each of its values.
+    run: "module:function" of the function that does the work, with the same parameters. Only
+        workers import it, when they start; the API imports what is declared. Without it the
+        decorated function does the work.
+    """
+
+    max_attempts: int
+    time_limit: float
+    one_commit: bool
+    queue: str
+    max_running: int
+    per: str
+    run: str
+
+
+def task(
+    *, name: str, aliases: tuple[str, ...] = (), **options: Unpack[TaskOptions]
 ) -> Callable[[Declared], Declared]:
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
-        URL, so keep it, or name the old one in `aliases`.
-    max_attempts: an error or a lost worker leads to the next attempt; from 1 to MAX_ATTEMPTS.
-    time_limit: seconds, after which the attempt is killed; above 0, up to MAX_TIME_LIMIT.
-    one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
-        writes to our database. It is never seen STARTED.
-    queue: workers with it in WORKER_QUEUES run the task. Not together with `one_commit`.
-    max_running: how many of them run at once, in all workers together; the others wait. Not
-        together with `one_commit`. `per`: the name of an argument; the limit is for each value.
-    run: "module:function" of the function that does the work, with the same parameters. Only
-        workers import it, when they start; the API imports what is declared here. Without it the
-        decorated function does the work.
+        URL, so keep it, or name the old one in `aliases`. TaskOptions describes the options.
 
     Raises RegistrationError.
     """
 
     def register(function: Declared) -> Declared:
-        check_function(name, function)
-        check_options(name, max_attempts, time_limit, run)
-        arguments = arguments_of(name, function)
-        check_limit(name, arguments, max_running, per, one_commit=one_commit)
-        new = Task(
-            name,
-            function,
-            arguments,
-            max_attempts,
-            time_limit,
-            one_commit,
-            queue_of(name, queue, one_commit=one_commit),
-            run,
-            max_running,
-            per,
-        )
+        new = Task(name, function, arguments_of(name, function), **options)
         for key in (name, *aliases):
             _register(key, new)
         return function

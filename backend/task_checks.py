@@ -57,15 +57,15 @@ def check_options(name: str, max_attempts: int, time_limit: float, run: str | No
         )
 
 
-def queue_of(name: str, queue: str | None, *, one_commit: bool) -> str:
-    """Return the queue of a task, for the one that it was declared with."""
+def queue_of(name: str, queue: str, *, one_commit: bool) -> str:
+    """Return the queue of a task; `queue` is the one that it was declared with, or empty."""
     if one_commit:
-        if queue is not None:
+        if queue:
             raise RegistrationError(
                 f"task {name!r}: tasks with one_commit have a queue of their own"
             )
         return SHORT_TASKS
-    if queue is None:
+    if not queue:
         return TASKS
     if queue == SHORT_TASKS or not re.fullmatch(NAME, queue):
         raise RegistrationError(
@@ -97,7 +97,8 @@ def check_limit(
 
 
 def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:
-    """Return the model of a task's arguments, after checks of its two models."""
+    """Return the model of a task's arguments, after checks of the function and its two models."""
+    check_function(name, function)
     hints = get_type_hints(function)
     arguments = _model(name, "its parameter `args`", hints.get("args"))
     _check_model(name, arguments)
