@@ -76,8 +76,8 @@ GUARDS = [
     ),
     Guard(
         "9: argument types whose values change with time are refused at import",
-        "backend/task.py",
-        "        _check_model(name, arguments)\n",
+        "backend/task_checks.py",
+        "    _check_model(name, arguments)\n",
         "",
         "tests/unit/test_registry.py",
     ),
