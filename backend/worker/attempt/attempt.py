@@ -101,7 +101,13 @@ class Attempt:
             claim = None
             if self.adopt(connection):
                 flush = self.delivery.external or self.number >= self.spec.max_attempts
-                claim = ledger.claim(connection, {self.id: self.number}, self.worker, flush=flush)
+                claim = ledger.claim(
+                    connection,
+                    {self.id: self.number},
+                    self.worker,
+                    declared=self.spec.max_attempts,
+                    flush=flush,
+                )
             if claim is None or not claim.ids:
                 # The connection may have broken during the previous commit. Checked last: the
                 # statements have waited for the row's lock, so that commit is over.
@@ -181,6 +187,7 @@ class Attempt:
                 self.number,
                 error,
                 self.worker,
+                declared=self.spec.max_attempts,
                 # If it waits although its claim was committed, PostgreSQL has lost the claim in a
                 # failover, and the task is left to its next delivery.
                 waiting=not self.started,
