@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import text
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def submit(
     It runs after the commit. After a rollback it does not exist. With an AsyncSession:
     `await session.run_sync(submit, name, arguments)`.
 
-    Raises ValueError for arguments over MAX_ARGUMENTS, or that are not the same when they are read
-    back from JSON; TypeError for a value that JSON lacks; sqlalchemy.exc.DataError for a name that
-    no task can have.
+    Raises ValueError for arguments that are not valid, are over MAX_ARGUMENTS, or differ when they
+    are read back from JSON; TypeError for a value that JSON lacks; sqlalchemy.exc.DataError for a
+    name that no task can have.
     """
     json_text = _json_of(arguments)
     if len(json_text.encode()) > MAX_ARGUMENTS:
@@ -49,8 +49,16 @@ def _json_of(arguments: BaseModel | Mapping[str, object]) -> str:
     if not isinstance(arguments, BaseModel):
         return json.dumps(dict(arguments), allow_nan=False)
     json_text = arguments.model_dump_json(by_alias=True, round_trip=True)
-    # Not so for a secret, a field that is left out, NaN, or a validator that changes its own value.
-    if type(arguments).model_validate_json(json_text) != arguments:
+    try:
+        same = type(arguments).model_validate_json(json_text) == arguments
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        # Without its cause, whose text has the values.
+        raise ValueError(f"{type(arguments).__name__}: {faults}") from None
+    # False for a secret, NaN, a field that is left out, or a validator that changes its own result.
+    if not same:
         raise ValueError(
             f"{type(arguments).__name__}: a worker would read other arguments from their JSON text"
         )
