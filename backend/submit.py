@@ -33,7 +33,7 @@ def submit(
     `await session.run_sync(submit, name, arguments)`.
 
     Raises ValueError for arguments that are not valid, are over MAX_ARGUMENTS, or differ when they
-    are read back from JSON; TypeError for a value that JSON lacks; sqlalchemy.exc.DataError for a
+    are read back from JSON; TypeError for a value that JSON lacks; SQLAlchemy's DBAPIError for a
     name that no task can have.
     """
     json_text = _json_of(arguments)

@@ -89,13 +89,14 @@ def test_an_error_leads_to_as_many_attempts_as_the_task_declares(
     assert (row["state"], row["attempt"], row["max_attempts"]) == end
 
 
-def test_a_task_with_one_attempt_fails_when_its_worker_is_lost_after_the_claim(
-    service: sa.Engine,
+@pytest.mark.parametrize(("max_attempts", "state"), [(1, "FAILURE"), (2, "RETRY")])
+def test_a_reconciler_that_does_not_know_the_task_allows_as_many_attempts(
+    service: sa.Engine, max_attempts: int, state: str
 ) -> None:
     task_id = submitted(service)
-    attempt_of(declare(1), task_id, "{}").claim()
+    attempt_of(declare(max_attempts), task_id, "{}").claim()
     with service.begin() as connection:
-        assert locked.fail(connection, task_id, 1, "lost", "w") == "FAILURE"
+        assert locked.fail(connection, task_id, 1, "lost", "w") == state
 
 
 def test_a_claim_of_the_parent_process_stores_how_many_attempts_the_task_has(

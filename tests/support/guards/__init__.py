@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import api, attempts, broker, database, ledger, local, repairs, series, workers
+from . import api, attempts, broker, database, ledger, local, repairs, series, submit, workers
 from .guard import Guard
 
 __all__ = ["GUARDS", "Guard"]
@@ -17,4 +17,5 @@ GUARDS = [
     *workers.GUARDS,
     *attempts.GUARDS,
     *series.GUARDS,
+    *submit.GUARDS,
 ]
