@@ -83,9 +83,8 @@ GUARDS = [
     Guard(
         "11: a claim stores the attempts that the task declares",
         "backend/db/ledger.py",
-        "            max_attempts = {_LIMIT}\n        WHERE id = ANY",
-        "            max_attempts = coalesce(:declared, 1) * 0 + max_attempts\n"
-        "        WHERE id = ANY",
+        "progress = NULL,\n            max_attempts = {_LIMIT}\n",
+        "progress = NULL\n",
         ATTEMPTS,
     ),
     Guard(
@@ -98,8 +97,8 @@ GUARDS = [
     Guard(
         "11: a lost process counts against what the task declares",
         "backend/worker/parent/unreported.py",
-        "            declared=registered()[delivery.name].max_attempts,\n            delay=delay,\n",
-        "            delay=delay,\n",
+        "declared=registered()[delivery.name].max_attempts,\n            delay=delay,\n",
+        "delay=delay,\n",
         ATTEMPTS,
     ),
     Guard(
