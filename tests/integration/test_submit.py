@@ -88,7 +88,7 @@ class Login(BaseModel):
 
     password: SecretStr = SecretStr("")
     number: float | None = None
-    hidden: str = Field("", exclude=True)
+    text: str = Field("", exclude=True)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ class Login(BaseModel):
     [
         (Login(password=SecretStr("x")), "Login: a worker would read other arguments"),
         (Login(number=float("nan")), "Login: a worker would read other arguments"),
-        (Login(hidden="x"), "Login: a worker would read other arguments"),
+        (Login(text="x"), "Login: a worker would read other arguments"),
         ({"number": float("inf")}, "Out of range float values are not JSON compliant"),
         ({"text": "ü" * (MAX_ARGUMENTS // 2)}, "over 1 MiB"),
     ],
