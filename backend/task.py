@@ -19,6 +19,7 @@ from backend.db.limits import Limit
 from backend.db.records import TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
+from backend.submit import submit
 from backend.task_checks import (
     NAME,
     arguments_of,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 # The function under `@task`: the decorator returns it with its own type.
 Declared = TypeVar("Declared", bound="Function")
+Arguments = TypeVar("Arguments", bound=BaseModel)
 
 # Names that have another meaning in POST /tasks/<name>.
 RESERVED = frozenset({"batch"})
@@ -76,6 +78,22 @@ class Run:
             return
         if not counts:
             raise Superseded("the task has ended or has a newer attempt")
+
+    def submit(self, function: Callable[[Arguments, Run], BaseModel], arguments: Arguments) -> str:
+        """Submit another task in the transaction of `session`; return its id.
+
+        `function`: the one under the other task's `@task`. That task starts after this attempt has
+        succeeded; if the attempt fails, it does not exist. MAX_WAITING does not limit it.
+
+        Raises TypeError for a function that is not a task's, or arguments of another model;
+        ValueError as backend.submit does.
+        """
+        spec = next((each for each in declared_tasks.values() if each.declared is function), None)
+        if spec is None:
+            raise TypeError(f"{function!r} is not a task: pass the function under its @task")
+        if not isinstance(arguments, spec.arguments):
+            raise TypeError(f"task {spec.name!r} takes {spec.arguments.__name__} as arguments")
+        return submit(self.session, spec.name, arguments)
 
 
 @dataclass(frozen=True)

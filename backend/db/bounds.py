@@ -6,6 +6,8 @@ statement reads. No row of a scan may be older than its bound:
 
 - `advance` raises a bound to the oldest row, at most to a minute ago. Rows have the time at which
   their transaction began, so a transaction has a minute to commit;
+- a transaction of a task or of an application may take longer. tasks_submit (migration 0013) gives
+  its rows the time of the call, and holds an advisory lock that shows this time to `advance`;
 - a statement that brings back an older row lowers the bound in the same transaction;
 - when PostgreSQL's clock was set back, `reset` makes the scans start at the beginning.
 
@@ -92,12 +94,24 @@ _ADVANCE = text(
 )
 
 
+# When a transaction under way has first called tasks_submit, to the minute.
+_OLDEST_SUBMISSION = text(
+    """
+    SELECT to_timestamp(60 * min(CAST(objid AS bigint))) FROM pg_locks
+    WHERE locktype = 'advisory' AND classid = 80600011 AND objsubid = 2
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
+)
+
+
 def advance(connection: Executor, now: datetime) -> None:
     """Raise the bounds to the oldest rows, at most to a minute before `now`.
 
     `now`: PostgreSQL's time. Its clock must not have jumped within the last minute.
     """
-    connection.execute(_ADVANCE, {"now": now})
+    # In a statement before the rows are read: a commit makes rows visible before it ends the lock.
+    oldest = connection.execute(_OLDEST_SUBMISSION).scalar()
+    connection.execute(_ADVANCE, {"now": min(now, oldest or now)})
 
 
 # Without LOCK: this takes long while a snapshot is open, and relays wait for that lock. A bound

@@ -67,9 +67,13 @@ ROW_BY_ROW = "SET LOCAL enable_seqscan = off;"
 
 
 def claim_rows(
-    statement: TextClause, connection: Executor, attempts: Mapping[str, int], worker: str
+    statement: TextClause,
+    connection: Executor,
+    attempts: Mapping[str, int],
+    worker: str,
+    **values: object,
 ) -> Claim:
     """Execute a statement that ends with CLAIMED; return what it has claimed."""
-    row = connection.execute(statement, {**arrays(attempts), "worker": worker})
+    row = connection.execute(statement, {**arrays(attempts), "worker": worker, **values})
     ids, began, transaction_id, leased = row.one()
     return Claim(frozenset(ids or ()), began, transaction_id, leased)

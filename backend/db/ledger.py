@@ -72,9 +72,18 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
     connection.execute(_SUBMIT, {"rows": json.dumps(rows)})
 
 
+# A task that tasks_submit has stored (migration 0013) has max_attempts 0 until its first claim or
+# error, because PostgreSQL does not know what it declares. Its earlier attempts cost nothing.
+_LIMIT = f"""
+    CASE max_attempts
+        WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})
+        ELSE max_attempts
+    END
+"""
 _CLAIM = f"""
     WITH {lock_waiting()}, started AS (
-        UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL
+        UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL,
+            max_attempts = {_LIMIT}
         WHERE id = ANY(ARRAY(SELECT id FROM claimed))
     ), gone AS (
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
@@ -86,14 +95,38 @@ _CLAIM_UNFLUSHED = text(f"SET LOCAL synchronous_commit = off; {_CLAIM}")
 
 
 def claim(
-    connection: Executor, attempts: Mapping[str, int], worker: str, *, flush: bool = True
+    connection: Executor,
+    attempts: Mapping[str, int],
+    worker: str,
+    *,
+    declared: int = 1,
+    flush: bool = True,
 ) -> Claim:
     """Start waiting attempts (task id to attempt) for a worker; return those that it got.
 
-    Without `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it,
-    the tasks still wait, in the outbox too; queries.states allows for it.
+    `declared`: the max_attempts that their task declares, for rows that have none yet. Without
+    `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it, the tasks
+    still wait, in the outbox too; queries.states allows for it.
     """
-    return claim_rows(_CLAIM_FLUSHED if flush else _CLAIM_UNFLUSHED, connection, attempts, worker)
+    statement = _CLAIM_FLUSHED if flush else _CLAIM_UNFLUSHED
+    return claim_rows(statement, connection, attempts, worker, declared=declared)
+
+
+_SET_LIMIT = text(
+    f"""
+    UPDATE tasks SET max_attempts = {_LIMIT}
+    WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts
+    """
+)
+
+
+def set_limit(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
+    """Store the max_attempts of a task whose row has none yet; return it.
+
+    Returns 0 if the attempt is not the current one.
+    """
+    values = {"id": task_id, "attempt": attempt, "declared": declared}
+    return connection.execute(_SET_LIMIT, values).scalar() or 0
 
 
 # True in the transaction whose now() is :began, or without :began. False: the task has ended its
@@ -204,7 +237,8 @@ _RESCHEDULE = text(
         UPDATE tasks
         SET state = '{RETRY}', attempt = tasks.attempt + 1, error = coalesce(:error, error),
             max_attempts = CASE
-                WHEN :free THEN least(max_attempts, {LAST_ATTEMPT - 1}) + 1 ELSE max_attempts
+                WHEN :free AND max_attempts > 0 THEN least(max_attempts, {LAST_ATTEMPT - 1}) + 1
+                ELSE max_attempts
             END
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS ended (id, attempt)
         WHERE tasks.id = ended.id AND tasks.attempt = ended.attempt

@@ -53,7 +53,13 @@ _SET_KEY = text("UPDATE tasks SET limit_key = :key WHERE id = CAST(:id AS uuid)"
 
 
 def claim(
-    connection: Executor, task_id: str, attempt: int, worker: str, limit: Limit
+    connection: Executor,
+    task_id: str,
+    attempt: int,
+    worker: str,
+    limit: Limit,
+    *,
+    declared: int = 1,
 ) -> Claim | None:
     """Do what `ledger.claim` does; return None if the limit is reached, and park the attempt."""
     _lock(connection, [limit.key])
@@ -61,7 +67,7 @@ def claim(
     if running >= limit.most:
         park(connection, {task_id: (attempt, limit.key)})
         return None
-    found = ledger.claim(connection, {task_id: attempt}, worker)
+    found = ledger.claim(connection, {task_id: attempt}, worker, declared=declared)
     if found.ids:
         connection.execute(_SET_KEY, {"key": limit.key, "id": task_id})
     return found

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.fragments import CLAIMED, array, claim_rows, lock_waiting
-from backend.db.ledger import finish, reschedule
+from backend.db.ledger import finish, reschedule, set_limit
 from backend.db.records import TaskRecord, outcome
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
@@ -64,24 +64,28 @@ def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
     return {row.id: row.attempt for row in rows}
 
 
-def fail(
+def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of a next attempt
     connection: Executor,
     task_id: str,
     attempt: int,
     error: str,
     worker: str | None,
     *,
+    declared: int = 1,
     waiting: bool = True,
     retry: bool = True,
     delay: float = 0,
 ) -> State | None:
     """End an attempt with an error: RETRY if attempts are left and `retry` is true, else FAILURE.
 
-    `worker` and `waiting`: as for `finish`. The next attempt is due in `delay` seconds. Returns the
-    new state, None if the attempt is not the current one.
+    `declared`: as for `claim`. `worker` and `waiting`: as for `finish`. The next attempt is due in
+    `delay` seconds. Returns the new state, None if the attempt is not the current one.
     """
     row = lock(connection, [task_id]).get(task_id)
-    if row is not None and retry and attempt < row.max_attempts:
+    limit = 0
+    if row is not None and retry:
+        limit = row.max_attempts or set_limit(connection, task_id, attempt, declared)
+    if attempt < limit:
         again = reschedule(
             connection,
             {task_id: attempt},

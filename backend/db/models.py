@@ -81,7 +81,9 @@ class Task(Base):
     attempt: Mapped[int] = mapped_column(
         server_default="1", comment="The current attempt; a message for another attempt is dropped"
     )
-    max_attempts: Mapped[int] = mapped_column(comment="The attempt after which an error is final")
+    max_attempts: Mapped[int] = mapped_column(
+        comment="The attempt after which an error is final; 0: as declared, not yet known"
+    )
     reply_to: Mapped[str | None] = mapped_column(
         comment="The queue that gets a reply when the task has ended"
     )

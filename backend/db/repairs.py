@@ -48,7 +48,8 @@ _REPAIR = text(
         AND state NOT IN {one_of((STARTED, *ENDED))}
         ORDER BY id FOR UPDATE SKIP LOCKED
     ), next AS (
-        UPDATE tasks SET attempt = tasks.attempt + 1, max_attempts = max_attempts + 1
+        UPDATE tasks SET attempt = tasks.attempt + 1,
+            max_attempts = CASE max_attempts WHEN 0 THEN 0 ELSE max_attempts + 1 END
         FROM lost WHERE tasks.id = lost.id AND max_attempts < {LAST_ATTEMPT}
         RETURNING tasks.id, tasks.attempt
     ), repaired AS (

@@ -18,10 +18,12 @@ from tests.support import documents
 from tests.support.documents import Document, everywhere
 from tests.support.reader import AUTH, BLOCK_SECONDS, Reader, end_management
 from tests.support.recipes import (
+    example_application,
     example_index,
     example_migration,
     example_models,
     example_rename,
+    example_submission,
     example_task,
     example_test,
     first_task,
@@ -53,7 +55,7 @@ def reader(
     rabbitmq_server: RabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Reader]:
-    """Give a reader of the documents, whose project includes CONTRIBUTING's example task."""
+    """Give a reader of the documents, whose project includes CONTRIBUTING's example tasks."""
     if shutil.which("curl") is None:
         pytest.skip("curl: install Debian's curl package")
     postgres_server.start()
@@ -61,6 +63,7 @@ def reader(
     folder = tmp_path_factory.mktemp("documents")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "word_count.py").write_text(example_task().text)
+    (folder / "tasks" / "greet.py").write_text(example_submission().text)
     service = SERVICE.format(folder=str(folder / "tasks"))
     (folder / "service_of_the_documents.py").write_text(service)
     environment = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
@@ -107,6 +110,8 @@ def test_each_client_in_python_runs(reader: Reader) -> None:
         example_task(),
         example_test(),
         example_rename(),
+        example_submission(),
+        example_application(),
         example_models(),
         example_migration(),
         example_index(),
@@ -164,6 +169,23 @@ def test_the_example_task_has_its_effect_and_its_route(reader: Reader) -> None:
     assert refused.status_code == 422
 
 
+def test_the_example_task_that_submits_another_has_both_effects(reader: Reader) -> None:
+    state = reader.stack.state(reader.stack.post("/tasks/greet", {"name": "Ada"}), wait=30)
+    assert state["status"] == "SUCCESS", state
+    result = state["result"]
+    assert isinstance(result, dict)
+    counted = reader.stack.state(result["count_id"], wait=30)
+    assert counted["result"] == {"words": 2, "different": 2}
+
+
+def test_the_example_application_submits_in_its_own_transaction(reader: Reader) -> None:
+    reader.stack.query("CREATE TABLE orders (customer text); SELECT 1")
+    printed = reader.run(sys.executable, "-c", example_application().text)
+    state = reader.stack.state(printed.split()[-1], wait=30)
+    assert state["status"] == "SUCCESS", state
+    assert reader.stack.query("SELECT customer FROM orders") == [("Ada",)]
+
+
 @everywhere
 def test_each_linked_page_of_the_service_answers(reader: Reader, document: Document) -> None:
     for address in document.addresses:
@@ -176,4 +198,4 @@ def test_every_route_is_documented_and_no_other(reader: Reader) -> None:
     there = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
     text = (ROOT / "TASKS.md").read_text()
     told = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)`", text))
-    assert there - {"POST /tasks/word_count"} == told
+    assert there - {"POST /tasks/word_count", "POST /tasks/greet"} == told

@@ -10,19 +10,30 @@ if TYPE_CHECKING:
     from tests.support.documents import Block
 
 
-def _task_in(document: str) -> Block:
-    tasks = (block for block in documents.blocks("python") if "@task(" in block.text)
-    (found,) = (block for block in tasks if block.document == document)
+def _task(name: str) -> Block:
+    declared = f'@task(name="{name}"'
+    (found,) = (block for block in documents.blocks("python") if declared in block.text)
     return found
 
 
 def first_task() -> Block:
     """Return the task that README shows, which tests/unit/test_task_modules.py runs."""
-    return _task_in("README.md")
+    return _task("count_words")
 
 
 def example_task() -> Block:
-    return _task_in("CONTRIBUTING.md")
+    return _task("word_count")
+
+
+def example_submission() -> Block:
+    """Return the task that submits the example task."""
+    return _task("greet")
+
+
+def example_application() -> Block:
+    """Return the application that submits a task in its own transaction."""
+    (found,) = (block for block in documents.blocks("python") if "backend.submit" in block.text)
+    return found
 
 
 def example_test() -> Block:

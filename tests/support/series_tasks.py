@@ -87,6 +87,11 @@ def _step(args: Step, run: Run) -> Attempt:
         messages.insert(run.session, "written", run.task_id)
     elif args.what == "report":
         run.progress(1, 2)
+    elif args.what == "write, submit, kill its process":
+        messages.insert(run.session, "written", run.task_id)
+        run.submit(step, args.model_copy(update={"what": "nothing"}))
+        if run.attempt == 1:
+            _kill_child(args)
     elif run.attempt == 1 or args.what in {"nothing", "nap", "wait"}:
         STEPS[args.what](args)
     return Attempt(attempt=run.attempt)

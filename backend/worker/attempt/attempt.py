@@ -121,12 +121,25 @@ class Attempt:
         claim = None
         if self.adopt(connection):
             if self.limit:
-                claim = limits.claim(connection, self.id, self.number, self.worker, self.limit)
+                claim = limits.claim(
+                    connection,
+                    self.id,
+                    self.number,
+                    self.worker,
+                    self.limit,
+                    declared=self.spec.max_attempts,
+                )
                 if claim is None:
                     return False
             else:
                 flush = self.delivery.external or self.number >= self.spec.max_attempts
-                claim = ledger.claim(connection, {self.id: self.number}, self.worker, flush=flush)
+                claim = ledger.claim(
+                    connection,
+                    {self.id: self.number},
+                    self.worker,
+                    declared=self.spec.max_attempts,
+                    flush=flush,
+                )
         if claim is None or not claim.ids:
             # The connection may have broken during the previous commit. Checked last: the
             # statements have waited for the row's lock, so that commit is over.
@@ -208,6 +221,7 @@ class Attempt:
                     self.number,
                     error,
                     self.worker,
+                    declared=self.spec.max_attempts,
                     # If it waits although its claim was committed, PostgreSQL has lost the claim in
                     # a failover, and the task is left to its next delivery.
                     waiting=not self.started,

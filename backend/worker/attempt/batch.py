@@ -79,7 +79,11 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
             if not attempt.adopt(session):
                 raise Duplicate
         numbers = {attempt.id: attempt.number for attempt in attempts}
-        claim = (ledger.claim if start else locked.hold)(session, numbers, worker)
+        claim = (
+            ledger.claim(session, numbers, worker, declared=attempts[0].spec.max_attempts)
+            if start
+            else locked.hold(session, numbers, worker)
+        )
         outcomes = [
             outcome(attempt.id, attempt.number, SUCCESS, result=_value(attempt, session))
             for attempt in attempts

@@ -144,9 +144,7 @@ class Series:
         self._begin(current)
         # So long that a single such attempt makes the average long.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
-        lease.write_soon(
-            partial(start_attempt, self._controller.hostname, current.id, current.delivery.attempt)
-        )
+        lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
         self._ask_for_earlier(EARLIER_LOOKS)

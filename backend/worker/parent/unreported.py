@@ -17,6 +17,7 @@ from backend.db import ledger, locked, queries
 from backend.db.records import TaskRecord, outcome
 from backend.db.session import autocommit_connection, transaction
 from backend.loop import start_thread
+from backend.registry import registered
 from backend.states import RETRY, REVOKED
 from backend.telemetry.logs import about
 from backend.worker.attempt.attempt import Report
@@ -39,7 +40,15 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
     # Retry at once after a lost process, but with a delay after a time limit.
     delay = 0.0 if isinstance(error, WorkerLostError) else backoff(delivery.attempt)
     with transaction() as connection:
-        state = locked.fail(connection, delivery.id, delivery.attempt, reason, worker, delay=delay)
+        state = locked.fail(
+            connection,
+            delivery.id,
+            delivery.attempt,
+            reason,
+            worker,
+            declared=registered()[delivery.name].max_attempts,
+            delay=delay,
+        )
     if state is None:
         return
     logger.warning("%s: %s", state, reason, extra=about(delivery.id, delivery.attempt))
@@ -62,13 +71,18 @@ def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
     )
 
 
-def start_attempt(worker: str, task_id: str, attempt: int) -> None:
+def start_attempt(worker: str, delivery: Delivery) -> None:
     """Start an attempt that a child has begun but could not start; usually it has.
 
     Raises StoreUnavailable.
     """
     with transaction() as connection:
-        ledger.claim(connection, {task_id: attempt}, worker)
+        ledger.claim(
+            connection,
+            {delivery.id: delivery.attempt},
+            worker,
+            declared=registered()[delivery.name].max_attempts,
+        )
 
 
 def read_outcomes(task_ids: Sequence[str]) -> Report:

@@ -13,6 +13,7 @@ from . import (
     local,
     repairs,
     series,
+    submit,
     workers,
 )
 from .guard import Guard
@@ -31,4 +32,5 @@ GUARDS = [
     *authors.GUARDS,
     *series.GUARDS,
     *limits.GUARDS,
+    *submit.GUARDS,
 ]

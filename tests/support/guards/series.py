@@ -38,9 +38,8 @@ GUARDS = [
     Guard(
         "2: the parent starts an attempt that its child could not start",
         "backend/worker/parent/series.py",
-        "            partial(start_attempt, self._controller.hostname, current.id,"
-        " current.delivery.attempt)\n",
-        "            lambda: None\n",
+        "partial(start_attempt, self._controller.hostname, current.delivery)",
+        "lambda: None",
         SERIES + "test_tasks_behind_one_whose_process_cannot_answer_run_elsewhere",
     ),
     Guard(
