@@ -90,8 +90,8 @@ GUARDS = [
     Guard(
         "11: an error in a child process counts against what the task declares",
         "backend/worker/attempt/attempt.py",
-        "                declared=self.spec.max_attempts,\n                # If",
-        "                # If",
+        "                    declared=self.spec.max_attempts,\n                    # If",
+        "                    # If",
         ATTEMPTS,
     ),
     Guard(
