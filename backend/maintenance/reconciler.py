@@ -21,6 +21,7 @@ from backend.db import (
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
+from backend.maintenance import purge
 from backend.maintenance.liveness import Calm, Liveness
 from backend.maintenance.republish import LostMessages
 from backend.maintenance.rescue import retry_abandoned
@@ -101,6 +102,8 @@ class Reconciler:
         purge_and_add_up()
         self._repair()
         self._lost_messages.republish()
+        if (days := settings().retention_days) is not None:
+            purge.continue_pass(days, self._loop.stopping)
 
     def _repair(self) -> None:
         """Insert missing outbox rows of waiting tasks."""

@@ -1,0 +1,76 @@
+"""Purges tasks that ended long ago: all the time (RETENTION_DAYS), or once (`tasks-api prune`)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from backend.db import purge
+from backend.db.session import transaction
+from backend.settings import MAX_RETENTION_DAYS
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+# Several times as long as a batch takes, so that requests hardly notice the purge.
+PAUSE_SECONDS = 0.05
+# How long the purge may delay the reconciler's other duties.
+TURN_SECONDS = 0.5
+
+
+def continue_pass(days: int, stopping: threading.Event) -> None:
+    """Purge some batches of tasks that ended more than `days` days ago, for TURN_SECONDS.
+
+    Does nothing if no pass is due, or if another process purges. Logs a line at the end of a pass
+    that has purged something. Raises StoreUnavailable.
+    """
+    end = time.monotonic() + TURN_SECONDS
+    while time.monotonic() < end and not stopping.is_set():
+        with transaction() as connection:
+            progress = purge.resume(
+                connection, timedelta(days=days), datetime.now(UTC), PAUSE_SECONDS
+            )
+        if progress is None:
+            return
+        if progress.page is None and progress.oldest is not None:
+            logger.info(
+                "purged %d tasks that ended more than %d days ago; the first of them ended at %s",
+                progress.tasks,
+                days,
+                progress.oldest.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )
+        stopping.wait(PAUSE_SECONDS)
+
+
+def purge_once(
+    age: timedelta, stopping: threading.Event, *, dry_run: bool
+) -> Iterator[purge.Progress]:
+    """Purge every task that ended longer than `age` ago, or only count them (`dry_run`).
+
+    Yields the progress after each batch, until `stopping` is set. Raises StoreUnavailable.
+    """
+    act = purge.count if dry_run else purge.delete
+    progress = purge.Progress()
+    while progress.page is not None and not stopping.is_set():
+        with transaction() as connection:
+            progress = act(connection, progress, age, datetime.now(UTC))
+        yield progress
+        if not dry_run:
+            stopping.wait(PAUSE_SECONDS)
+
+
+def parse_age(text: str) -> timedelta:
+    """Return the age that `30d` (days) or `12h` (hours) means. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,6})([dh])", text)
+    if found:
+        number = int(found[1])
+        age = timedelta(days=number) if found[2] == "d" else timedelta(hours=number)
+        if timedelta(0) < age <= timedelta(days=MAX_RETENTION_DAYS):
+            return age
+    raise ValueError(f"must be days or hours, such as 30d or 12h, from 1h to {MAX_RETENTION_DAYS}d")
