@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import api, attempts, broker, database, ledger, local, repairs, series, workers
+from . import api, attempts, broker, database, ledger, local, purge, repairs, series, workers
 from .guard import Guard
 
 __all__ = ["GUARDS", "Guard"]
@@ -12,6 +12,7 @@ GUARDS = [
     *api.GUARDS,
     *broker.GUARDS,
     *repairs.GUARDS,
+    *purge.GUARDS,
     *ledger.GUARDS,
     *database.GUARDS,
     *workers.GUARDS,
