@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 TIMEOUT_SECONDS = 60
 TOO_MANY = 429
-PACE_SECONDS = 0.001  # how late a request may be sent with a limited rate
+PACE_SECONDS = 0.001  # how late `load_at_rate` may send a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,49 +97,86 @@ def load(
     seconds: float = TIMEOUT_SECONDS,
     count: int | None = None,
     connections: int = CONNECTIONS,
-    rate: float | None = None,
 ) -> Load:
     """Send requests over all connections at the same time; return the answers.
 
-    Each connection sends its next request when it has the answer to the last one; with `rate`, it
-    waits, so that at most this many are sent in a second. Ends after `seconds`, or after `count`
-    answers without those with status 429 (too many waiting tasks). Then it waits for the answers to
-    the requests under way.
+    Each connection sends its next request when it has the answer to the last one. Ends after
+    `seconds`, or after `count` answers without those with status 429 (too many waiting tasks).
+    Then it waits for the answers to the requests under way.
     """
     result = Load()
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_MAXCONNECTS, connections)
-    idle = [_Connection(url) for _ in range(connections)]
-    senders = {sender.curl: sender for sender in idle}
-    left, sent = float("inf") if count is None else count, 0
+    left = float("inf") if count is None else count
     begin, cpu = time.monotonic(), _cpu()
-    while True:
-        passed = time.monotonic() - begin
-        going_on = left > 0 and passed < seconds
-        while going_on and idle and left > 0 and (rate is None or sent < passed * rate):
-            _send(multi, idle.pop(), request())
-            left, sent = left - 1, sent + 1
-        if not going_on and len(idle) == connections:
-            break
+    senders = _send_first(multi, url, request, int(min(connections, left)))
+    left -= len(senders)
+    under_way = len(senders)
+    while under_way:
         multi.perform()
         for curl, ok in _finished(multi):
-            status, body, latency = senders[curl].answer()
+            sender = senders[curl]
+            status, body, latency = sender.answer()
             result.add(status if ok else 0, body, latency)
             left += status == TOO_MANY
             multi.remove_handle(curl)
-            idle.append(senders[curl])
-        if len(idle) == connections:  # until the next one is due
-            time.sleep(PACE_SECONDS)
-        else:
-            multi.select(0.01 if rate is None else PACE_SECONDS)
+            if left > 0 and time.monotonic() - begin < seconds:
+                sender.prepare(request())
+                multi.add_handle(curl)
+                left -= 1
+            else:
+                under_way -= 1
+        multi.select(0.01)
     result.ended = time.monotonic()
     result.seconds, result.cpu_seconds = result.ended - begin, _cpu() - cpu
     return result
 
 
-def _send(multi: Any, sender: _Connection, request: Request) -> None:  # noqa: ANN401 - no types
-    sender.prepare(request)
-    multi.add_handle(sender.curl)
+def load_at_rate(url: str, request: Callable[[], Request], rate: float, seconds: float) -> Load:
+    """Send `rate` requests a second for `seconds`; return the answers.
+
+    A request that is due while all connections wait for answers is sent late.
+    """
+    result = Load()
+    multi = pycurl.CurlMulti()
+    idle = [_Connection(url) for _ in range(CONNECTIONS)]
+    senders = {sender.curl: sender for sender in idle}
+    sent, begin = 0, time.monotonic()
+    while (passed := time.monotonic() - begin) < seconds or len(idle) < CONNECTIONS:
+        while idle and sent < min(passed, seconds) * rate:
+            sender = idle.pop()
+            sender.prepare(request())
+            multi.add_handle(sender.curl)
+            sent += 1
+        multi.perform()
+        for curl, ok in _finished(multi):
+            status, body, latency = senders[curl].answer()
+            result.add(status if ok else 0, body, latency)
+            multi.remove_handle(curl)
+            idle.append(senders[curl])
+        if len(idle) == CONNECTIONS:
+            time.sleep(PACE_SECONDS)
+        else:
+            multi.select(PACE_SECONDS)
+    result.ended = time.monotonic()
+    result.seconds = result.ended - begin
+    return result
+
+
+def _send_first(
+    multi: Any,  # noqa: ANN401 - pycurl has no types
+    url: str,
+    request: Callable[[], Request],
+    connections: int,
+) -> dict[Any, _Connection]:
+    """Start a request on each connection; return the connections by their handles."""
+    senders = {}
+    for _ in range(connections):
+        sender = _Connection(url)
+        senders[sender.curl] = sender
+        sender.prepare(request())
+        multi.add_handle(sender.curl)
+    return senders
 
 
 def _finished(multi: Any) -> list[tuple[Any, bool]]:  # noqa: ANN401 - pycurl has no types

@@ -11,7 +11,7 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from benchmarks.contenders import POST, PYTHON, Ours
-from benchmarks.load import Load, load
+from benchmarks.load import Load, load_at_rate
 from benchmarks.machine import describe
 from benchmarks.session import Bench
 from benchmarks.tables import fill, task_id
@@ -89,7 +89,7 @@ def _start_pass(ours: Ours) -> Callable[[], bool]:
 
 
 def _post(ours: Ours, seconds: float = PHASE_SECONDS) -> Load:
-    return load(ours.url, lambda: POST, seconds=seconds, rate=RATE)
+    return load_at_rate(ours.url, lambda: POST, RATE, seconds)
 
 
 def _report(what: str, loads: list[Load], note: str = "") -> bool:

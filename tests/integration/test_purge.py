@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -17,16 +15,10 @@ from backend.ids import new_task_id
 from backend.maintenance import purge as duty
 from backend.maintenance.reconciler import Reconciler
 from backend.settings import settings
-from tests.integration.test_bounds import old_snapshot
 from tests.support.ledger import put, task
-from tests.support.plans import KEEP_STATISTICS, blocks, plan
 from tests.support.purge import insert, left
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 MONTH = timedelta(days=30)
-MANY = 20_000
 
 
 def delete(
@@ -185,59 +177,6 @@ def test_a_batch_waits_for_the_pause_and_a_pass_for_an_hour(database: sa.Engine)
 def test_a_pass_is_due_after_postgresqls_clock_was_set_back(database: sa.Engine) -> None:
     execute(database, "UPDATE purge SET due_at = now() + interval '1 day'")
     assert resume(database) is not None
-
-
-@pytest.fixture
-def old_tasks(database: sa.Engine) -> Callable[[], list[int]]:
-    """Give a function that counts the blocks that each batch of a pass reads or writes."""
-    execute(database, KEEP_STATISTICS)
-    insert(database, 31, MANY)
-
-    def pass_blocks() -> list[int]:
-        found, first = [], 0
-        with database.connect() as connection:
-            pages = connection.execute(sa.text(f"SELECT {purge._PAGES}")).scalar_one()
-            while first < pages:
-                behind = first + purge.BATCH_PAGES
-                values = {"first": f"({first},0)", "behind": f"({behind},0)"}
-                values |= {"age": timedelta(days=60), "now": datetime.now(UTC)}
-                found.append(blocks(connection, purge._DELETE, values))
-                first = behind
-        return found
-
-    return pass_blocks
-
-
-def test_a_batch_reads_its_pages_once_if_nothing_is_old(
-    old_tasks: Callable[[], list[int]],
-) -> None:
-    found = old_tasks()
-    assert len(found) > 3
-    assert max(found) < purge.BATCH_PAGES + 10, found
-
-
-def test_a_pass_reads_rows_that_were_deleted_since_an_old_snapshot_once(
-    database: sa.Engine, old_tasks: Callable[[], list[int]]
-) -> None:
-    with old_snapshot(database):
-        progress = purge.Progress()
-        while progress.page is not None:
-            progress = delete(database, progress)
-        assert progress.tasks == MANY
-        assert max(old_tasks()) < purge.BATCH_PAGES + 10
-
-
-def test_statistics_do_not_change_how_a_batch_is_read(database: sa.Engine) -> None:
-    """An index or the whole table would be read again for each batch."""
-    execute(database, KEEP_STATISTICS)
-    values = {"first": "(64,0)", "behind": "(128,0)", "age": MONTH, "now": datetime.now(UTC)}
-    insert(database, 1, MANY)
-    for _ in range(2):
-        with database.connect() as connection:
-            used = json.loads(plan(connection, purge._DELETE, values))
-            assert "Tid Range Scan" in json.dumps(used)
-            assert "Seq Scan" not in json.dumps(used)
-        execute(database, "ANALYZE tasks")
 
 
 def test_a_dry_run_counts_what_a_purge_then_deletes(

@@ -26,7 +26,8 @@ GUARDS = [
         "backend/db/purge.py",
         "    ctid >= CAST(:first AS tid) AND ctid",
         "    ctid",
-        f"{TESTS}::test_a_pass_reads_rows_that_were_deleted_since_an_old_snapshot_once",
+        "tests/integration/test_purge_plans.py::test_a_pass_reads_rows_that_were_deleted_since_an"
+        "_old_snapshot_once",
     ),
     Guard(
         "a batch of the purge is short if tasks are large",
