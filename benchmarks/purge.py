@@ -102,3 +102,7 @@ def _report(what: str, loads: list[Load], note: str = "") -> bool:
     line = [f"{seconds:.0f}", *(f"{figure:.1f}" for figure in figures)]
     print(LINE.format(what, *line, f"{note} {bad or ''}"), flush=True)
     return not bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())

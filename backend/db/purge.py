@@ -9,6 +9,8 @@ stay in it.
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import TextClause, text
@@ -16,7 +18,7 @@ from sqlalchemy import TextClause, text
 from backend.states import ENDED, one_of
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from backend.db.session import Executor
 
@@ -26,7 +28,7 @@ BATCH_PAGES = 64
 # time to delete a large value is proportional to its size.
 BATCH_BYTES = 8 * 1024 * 1024
 # From the end of a pass to the beginning of the next one.
-PASS_INTERVAL_SECONDS = 3600.0
+PASS_INTERVAL = timedelta(hours=1)
 
 
 class Progress(NamedTuple):
@@ -98,36 +100,36 @@ def _read(
     )
 
 
-# The row's lock allows only one process at a time to continue the pass. A time later than any that
-# is written here: PostgreSQL's clock was set back.
+# The row's lock allows only one process at a time to continue the pass. A time that is later than
+# any that is written here means that PostgreSQL's clock was set back.
 _TAKE = text(
-    f"""
+    """
     SELECT tasks, oldest, page FROM purge
-    WHERE due_at <= now() OR due_at > now() + make_interval(secs => {2 * PASS_INTERVAL_SECONDS})
-    FOR UPDATE SKIP LOCKED
+    WHERE due_at <= now() OR due_at > now() + :latest FOR UPDATE SKIP LOCKED
     """
 )
 _STORE = text(
     """
     UPDATE purge SET tasks = :tasks, oldest = :oldest, page = :page,
-        due_at = clock_timestamp() + make_interval(secs => :pause)
+        due_at = clock_timestamp() + :pause
     """
 )
 
 
-def resume(connection: Executor, age: timedelta, now: datetime, pause: float) -> Progress | None:
+def resume(connection: Executor, age: timedelta, now: datetime, rest: float) -> Progress | None:
     """Delete a batch of the pass that all processes share; return the progress of the pass.
 
-    `age` and `now`: as for `delete`. The next batch is due in `pause` seconds; after the last page,
-    the next pass is due in PASS_INTERVAL_SECONDS. Returns None if none is due, or if another
-    process is deleting.
+    `age` and `now`: as for `delete`. The next batch is due after `rest` times the time that this
+    one has taken; after the last page, the next pass is due after PASS_INTERVAL. Returns None if
+    none is due, or if another process is deleting.
     """
-    row = connection.execute(_TAKE).one_or_none()
+    began = time.monotonic()
+    row = connection.execute(_TAKE, {"latest": 2 * PASS_INTERVAL}).one_or_none()
     if row is None:
         return None
-    progress = delete(connection, Progress(*row), age, now)
+    progress = stored = delete(connection, Progress(*row), age, now)
+    pause = rest * timedelta(seconds=time.monotonic() - began)
     if progress.page is None:
-        connection.execute(_STORE, {**Progress()._asdict(), "pause": PASS_INTERVAL_SECONDS})
-    else:
-        connection.execute(_STORE, {**progress._asdict(), "pause": pause})
+        stored, pause = Progress(), PASS_INTERVAL
+    connection.execute(_STORE, {**stored._asdict(), "pause": pause})
     return progress

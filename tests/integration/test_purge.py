@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -29,9 +30,9 @@ def delete(
         return purge.delete(connection, so_far or purge.Progress(), MONTH, now or datetime.now(UTC))
 
 
-def resume(database: sa.Engine, pause: float = 0) -> purge.Progress | None:
+def resume(database: sa.Engine, rest: float = 0) -> purge.Progress | None:
     with database.begin() as connection:
-        return purge.resume(connection, MONTH, datetime.now(UTC), pause)
+        return purge.resume(connection, MONTH, datetime.now(UTC), rest)
 
 
 def execute(database: sa.Engine, *statements: str) -> None:
@@ -42,9 +43,10 @@ def execute(database: sa.Engine, *statements: str) -> None:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a batch one page, without a pause after it."""
+    """Make a batch one page, without a pause after it, and a turn as long as a pass."""
     monkeypatch.setattr(purge, "BATCH_PAGES", 1)
-    monkeypatch.setattr(duty, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(duty, "REST", 0)
+    monkeypatch.setattr(duty, "TURN_SECONDS", 60)
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
@@ -158,7 +160,7 @@ def test_only_one_process_continues_a_pass_at_a_time(database: sa.Engine) -> Non
 @pytest.mark.usefixtures("small_batches")
 def test_a_batch_waits_for_the_pause_and_a_pass_for_an_hour(database: sa.Engine) -> None:
     insert(database, 31, 60)
-    assert resume(database, pause=30) is not None
+    assert resume(database, rest=1e6) is not None
     assert resume(database) is None, "the pause after a batch"
     execute(database, "UPDATE purge SET due_at = now()")
     while (progress := resume(database)) and progress.page is not None:
@@ -235,10 +237,36 @@ def test_the_reconciler_purges_only_if_retention_days_is_set_and_logs_one_line_a
 
 
 def test_the_purge_does_not_delay_the_reconcilers_other_duties(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine, small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    del small_batches
     insert(service, 31, 300)
-    monkeypatch.setattr(purge, "BATCH_PAGES", 1)
-    monkeypatch.setattr(duty, "TURN_SECONDS", 0.06)
+    monkeypatch.setattr(duty, "TURN_SECONDS", 0)
     duty.continue_pass(30, threading.Event())
     assert 0 < len(left(service)) < 300
+
+
+class Pauses(threading.Event):
+    """Adds up the seconds to wait, and does not wait."""
+
+    seconds = 0.0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.seconds += timeout
+        return False
+
+
+def test_the_purge_pauses_much_longer_than_it_works(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "BATCH_PAGES", 1)
+    monkeypatch.setattr(duty, "TURN_SECONDS", 1e6)
+    insert(service, 31, 900)
+    pauses, began = Pauses(), time.monotonic()
+    *_, last = duty.purge_once(MONTH, pauses, dry_run=False)
+    assert last.tasks == 900
+    assert pauses.seconds > 5 * (time.monotonic() - began)
+    began, pauses.seconds = time.monotonic(), 0
+    duty.continue_pass(30, pauses)
+    assert pauses.seconds > 5 * (time.monotonic() - began)
