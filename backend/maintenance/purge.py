@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A pause is this many times as long as the batch before it. So the purge uses a tenth of the time of
-# one connection, and purges less while the server is busy.
+# A pause is this many times as long as the batch before it. So the purge uses a tenth of the time
+# of one connection, and purges less while the server is busy.
 REST = 9
 # How long the purge may delay the reconciler's other duties.
 TURN_SECONDS = 0.5
