@@ -1,6 +1,6 @@
 """Post at a fixed rate while a million old tasks are purged: `python -m benchmarks.purge`.
 
-First by `tasks-api prune`, which purges without a break; then by the service (RETENTION_DAYS).
+First `tasks-api prune` purges them, then the service does (RETENTION_DAYS).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.db import purge
 from backend.db.session import transaction
+from backend.loop import Loop
 from backend.settings import MAX_RETENTION_DAYS
 
 if TYPE_CHECKING:
@@ -21,41 +22,59 @@ logger = logging.getLogger(__name__)
 # A pause is this many times as long as the batch before it. So the purge uses a tenth of the time
 # of one connection, and purges less while the server is busy.
 REST = 9
-# How long the purge may delay the reconciler's other duties.
-TURN_SECONDS = 0.5
+# How often a process looks whether the pass is to be continued.
+LOOK_SECONDS = 5.0
 
 
-def continue_pass(days: int, stopping: threading.Event) -> None:
-    """Purge some batches of tasks that ended more than `days` days ago, for TURN_SECONDS.
+class Purge:
+    """The purge's thread. `start` starts it.
 
-    Does nothing if no pass is due, or if another process purges. Logs a line at the end of a pass
-    that has purged something. Raises StoreUnavailable.
+    It is not the reconciler's, so that a slow batch does not delay the rescue of lost tasks.
     """
-    end = time.monotonic() + TURN_SECONDS
-    while not stopping.is_set():
-        began = time.monotonic()
-        with transaction() as connection:
-            progress = purge.resume(connection, timedelta(days=days), datetime.now(UTC), REST)
-        if progress is None:
-            return
-        if progress.page is None:
-            _log(progress, days)
-            return
-        now = time.monotonic()
-        pause = REST * (now - began)
-        if now + pause > end:
-            return
-        stopping.wait(pause)
 
-
-def _log(progress: purge.Progress, days: int) -> None:
-    if progress.oldest is not None:
-        logger.info(
-            "purged %d tasks that ended more than %d days ago; the first of them ended at %s",
-            progress.tasks,
-            days,
-            progress.oldest.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    def __init__(self, days: int) -> None:
+        """Make the thread that purges tasks which ended more than `days` days ago."""
+        self._days = days
+        self._loop = Loop(
+            "purge",
+            "deletes tasks that ended long ago",
+            self.continue_pass,
+            interval=LOOK_SECONDS,
         )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop.start()
+
+    def close(self) -> None:
+        """Stop the thread; returns within 1 s, or leaves a longer batch to be rolled back."""
+        self._loop.close(1.0)
+
+    def continue_pass(self) -> None:
+        """Purge batch by batch until the end of the pass, and log a line if it has purged tasks.
+
+        Returns if no batch is due, or if another process purges. Raises StoreUnavailable.
+        """
+        age = timedelta(days=self._days)
+        while not self._loop.stopping.is_set():
+            began = time.monotonic()
+            with transaction() as connection:
+                progress = purge.resume(connection, age, datetime.now(UTC), REST)
+            if progress is None:
+                return
+            if progress.page is None:
+                self._log(progress)
+                return
+            self._loop.stopping.wait(REST * (time.monotonic() - began))
+
+    def _log(self, progress: purge.Progress) -> None:
+        if progress.oldest is not None:
+            logger.info(
+                "purged %d tasks that ended more than %d days ago; the first of them ended at %s",
+                progress.tasks,
+                self._days,
+                progress.oldest.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )
 
 
 def purge_once(

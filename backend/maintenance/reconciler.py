@@ -21,8 +21,8 @@ from backend.db import (
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
-from backend.maintenance import purge
 from backend.maintenance.liveness import Calm, Liveness
+from backend.maintenance.purge import Purge
 from backend.maintenance.republish import LostMessages
 from backend.maintenance.rescue import retry_abandoned
 from backend.settings import settings
@@ -44,7 +44,7 @@ REPAIR_LIMIT = 1000
 
 
 class Reconciler:
-    """The reconciler's thread. `start` starts it."""
+    """The reconciler's thread and, with RETENTION_DAYS, the purge's. `start` starts them."""
 
     def __init__(self) -> None:
         self._loop = Loop(
@@ -53,6 +53,8 @@ class Reconciler:
             self._turn,
             interval=PASS_SECONDS,
         )
+        days = settings().retention_days
+        self._purge = None if days is None else Purge(days)
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
         self._calm = Calm()
@@ -62,11 +64,15 @@ class Reconciler:
         self._repair_from = repairs.START
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._loop.start()
+        if self._purge is not None:
+            self._purge.start()
 
     def close(self) -> None:
-        """Stop the thread; returns within 3 s."""
+        """Stop the threads; returns within 4 s."""
+        if self._purge is not None:
+            self._purge.close()
         if self._loop.close():
             self._lost_messages.disconnect()
 
@@ -102,8 +108,6 @@ class Reconciler:
         purge_and_add_up()
         self._repair()
         self._lost_messages.republish()
-        if (days := settings().retention_days) is not None:
-            purge.continue_pass(days, self._loop.stopping)
 
     def _repair(self) -> None:
         """Insert missing outbox rows of waiting tasks."""

@@ -43,10 +43,9 @@ def execute(database: sa.Engine, *statements: str) -> None:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a batch one page, without a pause after it, and a turn as long as a pass."""
+    """Make a batch one page, without a pause after it."""
     monkeypatch.setattr(purge, "BATCH_PAGES", 1)
     monkeypatch.setattr(duty, "REST", 0)
-    monkeypatch.setattr(duty, "TURN_SECONDS", 60)
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
@@ -209,21 +208,14 @@ def test_a_purge_that_is_stopped_ends_after_its_batch(
     assert len(left(service)) == 300 - progress.tasks > 0
 
 
-def test_the_reconciler_purges_only_if_retention_days_is_set_and_logs_one_line_a_pass(
-    service: sa.Engine,
-    small_batches: None,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.usefixtures("small_batches")
+def test_a_pass_that_has_purged_tasks_logs_one_line(
+    service: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    del small_batches
     caplog.set_level("INFO", "backend.maintenance")
     insert(service, 31, 300)
-    reconciler = Reconciler()
-    reconciler.make_pass()
-    assert (len(left(service)), caplog.messages) == (300, [])
-    monkeypatch.setenv("RETENTION_DAYS", "30")
-    settings.cache_clear()
-    reconciler.make_pass()
+    made = duty.Purge(30)
+    made.continue_pass()
     assert left(service) == set()
     (line,) = caplog.messages
     assert re.fullmatch(
@@ -232,18 +224,23 @@ def test_the_reconciler_purges_only_if_retention_days_is_set_and_logs_one_line_a
         line,
     )
     execute(service, "UPDATE purge SET due_at = now()")
-    reconciler.make_pass()
-    assert len(caplog.messages) == 1, "a pass that has deleted nothing logs nothing"
+    made.continue_pass()
+    assert len(caplog.messages) == 1, "a pass that has purged nothing logs nothing"
 
 
-def test_the_purge_does_not_delay_the_reconcilers_other_duties(
-    service: sa.Engine, small_batches: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("days", ["", "30"])
+def test_the_reconciler_starts_the_purge_only_if_retention_days_is_set(
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, days: str
 ) -> None:
-    del small_batches
-    insert(service, 31, 300)
-    monkeypatch.setattr(duty, "TURN_SECONDS", 0)
-    duty.continue_pass(30, threading.Event())
-    assert 0 < len(left(service)) < 300
+    del service
+    monkeypatch.setenv("RETENTION_DAYS", days)
+    settings.cache_clear()
+    reconciler = Reconciler()
+    reconciler.start()
+    running = {thread.name for thread in threading.enumerate()}
+    reconciler.close()
+    assert "reconciler" in running
+    assert ("purge" in running) == bool(days)
 
 
 class Pauses(threading.Event):
@@ -261,12 +258,15 @@ def test_the_purge_pauses_much_longer_than_it_works(
     service: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purge, "BATCH_PAGES", 1)
-    monkeypatch.setattr(duty, "TURN_SECONDS", 1e6)
-    insert(service, 31, 900)
-    pauses, began = Pauses(), time.monotonic()
-    *_, last = duty.purge_once(MONTH, pauses, dry_run=False)
-    assert last.tasks == 900
-    assert pauses.seconds > 5 * (time.monotonic() - began)
-    began, pauses.seconds = time.monotonic(), 0
-    duty.continue_pass(30, pauses)
-    assert pauses.seconds > 5 * (time.monotonic() - began)
+    for by_command in (True, False):
+        insert(service, 31, 900)
+        made, pauses, began = duty.Purge(30), Pauses(), time.monotonic()
+        made._loop.stopping = pauses
+        if by_command:
+            *_, last = duty.purge_once(MONTH, pauses, dry_run=False)
+            assert last.tasks == 900
+        else:
+            # Without the pauses, no other batch is due.
+            execute(service, "UPDATE purge SET due_at = now()")
+            made.continue_pass()
+        assert pauses.seconds > 5 * (time.monotonic() - began)

@@ -65,13 +65,6 @@ GUARDS = [
         f"{TESTS}::test_a_pass_is_due_after_postgresqls_clock_was_set_back",
     ),
     Guard(
-        "the purge does not delay the reconciler's other duties",
-        "backend/maintenance/purge.py",
-        "        if now + pause > end:\n            return\n",
-        "",
-        f"{TESTS}::test_the_purge_does_not_delay_the_reconcilers_other_duties",
-    ),
-    Guard(
         "a purge pauses much longer than it works",
         "backend/maintenance/purge.py",
         "            stopping.wait(REST * took)",
@@ -81,10 +74,16 @@ GUARDS = [
     Guard(
         "a purge logs one line for each pass",
         "backend/maintenance/purge.py",
-        "        if progress.page is None:\n            _log(progress, days)\n",
-        "        _log(progress, days)\n        if progress.page is None:\n",
-        f"{TESTS}::test_the_reconciler_purges_only_if_retention_days_is_set_and_logs_one_line_a"
-        "_pass",
+        "            if progress.page is None:\n                self._log(progress)\n",
+        "            self._log(progress)\n            if progress.page is None:\n",
+        f"{TESTS}::test_a_pass_that_has_purged_tasks_logs_one_line",
+    ),
+    Guard(
+        "tasks are kept unless RETENTION_DAYS is set",
+        "backend/maintenance/reconciler.py",
+        "        self._purge = None if days is None else Purge(days)",
+        "        self._purge = Purge(days or 30)",
+        f"{TESTS}::test_the_reconciler_starts_the_purge_only_if_retention_days_is_set",
     ),
     Guard(
         "tasks-api prune stops between two batches",
