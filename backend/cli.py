@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +155,8 @@ def create_app_with_relay() -> FastAPI:
 @click.option("--name", default="tasks", help="The beginning of its name in Flower and logs.")
 def worker(*, queues: str | None, concurrency: str | None, name: str) -> None:
     """Execute tasks, WORKER_CONCURRENCY at a time."""
-    for setting, value in (("WORKER_QUEUES", queues), ("WORKER_CONCURRENCY", concurrency)):
-        if value is not None:
-            os.environ[setting] = value
-    import warnings
-
+    given = {"WORKER_QUEUES": queues, "WORKER_CONCURRENCY": concurrency}
+    os.environ.update({setting: value for setting, value in given.items() if value})
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
     from celery.utils.nodenames import gethostname, nodename
 
@@ -244,6 +242,36 @@ def migrate() -> None:
     """Bring the database's schema up to date; safe to run several times at once."""
     set_up_logging(settings().log_level)
     _migrate()
+
+
+@commands.command()
+@click.option("--older-than", required=True, metavar="AGE", help="Days or hours: 30d, 12h.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+def prune(*, older_than: str, dry_run: bool) -> None:
+    """Delete the tasks that ended longer than AGE ago, once; their messages stay.
+
+    With RETENTION_DAYS the service does so all the time.
+    """
+    from backend.db.purge import Progress
+    from backend.maintenance.purge import parse_age, purge_once
+
+    try:
+        age = parse_age(older_than)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--older-than") from None
+    set_up_logging(settings().log_level)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    progress, why = Progress(), "Stopped before the end; run it again for the rest."
+    try:
+        for progress in purge_once(age, stopping, dry_run=dry_run):  # noqa: B007 - the last counts
+            pass
+    except StoreUnavailable as error:
+        why = str(error)
+    click.echo(f"tasks {'to delete' if dry_run else 'deleted'}: {progress.tasks}")
+    if progress.page is not None:
+        sys.exit(f"tasks-api: {why}")
 
 
 def _migrate(servers: Sequence[Server] = ()) -> None:

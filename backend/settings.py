@@ -37,6 +37,8 @@ ENV_FILES = (ROOT / ".env", ROOT / "backend" / ".env")
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
 
+MAX_RETENTION_DAYS = 3650
+
 
 def _without_ipv6(host: str) -> str:
     """Return 127.0.0.1 for localhost, which may resolve to ::1 where IPv6 is off."""
@@ -151,6 +153,7 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
+    retention_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS)
     task_modules: Annotated[str, AfterValidator(_task_modules)] = "backend.tasks"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -197,6 +200,8 @@ _MEANINGS = {
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",
     "idempotency_hours": "how long an Idempotency-Key is remembered, from 1 to 8760 hours",
+    "retention_days": "after how many days ended tasks are deleted, a whole number from 1 to"
+    f" {MAX_RETENTION_DAYS}, or empty to keep them",
     "task_modules": "names of modules that declare tasks, such as backend.tasks,acme.tasks",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
 }

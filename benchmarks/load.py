@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 TIMEOUT_SECONDS = 60
 TOO_MANY = 429
+PACE_SECONDS = 0.001  # how late `load_at_rate` may send a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,37 @@ def load(
         multi.select(0.01)
     result.ended = time.monotonic()
     result.seconds, result.cpu_seconds = result.ended - begin, _cpu() - cpu
+    return result
+
+
+def load_at_rate(url: str, request: Callable[[], Request], rate: float, seconds: float) -> Load:
+    """Send `rate` requests a second for `seconds`; return the answers.
+
+    A request that is due while all connections wait for answers is sent late.
+    """
+    result = Load()
+    multi = pycurl.CurlMulti()
+    idle = [_Connection(url) for _ in range(CONNECTIONS)]
+    senders = {sender.curl: sender for sender in idle}
+    sent, begin = 0, time.monotonic()
+    while (passed := time.monotonic() - begin) < seconds or len(idle) < CONNECTIONS:
+        while idle and sent < min(passed, seconds) * rate:
+            sender = idle.pop()
+            sender.prepare(request())
+            multi.add_handle(sender.curl)
+            sent += 1
+        multi.perform()
+        for curl, ok in _finished(multi):
+            status, body, latency = senders[curl].answer()
+            result.add(status if ok else 0, body, latency)
+            multi.remove_handle(curl)
+            idle.append(senders[curl])
+        if len(idle) == CONNECTIONS:
+            time.sleep(PACE_SECONDS)
+        else:
+            multi.select(PACE_SECONDS)
+    result.ended = time.monotonic()
+    result.seconds = result.ended - begin
     return result
 
 

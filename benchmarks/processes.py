@@ -67,6 +67,10 @@ class Processes:
             raise RuntimeError(f"{name} failed:\n{printed[-3000:]}")
         return printed
 
+    def ended(self, name: str) -> bool:
+        """Return whether the process has ended."""
+        return self._running[name].poll() is not None
+
     def stop(self, name: str) -> None:
         """End a process by SIGTERM, after STOP_SECONDS by SIGKILL; then kill its children."""
         popen = self._running.pop(name)

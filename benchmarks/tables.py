@@ -14,7 +14,9 @@ _TASKS = """
            'insert_message', json_build_object('content', 'Hello ' || i), 'SUCCESS',
            5, 'tasks-1@bench', time, time, time,
            json_build_object('id', i, 'content', 'Hello ' || i, 'created_at', time)
-    FROM generate_series(1, %s) i, LATERAL (SELECT now() - (%s - i) * interval '1 s' AS time) t
+    FROM generate_series(1, %s) i, LATERAL (
+        SELECT now() - make_interval(days => %s) - (%s - i) * interval '1 s' AS time
+    ) t
     """
 _MESSAGES = """
     INSERT INTO messages (task_id, content, created_at)
@@ -27,9 +29,12 @@ def task_id(number: int) -> str:
     return f"01900000-0000-7000-8000-{number:012x}"
 
 
-def fill(database: Database, rows: int) -> None:
-    """Insert `rows` ended message tasks into the ledger, with their messages."""
-    database.query(_TASKS, rows, rows)
+def fill(database: Database, rows: int, days: int = 0) -> None:
+    """Insert `rows` ended message tasks into the ledger, with their messages.
+
+    The last of them ended `days` days ago, each of the others a second before the next one.
+    """
+    database.query(_TASKS, rows, days, rows)
     database.query(_MESSAGES)
     tidy(database)
 

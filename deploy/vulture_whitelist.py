@@ -71,6 +71,7 @@ _.Outbox
 _.MessageCount
 _.ScanBounds
 _.Repairs
+_.Purge
 _.started_at
 _.finished_at
 _.due_at

@@ -74,8 +74,8 @@ class ReplyListener:
     ) -> TaskRecord | None:
         """Return the task's state once it has ended, `seconds` have passed or the process stops.
 
-        Returns also when the client has left (`gone` returns true). Returns None for an id that was
-        never issued. Raises StoreUnavailable or Overloaded if the last read failed. It takes at
+        Returns also when the client has left (`gone` returns true). Returns None for an id that the
+        ledger lacks. Raises StoreUnavailable or Overloaded if the last read failed. It takes at
         most `seconds`, or the time of one read.
         """
         loop = asyncio.get_running_loop()

@@ -49,7 +49,7 @@ class Services:
         self.relay_blocked: Callable[[], bool] = lambda: False
 
     async def state(self, task_id: str) -> TaskRecord | None:
-        """Return what the ledger knows of a task, None for an id that was never issued."""
+        """Return what the ledger knows of a task, None for an id that it lacks."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
     async def read(self, question: Callable[[Executor], T]) -> T:

@@ -265,6 +265,27 @@ class Repairs(Base):
     )
 
 
+class Purge(Base):
+    """Where the purge of ended tasks is; see purge.py."""
+
+    __tablename__ = "purge"
+    __table_args__ = (CheckConstraint("only_row", name="purge_only_row"),)
+
+    only_row: Mapped[bool] = _only_row()
+    due_at: Mapped[datetime] = mapped_column(
+        server_default="-infinity", comment="Not to be continued before"
+    )
+    page: Mapped[int] = mapped_column(
+        BigInteger(), server_default="0", comment="The page of tasks where the pass continues"
+    )
+    tasks: Mapped[int] = mapped_column(
+        BigInteger(), server_default="0", comment="How many tasks the pass has deleted"
+    )
+    oldest: Mapped[datetime | None] = mapped_column(
+        comment="When the first of them ended; null: none was deleted"
+    )
+
+
 class Clock(Base):
     """The latest time that PostgreSQL's clock has shown; see clock.py."""
 

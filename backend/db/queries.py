@@ -50,7 +50,7 @@ _STATES = text(
 
 
 def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
-    """Return what is known of each task, None for an id that was never issued.
+    """Return what is known of each task, None for an id that the ledger lacks.
 
     Reads id, state, result, error and progress.
     """

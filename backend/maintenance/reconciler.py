@@ -24,6 +24,7 @@ from backend.loop import Loop
 from backend.maintenance.idle_queues import IdleQueues
 from backend.maintenance.liveness import Calm, Liveness
 from backend.maintenance.parked import Parked
+from backend.maintenance.purge import Purge
 from backend.maintenance.republish import LostMessages
 from backend.maintenance.rescue import retry_abandoned
 from backend.settings import settings
@@ -45,7 +46,7 @@ REPAIR_LIMIT = 1000
 
 
 class Reconciler:
-    """The reconciler's thread. `start` starts it."""
+    """The reconciler's thread and, with RETENTION_DAYS, the purge's. `start` starts them."""
 
     def __init__(self) -> None:
         self._loop = Loop(
@@ -54,6 +55,8 @@ class Reconciler:
             self._turn,
             interval=PASS_SECONDS,
         )
+        days = settings().retention_days
+        self._purge = None if days is None else Purge(days)
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
         self._idle_queues = IdleQueues()
@@ -65,11 +68,15 @@ class Reconciler:
         self._repair_from = repairs.START
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._loop.start()
+        if self._purge is not None:
+            self._purge.start()
 
     def close(self) -> None:
-        """Stop the thread; returns within 3 s."""
+        """Stop the threads; returns within 4 s."""
+        if self._purge is not None:
+            self._purge.close()
         if self._loop.close():
             self._lost_messages.disconnect()
 

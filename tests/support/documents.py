@@ -153,13 +153,19 @@ def _docker(words: list[str]) -> None:
     named = [re.sub(r"=\d+$", "", word) for word in rest if not word.startswith("-")]
     for service in named[:1] if verb == "exec" else named:
         assert service in services, service
+    if verb == "exec" and rest[1] == "tasks-api":
+        _tasks_api(rest[2:])
 
 
 def _tasks_api(words: list[str]) -> None:
     assert isinstance(commands, click.Group)
     command = commands.commands[words[0]]
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert set(words[1:]) <= options | {"--help"}, words
+    parser = command.make_parser(click.Context(command))
+    try:
+        _, more, _ = parser.parse_args(words[1:])
+    except click.UsageError as error:
+        raise AssertionError(error.message) from None
+    assert not more, words
 
 
 def _pip(words: list[str]) -> None:

@@ -92,6 +92,10 @@ NONSENSE = [
     ("MAX_TASKS_PER_CHILD", "hidden"),
     ("MAX_MEMORY_PER_CHILD", "-1"),
     ("MAX_MEMORY_PER_CHILD", "500M"),
+    ("RETENTION_DAYS", "0"),
+    ("RETENTION_DAYS", "3651"),
+    ("RETENTION_DAYS", "1.5"),
+    ("RETENTION_DAYS", "hidden"),
     ("LOG_LEVEL", "hidden"),
     ("LOG_LEVEL", "20"),
 ]
