@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     max_tasks_per_child: int | None = Field(None, ge=1, le=1_000_000_000)
     # MiB; Celery's own setting of this name is in KiB.
     max_memory_per_child: int | None = Field(None, ge=1, le=1_000_000)
+    stop_seconds: int = Field(5, ge=0, le=86_400)
     data_dir: Annotated[Path, AfterValidator(lambda path: ROOT / path)] = Path(".data")
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
@@ -197,6 +198,7 @@ _MEANINGS = {
     "worker_queues": "names of queues, such as tasks,short_tasks",
     "max_tasks_per_child": "a whole number of tasks from 1, or empty for no limit",
     "max_memory_per_child": "a whole number of MiB from 1 to 1000000, or empty for no limit",
+    "stop_seconds": "how long running tasks may go on when a worker stops, from 0 to 86400 s",
     "data_dir": "a folder for what embedded servers keep",
     "max_waiting": "how many tasks may wait before more are refused, a whole number from 1",
     "idempotency_hours": "how long an Idempotency-Key is remembered, from 1 to 8760 hours",

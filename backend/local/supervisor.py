@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from backend.local.announce import announce
 from backend.loop import start_thread
+from backend.settings import read
 from backend.telemetry import terminal
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Times:
     first_pause: float = 1.0
     longest_pause: float = 30.0
     steady: float = 60.0
-    # The worker waits 5 s for running tasks. Everything, embedded servers too, must stop in 10 s.
+    # The worker waits STOP_SECONDS for running tasks, and everything stops 5 s later, embedded
+    # servers too.
     kill: float = 6.0
 
 
@@ -255,6 +257,7 @@ def run(output: Output, servers: Sequence[Server], inherited_fds: Sequence[int])
         output,
         servers=servers,
         inherited_fds=inherited_fds,
+        times=Times(kill=read().stop_seconds + 1.0),
         parent=int(parent) if parent else None,
     )
     for number in stop_signals():

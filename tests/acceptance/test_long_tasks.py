@@ -187,6 +187,33 @@ def test_a_stopping_worker_hands_its_tasks_back_without_costing_an_attempt(
     assert stack.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
 
 
+def test_a_stopping_worker_lets_tasks_run_for_stop_seconds(stack: Stack) -> None:
+    stack.start("api")
+    stack.start("worker", environment={"STOP_SECONDS": "30"})
+    ids = [stack.post("/tasks/slow?duration=8"), stack.post("/tasks/slow?duration=8")]
+    for task_id in ids:
+        started(stack, task_id)
+    stack.stop("worker", timeout=30)
+    assert [(stack.state(each)["status"], stack.attempt(each)) for each in ids] == [
+        ("SUCCESS", 1),
+        ("SUCCESS", 1),
+    ]
+
+
+def test_a_stopping_worker_hands_its_tasks_back_at_once_without_stop_seconds(
+    stack: Stack,
+) -> None:
+    stack.start("api")
+    stack.start("worker", environment={"STOP_SECONDS": "0", "WORKER_CONCURRENCY": "20"})
+    ids = [stack.post("/tasks/slow?duration=60") for _ in range(20)]
+    for task_id in ids:
+        started(stack, task_id)
+    # It ends its processes and hands back; the rest is the time that PostgreSQL may take.
+    stack.stop("worker", timeout=4)
+    costs = "SELECT DISTINCT state, attempt, max_attempts FROM tasks"
+    assert stack.query(costs) == [("RETRY", 2, 6)]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(missing(RabbitMQ) != "", reason=missing(RabbitMQ))
 def test_tasks_that_wait_beyond_the_consumer_timeout_run_once(

@@ -55,6 +55,7 @@ def test_a_stopping_worker_ends_even_if_its_shutdown_hangs(
     ending: Any = lease.Lease.__new__(lease.Lease)
     ending._worker = SimpleNamespace(exitcode=3)
     ending.told_to_stop = lambda: told
+    ending._stop_seconds = 5
     ending._stopping = threading.Event()
     ending._stopping.set()  # `end` was called, and does not return
     ending._watch_for_stop()

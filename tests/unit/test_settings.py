@@ -90,6 +90,8 @@ NONSENSE = [
     ("WORKER_CONCURRENCY", "many"),
     ("MAX_TASKS_PER_CHILD", "0"),
     ("MAX_TASKS_PER_CHILD", "hidden"),
+    ("STOP_SECONDS", "-1"),
+    ("WORKER_QUEUES", "tasks,,short_tasks"),
     ("MAX_MEMORY_PER_CHILD", "-1"),
     ("MAX_MEMORY_PER_CHILD", "500M"),
     ("RETENTION_DAYS", "0"),

@@ -41,9 +41,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long running tasks may go on after the worker was told to stop; the rest are handed back.
-STOP_TIMEOUT = 5.0
-# How long the process may take to end after that. Docker waits 10 s in all.
+# How long the process may take to end after it has handed back what runs.
 EXIT_TIMEOUT = 4.0
 # Seconds to retry a write while PostgreSQL is away; then the reconciler handles the task.
 WRITE_TIMEOUT = 60.0
@@ -73,6 +71,7 @@ class Lease:
         self._name: str = worker.hostname
         self._writes: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
         self._renew_at = 0.0
+        self._stop_seconds = settings().stop_seconds
         self._loop = Loop(
             "lease",
             "renews this worker's lease, writes what only the parent process notices",
@@ -111,12 +110,12 @@ class Lease:
     def _watch_for_stop(self) -> None:
         """End the process after it was told to stop, even if another thread hangs.
 
-        If tasks still run, it ends STOP_TIMEOUT after it was told to stop; else EXIT_TIMEOUT after
+        If tasks still run, it ends STOP_SECONDS after it was told to stop; else EXIT_TIMEOUT after
         `end` was called. This thread never uses PostgreSQL, which may hang.
         """
         while not (self.told_to_stop() or self._stopping.wait(0.2)):
             pass
-        if not self._stopping.wait(STOP_TIMEOUT):
+        if not self._stopping.wait(self._stop_seconds):
             self.end_now(self._worker.exitcode or 0)
         time.sleep(EXIT_TIMEOUT)
         os._exit(self._worker.exitcode or 0)
