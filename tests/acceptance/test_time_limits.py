@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tests.support.stack import ROOT
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.support.stack import Stack
@@ -41,6 +43,22 @@ def test_a_task_that_exceeds_its_time_limit_is_killed_and_fails(
     assert state["status"] == "FAILURE"
     error = f"The task took longer than its time limit of 2 seconds; it was in {TASKS}, line "
     assert state["result"] == {"error": f"{error}{line_of(code)}"}
+
+
+def test_a_task_of_a_series_that_exceeds_its_time_limit_is_retried_with_its_line(
+    odd_stack: Stack,
+) -> None:
+    stack = odd_stack
+    stack.start("api")
+    items = [{"name": "slow", "arguments": {"duration": 0}}] * 3
+    items += [{"name": "overrun_in_a_series", "arguments": {}}]
+    answer = httpx.post(f"{stack.url}/tasks/batch", json=items, timeout=20)
+    task_id = answer.json()["tasks"][-1]["task_id"]
+    stack.start("worker", environment={"WORKER_CONCURRENCY": "1"})
+    eventually(lambda: stack.attempt(task_id) == 2, MINUTE, "the first attempt was killed")
+    error = stack.scalar("SELECT error FROM tasks WHERE id = %s", task_id)
+    line = f"{TASKS}, line {line_of('threading.Event().wait(60)')}"
+    assert error == f"The task took longer than its time limit of 1 seconds; it was in {line}"
 
 
 def test_the_line_is_the_tasks_own_also_while_it_waits_in_a_library(odd_stack: Stack) -> None:

@@ -102,6 +102,12 @@ def compute_and_overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a ta
     return Note(text=str(sum(range(10**12))))
 
 
+@task(name="overrun_in_a_series", max_attempts=2, time_limit=1)
+def overrun_in_a_series(args: Nothing, run: Run) -> Note:
+    """Take longer than its time limit; with two attempts it shares a message with others."""
+    return overrun(args, run)
+
+
 @task(name="freeze_and_overrun", max_attempts=1, time_limit=2)
 def freeze_and_overrun(args: Nothing, run: Run) -> Note:
     """Freeze its own process until the time limit has passed."""
