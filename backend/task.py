@@ -88,9 +88,7 @@ class Run:
         Raises TypeError for a function that is not a task's, or arguments of another model;
         ValueError as backend.submit does.
         """
-        spec = next((each for each in declared_tasks.values() if each.declared is function), None)
-        if spec is None:
-            raise TypeError(f"{function!r} is not a task: pass the function under its @task")
+        spec = task_of(function)
         if not isinstance(arguments, spec.arguments):
             raise TypeError(f"task {spec.name!r} takes {spec.arguments.__name__} as arguments")
         return submit(self.session, spec.name, arguments)
@@ -163,6 +161,14 @@ class Task:
 
 # By name and by each alias. registry.py fills it by importing the modules of tasks.
 declared_tasks: dict[str, Task] = {}
+
+
+def task_of(function: Callable[..., object]) -> Task:
+    """Return the task that a function declares. Raises TypeError if it is not under `@task`."""
+    for each in declared_tasks.values():
+        if each.declared is function:
+            return each
+    raise TypeError(f"{function!r} is not a task: pass the function under its @task")
 
 
 class TaskOptions(TypedDict, total=False):

@@ -11,9 +11,8 @@ from backend.call import as_json, call
 from backend.db.session import engine
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import TaskSafeConnection
-from backend.errors import RegistrationError
 from backend.ids import new_task_id
-from backend.task import Run, declared_tasks
+from backend.task import Run, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +57,10 @@ def run_task(
         what the task wrote. The test rolls it back: take one from `backend.db.session.trial`.
 
     Raises every error of the function as it is; TaskError for a value that a worker would refuse;
-    AssertionError for arguments that JSON changes or cannot hold; RegistrationError for a function
-    that is no task; TypeError for a connection of another engine.
+    AssertionError for arguments that JSON changes or cannot hold; TypeError for a function that is
+    not a task's, and for a connection of another engine.
     """
-    spec = _spec_of(function)
+    spec = task_of(function)
     read = _over_json(spec, arguments)
     with _TestSession(spec, connection) as session:
         run = _TestRun(task_id or new_task_id(), attempt, session, spec.one_commit)
@@ -103,13 +102,6 @@ class _TestSession(TaskSession):
         if self.bind is None:
             self.bind = engine()
         return super().get_bind(*args, **options)
-
-
-def _spec_of(function: Callable[..., object]) -> Task:
-    for spec in declared_tasks.values():
-        if spec.declared is function:
-            return spec
-    raise RegistrationError(f"{function!r} is no task: give the function that @task has decorated")
 
 
 def _over_json(spec: Task, arguments: Arguments) -> Arguments:

@@ -63,9 +63,10 @@ def test_fast_tasks_share_transactions(odd_stack: Stack, file: Path) -> None:
     ids = post(stack, file, ["nothing"] * 60)
     stack.start("worker", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}
+    # A group ends after about 10 ms, so a busy machine needs more of them.
     shared = stack.scalar("SELECT count(DISTINCT CAST(xmin AS text)) FROM tasks")
     assert isinstance(shared, int)
-    assert shared < 20
+    assert shared < 50
     assert set(begun(file).values()) == {1}
     assert stack.scalar("SELECT count(*) FROM outbox") == 0
 
@@ -190,7 +191,7 @@ def test_a_worker_that_stops_begins_no_further_task(odd_stack: Stack, file: Path
     first = stack.start("worker", name="first", environment=ONE_PROCESS)
     eventually(lambda: len(begun(file)) > 2, 20, "some have begun")
     first.popen.terminate()
-    assert first.popen.wait(3) == 0
+    assert first.popen.wait(15) == 0
     assert len(begun(file)) < 90
     stack.start("worker", name="second", environment=ONE_PROCESS)
     assert set(all_ended(stack, ids).values()) == {("SUCCESS", 1)}

@@ -39,7 +39,6 @@ def declared(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
     monkeypatch.setattr("backend.settings.ENV_FILES", ())
     settings.cache_clear()
     monkeypatch.setattr(backend.task, "declared_tasks", dict(backend.task.declared_tasks))
-    monkeypatch.setattr("backend.testing.declared_tasks", backend.task.declared_tasks)
     return service
 
 
@@ -129,3 +128,17 @@ def test_the_given_id_is_the_one_that_the_task_writes(service: sa.Engine) -> Non
         found = connection.execute(sa.text("SELECT CAST(task_id AS text) FROM messages"))
         assert found.scalar_one() == TASK
     assert written(service) == [], "also if the task has begun the transaction"
+
+
+def test_a_task_that_submits_another_one_leaves_neither(service: sa.Engine) -> None:
+    @task(name="submitting")
+    def submitting(args: MessageIn, run: Run) -> MessageIn:
+        run.submit(insert_message, args)
+        return args
+
+    count = sa.text("SELECT count(*) FROM tasks JOIN outbox ON task_id = id")
+    with trial() as connection:
+        run_task(submitting, MessageIn(content="for the other task"), connection=connection)
+        assert connection.execute(count).scalar() == 1
+    with service.connect() as connection:
+        assert connection.execute(count).scalar() == 0
