@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from backend.db import ledger
 from backend.db.limits import Limit
@@ -135,7 +135,7 @@ class Task:
             return Limit(self.name, self.max_running)
         try:
             value = self.arguments.model_validate_json(args).model_dump_json(include={self.per})
-        except ValidationError:  # the attempt will fail
+        except Exception:  # noqa: BLE001 - of any validator; the attempt will fail with it
             value = ""
         # A hash: any text is short, and can be stored.
         return Limit(f"{self.name}/{sha256(value.encode()).hexdigest()[:32]}", self.max_running)

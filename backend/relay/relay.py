@@ -94,26 +94,26 @@ class Relay:
                     if self.blocked:
                         publisher.attend(IDLE_SECONDS)
                         continue
-                    batch = self._publish_due(publisher)
+                    pause = self._publish_due(publisher)
                     if broker_outage.failing:
                         broker_outage.succeeded(RELAY_PART)
-                    if not batch:
+                    if pause is None:
                         publisher.attend()
                         listener.wait(IDLE_SECONDS)
-                    elif _should_pause(batch):
-                        self._stopping.wait(GATHER_SECONDS)
+                    elif pause:
+                        self._stopping.wait(pause)
             finally:
                 self.blocked = False
                 publisher.close()
         finally:
             listener.close()
 
-    def _publish_due(self, publisher: Publisher) -> Sequence[OutboxEntry]:
-        """Publish one batch and return it; empty when nothing was due."""
+    def _publish_due(self, publisher: Publisher) -> float | None:
+        """Publish one batch; return the seconds to pause after it, None if nothing was due."""
         with transaction() as connection:
             batch = outbox.take(connection, BATCH)
             if not batch:
-                return []
+                return None
             parked = _park(connection, batch)
             due = [entry for entry in batch if entry.task_id not in parked]
             messages = pack(due, self._long_tasks(connection))
@@ -128,7 +128,7 @@ class Relay:
             # Not before: no transaction waits for a limit while it has locked rows of the outbox.
             with transaction() as connection:
                 limits.release(connection, set(parked.values()))
-        return batch
+        return 0 if parked or not _should_gather(batch) else GATHER_SECONDS
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
         """Return the names of ordinary tasks that are not bundled, None for all of them."""
@@ -192,6 +192,6 @@ def _park(connection: Connection, batch: Sequence[OutboxEntry]) -> dict[str, Lim
     return parked
 
 
-def _should_pause(batch: Sequence[OutboxEntry]) -> bool:
-    """Return whether to pause after a batch: not after a small one, or one that was cut."""
+def _should_gather(batch: Sequence[OutboxEntry]) -> bool:
+    """Return whether more tasks should gather: not after a small batch, or one that was cut."""
     return len(batch) > SMALL_BATCH and sum(len(entry.args) for entry in batch) <= GATHER_BYTES
