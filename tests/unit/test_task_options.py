@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 import backend.task
 from backend.errors import RegistrationError
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def known(place: str) -> str:
+    """Return the place. Raises an error that no validator should raise."""
+    return {"": ""}[place]
+
+
 class Call(BaseModel):
     """What a task calls."""
 
     customer: int = 1
-    place: str = Field("", validation_alias="where")
-
-    @field_validator("place")
-    @classmethod
-    def _raise_any_error(cls, place: str) -> str:
-        return {"there": place}[place] if place else place
+    place: Annotated[str, AfterValidator(known)] = Field("", validation_alias="where")
 
 
 @pytest.fixture(autouse=True)
