@@ -43,8 +43,7 @@ def ids(database: sa.Engine) -> list[str]:
 
 @pytest.fixture(params=["psycopg2", "psycopg"])
 def application(request: pytest.FixtureRequest, database: sa.Engine) -> Iterator[sa.Engine]:
-    """Give an application's own engine on the database, with each driver that is installed."""
-    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    """Give an application's own engine on the database, with another driver than ours too."""
     made = sa.create_engine(database.url.set(drivername=f"postgresql+{request.param}"))
     yield made
     made.dispose()
