@@ -123,4 +123,5 @@ def test_env_example_shows_defaults_and_sets_nothing() -> None:
         if field.default and not field.default_factory:
             assert shown[name.upper()] == str(field.default), name
     for name, default in re.findall(r"\$\{([A-Z_]+):-(\w+)\}", COMPOSE_FILE):
-        assert shown[name] == default
+        # `docker compose down` may take longer than Ctrl+C in a terminal.
+        assert default == ("25" if name == "STOP_SECONDS" else shown[name])

@@ -121,7 +121,7 @@ def test_with_results_in_redis_the_contract_is_the_same(
     assert {"id", "content", "created_at"} == result.keys()
     done = {"message": "Task completed after 1 seconds"}
     assert stack.state(slow, wait=MINUTE) == {"task_id": slow, "status": "SUCCESS", "result": done}
-    broken = {"task_id": fails, "status": "FAILURE", "result": {"error": "it broke"}}
+    broken = {"task_id": fails, "status": "FAILURE", "result": {"error": "ValueError: it broke"}}
     assert stack.state(fails, wait=MINUTE) == broken
     assert httpx.get(f"{stack.url}/tasks/").json() == {"tasks": [], "total": 0}
     # Other programs that read Celery results find them there.
