@@ -9,6 +9,7 @@ Error
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
 ├── Superseded               not the current attempt of the task; its outcome is dropped
 │   └── Duplicate            the task does not wait for this delivery, usually the second one
+├── AtLimit                  as many as `max_running` allows are running; this one waits
 ├── StoreError               PostgreSQL did not do it; clients get 503 with this text
 │   ├── TextNotStorable      the database's encoding has no such character
 │   └── StoreUnavailable     PostgreSQL cannot be reached, or did not answer in time

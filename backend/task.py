@@ -137,7 +137,7 @@ class Task:
             value = self.arguments.model_validate_json(args).model_dump_json(include={self.per})
         except Exception:  # noqa: BLE001 - of any validator; the attempt will fail with it
             value = ""
-        # A hash: any text is short, and can be stored.
+        # Hashed: a value may be long, or have NUL, which PostgreSQL cannot store.
         return Limit(f"{self.name}/{sha256(value.encode()).hexdigest()[:32]}", self.max_running)
 
     @cached_property

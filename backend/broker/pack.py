@@ -48,7 +48,7 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
     bundles: dict[str, list[OutboxEntry]] = {}  # by queue: the one that is not full
     for entry in entries:
         task = registered().get(entry.name)
-        # A task that only newer workers have: one of them may say so.
+        # This version does not know the task. A newer worker may.
         queue = task.queue if task else TASKS
         if not (task and _may_share(entry, task, long_tasks)):
             messages.append(Outgoing(queue, [entry], bundle=False))

@@ -73,8 +73,8 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
 
 
 # A task that tasks_submit has stored (migration 0013) has max_attempts 0 until its first claim or
-# error, because PostgreSQL does not know what it declares. Its earlier attempts cost nothing.
-_LIMIT = f"""
+# error, because PostgreSQL does not know what it declares. Attempts before that are not counted.
+_MAX_ATTEMPTS = f"""
     CASE max_attempts
         WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})
         ELSE max_attempts
@@ -83,7 +83,7 @@ _LIMIT = f"""
 _CLAIM = f"""
     WITH {lock_waiting()}, started AS (
         UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL,
-            max_attempts = {_LIMIT}
+            max_attempts = {_MAX_ATTEMPTS}
         WHERE id = ANY(ARRAY(SELECT id FROM claimed))
     ), gone AS (
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
@@ -112,21 +112,21 @@ def claim(
     return claim_rows(statement, connection, attempts, worker, declared=declared)
 
 
-_SET_LIMIT = text(
+_SET_MAX_ATTEMPTS = text(
     f"""
-    UPDATE tasks SET max_attempts = {_LIMIT}
+    UPDATE tasks SET max_attempts = {_MAX_ATTEMPTS}
     WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts
     """
 )
 
 
-def set_limit(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
+def set_max_attempts(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
     """Store the max_attempts of a task whose row has none yet; return it.
 
     Returns 0 if the attempt is not the current one.
     """
     values = {"id": task_id, "attempt": attempt, "declared": declared}
-    return connection.execute(_SET_LIMIT, values).scalar() or 0
+    return connection.execute(_SET_MAX_ATTEMPTS, values).scalar() or 0
 
 
 # True in the transaction whose now() is :began, or without :began. False: the task has ended its

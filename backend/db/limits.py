@@ -2,7 +2,8 @@
 
 A limit counts by key: the task's name, with the value of its argument `per` if it has one. What
 exceeds the limit waits in the outbox as a parked row, whose due_at is 'infinity'. An attempt that
-ends makes the next parked row of its key due, in the same transaction.
+its own process ends makes the next parked row of its key due, in the same transaction; for other
+ends a reconciler does it.
 
 Whoever counts has locked the key, so that two claims do not both take the last place, and none is
 parked while the last running attempt ends. The key is locked first, then tasks, then the outbox.

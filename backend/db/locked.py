@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from backend.db.bounds import rows_from
 from backend.db.fragments import CLAIMED, array, claim_rows, lock_waiting
-from backend.db.ledger import finish, reschedule, set_limit
+from backend.db.ledger import finish, reschedule, set_max_attempts
 from backend.db.records import TaskRecord, outcome
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
@@ -82,10 +82,10 @@ def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of 
     `delay` seconds. Returns the new state, None if the attempt is not the current one.
     """
     row = lock(connection, [task_id]).get(task_id)
-    limit = 0
+    max_attempts = 0
     if row is not None and retry:
-        limit = row.max_attempts or set_limit(connection, task_id, attempt, declared)
-    if attempt < limit:
+        max_attempts = row.max_attempts or set_max_attempts(connection, task_id, attempt, declared)
+    if attempt < max_attempts:
         again = reschedule(
             connection,
             {task_id: attempt},

@@ -18,7 +18,7 @@ if unknown := set(settings().queues) - set(queue_names()):
         f"WORKER_QUEUES names {', '.join(sorted(unknown))}, which no task has as its queue;"
         f" there are {', '.join(queue_names())}"
     )
-# All of them, although only those in WORKER_QUEUES are consumed: `celery worker -Q` names others.
+# All of them, although only those in WORKER_QUEUES are consumed: Flower shows the others too.
 app.conf.task_queues = [queue(each) for each in queue_names()]
 app.amqp.queues.select([prefixed(each) for each in settings().queues])
 app.Task.Request = "backend.worker.parent.request:LedgerRequest"

@@ -97,7 +97,7 @@ class Attempt:
             return None
         try:
             return self.spec.limit(self.arguments)
-        except TaskError:  # the claim is followed by this error
+        except TaskError:  # reading them after the claim raises it again
             return self.spec.limit("null")
 
     def claim(self, *, or_started: bool = False) -> None:
@@ -117,7 +117,10 @@ class Attempt:
             raise AtLimit
 
     def _claim(self, connection: Connection, *, or_started: bool) -> bool:
-        """Claim it; return False if its limit was reached, and it was parked."""
+        """Claim it; return False if its limit was reached.
+
+        Then it was parked, which AtLimit would roll back. Raises Duplicate, LeaseExpired.
+        """
         claim = None
         if self.adopt(connection):
             if self.limit:

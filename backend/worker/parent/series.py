@@ -66,7 +66,8 @@ class Series:
         # Those that the child may still begin or has begun, in order.
         self._requests = list(requests)
         self._tickets: Tickets | None = None
-        self._accepted: tuple[int, float] = 0, 0.0
+        # The process id of the child, and when it has begun the job.
+        self._accepted_by: tuple[int, float] = 0, 0.0
         self._left = 0
         self._ended = False
         # The request that takes long.
@@ -97,7 +98,7 @@ class Series:
 
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
         self.accepted = True
-        self._accepted = pid, time_accepted
+        self._accepted_by = pid, time_accepted
         children = self._controller.pool._pool._pool  # noqa: SLF001 - no other way to the numbers
         child = next((child.index for child in children if child.pid == pid), None)
         if child is None:  # it has ended already; the pool reports that next
@@ -207,7 +208,7 @@ class Series:
     def _begin(self, request: LedgerRequest) -> None:
         """Do for an attempt that has begun what Celery does: event, list, acknowledgement."""
         send_received(request)
-        request.on_accepted(*self._accepted)  # type: ignore[arg-type]  # wrong in the stubs
+        request.on_accepted(*self._accepted_by)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _end(self, report: Report) -> None:
         """End the requests of the report's outcomes, of which Celery does not know yet."""

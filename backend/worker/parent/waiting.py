@@ -45,8 +45,8 @@ class WaitingRequests:
         self._source: Any = None
         # Identifies the wait for a child; the timer of an earlier wait does nothing.
         self._wait: object | None = None
-        # Whether the next child that is free is ours.
-        self._in_line = False
+        # Whether the pool was asked for a child.
+        self._child_requested = False
         self._paused = False
 
     def connected(self, source: Any) -> None:  # noqa: ANN401 - kombu's consumer
@@ -56,7 +56,7 @@ class WaitingRequests:
         self._requests.clear()
         # The pool has forgotten the jobs that no child had begun.
         self._jobs = {job for job in self._jobs if job.accepted}
-        self._source, self._wait, self._in_line, self._paused = source, None, False, False
+        self._source, self._wait, self._child_requested, self._paused = source, None, False, False
 
     def add(self, requests: Iterable[LedgerRequest]) -> None:
         """Let requests that have just arrived wait."""
@@ -72,12 +72,12 @@ class WaitingRequests:
         """Record that a job has ended; the pool is about to free its child."""
         self._jobs.discard(job)
         # Not here: what the job gives back comes first.
-        self._controller.hub.call_soon(self._wait_in_line)
+        self._controller.hub.call_soon(self._acquire_child)
 
     def free(self) -> float:
         """Return how many children are free for such jobs, with the one just taken."""
         free: float = self._controller.semaphore.value + 1
-        return min(free, self._limit() - len(self._jobs))
+        return max(1, min(free, self._limit() - len(self._jobs)))
 
     def _added(self) -> None:
         if self._paused:
@@ -88,20 +88,20 @@ class WaitingRequests:
         if not self._requests or self._wait is not None or lease.told_to_stop():
             return
         wait = self._wait = object()
-        self._wait_in_line()
+        self._acquire_child()
         if self._wait is wait:
             self._controller.hub.call_later(BUSY_SECONDS, self._give_up, wait)
 
-    def _wait_in_line(self) -> None:
-        """Take the next child that is free, unless as many as allowed run such jobs."""
-        if self._wait is None or self._in_line:
+    def _acquire_child(self) -> None:
+        """Ask the pool for the next free child, if fewer than `limit()` run such jobs."""
+        if self._wait is None or self._child_requested:
             return
         if len(self._jobs) < self._limit():
-            self._in_line = True
+            self._child_requested = True
             self._controller.semaphore.acquire(self._on_free_child)
 
     def _on_free_child(self) -> None:
-        self._wait, self._in_line = None, False
+        self._wait, self._child_requested = None, False
         if self._paused:
             self._paused = False
             # Not here: an error of the connection would make billiard lose the result of the job

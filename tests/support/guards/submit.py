@@ -83,7 +83,7 @@ GUARDS = [
     Guard(
         "11: a claim stores the attempts that the task declares",
         "backend/db/ledger.py",
-        "progress = NULL,\n            max_attempts = {_LIMIT}\n",
+        "progress = NULL,\n            max_attempts = {_MAX_ATTEMPTS}\n",
         "progress = NULL\n",
         ATTEMPTS,
     ),
