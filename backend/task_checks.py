@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from typing import TYPE_CHECKING, Any, get_type_hints
+from enum import Enum
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from pydantic import BaseModel
 from pydantic.types import PathType
@@ -15,6 +18,8 @@ from backend.errors import RegistrationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
 
 # The pattern of names of tasks and queues.
 NAME = r"[a-z][a-z0-9_]{0,99}"
@@ -92,8 +97,24 @@ def check_limit(
         raise RegistrationError(
             f"task {name!r}: max_running must be a whole number from 1 to {MAX_RUNNING}"
         )
-    if per is not None and per not in arguments.model_fields:
-        raise RegistrationError(f"task {name!r}: per must name a field of its arguments")
+    if per is not None and not _can_be_counted(arguments.model_fields.get(per)):
+        raise RegistrationError(
+            f"task {name!r}: per must name a field of its arguments that is a text, a whole number,"
+            " a UUID or an Enum"
+        )
+
+
+def _can_be_counted(field: FieldInfo | None) -> bool:
+    """Return whether equal values of a field are the same JSON text in every process."""
+    return field is not None and not field.exclude and _is_plain(field.annotation)
+
+
+def _is_plain(kind: object) -> bool:
+    if get_origin(kind) in {Union, UnionType}:
+        return all(map(_is_plain, get_args(kind)))
+    return get_origin(kind) is Literal or (
+        isinstance(kind, type) and issubclass(kind, (str, int, UUID, Enum, NoneType))
+    )
 
 
 def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:

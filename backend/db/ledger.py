@@ -249,7 +249,7 @@ _RESCHEDULE = text(
         SELECT id, attempt, now() + make_interval(secs => :delay) FROM again ORDER BY id
         ON CONFLICT (task_id) DO UPDATE
         SET attempt = excluded.attempt, due_at = excluded.due_at, published_at = NULL,
-            publishes = 0
+            publishes = 0, limit_key = NULL
     )
     SELECT CAST(id AS text) FROM again
     """

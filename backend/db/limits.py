@@ -34,14 +34,12 @@ class Limit(NamedTuple):
     most: int
 
 
-# Each key has a number, and the numbers are locked in order. Two keys with the same number only
-# wait for each other.
-_LOCK = text(
+# Two keys with the same hash only wait for each other.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))")
+_TRY_LOCK = text(
     """
-    SELECT pg_advisory_xact_lock(number) FROM (
-        SELECT DISTINCT hashtextextended(key, 0) AS number FROM unnest(CAST(:keys AS text[])) key
-        ORDER BY number
-    ) numbers
+    SELECT key FROM unnest(CAST(:keys AS text[])) AS key
+    WHERE pg_try_advisory_xact_lock(hashtextextended(key, 0))
     """
 )
 _RUNNING = text(
@@ -63,7 +61,7 @@ def claim(
     declared: int = 1,
 ) -> Claim | None:
     """Do what `ledger.claim` does; return None if the limit is reached, and park the attempt."""
-    _lock(connection, [limit.key])
+    connection.execute(_LOCK, {"key": limit.key})
     running = connection.execute(_RUNNING, {"key": limit.key, "id": task_id}).scalar_one()
     if running >= limit.most:
         park(connection, {task_id: (attempt, limit.key)})
@@ -80,7 +78,7 @@ def ending(connection: Executor, limit: Limit | None) -> Iterator[None]:
     if limit is None:
         yield
         return
-    _lock(connection, [limit.key])
+    connection.execute(_LOCK, {"key": limit.key})
     yield
     _release(connection, [limit])
 
@@ -105,7 +103,9 @@ def park(connection: Executor, attempts: Mapping[str, tuple[int, str]]) -> None:
     connection.execute(_PARK, values)
 
 
-# Oldest first. A released row counts as running until its attempt is claimed.
+# Oldest first. A released row counts as running until its attempt is claimed. Its time is not
+# now(): the transaction may be a task's, and hours old, and the relays' scan begins later than that
+# (bounds.py).
 _RELEASE = text(
     f"""
     WITH wanted AS (
@@ -123,7 +123,8 @@ _RELEASE = text(
             ORDER BY task_id LIMIT greatest(free.places, 0) FOR UPDATE SKIP LOCKED
         ) parked
     ), released AS (
-        UPDATE outbox SET due_at = now() WHERE task_id = ANY(ARRAY(SELECT task_id FROM next))
+        UPDATE outbox SET due_at = clock_timestamp()
+        WHERE task_id = ANY(ARRAY(SELECT task_id FROM next))
         RETURNING task_id
     )
     SELECT pg_notify('outbox', '') FROM (SELECT FROM released LIMIT 1) any_released
@@ -132,14 +133,14 @@ _RELEASE = text(
 
 
 def release(connection: Executor, limits: Iterable[Limit]) -> None:
-    """Make parked rows due, as many as their limits allow, and wake the relays."""
-    wanted = list(limits)
-    _lock(connection, [limit.key for limit in wanted])
-    _release(connection, wanted)
+    """Make parked rows due, as many as their limits allow, and wake the relays.
 
-
-def _lock(connection: Executor, keys: list[str]) -> None:
-    connection.execute(_LOCK, {"keys": keys})
+    It waits for no lock. A key that is locked is left out: an attempt of it is about to run or to
+    end, and its end makes the next row due.
+    """
+    wanted = {limit.key: limit for limit in limits}
+    locked = connection.execute(_TRY_LOCK, {"keys": list(wanted)}).scalars()
+    _release(connection, [wanted[key] for key in locked])
 
 
 def _release(connection: Executor, limits: list[Limit]) -> None:

@@ -5,13 +5,17 @@ An end that only a worker's parent process or a reconciler notices makes no othe
 
 from __future__ import annotations
 
+import time
+
 from backend.db import limits
 from backend.db.limits import Limit
 from backend.db.session import transaction
 from backend.registry import registered
 
-# How many keys one pass looks at; the next pass goes on after them.
-KEYS = 1000
+# How many keys are looked at in one transaction, and for how long in one pass. The next pass goes
+# on after them.
+KEYS = 100
+SECONDS = 1.0
 # The limit of a task that no longer has one.
 UNLIMITED = 1000
 
@@ -24,12 +28,14 @@ class Parked:
 
     def release(self) -> None:
         """Make parked rows due, as many as their limits allow. Raises StoreUnavailable."""
-        with transaction() as connection:
-            keys = limits.parked_keys(connection, self._after, KEYS)
-        self._after = keys[-1] if len(keys) == KEYS else ""
-        for start in range(0, len(keys), 100):
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
             with transaction() as connection:
-                limits.release(connection, _limits(keys[start : start + 100]))
+                keys = limits.parked_keys(connection, self._after, KEYS)
+                limits.release(connection, _limits(keys))
+            self._after = keys[-1] if len(keys) == KEYS else ""
+            if not self._after:
+                break
 
 
 def _limits(keys: list[str]) -> list[Limit]:

@@ -110,10 +110,10 @@ class Reconciler:
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
         self._idle_queues.report()
-        self._parked.release()
         purge_and_add_up()
         self._repair()
         self._lost_messages.republish()
+        self._parked.release()
 
     def _repair(self) -> None:
         """Insert missing outbox rows of waiting tasks."""

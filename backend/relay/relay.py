@@ -123,11 +123,10 @@ class Relay:
             publisher.publish(messages)
         finally:
             self._put_back(publisher, due)
+            if parked:
+                with transaction() as connection:
+                    limits.release(connection, parked.values())
         self._report_refused(publisher)
-        if parked:
-            # Not before: no transaction waits for a limit while it has locked rows of the outbox.
-            with transaction() as connection:
-                limits.release(connection, set(parked.values()))
         return 0 if parked or not _should_gather(batch) else GATHER_SECONDS
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:

@@ -127,6 +127,40 @@ def test_a_released_row_takes_a_place_until_it_is_claimed(database: sa.Engine) -
         assert parked(database) == ids[2:]
 
 
+def test_a_row_that_a_long_transaction_makes_due_has_the_time_of_that_moment(
+    database: sa.Engine,
+) -> None:
+    running, waiting = submit(database, 2)
+    assert claim(database, running)
+    park(database, [waiting])
+    with database.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(0.01)")
+        with limits.ending(connection, ONE):
+            assert succeed(connection, running, 1)
+        later = "SELECT due_at >= now() + interval '10 ms' FROM outbox"
+        assert connection.exec_driver_sql(later).scalar(), "the scan of due rows may begin later"
+
+
+def test_a_locked_key_does_not_delay_the_rows_of_others(database: sa.Engine) -> None:
+    ids = submit(database, 2)
+    park(database, ids[:1], "slow/a")
+    park(database, ids[1:], "slow/b")
+    with database.connect() as locking, limits.ending(locking, Limit("slow/a", 1)):
+        with database.begin() as connection:
+            limits.release(connection, [Limit("slow/a", 1), Limit("slow/b", 1)])
+        assert parked(database) == ids[:1]
+
+
+def test_a_parked_attempt_that_is_rescheduled_takes_no_place(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    park(database, [task_id])
+    with database.begin() as connection:
+        limits.release(connection, [ONE])
+        assert reschedule(connection, task_id, 1, waiting=True, delay=300)
+        kept = "SELECT limit_key FROM outbox"
+        assert connection.exec_driver_sql(kept).scalar() is None
+
+
 def test_each_key_has_its_own_places(database: sa.Engine) -> None:
     ids = submit(database, 4)
     park(database, ids[:2], "slow/a")

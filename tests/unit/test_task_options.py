@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 import backend.task
 from backend.errors import RegistrationError
@@ -25,6 +26,11 @@ class Call(BaseModel):
     """What a task calls."""
 
     customer: int = 1
+    user_id: UUID | str | None = None
+    kind: Literal["call", "visit"] = "call"
+    tags: set[str] = set()
+    secret: SecretStr = SecretStr("")
+    hidden: str = Field("", exclude=True)
     place: Annotated[str, AfterValidator(known)] = Field("", validation_alias="where")
 
 
@@ -84,6 +90,11 @@ def test_arguments_that_do_not_fit_have_a_limit_too(args: str) -> None:
     assert key(args).startswith("call/")
 
 
+@pytest.mark.parametrize("per", ["customer", "user_id", "kind", "place"])
+def test_these_kinds_of_arguments_can_be_counted(per: str) -> None:
+    assert declare(max_running=1, per=per).per == per
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -95,6 +106,9 @@ def test_arguments_that_do_not_fit_have_a_limit_too(args: str) -> None:
         ({"max_running": 1.5}, f"a whole number from 1 to {MAX_RUNNING}"),
         ({"per": "customer"}, f"a whole number from 1 to {MAX_RUNNING}"),
         ({"max_running": 1, "per": "user"}, "per must name a field"),
+        ({"max_running": 1, "per": "tags"}, "per must name a field"),
+        ({"max_running": 1, "per": "secret"}, "per must name a field"),
+        ({"max_running": 1, "per": "hidden"}, "per must name a field"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(

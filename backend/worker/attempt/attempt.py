@@ -133,7 +133,8 @@ class Attempt:
                     declared=self.spec.max_attempts,
                 )
                 if claim is None:
-                    return False
+                    before = self._claim_transaction_id
+                    return bool(before and committed(connection, before))
             else:
                 flush = self.delivery.external or self.number >= self.spec.max_attempts
                 claim = ledger.claim(

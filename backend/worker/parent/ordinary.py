@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.worker.state import task_reserved
 
+from backend.registry import registered
 from backend.settings import settings
 from backend.worker.parent import lease
 from backend.worker.parent.jobs import Job
@@ -61,7 +62,9 @@ class OrdinaryTasks(bootsteps.StartStopStep):
         requests = []
         for request in self._consumer.requests_in(message):
             if not request.merge_into_held():
-                request.shares_job = not redelivered
+                # A relay of another version may not know that the task has a limit.
+                limited = registered()[request.delivery.name].max_running
+                request.shares_job = not (redelivered or limited)
                 task_reserved(request)
                 requests.append(request)
         self._waiting.add(requests)

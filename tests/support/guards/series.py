@@ -24,8 +24,8 @@ GUARDS = [
     Guard(
         "4: attempts of a redelivered bundle run alone",
         "backend/worker/parent/ordinary.py",
-        "request.shares_job = not redelivered",
-        "request.shares_job = True",
+        "not (redelivered or limited)",
+        "not limited",
         SERIES + "test_a_task_that_kills_its_worker_uses_up_an_attempt",
     ),
     Guard(

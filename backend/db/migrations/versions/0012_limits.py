@@ -14,7 +14,9 @@ LIMIT_KEY = "What its limit (max_running) counts; null: it has none, or has not 
 def upgrade() -> None:
     """Add columns and partial indexes, which tasks without a limit do not use."""
     for table in ("tasks", "outbox"):
-        op.add_column(table, sa.Column("limit_key", sa.Text(), comment=LIMIT_KEY))
+        # The indexes below commit this, so an interrupted migration may have added it.
+        op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS limit_key text")
+        op.execute(f"COMMENT ON COLUMN {table}.limit_key IS '{LIMIT_KEY}'")
     _index("tasks_limited", "tasks", ["limit_key"], "state = 'STARTED' AND limit_key IS NOT NULL")
     _index("outbox_limited", "outbox", ["limit_key", "due_at", "task_id"], "limit_key IS NOT NULL")
 
