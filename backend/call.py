@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 
 
 def read_arguments(spec: Task, text: str) -> BaseModel:
-    """Return a task's arguments, read from JSON text. Raises ArgumentsDoNotFit."""
+    """Return a task's arguments, read from JSON text.
+
+    Raises ArgumentsDoNotFit, or TaskError for JSON that is nested too deeply.
+    """
     try:
         return spec.arguments.model_validate_json(text)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
+        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+            # Nested too deeply: no later version of the task can read them.
+            raise TaskError(f"The arguments do not fit: {faults}") from error
         raise ArgumentsDoNotFit(f"The arguments do not fit: {faults}") from error
 
 

@@ -138,12 +138,10 @@ def create_app_with_relay() -> FastAPI:
         async with serve(running) as state:
             relay, reconciler = Relay(), Reconciler()
             running.state.services.relay_blocked = lambda: relay.blocked
+            running.state.services.beside = (relay, reconciler)
             relay.start()
             reconciler.start()
-            try:
-                yield state
-            finally:
-                await _close(relay, reconciler)
+            yield state
 
     app.router.lifespan_context = lifespan
     return app

@@ -45,6 +45,8 @@ class Services:
         self.listing = Listing()
         self.readiness = Batcher("readiness", self._check)
         self.replies = ReplyListener(self.state)
+        # The relay and the reconciler in this process, if it has them: closed together with these.
+        self.beside: Sequence[_Closable] = ()
         # Whether the relay in this process, if there is one, is blocked by the broker.
         self.relay_blocked: Callable[[], bool] = lambda: False
 
@@ -78,6 +80,7 @@ class Services:
             *self.listing.parts,
             self.readiness,
             self.replies,
+            *self.beside,
         )
 
     async def close(self) -> None:

@@ -6,10 +6,12 @@ import os
 import random
 import signal
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from tests.support.foreign import JSON, body_of, headers_of, send
 from tests.support.limited_tasks import TABLE
 from tests.support.waiting import eventually
 
@@ -156,12 +158,9 @@ def test_tasks_of_a_limit_that_was_removed_run(limited_stack: Stack) -> None:
 
 def test_an_external_task_waits_for_its_limit_too(limited_stack: Stack) -> None:
     stack = limited_stack
-    import celery  # noqa: PLC0415 - slow to import
-
-    client = celery.Celery(broker=stack.broker_url)
     for _ in range(10):
-        client.send_task("limited", kwargs={"seconds": 0.3}, queue="tasks", ignore_result=True)
-    client.close()
+        headers = headers_of(str(uuid4()), name="limited")
+        send(stack, body_of(ours=False, seconds=0.3), JSON, headers)
     stack.start("worker", environment={"WORKER_CONCURRENCY": "6"})
     eventually(lambda: states(stack) == {"SUCCESS": 10}, MINUTE, "all have ended")
     assert stack.query(AT_ONCE)[0][0] <= 3
