@@ -29,6 +29,8 @@ _.redoc
 _.in_days
 _.secret
 _.squares
+_.user_id  # fields of a model in a test
+_.hidden
 
 # Celery, kombu, billiard and Flower: their hooks, and attributes that they read.
 _.process_task

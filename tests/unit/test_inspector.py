@@ -47,6 +47,6 @@ def test_a_late_answer_is_read_while_requests_continue() -> None:
             asking.ask([*asking._silent])()
             return not asking._silent
 
-        eventually(heard, 1, "the late answer is read")
+        eventually(heard, 10, "the late answer is read")
     finally:
         asking.close()
