@@ -136,7 +136,7 @@ def release(connection: Executor, limits: Iterable[Limit]) -> None:
     """Make parked rows due, as many as their limits allow, and wake the relays.
 
     It waits for no lock. A key that is locked is left out: an attempt of it is about to run or to
-    end, and its end makes the next row due.
+    end. Its end makes the next row due, or a reconciler does.
     """
     wanted = {limit.key: limit for limit in limits}
     locked = connection.execute(_TRY_LOCK, {"keys": list(wanted)}).scalars()

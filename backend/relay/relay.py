@@ -120,13 +120,15 @@ class Relay:
             marks = ((message.queue, message.task_ids) for message in messages)
             outbox.mark_published(connection, marks)
         try:
-            publisher.publish(messages)
+            if messages:  # none if all were parked
+                publisher.publish(messages)
         finally:
             self._put_back(publisher, due)
             if parked:
                 with transaction() as connection:
                     limits.release(connection, parked.values())
-        self._report_refused(publisher)
+        if messages:
+            self._report_refused(publisher)
         return 0 if parked or not _should_gather(batch) else GATHER_SECONDS
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:

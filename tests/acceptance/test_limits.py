@@ -144,6 +144,7 @@ def test_an_end_lets_the_next_one_run_without_the_reconciler(limited_stack: Stac
     post(stack, "limited", 120, seconds=0)
     # Forty rounds of three. The reconciler would need 80 s.
     eventually(lambda: stack.unfinished() == 0, 40, "all have ended")
+    assert '"error"' not in stack["api"].log, "a batch of which all is parked is no error"
 
 
 def test_tasks_of_a_limit_that_was_removed_run(limited_stack: Stack) -> None:

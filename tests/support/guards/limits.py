@@ -72,6 +72,13 @@ GUARDS = [
         "tests/unit/test_task_options.py",
     ),
     Guard(
+        "5: a batch of which all is parked does not end the relay's connection",
+        "backend/relay/relay.py",
+        "            if messages:  # none if all were parked\n                publisher",
+        "            if True:\n                publisher",
+        "tests/acceptance/test_limits.py::test_an_end_lets_the_next_one_run_without_the_reconciler",
+    ),
+    Guard(
         "7: short tasks do not wait for ordinary ones",
         "backend/worker/parent/ordinary.py",
         "return max(1, processes - 1)",
