@@ -180,9 +180,11 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
     stack = apart[0]
     busy = stack.post("/tasks/slow?duration=3600")
     eventually(lambda: stack.state(busy)["status"] == "STARTED", 10, "the task runs")
-    # Only the worker has this task, so the list gets it by asking the worker.
-    called = celery_command(stack, "call", "slow", "--kwargs", '{"duration": 0}').strip()
-    expected = [{"task_id": busy, "status": "ACTIVE"}, {"task_id": called, "status": "RESERVED"}]
+    # Only the worker has this task until it is due, so the list gets it by asking the worker.
+    called = celery_command(
+        stack, "call", "slow", "--kwargs", '{"duration": 0}', "--countdown", "15"
+    ).strip()
+    expected = [{"task_id": busy, "status": "ACTIVE"}, {"task_id": called, "status": "SCHEDULED"}]
     listed: list[object] = eventually(
         lambda: (tasks := httpx.get(f"{stack.url}/tasks/").json()["tasks"])[1:] and tasks,
         10,
@@ -195,7 +197,7 @@ def test_with_a_prefix_commands_and_the_list_reach_the_worker(
         app.control.revoke(busy, terminate=True, connection=connection)
     assert stack.state(busy, wait=MINUTE)["status"] == "REVOKED"
     url = f"{stack.url}/tasks/{called}"
-    eventually(lambda: httpx.get(url).status_code == 200, 10, "the task has a ledger row")
+    eventually(lambda: httpx.get(url).status_code == 200, 30, "the task has a ledger row")
     assert stack.state(called, wait=MINUTE)["status"] == "SUCCESS"
 
 

@@ -260,13 +260,14 @@ def test_the_purge_pauses_much_longer_than_it_works(
     monkeypatch.setattr(purge, "BATCH_PAGES", 1)
     for by_command in (True, False):
         insert(service, 31, 900)
-        made, pauses, began = duty.Purge(30), Pauses(), time.monotonic()
+        # Without the pauses, no other batch is due.
+        execute(service, "UPDATE purge SET due_at = now()")
+        made, pauses = duty.Purge(30), Pauses()
         made._loop.stopping = pauses
+        began = time.monotonic()
         if by_command:
             *_, last = duty.purge_once(MONTH, pauses, dry_run=False)
             assert last.tasks == 900
         else:
-            # Without the pauses, no other batch is due.
-            execute(service, "UPDATE purge SET due_at = now()")
             made.continue_pass()
         assert pauses.seconds > 5 * (time.monotonic() - began)
