@@ -5,15 +5,18 @@ backend/testing.py does the same in a test.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 
+from backend import coroutines
 from backend.errors import ArgumentsDoNotFit, TaskError
 from backend.telemetry.logs import about
 
@@ -39,21 +42,34 @@ def read_arguments(spec: Task, text: str) -> BaseModel:
 
 
 def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
-    """Call a task's function; return its value.
+    """Call a task's function; return its value. One with `async def` gets no session.
 
     Raises TaskError for a value that is no model, and every error of the function.
     """
     pid = os.getpid()
+    if inspect.iscoroutinefunction(spec.function):
+        run = replace(run, session=cast("Any", _NoSession()))
     try:
         # The task's own log lines belong to it too.
         with bound_contextvars(**about(run.task_id, run.attempt)):
             value: object = spec.function(arguments, run)
+            if inspect.iscoroutine(value):
+                value = coroutines.result_of(value)
     finally:
         if os.getpid() != pid:
             _end_fork()
     if not isinstance(value, BaseModel):
         raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
     return value
+
+
+class _NoSession:
+    """What an async task finds instead of its session, whose statements would block all others."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise TaskError(
+            f"An async task has no run.session (it used run.session.{name}): make it a `def`"
+        )
 
 
 def _end_fork() -> NoReturn:

@@ -9,14 +9,13 @@ import secrets
 import signal
 import sys
 import threading
-import time
 import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend.errors import CannotRun, RegistrationError, StoreLocked, StoreUnavailable
+from backend.errors import CannotRun, RegistrationError, StoreUnavailable
 from backend.local import lifetime
 from backend.ports import refuse_taken
 from backend.settings import SettingsError, read, settings
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from backend.relay.relay import Relay
 
 logger = logging.getLogger("system")
-
-# How long `migrate` waits for a PostgreSQL that is still starting.
-MIGRATE_TIMEOUT = 60.0
 
 
 def main() -> None:
@@ -65,6 +61,7 @@ def up() -> None:
     If DATABASE_URL or CELERY_BROKER_URL is not set, it also runs PostgreSQL or Valkey, which the
     other commands then use. They keep their data in DATA_DIR.
     """
+    from backend.db.migrate import upgrade_patiently
     from backend.local.supervisor import run, stop_signals
     from backend.registry import registered
 
@@ -80,9 +77,15 @@ def up() -> None:
         refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
         with lifetime.servers(found) as (servers, inherited_fds):
-            _migrate(servers)
+            upgrade_patiently(lambda: _check(servers))
             code = run(output, servers, inherited_fds)
     sys.exit(code)
+
+
+def _check(servers: Sequence[Server]) -> None:
+    """Start embedded servers again that have ended."""
+    for server in servers:
+        server.check()
 
 
 @commands.command()
@@ -149,11 +152,16 @@ def create_app_with_relay() -> FastAPI:
 
 @commands.command()
 @click.option("--queues", metavar="NAMES", help="Instead of the setting WORKER_QUEUES.")
+@click.option("--pool", metavar="KIND", help="Instead of WORKER_POOL: processes or threads.")
 @click.option("--concurrency", metavar="N", help="Instead of the setting WORKER_CONCURRENCY.")
 @click.option("--name", default="tasks", help="The beginning of its name in Flower and logs.")
-def worker(*, queues: str | None, concurrency: str | None, name: str) -> None:
+def worker(*, queues: str | None, pool: str | None, concurrency: str | None, name: str) -> None:
     """Execute tasks, WORKER_CONCURRENCY at a time."""
-    given = {"WORKER_QUEUES": queues, "WORKER_CONCURRENCY": concurrency}
+    given = {
+        "WORKER_QUEUES": queues,
+        "WORKER_POOL": pool,
+        "WORKER_CONCURRENCY": concurrency,
+    }
     os.environ.update({setting: value for setting, value in given.items() if value})
     from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # not in the stubs
     from celery.utils.nodenames import gethostname, nodename
@@ -238,8 +246,10 @@ def flower() -> None:
 @commands.command()
 def migrate() -> None:
     """Bring the database's schema up to date; safe to run several times at once."""
+    from backend.db.migrate import upgrade_patiently
+
     set_up_logging(settings().log_level)
-    _migrate()
+    upgrade_patiently()
 
 
 @commands.command()
@@ -270,29 +280,3 @@ def prune(*, older_than: str, dry_run: bool) -> None:
     click.echo(f"tasks {'to delete' if dry_run else 'deleted'}: {progress.tasks}")
     if progress.page is not None:
         sys.exit(f"tasks-api: {why}")
-
-
-def _migrate(servers: Sequence[Server] = ()) -> None:
-    """Bring the schema up to date; wait for PostgreSQL, for MIGRATE_TIMEOUT at most.
-
-    `servers`: the embedded servers, which are restarted when they end.
-    """
-    from backend.db.migrate import upgrade, why_not_migrated
-
-    deadline = time.monotonic() + MIGRATE_TIMEOUT
-    said = False
-    while True:
-        try:
-            upgrade()
-        except StoreUnavailable as error:
-            if time.monotonic() > deadline:
-                sys.exit(f"tasks-api: {why_not_migrated(error)}")
-            if not said:
-                said = True
-                what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
-                logger.info("waiting for %s at the address in DATABASE_URL", what)
-            time.sleep(1)
-            for server in servers:
-                server.check()
-        else:
-            return

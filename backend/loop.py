@@ -1,12 +1,14 @@
-"""Background threads: a Loop, or a thread that does one thing.
+"""Background threads: a Loop, a thread that does one thing, or one with an event loop.
 
 With LOG_LEVEL=DEBUG the start of each thread is logged, with its name and its work.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from backend.errors import StoreUnavailable
@@ -27,6 +29,21 @@ def start_thread(name: str, purpose: str, work: Callable[[], object]) -> threadi
     logger.debug("thread %s: %s", name, purpose)
     thread.start()
     return thread
+
+
+def start_event_loop(name: str, purpose: str) -> asyncio.AbstractEventLoop:
+    """Start a thread with an event loop, and return the loop. `purpose`: as for `start_thread`.
+
+    The thread ends after `loop.stop()` in the loop.
+    """
+    loop = asyncio.new_event_loop()
+
+    def work() -> None:
+        with closing(loop):
+            loop.run_forever()
+
+    start_thread(name, purpose, work)
+    return loop
 
 
 def _unexpected(_error: Exception) -> float | None:

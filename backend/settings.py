@@ -9,9 +9,7 @@ import fcntl
 import io
 import json
 import os
-import re
 from functools import cache
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +18,7 @@ from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend import urls
+from backend import setting_checks, urls
 from backend.urls import InvalidSetting
 
 
@@ -40,88 +38,8 @@ RUNNING_FILE = "running.json"
 MAX_RETENTION_DAYS = 3650
 
 
-def _without_ipv6(host: str) -> str:
-    """Return 127.0.0.1 for localhost, which may resolve to ::1 where IPv6 is off."""
-    return "127.0.0.1" if host == "localhost" else host
-
-
-def _path_prefix(path: str) -> str:
-    """Return the path as `/a/b`, "" for `/`. Raises ValueError for characters that URLs encode."""
-    segments = path.strip("/").split("/")
-    if segments == [""]:
-        return ""
-    # Flower puts its prefix into regular expressions.
-    if not all(re.fullmatch(r"[A-Za-z0-9_~.-]+", each) and each.strip(".") for each in segments):
-        raise ValueError
-    return "/" + "/".join(segments)
-
-
-# The first segments of the API's own paths. With the prefix `/tasks`, the path `/tasks` would be
-# both the list and the root.
-OWN_PATHS = frozenset(
-    {"tasks", "messages", "health", "docs", "redoc", "openapi.json", "static-offline-docs"}
-)
-
-
-def _unlike_own_paths(prefix: str) -> str:
-    """Return the prefix. Raises ValueError if a path of the API begins with it."""
-    if prefix and prefix.split("/")[1] in OWN_PATHS:
-        raise ValueError
-    return prefix
-
-
-def _networks(text: str) -> str:
-    """Return comma-separated addresses and networks, `*` or "". Raises ValueError otherwise."""
-    if text not in {"", "*"}:
-        for each in text.split(","):
-            ip_network(each.strip())
-    return text
-
-
-def _queue_prefix(prefix: str) -> str:
-    """Return a prefix with which all names are valid and differ from names without it.
-
-    Raises ValueError for any other prefix.
-    """
-    allowed = re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", prefix)
-    # RabbitMQ reserves `amq.`. With `reply.`, our command exchange would have the name of another
-    # installation's reply exchange. With `short_`, our `tasks` queue would have the name of the
-    # other's `short_tasks`.
-    if not allowed or prefix.startswith(("amq.", "reply.")) or prefix.endswith("short_"):
-        raise ValueError
-    return prefix
-
-
-def _task_modules(names: str) -> str:
-    """Return comma-separated module names that include ours. Raises ValueError for other text."""
-    modules = [each.strip() for each in names.split(",")]
-    if not all(part.isidentifier() for each in modules for part in each.split(".")):
-        raise ValueError
-    if "backend.tasks" not in modules:
-        raise InvalidSetting("backend.tasks has the tasks of POST /tasks/ and /tasks/slow")
-    return names
-
-
-def _worker_queues(names: str) -> str:
-    """Return comma-separated names of queues, without spaces. Raises ValueError for other text."""
-    queues = [each.strip() for each in names.split(",")]
-    if not all(re.fullmatch(r"[a-z][a-z0-9_]{0,99}", each) for each in queues):
-        raise ValueError
-    return ",".join(queues)
-
-
-def _not_set_by_kubernetes(value: object) -> object:
-    """Return the value. Raises InvalidSetting for an address, which Kubernetes sets as API_PORT."""
-    if isinstance(value, str) and "://" in value:
-        raise InvalidSetting(
-            "Kubernetes sets it to an address for a Service of that name: set enableServiceLinks:"
-            " false for the pod, or give the Service another name"
-        )
-    return value
-
-
-Port = Annotated[int, BeforeValidator(_not_set_by_kubernetes), Field(ge=1, le=65535)]
-PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
+Port = Annotated[int, BeforeValidator(setting_checks.not_set_by_kubernetes), Field(ge=1, le=65535)]
+PathPrefix = Annotated[str, AfterValidator(setting_checks.path_prefix)]
 
 
 class Settings(BaseSettings):
@@ -132,20 +50,25 @@ class Settings(BaseSettings):
     # Empty where embedded servers are wanted, until `up` has started them.
     database_url: Annotated[str, AfterValidator(urls.database)] = ""
     celery_broker_url: Annotated[str, AfterValidator(urls.broker)] = ""
-    queue_prefix: Annotated[str, AfterValidator(_queue_prefix)] = ""
+    queue_prefix: Annotated[str, AfterValidator(setting_checks.queue_prefix)] = ""
     celery_result_backend: Annotated[str, AfterValidator(urls.results)] = "rpc://"
-    api_host: Annotated[str, Field(min_length=1), AfterValidator(_without_ipv6)] = "127.0.0.1"
+    api_host: Annotated[str, Field(min_length=1), AfterValidator(setting_checks.without_ipv6)] = (
+        "127.0.0.1"
+    )
     api_port: Port = 8060
     api_workers: int = Field(1, ge=1, le=64)
     keep_alive_seconds: int = Field(75, ge=1, le=3600)
-    root_path: Annotated[PathPrefix, AfterValidator(_unlike_own_paths)] = ""
-    forwarded_allow_ips: Annotated[str, AfterValidator(_networks)] = ""
+    root_path: Annotated[PathPrefix, AfterValidator(setting_checks.unlike_own_paths)] = ""
+    forwarded_allow_ips: Annotated[str, AfterValidator(setting_checks.networks)] = ""
     flower_port: Port = 5555
     # Flower splits the value at commas, and accepts each part as a login. It can compare only
     # ASCII.
     flower_basic_auth: str | None = Field(None, pattern=r"^[ -+\--9;-~]+:[ -+\--~]+$")
     flower_url_prefix: PathPrefix = ""
-    worker_queues: Annotated[str, AfterValidator(_worker_queues)] = "tasks,short_tasks"
+    worker_queues: Annotated[str, AfterValidator(setting_checks.worker_queues)] = (
+        "tasks,short_tasks"
+    )
+    worker_pool: Literal["processes", "threads"] = "processes"
     worker_concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     max_tasks_per_child: int | None = Field(None, ge=1, le=1_000_000_000)
     # MiB; Celery's own setting of this name is in KiB.
@@ -155,7 +78,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(100_000, ge=1)
     idempotency_hours: int = Field(24, ge=1, le=8760)
     retention_days: int | None = Field(None, ge=1, le=MAX_RETENTION_DAYS)
-    task_modules: Annotated[str, AfterValidator(_task_modules)] = "backend.tasks"
+    task_modules: Annotated[str, AfterValidator(setting_checks.task_modules)] = "backend.tasks"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -167,8 +90,12 @@ class Settings(BaseSettings):
 
     @property
     def queues(self) -> list[str]:
-        """Return the names of the queues that a worker consumes, without QUEUE_PREFIX."""
-        return self.worker_queues.split(",")
+        """Return the names of the queues that a worker consumes, without QUEUE_PREFIX.
+
+        A worker of threads leaves short tasks to those of processes.
+        """
+        names = self.worker_queues.split(",")
+        return [name for name in names if name != "short_tasks" or self.worker_pool == "processes"]
 
     @property
     def flower_path(self) -> str:
@@ -194,7 +121,8 @@ _MEANINGS = {
     "flower_port": "a port from 1 to 65535",
     "flower_basic_auth": "user:password, in ASCII letters, digits, spaces, signs except the comma",
     "flower_url_prefix": "a path such as /flower, of letters, digits and . _ ~ -",
-    "worker_concurrency": "a whole number of processes from 1 to 1024",
+    "worker_pool": "processes or threads",
+    "worker_concurrency": "a whole number from 1 to 1024",
     "worker_queues": "names of queues, such as tasks,short_tasks",
     "max_tasks_per_child": "a whole number of tasks from 1, or empty for no limit",
     "max_memory_per_child": "a whole number of MiB from 1 to 1000000, or empty for no limit",

@@ -31,11 +31,11 @@ from backend.task_checks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from sqlalchemy.orm import Session
 
-    Function = Callable[[Any, "Run"], BaseModel]
+    Function = Callable[[Any, "Run"], BaseModel | Coroutine[Any, Any, BaseModel]]
 
 # The function under `@task`: the decorator returns it with its own type.
 Declared = TypeVar("Declared", bound="Function")
@@ -79,7 +79,7 @@ class Run:
         if not counts:
             raise Superseded("the task has ended or has a newer attempt")
 
-    def submit(self, function: Callable[[Arguments, Run], BaseModel], arguments: Arguments) -> str:
+    def submit(self, function: Callable[[Arguments, Run], object], arguments: Arguments) -> str:
         """Submit another task in the transaction of `session`; return its id.
 
         `function`: the one under the other task's `@task`. That task starts after this attempt has
@@ -116,6 +116,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Check the options, and find the queue. Raises RegistrationError."""
+        check_function(self.name, self.declared, one_commit=self.one_commit)
         check_options(self.name, self.max_attempts, self.time_limit, self.run)
         check_limit(
             self.name, self.arguments, self.max_running, self.per, one_commit=self.one_commit
@@ -155,7 +156,7 @@ class Task:
             function: Function = pkgutil.resolve_name(self.run)
         except (Exception, SystemExit) as error:
             raise cannot_import(f"run={self.run!r} of task {self.name!r}", error) from error
-        check_function(self.name, function)
+        check_function(self.name, function, one_commit=self.one_commit)
         return function
 
 
@@ -200,6 +201,8 @@ def task(
     *, name: str, aliases: tuple[str, ...] = (), **options: Unpack[TaskOptions]
 ) -> Callable[[Declared], Declared]:
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
+
+    It may be an `async def`, which has no `run.session`.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`. TaskOptions describes the options.

@@ -38,10 +38,13 @@ _FILE_CHECKS = (
 )
 
 
-def check_function(name: str, function: Callable[..., object]) -> None:
+def check_function(name: str, function: Callable[..., object], *, one_commit: bool = False) -> None:
     """Check that a worker can call the function."""
-    if inspect.iscoroutinefunction(function):
-        raise RegistrationError(f"task {name!r}: make it a `def`, not an `async def`")
+    if one_commit and inspect.iscoroutinefunction(function):
+        raise RegistrationError(
+            f"task {name!r}: tasks with one_commit write to the database, which an `async def`"
+            " cannot: make it a `def`"
+        )
     try:
         inspect.signature(function).bind("args", "run")
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from backend.ids import new_task_id
 from backend.task import Run, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from sqlalchemy import Connection, Engine
 
@@ -38,7 +38,7 @@ class TaskResult(Generic[Value]):
 
 
 def run_task(
-    function: Callable[[Arguments, Run], Value],
+    function: Callable[[Arguments, Run], Value | Coroutine[Any, Any, Value]],
     arguments: Arguments,
     *,
     task_id: str | None = None,

@@ -41,6 +41,12 @@ _.requires
 _.task_queues
 _.task_default_queue
 _.worker_send_task_events
+_.Threads  # imported by its name in backend/broker/app.py
+_.uses_semaphore
+_.signal_safe
+_.on_start
+_.on_apply
+_.on_stop
 _.RpcResults  # imported by the name that backend/broker/app.py makes
 _.RedisResults
 _.get_state

@@ -48,7 +48,7 @@ def _amqp_tls(url: str) -> dict[str, Any]:
 
 
 def _processes() -> int:
-    """Return how many processes a worker has for tasks.
+    """Return how many processes, or threads, a worker has for tasks.
 
     One more than WORKER_CONCURRENCY if it consumes short tasks and others: tasks of other queues
     never have all of them, so that short tasks do not wait for long ones.
@@ -57,6 +57,10 @@ def _processes() -> int:
     return settings().worker_concurrency + (SHORT_TASKS in queues and len(queues) > 1)
 
 
+_POOLS: Final = {
+    "processes": "backend.worker.parent.pool:Pool",
+    "threads": "backend.worker.parent.threads:Threads",
+}
 _BROKER_URL: Final = settings().celery_broker_url
 _AMQPS: Final = _BROKER_URL.startswith("amqps:")
 
@@ -99,7 +103,7 @@ _CONF: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,
     "worker_consumer": "backend.worker.parent.consumer:LedgerConsumer",
-    "worker_pool": "backend.worker.parent.pool:Pool",
+    "worker_pool": _POOLS[settings().worker_pool],
     # By name: only worker processes and the celery command load it.
     "include": ["backend.worker"],
 }

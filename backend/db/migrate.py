@@ -21,11 +21,11 @@ from backend.db.session import (
     store_errors,
     unlimited,
 )
-from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable
+from backend.errors import CannotRun, StoreLocked, StoreNotWritable, StoreUnavailable
 from backend.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from alembic.config import Config
     from alembic.runtime.migration import MigrationInfo
@@ -37,6 +37,8 @@ _LOCK = 8060  # any number that nothing else locks in this database
 # How long another process may take for its migrations, and the pause between two looks.
 LOCK_SECONDS = 3600.0
 LOCK_PAUSE = 0.2
+# How long `upgrade_patiently` waits for a PostgreSQL that is still starting.
+PATIENCE_SECONDS = 60.0
 _NOT_ALLOWED = "42501"
 _NO_SCHEMA = "3F000"
 # What the connection that migrates is called.
@@ -72,7 +74,31 @@ def upgrade() -> None:
         raise
 
 
-def why_not_migrated(error: StoreUnavailable) -> str:
+def upgrade_patiently(meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Do what `upgrade` does; wait for PostgreSQL, for PATIENCE_SECONDS at most.
+
+    `meanwhile`: called every second of that time. Raises CannotRun, and SettingsError as `upgrade`
+    does.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    said = False
+    while True:
+        try:
+            upgrade()
+        except StoreUnavailable as error:
+            if time.monotonic() > deadline:
+                raise CannotRun(_why_not(error)) from error
+            if not said:
+                said = True
+                what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
+                logger.info("waiting for %s at the address in DATABASE_URL", what)
+            time.sleep(1)
+            meanwhile()
+        else:
+            return
+
+
+def _why_not(error: StoreUnavailable) -> str:
     """Return in one line why `upgrade` has failed, and what to do."""
     cause = error.__cause__ or error
     why = str(getattr(cause, "orig", None) or cause).split("\n")[0]

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from backend.db import connection as connections
 from backend.db.connection import NO_LIMITS, arguments, connect, undurable
 from backend.db.outage import explain, postgresql_outage
-from backend.db.transaction_policy import TaskSafeConnection
+from backend.db.transaction_policy import TaskSafeConnection, note_use
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
 from backend.settings import database_url
 
@@ -93,36 +93,36 @@ def autocommit() -> sqlalchemy.Engine:
     return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
+# How many attempts use `run.session` at once in a worker of threads, and how long others wait.
+SESSIONS = 20
+SESSION_SECONDS = 600
+
+
+@cache
+def session_engine() -> sqlalchemy.Engine:
+    """Return the engine of `run.session` in a worker of threads: it has SESSIONS connections."""
+    return _engine(pool_size=SESSIONS, max_overflow=0, pool_timeout=SESSION_SECONDS)
+
+
 def _engine(
     name: str = "", changed: Mapping[str, str] = MappingProxyType({}), **options: Any
 ) -> sqlalchemy.Engine:
     url = sqlalchemy.make_url(database_url())
     made = sqlalchemy.create_engine(
         url,
-        pool_timeout=3,
         # An error's text goes to logs and to Flower, so it must not have a statement's parameters.
         hide_parameters=True,
         connect_args={
             "connection_factory": TaskSafeConnection,
             **arguments(url, name or _name, changed),
         },
-        **options,
+        **{"pool_timeout": 3, **options},
     )
     event.listen(made, "do_connect", connect)
-    event.listen(made, "checkin", _note_use)
+    event.listen(made, "checkin", note_use)
     event.listen(made, "checkout", _ping_after_idling)
     event.listen(made, "handle_error", _raise_if_away)
     return made
-
-
-def _note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry) -> None:
-    """Record when a connection came back; close it if a task has left something in it."""
-    record.info["used_at"] = time.monotonic()
-    if connection is None or connection.policy is None:
-        return
-    policy, connection.policy = connection.policy, None
-    if policy.discard_connection:
-        record.invalidate()
 
 
 def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # noqa: ANN401 - psycopg2's
@@ -153,14 +153,14 @@ def _raise_if_away(context: ExceptionContext) -> None:
 
 def _engines() -> list[sqlalchemy.Engine]:
     """Return the engines that this process has made."""
-    return [made() for made in (engine, autocommit) if made.cache_info().currsize]
+    return [made() for made in (engine, autocommit, session_engine) if made.cache_info().currsize]
 
 
 def _forget_engines_after_fork() -> None:
     """Leave the parent's connections to the parent: sharing one corrupts it for both."""
     for made in _engines():
         made.dispose(close=False)
-    for cached in (engine, autocommit):
+    for cached in (engine, autocommit, session_engine):
         cached.cache_clear()
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from psycopg2 import extensions
 from psycopg2.sql import Composable
 
 from backend.errors import StatementFailed, TaskError
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 ENDED = "The task ended the transaction that its outcome is part of"
 FORKED = (
@@ -243,3 +247,13 @@ def _scan(sql: str) -> _Found:
         sets = sets or _SETS.match(statement) or _SETS_BY_FUNCTION.search(statement)
         outlasts = outlasts or _OUTLASTS_TRANSACTION.match(statement)
     return _Found(ends[1].upper() if ends else "", sets[1] if sets else "", outlasts is not None)
+
+
+def note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry) -> None:
+    """Record when a connection came back; close it if a task has left something in it."""
+    record.info["used_at"] = time.monotonic()
+    if connection is None or connection.policy is None:
+        return
+    policy, connection.policy = connection.policy, None
+    if policy.discard_connection:
+        record.invalidate()

@@ -13,6 +13,8 @@ from backend.worker.parent.events import Dispatcher, Node
 from backend.worker.parent.ordinary import OrdinaryTasks
 from backend.worker.parent.short import ShortTasks
 
+if not settings().queues:
+    raise CannotRun("a worker of threads takes no short tasks: name another queue in WORKER_QUEUES")
 if unknown := set(settings().queues) - set(queue_names()):
     raise CannotRun(
         f"WORKER_QUEUES names {', '.join(sorted(unknown))}, which no task has as its queue;"

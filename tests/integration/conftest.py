@@ -74,11 +74,11 @@ def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
     monkeypatch.setattr(connections, "_checked", False)
-    caches = (settings, session.engine, session.autocommit)
+    caches = (settings, session.engine, session.autocommit, session.session_engine)
     for cache in caches:
         cache.cache_clear()
     yield database
-    for engine in (session.engine(), session.autocommit()):
+    for engine in (session.engine(), session.autocommit(), session.session_engine()):
         engine.dispose()
     for cache in caches:
         cache.cache_clear()

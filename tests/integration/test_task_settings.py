@@ -47,7 +47,7 @@ def test_a_short_task_cannot_change_settings_by_callproc(service: sa.Engine) -> 
         "SET ROLE pg_monitor; RESET ROLE; SET ROLE postgres",
         "SET default_transaction_read_only = on",
         "SET TIME ZONE 'Asia/Tokyo'",
-        "SET statement_timeout = 1",
+        "SET statement_timeout = 200",
         (
             "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS"
             " $$SELECT set_config('search_path', 'nowhere', false)$$; SELECT f()"

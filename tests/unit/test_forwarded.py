@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backend.api.app import create_app
-from backend.settings import OWN_PATHS, settings
+from backend.setting_checks import OWN_PATHS
+from backend.settings import settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ import backend.tasks
 from backend import registry
 from backend.call import call
 from backend.errors import RegistrationError, TaskError
-from backend.task import Run, task
+from backend.task import Run, task, task_of
 
 if TYPE_CHECKING:
     from backend.task import Function
@@ -162,11 +162,18 @@ async def a_coroutine(args: Nothing, run: Run) -> Nothing:  # noqa: ARG001
 
 
 @pytest.mark.parametrize(
-    ("function", "said"), [(no_run, r"\(args, run\)"), (a_coroutine, "not an `async def`")]
+    ("function", "options", "said"),
+    [(no_run, {}, r"\(args, run\)"), (a_coroutine, {"one_commit": True}, "make it a `def`")],
 )
-def test_a_function_that_could_not_be_called_is_refused(function: Function, said: str) -> None:
+def test_a_function_that_could_not_be_called_is_refused(
+    function: Function, options: Mapping[str, Any], said: str
+) -> None:
     with pytest.raises(RegistrationError, match=rf"task 'idle': .*{said}"):
-        task(name="idle")(function)
+        task(name="idle", **options)(function)
+    here = {"run": f"{__name__}:{function.__name__}", **options}
+    declared = task(name="idle", **here)(do_nothing)
+    with pytest.raises(RegistrationError, match=rf"task 'idle': .*{said}"):
+        _ = task_of(declared).function
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 30 * 86400, float("inf"), float("nan")])

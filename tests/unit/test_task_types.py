@@ -44,7 +44,15 @@ def resize(args: Image, run: Run) -> Image:
     raise NotImplementedError
 
 
+@task(name="fetch")
+async def fetch(args: Image, run: Run) -> Thumbnail:
+    return Thumbnail(size=args.width)
+
+
 def calls(image: Image, run: Run) -> None:
+    assert_type(run_task(fetch, image).value, Thumbnail)
+    run.submit(fetch, image)
+    run.submit(fetch, Thumbnail(size=1))  # wrong: arg-type
     assert_type(thumbnail(image, run), Thumbnail)
     assert_type(resize(args=image, run=run), Image)
     assert_type(run_task(thumbnail, image, attempt=2).value, Thumbnail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -100,6 +101,21 @@ def test_an_error_of_the_function_is_raised_as_it_is() -> None:
 
     with pytest.raises(KeyError, match="url"):
         run_task(broken, Image())
+
+
+def test_an_async_task_runs_as_in_a_worker_and_has_no_session() -> None:
+    @task(name="fetch")
+    async def fetch(args: Image, run: Run) -> Thumbnail:
+        await asyncio.sleep(0)
+        run.progress(1, 2)
+        if args.width == 0:
+            run.session.flush()
+        return Thumbnail(size=args.width)
+
+    result = run_task(fetch, Image(width=7))
+    assert (result.value.size, result.progress) == (7, [(1, 2)])
+    with pytest.raises(TaskError, match=r"no run\.session \(it used run\.session\.flush\)"):
+        run_task(fetch, Image(width=0))
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,21 @@ class Attempt:
         except TaskError:  # reading them after the claim raises it again
             return self.spec.limit("null")
 
+    @property
+    def needs_flush(self) -> bool:
+        """Return whether its claim has to be on disk. Usually only the outcome has to.
+
+        It has to be where a second claim after a crash of PostgreSQL would be an attempt too many,
+        or would have nothing to claim.
+        """
+        return self.delivery.external or self.number >= self.spec.max_attempts
+
+    def claimed_by(self, transaction_id: str) -> None:
+        """Record which transaction has claimed it, before that commits."""
+        self._claim_transaction_id = transaction_id
+
     def claim(self, *, or_started: bool = False) -> None:
         """Claim it in a separate transaction; an external task is submitted first.
-
-        The commit is flushed only where a second claim after a crash of PostgreSQL would be an
-        attempt too many, or would have nothing to claim: only the outcome must be on disk.
 
         `or_started`: the parent process may have claimed it for this one, which could not do it.
 
@@ -136,13 +146,12 @@ class Attempt:
                     before = self._claim_transaction_id
                     return bool(before and committed(connection, before))
             else:
-                flush = self.delivery.external or self.number >= self.spec.max_attempts
                 claim = ledger.claim(
                     connection,
                     {self.id: self.number},
                     self.worker,
                     declared=self.spec.max_attempts,
-                    flush=flush,
+                    flush=self.needs_flush,
                 )
         if claim is None or not claim.ids:
             # The connection may have broken during the previous commit. Checked last: the
@@ -154,7 +163,7 @@ class Attempt:
         elif not claim.leased:
             # The reconciler would take the task away at once. Retried until the lease is back.
             raise LeaseExpired
-        self._claim_transaction_id = claim.transaction_id
+        self.claimed_by(claim.transaction_id)
         return True
 
     def _is_started(self, connection: Executor) -> bool:

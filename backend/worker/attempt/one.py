@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backend.db.records import TaskRecord
     from backend.worker.attempt.attempt import Attempt, Report
     from backend.worker.attempt.group import Group
+    from backend.worker.attempt.thread import InThread
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ FREE_ATTEMPTS = 100
 tasks_that_write: set[str] = set()
 
 
-def run_one(attempt: Attempt, report: Report, group: Group | None = None) -> list[TaskRecord]:
+def run_one(
+    attempt: Attempt, report: Report, group: Group | InThread | None = None
+) -> list[TaskRecord]:
     """Run one attempt; return its outcome, none if nothing was recorded.
 
-    `group` holds the attempt, and may write its outcome later: then none is returned.
+    `group` claims the attempt, and may write its outcome: then none is returned.
     """
     try:
         if attempt.spec.one_commit:
@@ -65,14 +68,15 @@ def run_one(attempt: Attempt, report: Report, group: Group | None = None) -> lis
     return []
 
 
-def _in_steps(attempt: Attempt, group: Group | None) -> TaskRecord | None:
+def _in_steps(attempt: Attempt, group: Group | InThread | None) -> TaskRecord | None:
     """Run an attempt that was claimed, and finish it in the transaction of its writes.
 
     Returns the outcome, None if `group` will write it.
     """
     start = partial(group.start, attempt) if group else None
     try:
-        with TaskSession(engine(), attempt.spec.time_limit, before_begin=start) as session:
+        sessions = group.sessions if group else engine()
+        with TaskSession(sessions, attempt.spec.time_limit, before_begin=start) as session:
             value = value_of(attempt, session, start)
             end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():

@@ -103,9 +103,8 @@ class LedgerConsumer(Consumer):
         """Forget what the lost connection has brought."""
         super().on_close()
         worker: Any = self.controller  # type: ignore[attr-defined]  # missing in the stubs
-        # Celery now counts every child as free, but some still run jobs.
-        busy = sum(job.accepted() for job in worker.pool._pool._cache.values())  # noqa: SLF001 - no other way
-        worker.semaphore.value = max(0, worker.semaphore.value - busy)
+        # Celery now counts every place as free, but some still have jobs.
+        worker.semaphore.value = max(0, worker.semaphore.value - worker.pool.busy())
 
     def on_ready(self) -> None:
         """Record that this connection consumes, and report the success."""

@@ -69,7 +69,7 @@ class Lease:
     def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
         self._worker = worker
         self._name: str = worker.hostname
-        self._writes: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[float, Callable[[], object]]] = queue.SimpleQueue()
         self._renew_at = 0.0
         self._stop_seconds = settings().stop_seconds
         self._loop = Loop(
@@ -85,7 +85,7 @@ class Lease:
             "stop watch", "ends this worker if it does not stop in time", self._watch_for_stop
         )
 
-    def write_soon(self, write: Callable[[], None]) -> None:
+    def write_soon(self, write: Callable[[], object]) -> None:
         """Call `write` in the lease's thread, and again for WRITE_TIMEOUT while it cannot write."""
         self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
@@ -203,7 +203,7 @@ class Lease:
 _lease: Lease | None = None
 
 
-def write_soon(write: Callable[[], None]) -> None:
+def write_soon(write: Callable[[], object]) -> None:
     """Let the lease's thread change the ledger; for the parent process."""
     if _lease is not None:
         _lease.write_soon(write)

@@ -78,7 +78,7 @@ class OrdinaryTasks(bootsteps.StartStopStep):
 
     def _next_job(self, requests: deque[LedgerRequest]) -> Job | Series | None:
         first = requests[0]
-        if first.shares_job:
+        if first.shares_job and self._controller.pool.runs_series:
             return self._next_series(requests)
         requests.popleft()
         return None if first.revoked() else Job(self._controller, [first], self._waiting)

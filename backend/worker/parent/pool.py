@@ -215,6 +215,13 @@ class Processes(AsynPool):
 
 
 class Pool(TaskPool):
-    """The class that `worker_pool` names."""
+    """The pool of a worker with WORKER_POOL=processes."""
 
     Pool = Processes
+    _pool: Processes
+    # A child takes several ordinary attempts at once.
+    runs_series = True
+
+    def busy(self) -> int:
+        """Return how many children have begun their job."""
+        return sum(job.accepted() for job in self._pool._cache.values())  # noqa: SLF001 - no other way

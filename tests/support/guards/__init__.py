@@ -15,6 +15,7 @@ from . import (
     repairs,
     series,
     submit,
+    threads,
     workers,
 )
 from .guard import Guard
@@ -35,4 +36,5 @@ GUARDS = [
     *series.GUARDS,
     *limits.GUARDS,
     *submit.GUARDS,
+    *threads.GUARDS,
 ]

@@ -140,7 +140,7 @@ GUARDS = [
     ),
     Guard(
         "3: a connection with session state of a task is closed",
-        "backend/db/session.py",
+        "backend/db/transaction_policy.py",
         "    if policy.discard_connection:\n",
         "    if False:\n",
         "tests/integration/test_task_settings.py",

@@ -98,7 +98,7 @@ GUARDS = [
     ),
     Guard(
         "a path prefix must not equal a path of the API",
-        "backend/settings.py",
+        "backend/setting_checks.py",
         '    if prefix and prefix.split("/")[1] in OWN_PATHS:\n',
         "    if False:\n",
         "tests/unit/test_settings.py",

@@ -1,0 +1,174 @@
+"""Attempts in threads: their claims and outcomes share transactions, and each counts for itself."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import BaseModel
+
+from backend.db import ledger, session
+from backend.registry import registered
+from backend.task import Run, Task
+from backend.worker.attempt import thread
+from tests.support.attempts import attempt_of
+from tests.support.ledger import submit
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+LEASE = (
+    "INSERT INTO workers (name, renewed_at, expires_at, holds)"
+    " VALUES ('w', now(), now() + interval '1 min', '{}')"
+)
+
+
+class Text(BaseModel):
+    """A value."""
+
+    text: str = ""
+
+
+@pytest.fixture
+def commits(service: sa.Engine) -> Iterator[thread.SharedCommits]:
+    """Give what the threads of a worker share."""
+    del service
+    made = thread.SharedCommits()
+    yield made
+    made.close()
+
+
+def start(
+    commits: thread.SharedCommits,
+    monkeypatch: pytest.MonkeyPatch,
+    task_ids: Sequence[str],
+    function: Callable[[Text, Run], Text],
+) -> list[threading.Thread]:
+    """Start a thread for an attempt of each task."""
+    spec = Task("slow", function, Text)
+    monkeypatch.setattr(thread, "registered", lambda: {**registered(), "slow": spec})
+    threads = []
+    for task_id in task_ids:
+        delivery = attempt_of(spec, task_id, "{}").delivery
+        threads.append(threading.Thread(target=thread.run_in_thread, args=(delivery, "w", commits)))
+        threads[-1].start()
+    return threads
+
+
+def join(threads: Sequence[threading.Thread]) -> None:
+    for each in threads:
+        each.join(20)
+        assert not each.is_alive()
+
+
+def states(service: sa.Engine) -> dict[str, str]:
+    """Return each task's state by its id."""
+    with service.connect() as connection:
+        found = connection.exec_driver_sql("SELECT CAST(id AS text), state FROM tasks")
+        return {row[0]: row[1] for row in found}
+
+
+def execute(service: sa.Engine, sql: str) -> None:
+    with service.begin() as connection:
+        connection.exec_driver_sql(sql)
+
+
+def echo(args: Text, run: Run) -> Text:  # noqa: ARG001 - a task's signature
+    return args
+
+
+def test_claims_that_gather_while_one_commits_share_a_transaction(
+    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(service, LEASE)
+    task_ids = submit(service, 20)
+    claims = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "SET state = 'STARTED'" in statement:
+            claims.append(statement)
+
+    sa.event.listen(session.engine(), "before_cursor_execute", note)
+    waiting: Any = commits._claims._waiting
+    with service.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE tasks IN EXCLUSIVE MODE")
+        # The first one alone, so that the others gather behind it.
+        first = start(commits, monkeypatch, task_ids[:1], echo)
+        eventually(lambda: len(claims) == 1, 10, "the first claim waits for the lock")
+        others = start(commits, monkeypatch, task_ids[1:], echo)
+        eventually(lambda: len(waiting) == 19, 10, "the others gather")
+    join([*first, *others])
+    assert len(claims) == 2
+    assert set(states(service).values()) == {"SUCCESS"}
+
+
+def test_two_deliveries_of_an_attempt_in_one_batch_run_once(
+    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(service, LEASE)
+    before, task_id = submit(service, 2)
+    ran = []
+
+    def work(args: Text, run: Run) -> Text:
+        ran.append(run.task_id)
+        return args
+
+    waiting: Any = commits._claims._waiting
+    with service.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE tasks IN EXCLUSIVE MODE")
+        first = start(commits, monkeypatch, [before], work)
+        eventually(lambda: not waiting and _waits(service), 10, "the first claim waits")
+        both = start(commits, monkeypatch, [task_id, task_id], work)
+        eventually(lambda: len(waiting) == 2, 10, "both gather")
+    join([*first, *both])
+    assert sorted(ran) == [before, task_id]
+
+
+def _waits(service: sa.Engine) -> bool:
+    """Return whether a statement waits for a lock."""
+    with service.connect() as connection:
+        return bool(
+            connection.exec_driver_sql("SELECT 1 FROM pg_locks WHERE NOT granted LIMIT 1").scalar()
+        )
+
+
+def test_a_claim_without_a_lease_waits_for_the_lease(
+    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task_id,) = submit(service)
+    refused = threading.Event()
+    claim_all = commits._claim_similar
+
+    def claim(attempts: Any, declared: int) -> Any:  # noqa: ANN401 - as it has them
+        try:
+            return claim_all(attempts, declared)
+        finally:
+            refused.set()
+
+    monkeypatch.setattr(commits, "_claim_similar", claim)
+    threads = start(commits, monkeypatch, [task_id], echo)
+    assert refused.wait(10)
+    assert states(service) == {task_id: "PENDING"}
+    execute(service, LEASE)
+    join(threads)
+    assert states(service) == {task_id: "SUCCESS"}
+
+
+def test_outcomes_that_cannot_be_written_together_are_each_written_alone(
+    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(service, LEASE)
+    task_ids = submit(service, 6)
+    finish_all = ledger.finish
+
+    def finish(*args: Any, **options: Any) -> frozenset[str]:
+        if threading.current_thread().name == "outcomes":
+            raise ValueError("one of them is wrong")
+        return finish_all(*args, **options)
+
+    monkeypatch.setattr(ledger, "finish", finish)
+    join(start(commits, monkeypatch, task_ids, echo))
+    assert set(states(service).values()) == {"SUCCESS"}

@@ -1,0 +1,84 @@
+"""Guards of a worker of threads."""
+
+from __future__ import annotations
+
+from .guard import Guard
+
+POOL = "backend/worker/parent/threads.py"
+COMMITS = "backend/worker/attempt/thread.py"
+SERVICE = "tests/acceptance/test_threads.py::"
+DATABASE = "tests/integration/test_threads.py::"
+
+GUARDS = [
+    Guard(
+        "3: an attempt in a thread no longer counts after its time limit",
+        POOL,
+        "self._hub.call_later(timeout, self._fence,",
+        "self._hub.call_later(3600, self._fence,",
+        SERVICE
+        + "test_an_attempt_over_its_time_limit_no_longer_counts_although_its_thread_goes_on",
+    ),
+    Guard(
+        "3: a coroutine is cancelled after its time limit",
+        POOL,
+        "lease.write_soon(future.cancel)",
+        "pass",
+        SERVICE + "test_an_async_attempt_over_its_time_limit_is_cancelled",
+    ),
+    Guard(
+        "3: a coroutine is cancelled only after its attempt has ended in the ledger",
+        POOL,
+        "lease.write_soon(future.cancel)",
+        "future.cancel()",
+        SERVICE + "test_a_revoked_attempt_no_longer_counts",
+    ),
+    Guard(
+        "4: a worker whose threads all hang ends",
+        POOL,
+        "lease.write_soon(lease.end_now)",
+        "pass",
+        SERVICE + "test_a_worker_whose_threads_all_hang_ends_itself",
+    ),
+    Guard(
+        "4: attempts in threads may end while the worker stops",
+        POOL,
+        "        while any(not run.fenced_at for run in self._runs):\n",
+        "        while False:\n",
+        SERVICE + "test_what_runs_in_threads_is_handed_back_when_the_worker_stops",
+    ),
+    Guard(
+        "7: few threads hold a transaction",
+        "backend/db/session.py",
+        "pool_size=SESSIONS, max_overflow=0,",
+        "pool_size=SESSIONS, max_overflow=100,",
+        SERVICE + "test_sessions_are_used_by_20_threads_at_once",
+    ),
+    Guard(
+        "2: an attempt with a limit is not claimed together with others",
+        COMMITS,
+        "apart = attempt.limit or attempt.delivery.external",
+        "apart = attempt.delivery.external",
+        SERVICE + "test_a_limit_holds_in_threads",
+    ),
+    Guard(
+        "2: two deliveries of an attempt are not claimed together",
+        COMMITS,
+        "        return [attempt in claimed for attempt in attempts]\n",
+        "        return [attempt.id in {each.id for each in claimed} for attempt in attempts]\n",
+        DATABASE + "test_two_deliveries_of_an_attempt_in_one_batch_run_once",
+    ),
+    Guard(
+        "2: threads claim nothing without a lease",
+        COMMITS,
+        "            if not claim.leased:\n",
+        "            if False:\n",
+        DATABASE + "test_a_claim_without_a_lease_waits_for_the_lease",
+    ),
+    Guard(
+        "7: a worker of threads takes no short tasks",
+        "backend/settings.py",
+        'if name != "short_tasks" or self.worker_pool == "processes"]',
+        "]",
+        SERVICE + "test_a_worker_of_threads_takes_no_short_tasks",
+    ),
+]
