@@ -139,7 +139,8 @@ def test_a_revoked_attempt_no_longer_counts(threaded: Stack) -> None:
     celery.Celery(broker=threaded.broker_url).control.revoke(ids, terminate=True)
     for each in ids:
         assert threaded.state(each, wait=MINUTE)["status"] == "REVOKED"
-    post(threaded, "io_wait", 2, seconds=1)
+    # Longer than what the fenced attempts still take.
+    post(threaded, "io_wait", 2, seconds=8)
     eventually(lambda: started(threaded) == 2, 20, "both threads take tasks again")
     assert {threaded.state(each)["status"] for each in ids} == {"REVOKED"}
 
