@@ -5,7 +5,7 @@
 # paths are relative, so the name of the project's folder may have spaces.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo reset test chaos guards bench compare format lint lock clean environment-run environment-dev environment-bench
+.PHONY: help run dev demo reset test chaos guards bench compare format lint lock clean environment-run environment-dev environment-bench
 
 # The Python to use instead of the first that fits: make test PYTHON=python3.13
 PYTHON ?=
@@ -22,6 +22,9 @@ help: ## list the targets
 # If make itself is killed, `up` sees that its parent has changed, and stops.
 run: environment-run ## set everything up and run the whole stack in the foreground
 	@TASKS_API_PARENT=$$PPID exec .venv/bin/tasks-api up $(ARGS)
+
+dev: environment-run ## the same; restart API and worker when a Python file changes, and wait for no task then
+	@TASKS_API_PARENT=$$PPID STOP_SECONDS=$${STOP_SECONDS:-0} exec .venv/bin/tasks-api up --reload $(ARGS)
 
 demo: environment-run ## post 10,000 tasks while its own servers are killed, then count them; takes a minute
 	@exec .venv/bin/python examples/demo.py $(ARGS)

@@ -21,6 +21,8 @@ from backend.errors import ArgumentsDoNotFit, TaskError
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from backend.task import Run, Task
 
 
@@ -42,19 +44,20 @@ def read_arguments(spec: Task, text: str) -> BaseModel:
 
 
 def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
-    """Call a task's function; return its value. One with `async def` gets no session.
+    """Call a task's function; return its value. An `async def` has no `run.session`.
 
     Raises TaskError for a value that is no model, and every error of the function.
     """
     pid = os.getpid()
-    if inspect.iscoroutinefunction(spec.function):
+    is_async = inspect.iscoroutinefunction(spec.function)
+    if is_async:
         run = replace(run, session=cast("Any", _NoSession()))
     try:
         # The task's own log lines belong to it too.
         with bound_contextvars(**about(run.task_id, run.attempt)):
             value: object = spec.function(arguments, run)
-            if inspect.iscoroutine(value):
-                value = coroutines.result_of(value)
+            if is_async:
+                value = coroutines.result_of(cast("Coroutine[Any, Any, object]", value))
     finally:
         if os.getpid() != pid:
             _end_fork()
@@ -64,11 +67,11 @@ def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
 
 
 class _NoSession:
-    """What an async task finds instead of its session, whose statements would block all others."""
+    """Raises TaskError for each use of `run.session`: a statement would block the event loop."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise TaskError(
-            f"An async task has no run.session (it used run.session.{name}): make it a `def`"
+            f"An async task cannot use run.session or run.submit (session.{name}): make it a `def`"
         )
 
 

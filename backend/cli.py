@@ -55,7 +55,8 @@ def commands() -> None:
 
 
 @commands.command()
-def up() -> None:
+@click.option("--reload", is_flag=True, help="Restart API and worker when a Python file changes.")
+def up(*, reload: bool) -> None:
     """Run the whole stack in the foreground: API with its relay, worker and Flower.
 
     If DATABASE_URL or CELERY_BROKER_URL is not set, it also runs PostgreSQL or Valkey, which the
@@ -78,7 +79,7 @@ def up() -> None:
         refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
         with lifetime.servers(found) as (servers, inherited_fds):
             upgrade_patiently(lambda: _check(servers))
-            code = run(output, servers, inherited_fds)
+            code = run(output, servers, inherited_fds, reload=reload)
     sys.exit(code)
 
 

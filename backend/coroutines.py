@@ -1,15 +1,16 @@
 """Runs the coroutines of `async def` tasks.
 
-A process that runs one task at a time makes an event loop for each. In a worker of threads, one
-event loop has the coroutines of all threads.
+A pool process runs each with `asyncio.run`. A worker of threads runs all of them in one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from backend.errors import Fenced
 from backend.loop import start_event_loop
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 
 # The event loop of a worker of threads.
 _shared: asyncio.AbstractEventLoop | None = None
-# What each thread waits for, by its native id.
+# What each thread waits for, by its native id; and what of that was cancelled by `cancel`.
 _running: dict[int, Future[Any]] = {}
+_cancelled: set[Future[Any]] = set()
 
 
 def share_event_loop() -> None:
@@ -31,7 +33,7 @@ def share_event_loop() -> None:
 def result_of(coroutine: Coroutine[Any, Any, object]) -> object:
     """Run a coroutine to its end; return its value.
 
-    Raises what it raises, and CancelledError if it was cancelled.
+    Raises what it raises, and Fenced after `cancel`.
     """
     if _shared is None:
         return asyncio.run(coroutine)
@@ -39,10 +41,18 @@ def result_of(coroutine: Coroutine[Any, Any, object]) -> object:
     _running[thread] = future = asyncio.run_coroutine_threadsafe(coroutine, _shared)
     try:
         return future.result()
+    except CancelledError:
+        if future in _cancelled:
+            raise Fenced from None
+        raise
     finally:
         del _running[thread]
+        _cancelled.discard(future)
 
 
-def waited_for(thread: int) -> Future[Any] | None:
-    """Return what a thread waits for, by its native id, if it waits for a coroutine."""
-    return _running.get(thread)
+def cancel(thread: int) -> None:
+    """Cancel the coroutine that a thread waits for, by its native id, if there is one."""
+    future = _running.get(thread)
+    if future is not None:
+        _cancelled.add(future)
+        future.cancel()

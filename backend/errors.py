@@ -45,6 +45,17 @@ class TaskError(Error):
     """Fails a task at once: its message is the task's error, and no attempt follows."""
 
 
+class TimeUp(BaseException):
+    """The time limit of an attempt is near. Raised in the task's function, so that it can clean up.
+
+    Not an Exception: a library that tries again after any error must not catch it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Make the error of a time limit of so many seconds."""
+        super().__init__(f"The task nearly reached its time limit of {seconds:g} seconds")
+
+
 class ArgumentsDoNotFit(Error):
     """A task's arguments do not fit its model: an error of the attempt.
 
@@ -78,6 +89,10 @@ class AtLimit(Error):
 
 class Duplicate(Superseded):
     """The task does not wait for this delivery: most likely another one was first."""
+
+
+class Fenced(Error):
+    """The coroutine of an attempt was cancelled, because the attempt no longer counts."""
 
 
 class StoreError(Error):

@@ -90,12 +90,8 @@ class Settings(BaseSettings):
 
     @property
     def queues(self) -> list[str]:
-        """Return the names of the queues that a worker consumes, without QUEUE_PREFIX.
-
-        A worker of threads leaves short tasks to those of processes.
-        """
-        names = self.worker_queues.split(",")
-        return [name for name in names if name != "short_tasks" or self.worker_pool == "processes"]
+        """Return the names of the queues that a worker consumes, without QUEUE_PREFIX."""
+        return self.worker_queues.split(",")
 
     @property
     def flower_path(self) -> str:

@@ -5,8 +5,10 @@ A task is a function that `@task` registers when its module is imported; see reg
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import re
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -60,6 +62,21 @@ class Run:
     one_commit: bool = False
     # Sets the task to STARTED, if it is not yet.
     _start: Callable[[], None] | None = None
+    # When the time limit ends the attempt (monotonic).
+    _ends_at: float = math.inf
+    # Returns when its worker ends the attempt (monotonic); 0 if the worker does not stop.
+    _stops_at: Callable[[], float] = float
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether the worker stops: the attempt has `seconds_left`, then it runs again."""
+        return self._stops_at() > 0
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the attempt may run until its time limit, or its worker, ends it."""
+        stops_at = self._stops_at() or math.inf
+        return max(0.0, min(self._ends_at, stops_at) - time.monotonic())
 
     def progress(self, done: int, total: int) -> None:
         """Store how far the task is; clients read it in the `Progress` header of GET /tasks/{id}.
@@ -177,7 +194,7 @@ class TaskOptions(TypedDict, total=False):
 
     max_attempts: how many attempts the task has, 5 by default; an error or a lost worker leads to
         the next one. From 1 to MAX_ATTEMPTS.
-    time_limit: seconds, after which the attempt is killed, 3600 by default; up to MAX_TIME_LIMIT.
+    time_limit: seconds, after which the attempt is ended, 3600 by default; up to MAX_TIME_LIMIT.
     one_commit: claim, work and outcome are one transaction. For work that takes milliseconds and
         writes to our database. It is never seen STARTED. Not with `queue` or `max_running`.
     queue: workers with it in WORKER_QUEUES run the task; `tasks` by default.

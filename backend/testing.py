@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -63,7 +64,10 @@ def run_task(
     spec = task_of(function)
     read = _over_json(spec, arguments)
     with _TestSession(spec, connection) as session:
-        run = _TestRun(task_id or new_task_id(), attempt, session, spec.one_commit)
+        ends_at = time.monotonic() + spec.time_limit
+        run = _TestRun(
+            task_id or new_task_id(), attempt, session, spec.one_commit, _ends_at=ends_at
+        )
         with session.lent():
             value = call(spec, read, run)
             as_json(value)

@@ -1,4 +1,4 @@
-"""Access to PostgreSQL: an engine for transactions, one for single statements, one error."""
+"""Access to PostgreSQL: the engines of this process, transactions, and one error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from backend.db.connection import NO_LIMITS, arguments, connect, undurable
 from backend.db.outage import explain, postgresql_outage
 from backend.db.transaction_policy import TaskSafeConnection, note_use
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
-from backend.settings import database_url
+from backend.settings import database_url, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,15 +93,17 @@ def autocommit() -> sqlalchemy.Engine:
     return _engine(isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
 
 
-# How many attempts use `run.session` at once in a worker of threads, and how long others wait.
+# In a worker of threads: how many attempts use `run.session` at once, and how long others wait.
 SESSIONS = 20
-SESSION_SECONDS = 600
+SESSION_TIMEOUT = 600
 
 
 @cache
 def session_engine() -> sqlalchemy.Engine:
-    """Return the engine of `run.session` in a worker of threads: it has SESSIONS connections."""
-    return _engine(pool_size=SESSIONS, max_overflow=0, pool_timeout=SESSION_SECONDS)
+    """Return the engine of `run.session`. In a worker of threads it has its own connections."""
+    if settings().worker_pool == "processes":
+        return engine()
+    return _engine(pool_size=SESSIONS, max_overflow=0, pool_timeout=SESSION_TIMEOUT)
 
 
 def _engine(

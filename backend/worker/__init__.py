@@ -2,6 +2,7 @@
 
 from backend.broker.app import app
 from backend.broker.queues import prefixed, queue
+from backend.db.records import SHORT_TASKS
 from backend.errors import CannotRun
 from backend.registry import queue_names, registered
 from backend.settings import settings
@@ -13,8 +14,11 @@ from backend.worker.parent.events import Dispatcher, Node
 from backend.worker.parent.ordinary import OrdinaryTasks
 from backend.worker.parent.short import ShortTasks
 
-if not settings().queues:
-    raise CannotRun("a worker of threads takes no short tasks: name another queue in WORKER_QUEUES")
+if settings().worker_pool == "threads" and SHORT_TASKS in settings().queues:
+    raise CannotRun(
+        f"a worker of threads cannot run {SHORT_TASKS}: name other queues, in WORKER_QUEUES or with"
+        " --queues"
+    )
 if unknown := set(settings().queues) - set(queue_names()):
     raise CannotRun(
         f"WORKER_QUEUES names {', '.join(sorted(unknown))}, which no task has as its queue;"

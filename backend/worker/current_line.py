@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from billiard.process import current_process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from backend.task import Task
 
@@ -77,21 +78,32 @@ def ask(child: int, pid: int) -> None:
 
 
 def answer(pid: int, task: Task) -> str:
-    """Return "file, line number" of a task's code that a child was executing; "" if unknown.
-
-    It is the innermost line in the top package of the task's function, or in the function's own
-    package if that is a part of ours.
-    """
+    """Return "file, line number" of a task's code that a child was executing; "" if unknown."""
     pipe = next((each for each in _pipes.values() if each.asked == pid), None)
     if pipe is None:
         return ""
     pipe.asked = 0
+    return _innermost(_FRAME.findall(pipe.take()), task)
+
+
+def of_error(error: BaseException, task: Task) -> str:
+    """Return "file, line number" of a task's code where an error was raised; "" if unknown."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return _innermost([(_escaped(frame.filename), frame.lineno) for frame in frames], task)
+
+
+def _innermost(frames: Sequence[tuple[str, object]], task: Task) -> str:
+    """Return the first place that is code of a task, of files and their lines; "" if none is.
+
+    Its code is the top package of the task's function, or the function's own package if that is a
+    part of ours.
+    """
     module = getattr(task.function, "__module__", None) or task.declared.__module__
     package = module.partition(".")[0]
     if package == "backend":
         package = module.rpartition(".")[0]
     places = _places(package)
-    for file, line in _FRAME.findall(pipe.take()):
+    for file, line in frames:
         for start, name in places.items():
             if file.startswith(start):
                 return f"{name}{file.removeprefix(start)}, line {line}"

@@ -10,7 +10,7 @@ from psycopg2 import errors as postgresql
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from backend.db.session import is_away
-from backend.errors import Error, StoreNotWritable
+from backend.errors import Error, StoreNotWritable, TimeUp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def _reason(error: BaseException | str) -> str:
         text = _database_error(error)
     else:
         text = _line(str(error))
-        if text and not isinstance(error, Error):  # ours are sentences
+        if text and not isinstance(error, (Error, TimeUp)):  # ours are sentences
             text = f"{type(error).__name__}: {text}"
     return text
 

@@ -79,3 +79,45 @@ def test_without_the_line_the_error_is_the_time_limit_alone(odd_stack: Stack) ->
     task_id = odd_stack.post("/tasks/freeze_and_overrun", {})
     state = odd_stack.state(task_id, wait=MINUTE)
     assert state["result"] == {"error": "The task took longer than its time limit of 2 seconds"}
+
+
+def test_a_task_can_end_in_order_when_its_time_limit_is_near(odd_stack: Stack) -> None:
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    task_id = odd_stack.post("/tasks/nearly_overrun", {"text": "catch it"})
+    state = odd_stack.state(task_id, wait=MINUTE)
+    assert (state["status"], state["result"]) == ("SUCCESS", {"text": "3 1 False"})
+    written = "SELECT content FROM messages WHERE task_id = %s"
+    assert odd_stack.query(written, task_id) == [("written before TimeUp",)]
+
+
+def test_a_task_that_ignores_that_its_time_limit_is_near_fails_with_its_line(
+    odd_stack: Stack,
+) -> None:
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    ids = [odd_stack.post("/tasks/nearly_overrun", {}) for _ in range(2)]
+    error = "The task nearly reached its time limit of 3 seconds; it was in "
+    place = f"{TASKS}, line {line_of('threading.Event().wait(20)')}"
+    for task_id in ids:
+        state = odd_stack.state(task_id, wait=MINUTE)
+        assert (state["status"], state["result"]) == ("FAILURE", {"error": f"{error}{place}"})
+    assert odd_stack.scalar("SELECT count(*) FROM messages") == 0
+    # The processes go on.
+    started = odd_stack["worker"].children()
+    assert odd_stack.state(odd_stack.post("/tasks/add_up", [1, 2]), wait=MINUTE)["result"] == 3
+    assert odd_stack["worker"].children() == started
+
+
+def test_a_task_sees_that_its_worker_stops(odd_stack: Stack) -> None:
+    odd_stack.environment["STOP_SECONDS"] = "8"
+    odd_stack.start("api")
+    odd_stack.start("worker")
+    ids = [odd_stack.post("/tasks/until_the_stop", {}) for _ in range(2)]
+    for task_id in ids:
+        eventually(lambda: odd_stack.state(task_id)["status"] == "STARTED", 10, "it runs")  # noqa: B023
+    odd_stack.stop("worker")
+    for task_id in ids:
+        state: Any = odd_stack.state(task_id)
+        assert state["status"] == "SUCCESS", state
+        assert int(state["result"]["text"]) in {7, 8}

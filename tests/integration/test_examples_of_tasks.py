@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,7 @@ import backend.task
 import backend.tasks
 from backend.task import Run, task
 from backend.testing import run_task
-from tests.support.recipes import example_rename, example_task, example_test
+from tests.support.recipes import example_call, example_rename, example_task, example_test
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,3 +61,30 @@ def test_a_renamed_argument_has_both_names_in_json_and_the_new_one_in_the_openap
     fetch.__annotations__ = {"args": page, "run": Run, "return": page}
     task(name="fetch")(fetch)
     assert run_task(fetch, page(source="x")).value.source == "x"
+
+
+class Page(BaseHTTPRequestHandler):
+    """A page without content."""
+
+    def do_GET(self) -> None:
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_the_example_of_a_call_reads_a_page() -> None:
+    module = ModuleType("an_example")
+    sys.modules["an_example"] = module  # the declaration looks up names of annotations there
+    try:
+        exec(example_call().text, module.__dict__)  # this code is our own
+        scope = module.__dict__
+        with HTTPServer(("127.0.0.1", 0), Page) as server:
+            thread = threading.Thread(target=server.handle_request)
+            thread.start()
+            link = scope["Link"](url=f"http://127.0.0.1:{server.server_port}/")
+            assert run_task(scope["check_link"], link).value.status == 204
+            thread.join(10)
+    finally:
+        del sys.modules["an_example"]

@@ -53,7 +53,7 @@ def start(
     threads = []
     for task_id in task_ids:
         delivery = attempt_of(spec, task_id, "{}").delivery
-        threads.append(threading.Thread(target=thread.run_in_thread, args=(delivery, "w", commits)))
+        threads.append(threading.Thread(target=thread.run_attempt, args=(delivery, "w", commits)))
         threads[-1].start()
     return threads
 

@@ -25,6 +25,11 @@ def example_task() -> Block:
     return _task("word_count")
 
 
+def example_call() -> Block:
+    """Return the task that calls another service."""
+    return _task("check_link")
+
+
 def example_submission() -> Block:
     """Return the task that submits the example task."""
     return _task("greet")

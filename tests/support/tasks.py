@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 from pydantic import BaseModel, RootModel
 from sqlalchemy import text
 
 from backend.db import messages
-from backend.errors import TaskError
+from backend.errors import TaskError, TimeUp
 from backend.task import Run, task
 from tests.support.errors import ERRORS
 
@@ -85,9 +86,34 @@ def succeed_at_second_attempt(args: Note, run: Run) -> Note:  # noqa: ARG001 - a
 
 @task(name="overrun", max_attempts=1, time_limit=2)
 def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signature
-    """Take longer than its time limit."""
-    threading.Event().wait(60)
+    """Take longer than its time limit, and go on after TimeUp."""
+    for _ in range(2):
+        with suppress(TimeUp):
+            threading.Event().wait(60)
     return Note()
+
+
+@task(name="nearly_overrun", max_attempts=1, time_limit=3)
+def nearly_overrun(args: Note, run: Run) -> Note:
+    """Take longer than its time limit, and end when this is near if it has a text."""
+    messages.insert(run.session, "written before TimeUp", run.task_id)
+    left = run.seconds_left
+    try:
+        threading.Event().wait(20)
+    except TimeUp:
+        if not args.text:
+            raise
+        return Note(text=f"{left:.0f} {run.seconds_left:.0f} {run.stopping}")
+    return args
+
+
+@task(name="until_the_stop")
+def until_the_stop(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
+    """Run until the worker stops, and return how long it may go on then."""
+    run.progress(0, 1)
+    while not run.stopping:
+        threading.Event().wait(0.05)
+    return Note(text=f"{run.seconds_left:.0f}")
 
 
 @task(name="overrun_in_one_commit", max_attempts=1, time_limit=2, one_commit=True)

@@ -46,12 +46,17 @@ needs_embedded = [
 
 @dataclass
 class Folder:
-    """A folder for an `up` with its own data, ports and environment."""
+    """A folder for an `up` with its own data, ports and environment.
+
+    options: of `up`. changed: variables of its environment.
+    """
 
     path: Path
     api_port: int = field(default_factory=free_port)
     flower_port: int = field(default_factory=free_port)
     starts: int = 0
+    options: tuple[str, ...] = ()
+    changed: dict[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -67,6 +72,7 @@ class Folder:
             "API_WORKERS": "1",
             "WORKER_CONCURRENCY": "2",
             "CELERY_RESULT_BACKEND": "rpc://",
+            **self.changed,
         }
 
     def run(
@@ -90,7 +96,7 @@ class Folder:
         output = self.path / f"up-{self.starts}.log"
         sink = output.open("wb")
         popen = subprocess.Popen(
-            [sys.executable, "-m", "backend", "up"],
+            [sys.executable, "-m", "backend", "up", *self.options],
             cwd=ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.local import supervisor
-from backend.local.supervisor import Supervisor, Times
+from backend.local import reload, supervisor
+from backend.local.service import Times
+from backend.local.supervisor import Supervisor
 from backend.telemetry.terminal import Output
 from tests.support.waiting import eventually
 
@@ -224,3 +225,49 @@ def test_children_of_a_killed_process_end_before_it_is_started_again(
     eventually(lambda: not os.path.exists(f"/proc/{child}/exe"), 5, "the child process has ended")  # noqa: PTH110 - a zombie has none to point to
     stack.stop()
     thread.join(10)
+
+
+def test_a_changed_file_restarts_the_processes_that_run_our_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    module = tmp_path / "a_module_that_changes.py"
+    module.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(reload, "LOOK_SECONDS", 0.05)
+    stack = Supervisor(
+        {"api": SLEEP, "worker": SLEEP, "flower": SLEEP},
+        Output(),
+        times=Times(kill=5.0),
+        changes=reload.Changes({module.stem}),
+    )
+    thread, well = running(stack)
+    eventually(lambda: said().count("started") == 3, 10, "all have started")
+    time.sleep(0.2)
+    assert "changed" not in said()
+    module.write_text("changed = True")
+    eventually(lambda: said().count("started") == 5, 10, "two have started again")
+    stack.stop()
+    thread.join(10)
+    assert well == [True]
+    assert said().count("a_module_that_changes.py has changed") == 1
+    assert "sending SIGTERM to api, worker\n" in said()
+
+
+def test_files_that_are_changed_added_or_removed_are_noticed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "a_package_that_changes"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    inside = package / "inner" / "code.py"
+    inside.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(reload, "LOOK_SECONDS", 0.0)
+    changes = reload.Changes({package.name, "a_module_that_nobody_has"})
+    assert changes.next() is None
+    (package / "notes.txt").write_text("not Python")
+    assert changes.next() is None
+    for change in (lambda: inside.write_text("1"), inside.unlink, lambda: inside.write_text("2")):
+        change()
+        assert changes.next() == inside
+        assert changes.next() is None

@@ -114,7 +114,9 @@ def test_an_async_task_runs_as_in_a_worker_and_has_no_session() -> None:
 
     result = run_task(fetch, Image(width=7))
     assert (result.value.size, result.progress) == (7, [(1, 2)])
-    with pytest.raises(TaskError, match=r"no run\.session \(it used run\.session\.flush\)"):
+    with pytest.raises(
+        TaskError, match=r"cannot use run\.session or run\.submit \(session\.flush\)"
+    ):
         run_task(fetch, Image(width=0))
 
 

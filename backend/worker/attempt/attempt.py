@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ class Attempt:
         self.spec = spec
         self.id = delivery.id
         self.number = delivery.attempt
+        # When its time limit ends it (monotonic).
+        self.ends_at = math.inf
         # How often its function has lost PostgreSQL and was run again within the attempt.
         self.losses = 0
         # PostgreSQL's id of the transaction that claimed the attempt; None if the same one also

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from backend.call import as_json, call, read_arguments
 from backend.task import Run
+from backend.worker import stopping
+from backend.worker.attempt.time_up import time_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +24,21 @@ def value_of(
 
     `start`: called before the function reports progress; see group.py.
     """
-    run = Run(attempt.id, attempt.number, session, attempt.spec.one_commit, start)
+    spec = attempt.spec
+    run = Run(
+        attempt.id,
+        attempt.number,
+        session,
+        spec.one_commit,
+        start,
+        attempt.ends_at,
+        stopping.deadline,
+    )
     with session.lent():
-        arguments = read_arguments(attempt.spec, attempt.arguments)
-        return as_json(call(attempt.spec, arguments, run))
+        arguments = read_arguments(spec, attempt.arguments)
+        # The members of a batch share a time limit, and a coroutine cannot be interrupted.
+        if spec.one_commit or inspect.iscoroutinefunction(spec.function):
+            return as_json(call(spec, arguments, run))
+        with time_up(spec.time_limit, run.seconds_left):
+            value = call(spec, arguments, run)
+        return as_json(value)

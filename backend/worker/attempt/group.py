@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from backend.db import ledger, locked, queries
-from backend.db.session import committed, engine, transaction, trial
+from backend.db.session import committed, transaction, trial
 from backend.errors import Duplicate, LeaseExpired, StoreUnavailable
 from backend.worker.attempt.outcomes import (
     finish,
@@ -37,7 +37,7 @@ from backend.worker.durations import LONG_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from backend.db.records import TaskRecord
     from backend.worker.attempt.attempt import Attempt, Report
@@ -91,11 +91,6 @@ class Group:
             waiting = queries.waiting(connection, {one.id: one.number for one in attempts})
         self._report.alone += [one.id for one in attempts if one.id in waiting]
         note_dropped([one for one in attempts if one.id not in waiting])
-
-    @property
-    def sessions(self) -> Engine:
-        """Return the engine of `run.session`."""
-        return engine()
 
     @contextmanager
     def running(self, attempt: Attempt) -> Iterator[None]:

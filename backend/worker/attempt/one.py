@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,9 +12,9 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 
 from backend.db import limits
 from backend.db.records import outcome
-from backend.db.session import engine
+from backend.db.session import session_engine
 from backend.db.task_session import TaskSession
-from backend.errors import AtLimit, Duplicate, StatementFailed, StoreUnavailable, TaskRaised
+from backend.errors import AtLimit, Duplicate, Fenced, StatementFailed, StoreUnavailable, TaskRaised
 from backend.states import SUCCESS
 from backend.worker.attempt.batch import in_one_commit
 from backend.worker.attempt.call import value_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from backend.db.records import TaskRecord
     from backend.worker.attempt.attempt import Attempt, Report
     from backend.worker.attempt.group import Group
-    from backend.worker.attempt.thread import InThread
+    from backend.worker.attempt.thread import SharedCommits
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +39,32 @@ tasks_that_write: set[str] = set()
 
 
 def run_one(
-    attempt: Attempt, report: Report, group: Group | InThread | None = None
+    attempt: Attempt,
+    report: Report,
+    group: Group | None = None,
+    commits: SharedCommits | None = None,
 ) -> list[TaskRecord]:
     """Run one attempt; return its outcome, none if nothing was recorded.
 
-    `group` claims the attempt, and may write its outcome: then none is returned.
+    group: holds the attempt, and may write its outcome later: then none is returned.
+    commits: shares transactions with attempts in other threads.
     """
+    attempt.ends_at = time.monotonic() + attempt.spec.time_limit
     try:
         if attempt.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
             return retry_while_unavailable(lambda: in_one_commit([attempt]))
         if group is None:
-            retry_while_unavailable(attempt.claim)
+            claim = partial(commits.claim, attempt) if commits else attempt.claim
+            retry_while_unavailable(claim)
         with group.running(attempt) if group else nullcontext():
-            end = _in_steps(attempt, group)
+            end = _in_steps(attempt, group, commits)
     except AtLimit:
         logger.debug("%s waits for others to end", attempt.label, extra=attempt.log_extra)
     except Duplicate:
         note_dropped([attempt])
+    except Fenced:
+        logger.debug("%s was cancelled", attempt.label, extra=attempt.log_extra)
     except StoreUnavailable as reason:
         logger.warning("%s gave up: %s", attempt.label, reason, extra=attempt.log_extra)
     except BaseException as error:
@@ -68,15 +77,17 @@ def run_one(
     return []
 
 
-def _in_steps(attempt: Attempt, group: Group | InThread | None) -> TaskRecord | None:
+def _in_steps(
+    attempt: Attempt, group: Group | None, commits: SharedCommits | None
+) -> TaskRecord | None:
     """Run an attempt that was claimed, and finish it in the transaction of its writes.
 
     Returns the outcome, None if `group` will write it.
     """
     start = partial(group.start, attempt) if group else None
     try:
-        sessions = group.sessions if group else engine()
-        with TaskSession(sessions, attempt.spec.time_limit, before_begin=start) as session:
+        engine = session_engine()
+        with TaskSession(engine, attempt.spec.time_limit, before_begin=start) as session:
             value = value_of(attempt, session, start)
             end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():
@@ -97,6 +108,8 @@ def _in_steps(attempt: Attempt, group: Group | InThread | None) -> TaskRecord | 
     tasks_that_write.discard(attempt.spec.name)
     if group and group.defer(end):
         return None
+    if commits and commits.finish(attempt, end):
+        return end
 
     # The task has written nothing, so it is enough to retry the write of its outcome.
     finish_alone(end, attempt.worker, waiting=not attempt.started, limit=attempt.limit)

@@ -12,9 +12,10 @@ from backend.db import ledger, limits
 from backend.db.records import outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
-from backend.errors import StoreUnavailable, Superseded, TaskError
+from backend.errors import StoreUnavailable, Superseded, TaskError, TimeUp
 from backend.states import RETRY
 from backend.telemetry.logs import plain_traceback
+from backend.worker import current_line
 from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.failures import error_text
 from backend.worker.stray_messages import note_dropped as note_stray
@@ -85,6 +86,8 @@ def handle_error(attempt: Attempt, error: BaseException, report: Report) -> list
 
 def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecord | None:
     text = error_text(error)
+    if isinstance(error, TimeUp) and (line := current_line.of_error(error, attempt.spec)):
+        text += f"; it was in {line}"
     try:
         state = retry_while_unavailable(lambda: attempt.record_error(text, retry=retry))
     except StoreUnavailable:

@@ -1,7 +1,6 @@
 """Runs an attempt in a thread of a worker with WORKER_POOL=threads.
 
-Claims and outcomes of several threads share transactions. A thread that cannot share one, because
-of a limit or an error, makes its own.
+Claims and outcomes of several threads share transactions. One with a limit has its own.
 """
 
 from __future__ import annotations
@@ -9,31 +8,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from backend.batcher import Batcher
 from backend.db import ledger, locked
-from backend.db.session import session_engine, transaction
+from backend.db.session import transaction
 from backend.errors import LeaseExpired, StoreUnavailable
 from backend.loop import start_event_loop
 from backend.registry import registered
 from backend.worker.attempt.attempt import Attempt, Report
 from backend.worker.attempt.one import run_one
 from backend.worker.attempt.outcomes import settle
-from backend.worker.attempt.retry import RETRY_SECONDS, retry_while_unavailable
+from backend.worker.attempt.retry import RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy import Engine
+    from collections.abc import Sequence
 
     from backend.broker.wire import Delivery
     from backend.db.records import TaskRecord
 
 logger = logging.getLogger(__name__)
-
 
 T = TypeVar("T")
 
@@ -47,19 +41,21 @@ class SharedCommits:
         self._claims = Batcher("claims", self._claim_all, timeout=RETRY_SECONDS)
         self._outcomes = Batcher("outcomes", self._finish_all, timeout=RETRY_SECONDS)
 
-    def claim(self, attempt: Attempt) -> bool:
-        """Claim an attempt; False if it did not get it, so that it is tried alone.
-
-        Raises StoreUnavailable.
-        """
-        return self._result(self._claims, attempt)
+    def claim(self, attempt: Attempt) -> None:
+        """Claim an attempt together with others, or alone. Raises as `Attempt.claim` does."""
+        alone = attempt.limit or attempt.delivery.external
+        if alone or not self._result(self._claims, attempt):
+            attempt.claim()
 
     def finish(self, attempt: Attempt, end: TaskRecord) -> bool:
-        """Write the outcome of a claimed attempt; False if it was not written, as for `claim`.
+        """Write an outcome together with others; return False if it was not written.
 
-        Raises StoreUnavailable.
+        The caller then writes it alone.
         """
-        return self._result(self._outcomes, (attempt.worker, end))
+        try:
+            return not attempt.limit and self._result(self._outcomes, (attempt.worker, end))
+        except StoreUnavailable:
+            return False
 
     def close(self) -> None:
         """Stop the threads, when no attempt runs."""
@@ -76,12 +72,7 @@ class SharedCommits:
         claimed: set[Attempt] = set()
         for declared in {attempt.spec.max_attempts for attempt in attempts}:
             members = [each for each in by_id.values() if each.spec.max_attempts == declared]
-            try:
-                claimed |= self._claim_similar(members, declared)
-            except StoreUnavailable:
-                raise
-            except Exception:
-                logger.exception("attempts could not be claimed together; each is claimed alone")
+            claimed |= self._claim_similar(members, declared)
         return [attempt in claimed for attempt in attempts]
 
     def _claim_similar(self, attempts: Sequence[Attempt], declared: int) -> set[Attempt]:
@@ -116,56 +107,13 @@ class SharedCommits:
         return [end.id in counted for end in ends]
 
 
-class InThread:
-    """An attempt that runs in a thread; one.py uses it as it uses a Group."""
-
-    def __init__(self, attempt: Attempt, report: Report, commits: SharedCommits) -> None:
-        self._attempt = attempt
-        self._report = report
-        self._commits = commits
-
-    @property
-    def sessions(self) -> Engine:
-        """Return the engine of `run.session`, which a limited number of threads use at once."""
-        return session_engine()
-
-    @contextmanager
-    def running(self, attempt: Attempt) -> Iterator[None]:
-        """Claim the attempt, whose function runs in the block. Raises as Attempt.claim does."""
-        retry_while_unavailable(partial(self._claim, attempt))
-        yield
-
-    def _claim(self, attempt: Attempt) -> None:
-        apart = attempt.limit or attempt.delivery.external
-        if apart or not self._commits.claim(attempt):
-            attempt.claim()
-
-    def defer(self, end: TaskRecord) -> bool:
-        """Write the outcome together with others; return False if it is to be written alone."""
-        if self._attempt.limit:
-            return False
-        try:
-            written = self._commits.finish(self._attempt, end)
-        except StoreUnavailable:
-            return False
-        if written:
-            settle([self._attempt], [end], self._report)
-        return written
-
-    def start(self, attempt: Attempt) -> None:
-        """Do nothing: the task is STARTED."""
-
-    def stop(self) -> None:
-        """Do nothing: no row is locked."""
-
-
-def run_in_thread(delivery: Delivery, worker: str, commits: SharedCommits) -> Report:
-    """Run an attempt to its end; return a report. Never raises."""
+def run_attempt(delivery: Delivery, worker: str, commits: SharedCommits) -> Report:
+    """Run an attempt in the current thread; return a report. Raises nothing."""
     begin = time.monotonic()
     report = Report()
     try:
         attempt = Attempt(worker, delivery, registered()[delivery.name])
-        settle([attempt], run_one(attempt, report, InThread(attempt, report, commits)), report)
+        settle([attempt], run_one(attempt, report, commits=commits), report)
     except BaseException:
         logger.exception("an attempt was given up; the reconciler lets it run again")
     report.seconds = time.monotonic() - begin

@@ -28,7 +28,7 @@ from backend.db.session import identify, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
 from backend.settings import settings
-from backend.worker import current_line, durations
+from backend.worker import current_line, durations, stopping
 from backend.worker.parent import subprocesses
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Lease:
     def __init__(self, worker: Any) -> None:  # noqa: ANN401 - stubs lack half of WorkController
         self._worker = worker
         self._name: str = worker.hostname
-        self._writes: queue.SimpleQueue[tuple[float, Callable[[], object]]] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[float, Callable[[], None]]] = queue.SimpleQueue()
         self._renew_at = 0.0
         self._stop_seconds = settings().stop_seconds
         self._loop = Loop(
@@ -85,7 +85,7 @@ class Lease:
             "stop watch", "ends this worker if it does not stop in time", self._watch_for_stop
         )
 
-    def write_soon(self, write: Callable[[], object]) -> None:
+    def write_soon(self, write: Callable[[], None]) -> None:
         """Call `write` in the lease's thread, and again for WRITE_TIMEOUT while it cannot write."""
         self._writes.put((time.monotonic() + WRITE_TIMEOUT, write))
 
@@ -115,6 +115,7 @@ class Lease:
         """
         while not (self.told_to_stop() or self._stopping.wait(0.2)):
             pass
+        stopping.announce(time.monotonic() + self._stop_seconds)
         if not self._stopping.wait(self._stop_seconds):
             self.end_now(self._worker.exitcode or 0)
         time.sleep(EXIT_TIMEOUT)
@@ -168,7 +169,7 @@ class Lease:
         for key in lost & self._lost_before:
             # In the event loop: while this thread looks at a request, its child may take the next
             # one.
-            if self._worker.hub is not None:  # only pools of processes have an event loop
+            if self._worker.hub is not None:  # None while the worker starts
                 self._worker.hub.call_soon(holds[key].kill, self._worker.pool)
         self._lost_before = lost
 
@@ -203,7 +204,7 @@ class Lease:
 _lease: Lease | None = None
 
 
-def write_soon(write: Callable[[], object]) -> None:
+def write_soon(write: Callable[[], None]) -> None:
     """Let the lease's thread change the ledger; for the parent process."""
     if _lease is not None:
         _lease.write_soon(write)

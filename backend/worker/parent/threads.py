@@ -1,8 +1,8 @@
 """The pool of a worker with WORKER_POOL=threads, for tasks that wait for the network.
 
 A thread cannot be killed. When its attempt must end, because of its time limit or a revoke, the
-attempt is fenced: it ends in the ledger at once, and its outcome no longer counts. The thread goes
-on until its function returns, and takes no other task until then.
+attempt is fenced: the ledger ends it at once, and its outcome no longer counts. The function runs
+on. Until it returns, its thread counts towards WORKER_CONCURRENCY.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from backend import coroutines
 from backend.loop import start_thread
-from backend.worker.attempt.thread import SharedCommits, run_in_thread
+from backend.worker.attempt.thread import SharedCommits, run_attempt
 from backend.worker.parent import lease
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
 
     from backend.broker.wire import Delivery
@@ -39,7 +38,7 @@ HANG_SECONDS = 10.0
 
 
 @dataclass(eq=False)
-class _Run:
+class _ThreadJob:
     """An attempt that has a thread.
 
     on_end, on_error: the job's functions for its report, and for an error that the parent notices.
@@ -47,7 +46,7 @@ class _Run:
 
     on_end: Callable[[Report], None]
     on_error: Callable[[Any], None]
-    thread: threading.Thread | None = None
+    thread_id: int = 0  # the kernel's
     timer: Any = None  # kombu's, of the time limit
     fenced_at: float = 0.0  # monotonic; 0 while its outcome counts
 
@@ -58,9 +57,9 @@ class Threads(BasePool):
     All but `_work` runs in the worker's main thread, that of the event loop.
     """
 
-    # A job takes a place before `on_apply`.
+    # A job acquires the worker's semaphore before `on_apply`.
     uses_semaphore = True
-    # Not to be stopped from inside a signal's handler.
+    # Celery must not stop this pool inside a signal's handler.
     signal_safe = False
     runs_series = False
 
@@ -70,7 +69,7 @@ class Threads(BasePool):
 
     def on_start(self) -> None:
         """Make what the threads share."""
-        self._runs: set[_Run] = set()
+        self._jobs: set[_ThreadJob] = set()
         self._commits = SharedCommits()
         coroutines.share_event_loop()
         # What ended threads let the main thread call, and the pipe that wakes it.
@@ -98,34 +97,35 @@ class Threads(BasePool):
     ) -> None:
         """Start a thread for an attempt. Raises RuntimeError if the machine has no more."""
         worker, (delivery,) = args
-        run = _Run(callback, error_callback)
-        work = partial(self._work, run, worker, delivery)
-        run.thread = start_thread(f"task {delivery.name}", "runs an attempt", work)
-        self._runs.add(run)
-        run.timer = self._hub.call_later(timeout, self._fence, run, TimeLimitExceeded(timeout))
-        accept_callback(run.thread.native_id or 0, time.monotonic())
+        job = _ThreadJob(callback, error_callback)
+        work = partial(self._work, job, worker, delivery)
+        thread = start_thread(f"task {delivery.name}", "runs an attempt", work)
+        job.thread_id = thread.native_id or 0
+        self._jobs.add(job)
+        job.timer = self._hub.call_later(timeout, self._fence, job, TimeLimitExceeded(timeout))
+        accept_callback(job.thread_id, time.monotonic())
 
     def terminate_job(self, pid: int, signal: object = None) -> None:  # noqa: ARG002 - Celery's
         """Fence the attempt of a thread, by the thread's native id."""
-        for run in self._runs:
-            if run.thread and run.thread.native_id == pid:
+        for job in self._jobs:
+            if job.thread_id == pid:
                 # Not here: first Celery has to note that it was terminated.
-                self._hub.call_soon(self._fence, run, WorkerLostError("terminated"))
+                self._hub.call_soon(self._fence, job, WorkerLostError("terminated"))
 
     def busy(self) -> int:
-        """Return how many places have attempts that run."""
-        return len(self._runs)
+        """Return how many attempts have a thread."""
+        return len(self._jobs)
 
     def on_stop(self) -> None:
         """Wait for the attempts; lease.py ends the process if they take too long."""
-        while any(not run.fenced_at for run in self._runs):
+        while any(not job.fenced_at for job in self._jobs):
             with suppress(queue.Empty):
                 self._calls.get(timeout=1.0)()
         self._commits.close()
 
-    def _work(self, run: _Run, worker: str, delivery: Delivery) -> None:
-        report = run_in_thread(delivery, worker, self._commits)
-        self._calls.put(partial(self._end, run, report))
+    def _work(self, job: _ThreadJob, worker: str, delivery: Delivery) -> None:
+        report = run_attempt(delivery, worker, self._commits)
+        self._calls.put(partial(self._end, job, report))
         with suppress(BlockingIOError):  # full: the main thread will wake up
             os.write(self._write, b".")
 
@@ -136,33 +136,32 @@ class Threads(BasePool):
             while True:
                 self._calls.get_nowait()()
 
-    def _end(self, run: _Run, report: Report) -> None:
-        self._runs.discard(run)
-        run.timer.cancel()
+    def _end(self, job: _ThreadJob, report: Report) -> None:
+        self._jobs.discard(job)
+        job.timer.cancel()
         try:
-            if not run.fenced_at:
-                run.on_end(report)
+            if not job.fenced_at:
+                job.on_end(report)
         except Exception:
             logger.exception("the end of an attempt could not be handled; its outcome counts")
         finally:
             self.options["semaphore"].release()
 
-    def _fence(self, run: _Run, error: Exception) -> None:
-        if run.fenced_at or run not in self._runs:
+    def _fence(self, job: _ThreadJob, error: Exception) -> None:
+        if job.fenced_at or job not in self._jobs:
             return
-        run.fenced_at = time.monotonic()
-        run.on_error(SimpleNamespace(exception=error))  # what jobs.py reads of billiard's class
-        future = coroutines.waited_for(run.thread.native_id or 0) if run.thread else None
-        if future is not None:
-            # In the lease's thread, after it has ended the attempt in the ledger.
-            lease.write_soon(future.cancel)
+        job.fenced_at = time.monotonic()
+        job.on_error(SimpleNamespace(exception=error))  # what jobs.py reads of billiard's class
+        coroutines.cancel(job.thread_id)
         self._hub.call_later(HANG_SECONDS, self._end_if_all_hang)
 
     def _end_if_all_hang(self) -> None:
         before = time.monotonic() - HANG_SECONDS + 1
-        if sum(0 < run.fenced_at < before for run in self._runs) >= self.limit:
+        if sum(0 < job.fenced_at < before for job in self._jobs) >= self.limit:
             logger.critical(
-                "every thread has an attempt that no longer counts and does not end: this worker"
-                " ends, and its tasks run again; give their functions time limits of their own"
+                "all %d threads have attempts that were fenced %g s ago or earlier: this worker"
+                " ends, and must be started again; give network calls in these tasks a timeout",
+                self.limit,
+                HANG_SECONDS - 1,
             )
-            lease.write_soon(lease.end_now)
+            lease.end_now()

@@ -176,4 +176,19 @@ GUARDS = [
         "waiting=True",
         "tests/integration/test_task_ends.py",
     ),
+    Guard(
+        "a task gets TimeUp before its time limit",
+        "backend/worker/attempt/time_up.py",
+        "    signal.setitimer(signal.ITIMER_REAL, seconds)\n",
+        "",
+        "tests/acceptance/test_time_limits.py::"
+        "test_a_task_can_end_in_order_when_its_time_limit_is_near",
+    ),
+    Guard(
+        "a task sees that its worker stops",
+        "backend/worker/parent/lease.py",
+        "        stopping.announce(time.monotonic() + self._stop_seconds)\n",
+        "",
+        "tests/acceptance/test_time_limits.py::test_a_task_sees_that_its_worker_stops",
+    ),
 ]

@@ -62,7 +62,7 @@ GUARDS = [
     ),
     Guard(
         "4: a process of `up` that ends is started again",
-        "backend/local/supervisor.py",
+        "backend/local/service.py",
         "        elif not restart:\n",
         "        else:\n",
         "tests/unit/test_supervisor.py",
@@ -194,5 +194,13 @@ GUARDS = [
         "            self._start_again()\n",
         "            pass\n",
         "tests/unit/test_embedded.py",
+    ),
+    Guard(
+        "a change of the code restarts the processes that run it",
+        "backend/local/supervisor.py",
+        "            service.start_soon()\n",
+        "            pass\n",
+        "tests/unit/test_supervisor.py::"
+        "test_a_changed_file_restarts_the_processes_that_run_our_code",
     ),
 ]
