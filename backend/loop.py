@@ -34,13 +34,20 @@ def start_thread(name: str, purpose: str, work: Callable[[], object]) -> threadi
 def start_event_loop(name: str, purpose: str) -> asyncio.AbstractEventLoop:
     """Start a thread with an event loop, and return the loop. `purpose`: as for `start_thread`.
 
-    The thread ends after `loop.stop()` in the loop.
+    The thread ends after `loop.stop()` in the loop. An error that leaves the loop is logged, and
+    the loop goes on.
     """
     loop = asyncio.new_event_loop()
 
     def work() -> None:
         with closing(loop):
-            loop.run_forever()
+            while True:
+                try:
+                    loop.run_forever()
+                except BaseException:  # SystemExit, of a callback
+                    logger.exception("an error in the event loop %s; it continues", name)
+                else:
+                    return
 
     start_thread(name, purpose, work)
     return loop

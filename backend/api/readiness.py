@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from backend.db import leases, migrate, outbox, repairs, writable
-from backend.db.session import durability_faults, encoding_fault, trial
+from backend.db.connection import database_fault, durability_faults
+from backend.db.session import trial
 from backend.registry import queue_names
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check(*, large: bool) -> Readiness:
         consumed, late = leases.consumed_queues(connection), outbox.has_overdue(connection)
         writable.try_insert(connection, writable.LARGE if large else writable.SMALL)
         faults = durability_faults(connection)
-        if fault := encoding_fault(connection):
+        if fault := database_fault(connection):
             faults.append(fault)
         if queues := leases.stray_queues(connection):
             faults.append(leases.STRAY_MESSAGES % ", ".join(queues))

@@ -92,6 +92,8 @@ _CONF: dict[str, Any] = {
     # Copies of results are optional: dropped if Redis does not take them at once.
     "redis_socket_timeout": 1.0,
     "redis_socket_connect_timeout": 1.0,
+    # Threads of tasks share it.
+    "result_backend_thread_safe": True,
     "result_backend_transport_options": {"retry_policy": {"max_retries": 0}},
     "worker_prefetch_multiplier": 1,
     # Celery would lower it after a lost connection, and raise it again only for its own messages.

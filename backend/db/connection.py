@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import sqlalchemy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import sqlalchemy
+    from backend.db.session import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,18 @@ def undurable(fsync: str, synchronous_commit: str) -> list[str]:
     if synchronous_commit == "off":
         faults.append(f"{crash} synchronous_commit = on for the role, the database or the server")
     return faults
+
+
+def durability_faults(connection: Executor) -> list[str]:
+    """Return a line for each setting with which a crash of PostgreSQL may lose accepted tasks."""
+    asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
+    return undurable(*connection.execute(sqlalchemy.text(asked)).one())
+
+
+def database_fault(connection: Executor) -> str | None:
+    """Return what to do if the database cannot store every text, else None."""
+    encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
+    return encoding_fault(encoding)
 
 
 def encoding_fault(encoding: str) -> str | None:

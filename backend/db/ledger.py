@@ -11,6 +11,7 @@ Locks are taken in the order tasks by id, then outbox. `claim` locks in that ord
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
@@ -74,14 +75,16 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
 
 # A task that tasks_submit has stored (migration 0013) has max_attempts 0 until its first claim or
 # error, because PostgreSQL does not know what it declares. Attempts before that are not counted.
-_MAX_ATTEMPTS = f"""
-    CASE max_attempts
-        WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})
-        ELSE max_attempts
-    END
-"""
-_CLAIM = f"""
-    WITH {lock_waiting()}, started AS (
+_MAX_ATTEMPTS = (
+    f"CASE max_attempts WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})"
+    " ELSE max_attempts END"
+)
+
+
+@cache
+def _claim(*, flush: bool, skip_locked: bool) -> TextClause:
+    statement = f"""
+    WITH {lock_waiting("SKIP LOCKED" if skip_locked else "")}, started AS (
         UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL,
             max_attempts = {_MAX_ATTEMPTS}
         WHERE id = ANY(ARRAY(SELECT id FROM claimed))
@@ -89,9 +92,8 @@ _CLAIM = f"""
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
     )
     {CLAIMED}
-"""
-_CLAIM_FLUSHED = text(_CLAIM)
-_CLAIM_UNFLUSHED = text(f"SET LOCAL synchronous_commit = off; {_CLAIM}")
+    """
+    return text(statement if flush else f"SET LOCAL synchronous_commit = off; {statement}")
 
 
 def claim(
@@ -101,14 +103,16 @@ def claim(
     *,
     declared: int = 1,
     flush: bool = True,
+    skip_locked: bool = False,
 ) -> Claim:
     """Start waiting attempts (task id to attempt) for a worker; return those that it got.
 
     `declared`: the max_attempts that their task declares, for rows that have none yet. Without
     `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it, the tasks
-    still wait, in the outbox too; queries.states allows for it.
+    still wait, in the outbox too; queries.states allows for it. With `skip_locked` it does not get
+    those that another transaction has locked.
     """
-    statement = _CLAIM_FLUSHED if flush else _CLAIM_UNFLUSHED
+    statement = _claim(flush=flush, skip_locked=skip_locked)
     return claim_rows(statement, connection, attempts, worker, declared=declared)
 
 
@@ -292,7 +296,5 @@ _PROGRESS = text(
 
 def progress(connection: Executor, task_id: str, attempt: int, done: int, total: int) -> bool:
     """Store how far a started task is; return False if the attempt is not the current one."""
-    changed = connection.execute(
-        _PROGRESS, {"id": task_id, "attempt": attempt, "progress": f"{done}/{total}"}
-    )
-    return changed_rows(changed) == 1
+    values = {"id": task_id, "attempt": attempt, "progress": f"{done}/{total}"}
+    return changed_rows(connection.execute(_PROGRESS, values)) == 1

@@ -12,11 +12,10 @@ import sqlalchemy
 from sqlalchemy.exc import ProgrammingError
 
 from backend.db import leases
-from backend.db.connection import OptionsDropped
+from backend.db.connection import OptionsDropped, database_fault
 from backend.db.outage import explain
 from backend.db.session import (
     autocommit_connection,
-    encoding_fault,
     engine,
     store_errors,
     unlimited,
@@ -130,7 +129,7 @@ def _upgrade() -> None:
     from alembic import command  # noqa: PLC0415 - see config()
 
     with _locked() as lock:
-        if fault := encoding_fault(lock):
+        if fault := database_fault(lock):
             raise SettingsError(fault)
         # We hold the lock, so any other migration was killed. Its statements may still hold locks.
         leases.break_connections(lock, _NAME)

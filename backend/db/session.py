@@ -18,14 +18,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from backend.db import connection as connections
-from backend.db.connection import NO_LIMITS, arguments, connect, undurable
+from backend.db.connection import NO_LIMITS, arguments, connect
 from backend.db.outage import explain, postgresql_outage
 from backend.db.transaction_policy import TaskSafeConnection, note_use
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
 from backend.settings import database_url, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -106,6 +106,12 @@ def session_engine() -> sqlalchemy.Engine:
     return _engine(pool_size=SESSIONS, max_overflow=0, pool_timeout=SESSION_TIMEOUT)
 
 
+@cache
+def lease_engine() -> sqlalchemy.Engine:
+    """Return the engine of a worker's lease, which never waits for the tasks' connections."""
+    return _engine(pool_size=1)
+
+
 def _engine(
     name: str = "", changed: Mapping[str, str] = MappingProxyType({}), **options: Any
 ) -> sqlalchemy.Engine:
@@ -153,16 +159,19 @@ def _raise_if_away(context: ExceptionContext) -> None:
         raise _unavailable(context.original_exception)
 
 
+_MADE = (engine, autocommit, session_engine, lease_engine)
+
+
 def _engines() -> list[sqlalchemy.Engine]:
     """Return the engines that this process has made."""
-    return [made() for made in (engine, autocommit, session_engine) if made.cache_info().currsize]
+    return [made() for made in _MADE if made.cache_info().currsize]
 
 
 def _forget_engines_after_fork() -> None:
     """Leave the parent's connections to the parent: sharing one corrupts it for both."""
     for made in _engines():
         made.dispose(close=False)
-    for cached in (engine, autocommit, session_engine):
+    for cached in _MADE:
         cached.cache_clear()
 
 
@@ -225,14 +234,17 @@ def store_errors() -> Iterator[None]:
 
 
 @contextmanager
-def transaction(*, lock_seconds: float | None = None) -> Iterator[sqlalchemy.Connection]:
+def transaction(
+    *, lock_seconds: float | None = None, of: Callable[[], sqlalchemy.Engine] = engine
+) -> Iterator[sqlalchemy.Connection]:
     """Yield a connection in a transaction that commits at the end of the block.
 
     `lock_seconds`: how long it waits for a lock, if not the usual 5 s; then it raises StoreLocked.
+    `of`: returns the engine.
     Raises StoreUnavailable when PostgreSQL is away. If the connection broke during the commit, the
     commit may have happened; every statement of the ledger allows for both.
     """
-    with store_errors(), engine().begin() as connection:
+    with store_errors(), of().begin() as connection:
         if lock_seconds is not None:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(lock_seconds * 1000)}")
         yield connection
@@ -276,18 +288,6 @@ def committed(connection: Executor, transaction_id: str) -> bool:
     """Return whether a transaction was committed, by PostgreSQL's own id of it."""
     asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
     return bool(connection.execute(asked, {"id": transaction_id}).scalar())
-
-
-def durability_faults(connection: Executor) -> list[str]:
-    """Return a line for each setting with which a crash of PostgreSQL may lose accepted tasks."""
-    asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
-    return undurable(*connection.execute(sqlalchemy.text(asked)).one())
-
-
-def encoding_fault(connection: Executor) -> str | None:
-    """Return what to do if the database cannot store every text, else None."""
-    encoding = connection.execute(sqlalchemy.text("SHOW server_encoding")).scalar_one()
-    return connections.encoding_fault(encoding)
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

@@ -190,7 +190,7 @@ def test_a_role_without_the_right_to_create_tables_is_reported_in_one_line(url: 
 
 MIGRATE_ANYWAY = """
 from backend.db import migrate
-migrate.encoding_fault = lambda connection: None
+migrate.database_fault = lambda connection: None
 migrate.upgrade()
 """
 

@@ -74,11 +74,12 @@ def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://nobody:nothing@127.0.0.1:9//")
     monkeypatch.setattr(connections, "_checked", False)
-    caches = (settings, session.engine, session.autocommit, session.session_engine)
+    engines = (session.engine, session.autocommit, session.session_engine, session.lease_engine)
+    caches = (settings, *engines)
     for cache in caches:
         cache.cache_clear()
     yield database
-    for engine in (session.engine(), session.autocommit(), session.session_engine()):
-        engine.dispose()
+    for engine in engines:
+        engine().dispose()
     for cache in caches:
         cache.cache_clear()

@@ -26,7 +26,10 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     ends: dict[str, Any] = {"worker": "w", "waiting": True, "error": None, "began": None}
     rows = {name: [value] * len(ids) for name, value in (("states", "SUCCESS"), ("results", "{}"))}
     return {
-        "claim": (ledger._CLAIM_FLUSHED, {**few, "worker": "w", "declared": 5}),
+        "claim": (
+            ledger._claim(flush=True, skip_locked=False),
+            {**few, "worker": "w", "declared": 5},
+        ),
         "set limit": (ledger._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
         "hold": (locked._HOLD, {**few, "worker": "w"}),
         "hold what is not locked": (locked._HOLD_UNLOCKED, {**few, "worker": "w"}),

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from backend.db import ledger, session
-from backend.registry import registered
 from backend.task import Run, Task
 from backend.worker.attempt import thread
 from tests.support.attempts import attempt_of
@@ -43,17 +42,15 @@ def commits(service: sa.Engine) -> Iterator[thread.SharedCommits]:
 
 def start(
     commits: thread.SharedCommits,
-    monkeypatch: pytest.MonkeyPatch,
     task_ids: Sequence[str],
     function: Callable[[Text, Run], Text],
 ) -> list[threading.Thread]:
     """Start a thread for an attempt of each task."""
     spec = Task("slow", function, Text)
-    monkeypatch.setattr(thread, "registered", lambda: {**registered(), "slow": spec})
     threads = []
     for task_id in task_ids:
-        delivery = attempt_of(spec, task_id, "{}").delivery
-        threads.append(threading.Thread(target=thread.run_attempt, args=(delivery, "w", commits)))
+        attempt = attempt_of(spec, task_id, "{}")
+        threads.append(threading.Thread(target=thread.run_attempt, args=(attempt, commits)))
         threads[-1].start()
     return threads
 
@@ -81,7 +78,7 @@ def echo(args: Text, run: Run) -> Text:  # noqa: ARG001 - a task's signature
 
 
 def test_claims_that_gather_while_one_commits_share_a_transaction(
-    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine, commits: thread.SharedCommits
 ) -> None:
     execute(service, LEASE)
     task_ids = submit(service, 20)
@@ -96,9 +93,9 @@ def test_claims_that_gather_while_one_commits_share_a_transaction(
     with service.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE tasks IN EXCLUSIVE MODE")
         # The first one alone, so that the others gather behind it.
-        first = start(commits, monkeypatch, task_ids[:1], echo)
+        first = start(commits, task_ids[:1], echo)
         eventually(lambda: len(claims) == 1, 10, "the first claim waits for the lock")
-        others = start(commits, monkeypatch, task_ids[1:], echo)
+        others = start(commits, task_ids[1:], echo)
         eventually(lambda: len(waiting) == 19, 10, "the others gather")
     join([*first, *others])
     assert len(claims) == 2
@@ -106,7 +103,7 @@ def test_claims_that_gather_while_one_commits_share_a_transaction(
 
 
 def test_two_deliveries_of_an_attempt_in_one_batch_run_once(
-    service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine, commits: thread.SharedCommits
 ) -> None:
     execute(service, LEASE)
     before, task_id = submit(service, 2)
@@ -119,9 +116,9 @@ def test_two_deliveries_of_an_attempt_in_one_batch_run_once(
     waiting: Any = commits._claims._waiting
     with service.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE tasks IN EXCLUSIVE MODE")
-        first = start(commits, monkeypatch, [before], work)
+        first = start(commits, [before], work)
         eventually(lambda: not waiting and _waits(service), 10, "the first claim waits")
-        both = start(commits, monkeypatch, [task_id, task_id], work)
+        both = start(commits, [task_id, task_id], work)
         eventually(lambda: len(waiting) == 2, 10, "both gather")
     join([*first, *both])
     assert sorted(ran) == [before, task_id]
@@ -149,7 +146,7 @@ def test_a_claim_without_a_lease_waits_for_the_lease(
             refused.set()
 
     monkeypatch.setattr(commits, "_claim_similar", claim)
-    threads = start(commits, monkeypatch, [task_id], echo)
+    threads = start(commits, [task_id], echo)
     assert refused.wait(10)
     assert states(service) == {task_id: "PENDING"}
     execute(service, LEASE)
@@ -170,5 +167,5 @@ def test_outcomes_that_cannot_be_written_together_are_each_written_alone(
         return finish_all(*args, **options)
 
     monkeypatch.setattr(ledger, "finish", finish)
-    join(start(commits, monkeypatch, task_ids, echo))
+    join(start(commits, task_ids, echo))
     assert set(states(service).values()) == {"SUCCESS"}

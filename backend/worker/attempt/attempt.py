@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.db import ledger, limits, locked, queries
 from backend.db.session import committed, transaction
-from backend.errors import AtLimit, Duplicate, LeaseExpired, TaskError
+from backend.errors import AtLimit, Duplicate, Fenced, LeaseExpired, TaskError
 from backend.states import STARTED
 from backend.telemetry.logs import about
 from backend.worker.attempt.retry import retry_while_unavailable
@@ -46,6 +46,8 @@ class Attempt:
         self.number = delivery.attempt
         # When its time limit ends it (monotonic).
         self.ends_at = math.inf
+        # In a worker of threads: it has ended in the ledger, or is about to. It records no error.
+        self.fenced = False
         # How often its function has lost PostgreSQL and was run again within the attempt.
         self.losses = 0
         # PostgreSQL's id of the transaction that claimed the attempt; None if the same one also
@@ -196,10 +198,15 @@ class Attempt:
             return False
         return True
 
+    def refuse_if_fenced(self) -> None:
+        """Raise Fenced if the attempt no longer counts."""
+        if self.fenced:
+            raise Fenced
+
     def give_back(self, reason: str) -> None:
         """Reschedule the task without using up an attempt, when PostgreSQL takes writes again.
 
-        Raises StoreUnavailable if it stays away.
+        Raises StoreUnavailable if it stays away, and Fenced.
         """
         logger.warning(
             "%s lost PostgreSQL: its writes were rolled back; it runs again, without using up an"
@@ -209,6 +216,7 @@ class Attempt:
         )
 
         def write() -> None:
+            self.refuse_if_fenced()
             with transaction() as connection, limits.ending(connection, self.limit):
                 ledger.reschedule(
                     connection,
@@ -225,8 +233,10 @@ class Attempt:
     def record_error(self, error: str, *, retry: bool) -> State | None:
         """Record an error; return the new state, None if the attempt is not the current one.
 
-        An external task with `one_commit` is submitted first: its row was rolled back.
+        An external task with `one_commit` is submitted first: its row was rolled back. Raises
+        Fenced, and StoreUnavailable.
         """
+        self.refuse_if_fenced()
         with transaction() as connection:
             if self.spec.one_commit and not self.adopt(connection):
                 return None  # another delivery has submitted it in the meantime

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from backend.db import limits
 from backend.db.records import outcome
@@ -96,7 +97,7 @@ def _in_steps(
                     finish(session, [end], attempt.worker, waiting=False, began=session.began)
                 session.commit()
                 return end
-    except StoreUnavailable as error:
+    except (StoreUnavailable, PoolTimeoutError) as error:
         # The task's writes were rolled back, so the whole task must run again.
         reason = error_text(error)
         if attempt.number >= FREE_ATTEMPTS:
@@ -104,7 +105,9 @@ def _in_steps(
         if group:
             group.stop()  # it may have locked the task's row
         attempt.give_back(reason)
-        raise
+        if isinstance(error, StoreUnavailable):
+            raise
+        raise StoreUnavailable from error
     tasks_that_write.discard(attempt.spec.name)
     if group and group.defer(end):
         return None

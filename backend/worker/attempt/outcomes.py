@@ -12,7 +12,7 @@ from backend.db import ledger, limits
 from backend.db.records import outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
-from backend.errors import StoreUnavailable, Superseded, TaskError, TimeUp
+from backend.errors import Fenced, StoreUnavailable, Superseded, TaskError, TimeUp
 from backend.states import RETRY
 from backend.telemetry.logs import plain_traceback
 from backend.worker import current_line
@@ -92,6 +92,8 @@ def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecor
         state = retry_while_unavailable(lambda: attempt.record_error(text, retry=retry))
     except StoreUnavailable:
         return None  # the reconciler finds it, as it finds a lost attempt
+    except Fenced:
+        state = None
     except Exception:
         logger.exception(
             "%s: its error could not be recorded", attempt.label, extra=attempt.log_extra

@@ -15,8 +15,7 @@ from backend.db import ledger, locked
 from backend.db.session import transaction
 from backend.errors import LeaseExpired, StoreUnavailable
 from backend.loop import start_event_loop
-from backend.registry import registered
-from backend.worker.attempt.attempt import Attempt, Report
+from backend.worker.attempt.attempt import Report
 from backend.worker.attempt.one import run_one
 from backend.worker.attempt.outcomes import settle
 from backend.worker.attempt.retry import RETRY_SECONDS
@@ -24,8 +23,8 @@ from backend.worker.attempt.retry import RETRY_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.broker.wire import Delivery
     from backend.db.records import TaskRecord
+    from backend.worker.attempt.attempt import Attempt
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +41,14 @@ class SharedCommits:
         self._outcomes = Batcher("outcomes", self._finish_all, timeout=RETRY_SECONDS)
 
     def claim(self, attempt: Attempt) -> None:
-        """Claim an attempt together with others, or alone. Raises as `Attempt.claim` does."""
+        """Claim an attempt together with others, or alone.
+
+        Raises as `Attempt.claim` does, and Fenced.
+        """
         alone = attempt.limit or attempt.delivery.external
         if alone or not self._result(self._claims, attempt):
             attempt.claim()
+        attempt.refuse_if_fenced()
 
     def finish(self, attempt: Attempt, end: TaskRecord) -> bool:
         """Write an outcome together with others; return False if it was not written.
@@ -84,6 +87,8 @@ class SharedCommits:
                 attempts[0].worker,
                 declared=declared,
                 flush=any(attempt.needs_flush for attempt in attempts),
+                # A locked row must not delay the other tasks.
+                skip_locked=True,
             )
             if not claim.leased:
                 raise LeaseExpired
@@ -107,12 +112,11 @@ class SharedCommits:
         return [end.id in counted for end in ends]
 
 
-def run_attempt(delivery: Delivery, worker: str, commits: SharedCommits) -> Report:
+def run_attempt(attempt: Attempt, commits: SharedCommits) -> Report:
     """Run an attempt in the current thread; return a report. Raises nothing."""
     begin = time.monotonic()
     report = Report()
     try:
-        attempt = Attempt(worker, delivery, registered()[delivery.name])
         settle([attempt], run_one(attempt, report, commits=commits), report)
     except BaseException:
         logger.exception("an attempt was given up; the reconciler lets it run again")

@@ -24,7 +24,7 @@ from celery.signals import (
 from celery.worker import state as celery_state
 
 from backend.db import leases, ledger, locked
-from backend.db.session import identify, transaction
+from backend.db.session import identify, lease_engine, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
 from backend.settings import settings
@@ -159,7 +159,7 @@ class Lease:
             holds = _held()
             return sorted(holds)
 
-        with transaction() as connection:
+        with transaction(of=lease_engine) as connection:
             lost = set(
                 leases.renew(
                     connection, self._name, held, durations.long_tasks(), settings().queues
@@ -174,7 +174,7 @@ class Lease:
         self._lost_before = lost
 
     def _hand_back(self) -> None:
-        with transaction() as connection:
+        with transaction(of=lease_engine) as connection:
             started = locked.lock_started_by(connection, self._name)
             # This uses up no attempt: a stop is not an error of the task.
             again = ledger.reschedule(connection, started, self._name, waiting=False, free=True)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
+import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +24,10 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from backend import coroutines
+from backend.db.session import session_engine
 from backend.loop import start_thread
+from backend.registry import registered
+from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.thread import SharedCommits, run_attempt
 from backend.worker.parent import lease
 
@@ -39,14 +45,17 @@ HANG_SECONDS = 10.0
 
 @dataclass(eq=False)
 class _ThreadJob:
-    """An attempt that has a thread.
+    """An attempt that has a thread, or waits for one.
 
-    on_end, on_error: the job's functions for its report, and for an error that the parent notices.
+    on_accepted, on_end, on_error: functions of jobs.py: for the begin, for the report, and for an
+    error that the parent notices.
     """
 
+    attempt: Attempt
+    time_limit: float
+    on_accepted: Callable[[int, float], None]
     on_end: Callable[[Report], None]
     on_error: Callable[[Any], None]
-    thread_id: int = 0  # the kernel's
     timer: Any = None  # kombu's, of the time limit
     fenced_at: float = 0.0  # monotonic; 0 while its outcome counts
 
@@ -69,9 +78,13 @@ class Threads(BasePool):
 
     def on_start(self) -> None:
         """Make what the threads share."""
-        self._jobs: set[_ThreadJob] = set()
+        # By the kernel's id of the thread.
+        self._jobs: dict[int, _ThreadJob] = {}
+        self._unstarted: deque[_ThreadJob] = deque()
         self._commits = SharedCommits()
-        coroutines.share_event_loop()
+        coroutines.share_event_loop(self.limit)
+        session_engine()  # two threads at once would make two
+        os.register_at_fork(after_in_child=_default_signals)
         # What ended threads let the main thread call, and the pipe that wakes it.
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._read, self._write = os.pipe()
@@ -95,22 +108,39 @@ class Threads(BasePool):
         timeout: float,
         **_: object,
     ) -> None:
-        """Start a thread for an attempt. Raises RuntimeError if the machine has no more."""
+        """Start a thread for an attempt."""
         worker, (delivery,) = args
-        job = _ThreadJob(callback, error_callback)
-        work = partial(self._work, job, worker, delivery)
-        thread = start_thread(f"task {delivery.name}", "runs an attempt", work)
-        job.thread_id = thread.native_id or 0
-        self._jobs.add(job)
-        job.timer = self._hub.call_later(timeout, self._fence, job, TimeLimitExceeded(timeout))
-        accept_callback(job.thread_id, time.monotonic())
+        attempt = Attempt(worker, delivery, registered()[delivery.name])
+        job = _ThreadJob(attempt, timeout, accept_callback, callback, error_callback)
+        self._unstarted.append(job)
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        """Start threads for the attempts that wait for one; try again if the machine has none."""
+        while self._unstarted:
+            job = self._unstarted[0]
+            try:
+                name = f"task {job.attempt.spec.name}"
+                thread = start_thread(name, "runs an attempt", partial(self._work, job))
+            except RuntimeError as error:
+                logger.warning("a thread cannot be started; tried again in a second: %s", error)
+                self._hub.call_later(1.0, self._start_threads)
+                return
+            self._unstarted.popleft()
+            number = thread.native_id or 0
+            self._jobs[number] = job
+            # Without the job: kombu keeps the entry of a timer that was cancelled.
+            job.timer = self._hub.call_later(job.time_limit, self._time_out, number)
+            job.on_accepted(number, time.monotonic())
+
+    def flush(self) -> None:
+        """Forget, after a lost connection, what has no thread: it comes again."""
+        self._unstarted.clear()
 
     def terminate_job(self, pid: int, signal: object = None) -> None:  # noqa: ARG002 - Celery's
-        """Fence the attempt of a thread, by the thread's native id."""
-        for job in self._jobs:
-            if job.thread_id == pid:
-                # Not here: first Celery has to note that it was terminated.
-                self._hub.call_soon(self._fence, job, WorkerLostError("terminated"))
+        """Fence the attempt of a thread, by the thread's id."""
+        # Not here: first Celery has to note that it was terminated.
+        self._hub.call_soon(self._fence, pid, WorkerLostError("terminated"))
 
     def busy(self) -> int:
         """Return how many attempts have a thread."""
@@ -118,14 +148,16 @@ class Threads(BasePool):
 
     def on_stop(self) -> None:
         """Wait for the attempts; lease.py ends the process if they take too long."""
-        while any(not job.fenced_at for job in self._jobs):
+        while any(not job.fenced_at for job in self._jobs.values()):
             with suppress(queue.Empty):
-                self._calls.get(timeout=1.0)()
+                self._calls.get(timeout=0.5)()
+            # Heartbeats and time limits. Celery's event loop has ended.
+            self._hub.fire_timers()
         self._commits.close()
 
-    def _work(self, job: _ThreadJob, worker: str, delivery: Delivery) -> None:
-        report = run_attempt(delivery, worker, self._commits)
-        self._calls.put(partial(self._end, job, report))
+    def _work(self, job: _ThreadJob) -> None:
+        report = run_attempt(job.attempt, self._commits)
+        self._calls.put(partial(self._end, threading.get_native_id(), report))
         with suppress(BlockingIOError):  # full: the main thread will wake up
             os.write(self._write, b".")
 
@@ -136,9 +168,10 @@ class Threads(BasePool):
             while True:
                 self._calls.get_nowait()()
 
-    def _end(self, job: _ThreadJob, report: Report) -> None:
-        self._jobs.discard(job)
+    def _end(self, number: int, report: Report) -> None:
+        job = self._jobs.pop(number)
         job.timer.cancel()
+        coroutines.forget(number)
         try:
             if not job.fenced_at:
                 job.on_end(report)
@@ -147,17 +180,24 @@ class Threads(BasePool):
         finally:
             self.options["semaphore"].release()
 
-    def _fence(self, job: _ThreadJob, error: Exception) -> None:
-        if job.fenced_at or job not in self._jobs:
+    def _time_out(self, number: int) -> None:
+        self._handle_ends()  # it may have ended while the event loop was busy
+        if number in self._jobs:
+            self._fence(number, TimeLimitExceeded(self._jobs[number].time_limit))
+
+    def _fence(self, number: int, error: Exception) -> None:
+        job = self._jobs.get(number)
+        if job is None or job.fenced_at:
             return
         job.fenced_at = time.monotonic()
+        job.attempt.fenced = True
+        coroutines.cancel(number)
         job.on_error(SimpleNamespace(exception=error))  # what jobs.py reads of billiard's class
-        coroutines.cancel(job.thread_id)
         self._hub.call_later(HANG_SECONDS, self._end_if_all_hang)
 
     def _end_if_all_hang(self) -> None:
         before = time.monotonic() - HANG_SECONDS + 1
-        if sum(0 < job.fenced_at < before for job in self._jobs) >= self.limit:
+        if sum(0 < job.fenced_at < before for job in self._jobs.values()) >= self.limit:
             logger.critical(
                 "all %d threads have attempts that were fenced %g s ago or earlier: this worker"
                 " ends, and must be started again; give network calls in these tasks a timeout",
@@ -165,3 +205,9 @@ class Threads(BasePool):
                 HANG_SECONDS - 1,
             )
             lease.end_now()
+
+
+def _default_signals() -> None:
+    """Let a process that a task has forked end by signals, which Celery's handlers only note."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)

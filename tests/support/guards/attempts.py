@@ -8,7 +8,7 @@ GUARDS = [
     Guard(
         "losing PostgreSQL during a task costs no attempt",
         "backend/worker/attempt/one.py",
-        "        attempt.give_back(reason)\n        raise\n",
+        "        attempt.give_back(reason)\n",
         "        raise StatementFailed(reason) from error\n",
         "tests/acceptance/test_read_only.py::test_a_read_only_postgresql_costs_no_attempt_and"
         "_each_write_route_reports_it[by_default]",

@@ -13,23 +13,23 @@ GUARDS = [
     Guard(
         "3: an attempt in a thread no longer counts after its time limit",
         POOL,
-        "self._hub.call_later(timeout, self._fence,",
-        "self._hub.call_later(3600, self._fence,",
+        "self._hub.call_later(job.time_limit, self._time_out,",
+        "self._hub.call_later(3600, self._time_out,",
         SERVICE
         + "test_an_attempt_over_its_time_limit_no_longer_counts_although_its_thread_goes_on",
     ),
     Guard(
         "3: a coroutine is cancelled after its time limit",
         POOL,
-        "        coroutines.cancel(job.thread_id)\n",
+        "        coroutines.cancel(number)\n",
         "",
         SERVICE + "test_an_async_attempt_over_its_time_limit_is_cancelled",
     ),
     Guard(
-        "3: a cancelled attempt records nothing: the ledger has ended it, or is about to",
-        "backend/coroutines.py",
-        "        if future in _cancelled:\n",
-        "        if False:\n",
+        "3: a fenced attempt records no error: the ledger has ended it, or is about to",
+        POOL,
+        "        job.attempt.fenced = True\n",
+        "",
         SERVICE + "test_a_revoked_attempt_no_longer_counts",
     ),
     Guard(
@@ -42,7 +42,7 @@ GUARDS = [
     Guard(
         "4: attempts in threads may end while the worker stops",
         POOL,
-        "        while any(not job.fenced_at for job in self._jobs):\n",
+        "        while any(not job.fenced_at for job in self._jobs.values()):\n",
         "        while False:\n",
         SERVICE + "test_what_runs_in_threads_is_handed_back_when_the_worker_stops",
     ),
