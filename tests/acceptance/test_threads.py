@@ -132,6 +132,59 @@ def test_an_async_attempt_over_its_time_limit_is_cancelled(threaded: Stack) -> N
     assert notes(threaded, task_id) == [(1, "cancelled")]
 
 
+def test_a_coroutine_that_goes_on_after_it_was_cancelled_keeps_its_thread(
+    threaded: Stack,
+) -> None:
+    threaded.start(*THREADS, "2")
+    (task_id,) = post(threaded, "io_async_stubborn", seconds=3600, once=True)
+    eventually(lambda: threaded.attempt(task_id) == 2, 10, "its first attempt was fenced")
+    post(threaded, "io_wait", 4, seconds=0.5)
+    most = 0
+
+    def ended() -> bool:
+        nonlocal most
+        if not notes(threaded, task_id):
+            most = max(most, int(str(started(threaded))))
+        return threaded.unfinished() == 0
+
+    eventually(ended, MINUTE, "all have ended")
+    assert most == 1
+    assert notes(threaded, task_id) == [(1, "went on")]
+    assert result(threaded, task_id)["number"] == 2
+
+
+def test_an_exit_of_a_coroutine_ends_only_its_own_attempt(threaded: Stack) -> None:
+    worker = threaded.start(*THREADS, "10")
+    (other,) = post(threaded, "io_async", seconds=1.9)
+    ids = [*post(threaded, "io_async_exit", fail=True), *post(threaded, "io_async_exit")]
+    for task_id in ids:
+        assert result(threaded, task_id)["number"] == 2
+    assert (result(threaded, other)["number"], threaded.attempt(other)) == (1, 1)
+    assert "an error in the event loop async tasks" in worker.log
+
+
+def test_a_task_in_a_thread_can_use_multiprocessing(threaded: Stack) -> None:
+    threaded.start(*THREADS, "2")
+    (task_id,) = post(threaded, "io_fork")
+    assert result(threaded, task_id)["number"] == 3
+
+
+def test_a_revoke_while_postgresql_is_away_is_kept(threaded: Stack, postgres: Postgres) -> None:
+    threaded.start(*THREADS, "2")
+    ids = [*post(threaded, "io_write", seconds=2), *post(threaded, "io_async", seconds=1.5)]
+    eventually(lambda: started(threaded) == 2, 10, "both run")
+    postgres.stop("immediate")
+    celery.Celery(broker=threaded.broker_url).control.revoke(ids, terminate=True)
+    time.sleep(4)  # the functions end, and cannot write that
+    postgres.start()
+    for each in ids:
+        eventually(lambda: _state(threaded, each) == "REVOKED", MINUTE, "it is recorded")  # noqa: B023
+
+
+def _state(stack: Stack, task_id: str) -> object:
+    return httpx.get(f"{stack.url}/tasks/{task_id}").json().get("status")
+
+
 def test_a_revoked_attempt_no_longer_counts(threaded: Stack) -> None:
     threaded.start(*THREADS, "2")
     ids = [*post(threaded, "io_wait", seconds=3), *post(threaded, "io_async", seconds=1.5)]
@@ -207,7 +260,7 @@ def test_a_limit_holds_in_threads(threaded: Stack) -> None:
 
 
 def test_a_worker_of_threads_takes_no_short_tasks(threaded: Stack) -> None:
-    refused = threaded.launch("worker", "--pool", "threads")
+    refused = threaded.launch("worker", "--pool", "threads", name="refused")
     assert refused.popen.wait(30) == 1
     assert "a worker of threads cannot run short_tasks" in refused.log
     threaded.environment.update(WORKER_POOL="threads", WORKER_QUEUES="tasks,io")

@@ -132,6 +132,23 @@ def _waits(service: sa.Engine) -> bool:
         )
 
 
+def test_a_locked_row_does_not_delay_the_claims_of_others(
+    service: sa.Engine, commits: thread.SharedCommits
+) -> None:
+    execute(service, LEASE)
+    locked, *others = submit(service, 5)
+    with service.begin() as connection:
+        connection.execute(
+            sa.text("SELECT 1 FROM tasks WHERE id = CAST(:id AS uuid) FOR UPDATE"), {"id": locked}
+        )
+        waiting = start(commits, [locked], echo)
+        eventually(lambda: _waits(service), 10, "its claim waits alone")
+        join(start(commits, others, echo))
+        assert [states(service)[each] for each in others] == ["SUCCESS"] * 4
+    join(waiting)
+    assert states(service)[locked] == "SUCCESS"
+
+
 def test_a_claim_without_a_lease_waits_for_the_lease(
     service: sa.Engine, commits: thread.SharedCommits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import sys
 import threading
 import time
 
@@ -103,6 +105,38 @@ async def io_async_write(args: Wait, run: Run) -> Wait:
     """Use the session, which an async task does not have."""
     run.session.execute(INSERT)
     return args
+
+
+@task(name="io_async_exit", queue="io")
+async def io_async_exit(args: Wait, run: Run) -> Wait:
+    """Call sys.exit() in the first attempt, in the coroutine or in one that it starts."""
+    if run.attempt == 1 and args.fail:
+        sys.exit(2)
+    if run.attempt == 1:
+        await asyncio.create_task(_exit())
+    return Wait(number=run.attempt)
+
+
+async def _exit() -> None:
+    sys.exit(3)
+
+
+@task(name="io_async_stubborn", queue="io", time_limit=1, max_attempts=2)
+async def io_async_stubborn(args: Wait, run: Run) -> Wait:
+    """Go on for some seconds after it was cancelled."""
+    try:
+        await asyncio.sleep(args.of(run))
+    except asyncio.CancelledError:
+        await asyncio.sleep(4)
+        await asyncio.to_thread(note, run, "went on")
+    return Wait(number=run.attempt)
+
+
+@task(name="io_fork", queue="io", max_attempts=1)
+def io_fork(args: Wait, run: Run) -> Wait:  # noqa: ARG001 - a task's signature
+    """Use a pool of forked processes, which the end of the block terminates."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return Wait(number=sum(pool.map(abs, [-1, -2])))
 
 
 @task(name="ordinary_async")

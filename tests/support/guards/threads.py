@@ -68,6 +68,27 @@ GUARDS = [
         DATABASE + "test_two_deliveries_of_an_attempt_in_one_batch_run_once",
     ),
     Guard(
+        "4: a locked row does not delay the claims of other threads",
+        COMMITS,
+        "                skip_locked=True,\n",
+        "",
+        DATABASE + "test_a_locked_row_does_not_delay_the_claims_of_others",
+    ),
+    Guard(
+        "4: an exit of a coroutine does not end the event loop of all",
+        "backend/coroutines.py",
+        "    except BaseException as error:  # noqa: BLE001 - it is raised in the thread\n",
+        "    except Exception as error:  # noqa: BLE001 - it is raised in the thread\n",
+        SERVICE + "test_an_exit_of_a_coroutine_ends_only_its_own_attempt",
+    ),
+    Guard(
+        "9: a process that a thread's task has forked ends by SIGTERM",
+        POOL,
+        "        os.register_at_fork(after_in_child=_default_signals)\n",
+        "",
+        SERVICE + "test_a_task_in_a_thread_can_use_multiprocessing",
+    ),
+    Guard(
         "2: threads claim nothing without a lease",
         COMMITS,
         "            if not claim.leased:\n",
