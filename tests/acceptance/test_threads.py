@@ -149,7 +149,7 @@ def test_a_coroutine_that_goes_on_after_it_was_cancelled_keeps_its_thread(
 
     eventually(ended, MINUTE, "all have ended")
     assert most == 1
-    assert notes(threaded, task_id) == [(1, "went on")]
+    eventually(lambda: notes(threaded, task_id) == [(1, "went on")], 10, "it goes on")
     assert result(threaded, task_id)["number"] == 2
 
 
