@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +164,10 @@ def test_an_exit_of_a_coroutine_ends_only_its_own_attempt(threaded: Stack) -> No
     assert "an error in the event loop async tasks" in worker.log
 
 
-def test_a_task_in_a_thread_can_use_multiprocessing(threaded: Stack) -> None:
+def test_a_task_in_a_thread_can_terminate_a_process_that_it_has_forked(threaded: Stack) -> None:
     threaded.start(*THREADS, "2")
     (task_id,) = post(threaded, "io_fork")
-    assert result(threaded, task_id)["number"] == 3
+    assert result(threaded, task_id)["number"] == -signal.SIGTERM
 
 
 def test_a_revoke_while_postgresql_is_away_is_kept(threaded: Stack, postgres: Postgres) -> None:

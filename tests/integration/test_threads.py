@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from backend.db import ledger, session
+from backend.errors import StoreUnavailable
 from backend.task import Run, Task
 from backend.worker.attempt import thread
 from tests.support.attempts import attempt_of
@@ -23,6 +25,10 @@ LEASE = (
     "INSERT INTO workers (name, renewed_at, expires_at, holds)"
     " VALUES ('w', now(), now() + interval '1 min', '{}')"
 )
+
+
+# How long a statement waits for a lock.
+LOCK_SECONDS = 5
 
 
 class Text(BaseModel):
@@ -55,9 +61,10 @@ def start(
     return threads
 
 
-def join(threads: Sequence[threading.Thread]) -> None:
+def join(threads: Sequence[threading.Thread], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
     for each in threads:
-        each.join(20)
+        each.join(max(0, deadline - time.monotonic()))
         assert not each.is_alive()
 
 
@@ -143,10 +150,43 @@ def test_a_locked_row_does_not_delay_the_claims_of_others(
         )
         waiting = start(commits, [locked], echo)
         eventually(lambda: _waits(service), 10, "its claim waits alone")
-        join(start(commits, others, echo))
+        join(start(commits, others, echo), LOCK_SECONDS - 1)
         assert [states(service)[each] for each in others] == ["SUCCESS"] * 4
     join(waiting)
     assert states(service)[locked] == "SUCCESS"
+
+
+@pytest.mark.parametrize("error", [ValueError("late"), StoreUnavailable()])
+def test_a_fenced_attempt_records_no_error(
+    service: sa.Engine, commits: thread.SharedCommits, error: Exception
+) -> None:
+    execute(service, LEASE)
+    (task_id,) = submit(service)
+
+    def fail(args: Text, run: Run) -> Text:  # noqa: ARG001 - a task's signature
+        attempt.fenced = True
+        raise error
+
+    attempt = attempt_of(Task("slow", fail, Text), task_id, "{}")
+    thread.run_attempt(attempt, commits)
+    assert states(service) == {task_id: "STARTED"}, "the parent process ends it"
+
+
+def test_an_attempt_that_was_fenced_during_its_claim_does_not_run(
+    service: sa.Engine, commits: thread.SharedCommits
+) -> None:
+    execute(service, LEASE)
+    (task_id,) = submit(service)
+    ran = []
+
+    def work(args: Text, run: Run) -> Text:
+        ran.append(run.task_id)
+        return args
+
+    attempt = attempt_of(Task("slow", work, Text), task_id, "{}")
+    attempt.fenced = True
+    thread.run_attempt(attempt, commits)
+    assert (states(service), ran) == ({task_id: "STARTED"}, [])
 
 
 def test_a_claim_without_a_lease_waits_for_the_lease(

@@ -134,9 +134,12 @@ async def io_async_stubborn(args: Wait, run: Run) -> Wait:
 
 @task(name="io_fork", queue="io", max_attempts=1)
 def io_fork(args: Wait, run: Run) -> Wait:  # noqa: ARG001 - a task's signature
-    """Use a pool of forked processes, which the end of the block terminates."""
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        return Wait(number=sum(pool.map(abs, [-1, -2])))
+    """Terminate a process that it has forked; return its exit code."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    return Wait(number=process.exitcode or 0)
 
 
 @task(name="ordinary_async")

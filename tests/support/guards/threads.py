@@ -27,10 +27,24 @@ GUARDS = [
     ),
     Guard(
         "3: a fenced attempt records no error: the ledger has ended it, or is about to",
-        POOL,
-        "        job.attempt.fenced = True\n",
+        "backend/worker/attempt/attempt.py",
+        "        self.refuse_if_fenced()\n        with transaction() as connection:\n",
+        "        with transaction() as connection:\n",
+        DATABASE + "test_a_fenced_attempt_records_no_error",
+    ),
+    Guard(
+        "3: a fenced attempt is not given back",
+        "backend/worker/attempt/attempt.py",
+        "            self.refuse_if_fenced()\n",
         "",
-        SERVICE + "test_a_revoked_attempt_no_longer_counts",
+        DATABASE + "test_a_fenced_attempt_records_no_error",
+    ),
+    Guard(
+        "3: an attempt that was fenced before its function starts does not run",
+        COMMITS,
+        "        attempt.refuse_if_fenced()\n",
+        "",
+        DATABASE + "test_an_attempt_that_was_fenced_during_its_claim_does_not_run",
     ),
     Guard(
         "4: a worker whose threads all hang ends",
@@ -76,9 +90,9 @@ GUARDS = [
     ),
     Guard(
         "4: an exit of a coroutine does not end the event loop of all",
-        "backend/coroutines.py",
-        "    except BaseException as error:  # noqa: BLE001 - it is raised in the thread\n",
-        "    except Exception as error:  # noqa: BLE001 - it is raised in the thread\n",
+        "backend/loop.py",
+        "                except BaseException:  # SystemExit, of a callback\n",
+        "                except ValueError:\n",
         SERVICE + "test_an_exit_of_a_coroutine_ends_only_its_own_attempt",
     ),
     Guard(
@@ -86,7 +100,7 @@ GUARDS = [
         POOL,
         "        os.register_at_fork(after_in_child=_default_signals)\n",
         "",
-        SERVICE + "test_a_task_in_a_thread_can_use_multiprocessing",
+        SERVICE + "test_a_task_in_a_thread_can_terminate_a_process_that_it_has_forked",
     ),
     Guard(
         "2: threads claim nothing without a lease",
