@@ -125,8 +125,11 @@ class Database:
 
 
 def postgres() -> Postgres:
-    """Return a PostgreSQL, not started, with the default settings for durable commits."""
-    return Postgres()
+    """Return a PostgreSQL, not started, with the default settings for durable commits.
+
+    It takes the connections of a worker with 200 processes.
+    """
+    return Postgres({"max_connections": "500"})
 
 
 def durability(database: Database) -> dict[str, str]:

@@ -66,3 +66,13 @@ def _visit(args: Visit, run: Run) -> Visit:
     if args.fail and run.attempt == 1:
         raise ValueError("the first attempt fails")
     return args
+
+
+@task(name="leave")
+def leave(args: Visit, run: Run) -> Visit:
+    """Leave a row through the session; without a limit."""
+    run.session.execute(
+        text("INSERT INTO runs (task_id, attempt, customer) VALUES (:id, :attempt, 'left')"),
+        {"id": run.task_id, "attempt": run.attempt},
+    )
+    return args
