@@ -18,6 +18,7 @@ from structlog.contextvars import bound_contextvars
 
 from backend import coroutines
 from backend.errors import ArgumentsDoNotFit, TaskError
+from backend.submit import faults_of
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def read_arguments(spec: Task, text: str) -> BaseModel:
     try:
         return spec.arguments.model_validate_json(text)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-        )
+        faults = faults_of(error)
         if any(fault["type"] == "json_invalid" for fault in error.errors()):
             # Nested too deeply: no later version of the task can read them.
             raise TaskError(f"The arguments do not fit: {faults}") from error

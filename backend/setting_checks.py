@@ -10,6 +10,9 @@ from ipaddress import ip_network
 
 from backend.urls import InvalidSetting
 
+# The pattern of names of tasks and queues.
+NAME = r"[a-z][a-z0-9_]{0,99}"
+
 
 def without_ipv6(host: str) -> str:
     """Return 127.0.0.1 for localhost, which may resolve to ::1 where IPv6 is off."""
@@ -76,7 +79,7 @@ def task_modules(names: str) -> str:
 def worker_queues(names: str) -> str:
     """Return comma-separated names of queues, without spaces. Raises ValueError for other text."""
     queues = [each.strip() for each in names.split(",")]
-    if not all(re.fullmatch(r"[a-z][a-z0-9_]{0,99}", each) for each in queues):
+    if not all(re.fullmatch(NAME, each) for each in queues):
         raise ValueError
     return ",".join(queues)
 

@@ -44,6 +44,13 @@ def submit(
     return task_id
 
 
+def faults_of(error: ValidationError) -> str:
+    """Return what does not fit a model as "field: reason; field: reason", without values."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+    )
+
+
 def _json_of(arguments: BaseModel | Mapping[str, object]) -> str:
     """Return arguments as JSON text. Raises as `submit` does."""
     if not isinstance(arguments, BaseModel):
@@ -52,11 +59,8 @@ def _json_of(arguments: BaseModel | Mapping[str, object]) -> str:
     try:
         same = type(arguments).model_validate_json(json_text) == arguments
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-        )
         # Without its cause, whose text has the values.
-        raise ValueError(f"{type(arguments).__name__}: {faults}") from None
+        raise ValueError(f"{type(arguments).__name__}: {faults_of(error)}") from None
     # False for a secret, NaN, a field that is left out, or a validator that changes its own result.
     if not same:
         raise ValueError(

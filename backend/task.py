@@ -21,9 +21,9 @@ from backend.db.limits import Limit
 from backend.db.records import TaskRecord
 from backend.db.session import transaction
 from backend.errors import RegistrationError, StoreUnavailable, Superseded
+from backend.setting_checks import NAME
 from backend.submit import submit
 from backend.task_checks import (
-    NAME,
     arguments_of,
     cannot_import,
     check_function,

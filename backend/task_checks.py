@@ -15,14 +15,13 @@ from pydantic.types import PathType
 
 from backend.db.records import SHORT_TASKS, TASKS
 from backend.errors import RegistrationError
+from backend.setting_checks import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pydantic.fields import FieldInfo
 
-# The pattern of names of tasks and queues.
-NAME = r"[a-z][a-z0-9_]{0,99}"
 # attempt and max_attempts can be 32,767 at most, and each hand-back of a task adds one to both.
 MAX_ATTEMPTS = 1000
 MAX_RUNNING = 10_000

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 # Up to this number, unfinished tasks are counted for each request; to count more takes too long.
-COUNTED = 20_000
+COUNTED = 5_000
 # If fewer tasks are due later, it is faster to read them all than to look up each task shown.
 FEW = 100
 
