@@ -11,7 +11,6 @@ Locks are taken in the order tasks by id, then outbox. `claim` locks in that ord
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
@@ -81,7 +80,6 @@ _MAX_ATTEMPTS = (
 )
 
 
-@cache
 def _claim(*, flush: bool, skip_locked: bool) -> TextClause:
     statement = f"""
     WITH {lock_waiting("SKIP LOCKED" if skip_locked else "")}, started AS (
@@ -94,6 +92,10 @@ def _claim(*, flush: bool, skip_locked: bool) -> TextClause:
     {CLAIMED}
     """
     return text(statement if flush else f"SET LOCAL synchronous_commit = off; {statement}")
+
+
+_BOTH = (True, False)
+_CLAIM = {(flush, skip): _claim(flush=flush, skip_locked=skip) for flush in _BOTH for skip in _BOTH}
 
 
 def claim(
@@ -109,11 +111,9 @@ def claim(
 
     `declared`: the max_attempts that their task declares, for rows that have none yet. Without
     `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it, the tasks
-    still wait, in the outbox too; queries.states allows for it. With `skip_locked` it does not get
-    those that another transaction has locked.
+    still wait, in the outbox too; queries.states allows for it. `skip_locked`: without locked rows.
     """
-    statement = _claim(flush=flush, skip_locked=skip_locked)
-    return claim_rows(statement, connection, attempts, worker, declared=declared)
+    return claim_rows(_CLAIM[flush, skip_locked], connection, attempts, worker, declared=declared)
 
 
 _SET_MAX_ATTEMPTS = text(

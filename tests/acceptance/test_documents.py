@@ -19,6 +19,7 @@ from tests.support.documents import Document, everywhere
 from tests.support.reader import AUTH, BLOCK_SECONDS, Reader, end_management
 from tests.support.recipes import (
     example_application,
+    example_call,
     example_index,
     example_migration,
     example_models,
@@ -63,6 +64,7 @@ def reader(
     folder = tmp_path_factory.mktemp("documents")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "word_count.py").write_text(example_task().text)
+    (folder / "tasks" / "check_link.py").write_text(example_call().text)
     (folder / "tasks" / "greet.py").write_text(example_submission().text)
     service = SERVICE.format(folder=str(folder / "tasks"))
     (folder / "service_of_the_documents.py").write_text(service)
@@ -110,6 +112,7 @@ def test_each_client_in_python_runs(reader: Reader) -> None:
         example_task(),
         example_test(),
         example_rename(),
+        example_call(),
         example_submission(),
         example_application(),
         example_models(),
@@ -198,4 +201,5 @@ def test_every_route_is_documented_and_no_other(reader: Reader) -> None:
     there = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
     text = (ROOT / "TASKS.md").read_text()
     told = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)`", text))
-    assert there - {"POST /tasks/word_count", "POST /tasks/greet"} == told
+    examples = {f"POST /tasks/{name}" for name in ("word_count", "check_link", "greet")}
+    assert there - examples == told

@@ -50,8 +50,10 @@ def test_every_state_change_is_in_the_table() -> None:
 
 
 def _changes(name: str) -> bool:
-    """Return whether this is the name of a statement of the ledger that changes states."""
-    statement = vars(ledger).get(name)
-    return isinstance(statement, sa.TextClause) and bool(
-        re.search(r"SET state =|INSERT INTO tasks", statement.text)
+    """Return whether this is the name of statements of the ledger that change states."""
+    found = vars(ledger).get(name)
+    return any(
+        isinstance(statement, sa.TextClause)
+        and bool(re.search(r"SET state =|INSERT INTO tasks", statement.text))
+        for statement in (found.values() if isinstance(found, dict) else [found])
     )

@@ -80,6 +80,7 @@ def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa
         cache.cache_clear()
     yield database
     for engine in engines:
-        engine().dispose()
+        if engine.cache_info().currsize:
+            engine().dispose()
     for cache in caches:
         cache.cache_clear()

@@ -27,7 +27,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     rows = {name: [value] * len(ids) for name, value in (("states", "SUCCESS"), ("results", "{}"))}
     return {
         "claim": (
-            ledger._claim(flush=True, skip_locked=False),
+            ledger._CLAIM[True, False],
             {**few, "worker": "w", "declared": 5},
         ),
         "set limit": (ledger._SET_MAX_ATTEMPTS, {**one, "declared": 5}),

@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 import threading
 import time
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -132,11 +133,19 @@ async def io_async_stubborn(args: Wait, run: Run) -> Wait:
     return Wait(number=run.attempt)
 
 
+def _run_long(runs: Any) -> None:  # noqa: ANN401 - an Event between processes
+    runs.set()
+    time.sleep(60)
+
+
 @task(name="io_fork", queue="io", max_attempts=1)
 def io_fork(args: Wait, run: Run) -> Wait:  # noqa: ARG001 - a task's signature
     """Terminate a process that it has forked; return its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    context = multiprocessing.get_context("fork")
+    runs = context.Event()
+    process = context.Process(target=_run_long, args=(runs,))
     process.start()
+    runs.wait(10)
     process.terminate()
     process.join(10)
     return Wait(number=process.exitcode or 0)
