@@ -81,7 +81,7 @@ def test_tasks_are_looked_up_by_index_in_a_small_table_too(database: sa.Engine, 
 def test_the_list_reads_due_times_only_for_the_tasks_shown(database: sa.Engine) -> None:
     burst(database, "UPDATE outbox SET due_at = now() + interval '1 h'")
     with database.connect() as connection:
-        shown, total = queries.unfinished(connection, FEW)
+        shown, total = queries.unfinished(connection, FEW, counted=WAITING)
     with database.connect() as connection:
         asked = {"limit": FEW, "few": queries.FEW}
         read = blocks(connection, queries._LIST, asked)

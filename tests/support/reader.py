@@ -46,7 +46,12 @@ class Reader:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, self.folder / name, ignore=ignored)
         _serve_management(rabbitmq, self.rabbitmq_port)
-        environment = {"FLOWER_PORT": str(self.flower_port), "FLOWER_BASIC_AUTH": ":".join(AUTH)}
+        environment = {
+            "FLOWER_PORT": str(self.flower_port),
+            "FLOWER_BASIC_AUTH": ":".join(AUTH),
+            # Also that of an example.
+            "WORKER_QUEUES": "tasks,short_tasks,io",
+        }
         self.stack.environment.update(environment)
         for name in ("api", "worker", "flower"):
             self.stack.start(name)
