@@ -46,15 +46,12 @@ class Reader:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, self.folder / name, ignore=ignored)
         _serve_management(rabbitmq, self.rabbitmq_port)
-        environment = {
-            "FLOWER_PORT": str(self.flower_port),
-            "FLOWER_BASIC_AUTH": ":".join(AUTH),
-            # Also that of an example.
-            "WORKER_QUEUES": "tasks,short_tasks,io",
-        }
+        environment = {"FLOWER_PORT": str(self.flower_port), "FLOWER_BASIC_AUTH": ":".join(AUTH)}
         self.stack.environment.update(environment)
-        for name in ("api", "worker", "flower"):
+        for name in ("api", "flower"):
             self.stack.start(name)
+        # One queue is that of an example.
+        self.stack.start("worker", environment={"WORKER_QUEUES": "tasks,short_tasks,io"})
         flower = f"http://127.0.0.1:{self.flower_port}"
         eventually(lambda: _answers(f"{flower}/healthcheck"), 30, "Flower serves")
         eventually(
