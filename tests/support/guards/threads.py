@@ -103,6 +103,14 @@ GUARDS = [
         SERVICE + "test_a_task_in_a_thread_can_terminate_a_process_that_it_has_forked",
     ),
     Guard(
+        "4: an attempt for which no thread can be started waits, and does not fail",
+        POOL,
+        "            except RuntimeError as error:\n",
+        "            except ValueError as error:\n",
+        "tests/unit/test_thread_pool.py::"
+        "test_an_attempt_waits_for_a_thread_that_the_machine_cannot_start_yet",
+    ),
+    Guard(
         "2: threads claim nothing without a lease",
         COMMITS,
         "            if not claim.leased:\n",
