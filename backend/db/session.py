@@ -108,8 +108,12 @@ def session_engine() -> sqlalchemy.Engine:
 
 @cache
 def lease_engine() -> sqlalchemy.Engine:
-    """Return the engine of a worker's lease, which never waits for the tasks' connections."""
-    return _engine(pool_size=1)
+    """Return the engine of a worker's lease. In a worker of threads it has its own connections.
+
+    In a worker of processes it connects only at the start: a process that is forked while another
+    thread connects may wait for a lock of libpq without end.
+    """
+    return engine() if settings().worker_pool == "processes" else _engine(pool_size=1)
 
 
 def _engine(
