@@ -15,7 +15,6 @@ from sqlalchemy import text
 from backend.db.session import transaction
 from backend.task import Run, task
 
-TABLE = "CREATE TABLE notes (task_id uuid, attempt int, note text)"
 INSERT = text("INSERT INTO notes VALUES (:id, :attempt, :note)")
 
 
