@@ -5,7 +5,6 @@ backend/testing.py does the same in a test.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import sys
@@ -48,14 +47,13 @@ def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
     Raises TaskError for a value that is no model, and every error of the function.
     """
     pid = os.getpid()
-    is_async = inspect.iscoroutinefunction(spec.function)
-    if is_async:
+    if spec.is_async:
         run = replace(run, session=cast("Any", _NoSession()))
     try:
         # The task's own log lines belong to it too.
         with bound_contextvars(**about(run.task_id, run.attempt)):
             value: object = spec.function(arguments, run)
-            if is_async:
+            if spec.is_async:
                 value = coroutines.result_of(cast("Coroutine[Any, Any, object]", value))
     finally:
         if os.getpid() != pid:

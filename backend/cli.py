@@ -62,7 +62,7 @@ def up(*, reload: bool) -> None:
     If DATABASE_URL or CELERY_BROKER_URL is not set, it also runs PostgreSQL or Valkey, which the
     other commands then use. They keep their data in DATA_DIR.
     """
-    from backend.db.migrate import upgrade_patiently
+    from backend.db.migrate import upgrade_when_available
     from backend.local.supervisor import run, stop_signals
     from backend.registry import registered
 
@@ -78,13 +78,13 @@ def up(*, reload: bool) -> None:
         refuse_taken(found.api_host, found.api_port, "API_PORT", patience)
         refuse_taken(found.api_host, found.flower_port, "FLOWER_PORT", patience)
         with lifetime.servers(found) as (servers, inherited_fds):
-            upgrade_patiently(lambda: _check(servers))
+            upgrade_when_available(lambda: _restart_ended(servers))
             code = run(output, servers, inherited_fds, reload=reload)
     sys.exit(code)
 
 
-def _check(servers: Sequence[Server]) -> None:
-    """Start embedded servers again that have ended."""
+def _restart_ended(servers: Sequence[Server]) -> None:
+    """Restart embedded servers that have ended."""
     for server in servers:
         server.check()
 
@@ -247,10 +247,10 @@ def flower() -> None:
 @commands.command()
 def migrate() -> None:
     """Bring the database's schema up to date; safe to run several times at once."""
-    from backend.db.migrate import upgrade_patiently
+    from backend.db.migrate import upgrade_when_available
 
     set_up_logging(settings().log_level)
-    upgrade_patiently()
+    upgrade_when_available()
 
 
 @commands.command()

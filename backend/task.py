@@ -5,6 +5,7 @@ A task is a function that `@task` registers when its module is imported; see reg
 
 from __future__ import annotations
 
+import inspect
 import math
 import pkgutil
 import re
@@ -163,6 +164,11 @@ class Task:
         """Return the model of its value."""
         result: type[BaseModel] = get_type_hints(self.declared)["return"]
         return result
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Return whether the function that does the work is an `async def`."""
+        return inspect.iscoroutinefunction(self.function)
 
     @cached_property
     def function(self) -> Function:

@@ -36,8 +36,8 @@ _LOCK = 8060  # any number that nothing else locks in this database
 # How long another process may take for its migrations, and the pause between two looks.
 LOCK_SECONDS = 3600.0
 LOCK_PAUSE = 0.2
-# How long `upgrade_patiently` waits for a PostgreSQL that is still starting.
-PATIENCE_SECONDS = 60.0
+# How long `upgrade_when_available` waits for a PostgreSQL that is still starting.
+AVAILABLE_SECONDS = 60.0
 _NOT_ALLOWED = "42501"
 _NO_SCHEMA = "3F000"
 # What the connection that migrates is called.
@@ -73,26 +73,26 @@ def upgrade() -> None:
         raise
 
 
-def upgrade_patiently(meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Do what `upgrade` does; wait for PostgreSQL, for PATIENCE_SECONDS at most.
+def upgrade_when_available(on_wait: Callable[[], None] = lambda: None) -> None:
+    """Bring the schema up to date; wait for PostgreSQL, for AVAILABLE_SECONDS at most.
 
-    `meanwhile`: called every second of that time. Raises CannotRun, and SettingsError as `upgrade`
-    does.
+    `on_wait`: called every second of that time. Raises CannotRun when the time is up, and
+    SettingsError as `upgrade` does.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    said = False
+    deadline = time.monotonic() + AVAILABLE_SECONDS
+    logged = False
     while True:
         try:
             upgrade()
         except StoreUnavailable as error:
             if time.monotonic() > deadline:
                 raise CannotRun(_why_not(error)) from error
-            if not said:
-                said = True
+            if not logged:
+                logged = True
                 what = "a lock in PostgreSQL" if isinstance(error, StoreLocked) else "PostgreSQL"
                 logger.info("waiting for %s at the address in DATABASE_URL", what)
             time.sleep(1)
-            meanwhile()
+            on_wait()
         else:
             return
 

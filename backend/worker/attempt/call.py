@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import time
 from typing import TYPE_CHECKING
 
 from backend.call import as_json, call, read_arguments
@@ -37,8 +37,8 @@ def value_of(
     with session.lent():
         arguments = read_arguments(spec, attempt.arguments)
         # The members of a batch share a time limit, and a coroutine cannot be interrupted.
-        if spec.one_commit or inspect.iscoroutinefunction(spec.function):
+        if spec.one_commit or spec.is_async:
             return as_json(call(spec, arguments, run))
-        with time_up(spec.time_limit, run.seconds_left):
+        with time_up(spec.time_limit, attempt.ends_at - time.monotonic()):
             value = call(spec, arguments, run)
         return as_json(value)

@@ -30,7 +30,7 @@ def time_up(limit: float, left: float) -> Iterator[None]:
     """Raise TimeUp inside the block when its time is nearly over.
 
     `limit`: the time limit. `left`: how much of it is left. Does nothing in a thread, which gets no
-    signals, and for a time limit of less than 2 s.
+    signals, and for a time limit of LEAST_SECONDS or less.
     """
     seconds = left - seconds_before(limit)
     if seconds <= 0 or threading.current_thread() is not threading.main_thread():
