@@ -112,6 +112,7 @@ def connect(
         made = dialect.connect(*positional, **without)
         _refused = True
     _check(made, needed=needed)
+    made.begin_lazily()
     return made
 
 

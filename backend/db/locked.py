@@ -44,18 +44,25 @@ def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
 
 
 _HOLD = text(f"WITH {lock_waiting()} {CLAIMED}")
-_HOLD_UNLOCKED = text(f"WITH {lock_waiting('SKIP LOCKED')} {CLAIMED}")
+# A process that is frozen cannot end its transaction, so PostgreSQL does, and unlocks the rows.
+_HOLD_BRIEFLY = text(
+    f"""
+    SET LOCAL idle_in_transaction_session_timeout = '1s';
+    WITH {lock_waiting("SKIP LOCKED")} {CLAIMED}
+    """
+)
 
 
 def hold(
-    connection: Executor, attempts: Mapping[str, int], worker: str, *, skip_locked: bool = False
+    connection: Executor, attempts: Mapping[str, int], worker: str, *, briefly: bool = False
 ) -> Claim:
     """Lock waiting attempts (task id to attempt) without a change; return those that it got.
 
     Until the transaction ends, no other one can start or end them. `finish` may end them in it.
-    `skip_locked`: leave out those that another transaction has locked.
+    `briefly`: leave out those that another transaction has locked; PostgreSQL rolls this one back
+    if it does nothing for 1 s.
     """
-    return claim_rows(_HOLD_UNLOCKED if skip_locked else _HOLD, connection, attempts, worker)
+    return claim_rows(_HOLD_BRIEFLY if briefly else _HOLD, connection, attempts, worker)
 
 
 def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:

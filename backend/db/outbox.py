@@ -77,13 +77,14 @@ _MARK_PUBLISHED = text(
         bundled = taken.queue = '{SHORT_TASKS}', publishes = least(publishes + 1, 1000)
     FROM unnest(CAST(:ids AS uuid[]), CAST(:messages AS int[]), CAST(:queues AS text[]))
         AS taken (task_id, message, queue)
-    WHERE outbox.task_id = taken.task_id
+    WHERE outbox.task_id = taken.task_id;
+    COMMIT
     """
 )
 
 
 def mark_published(connection: Executor, messages: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Mark taken rows as published, by message: its queue, and the ids of its tasks.
+    """Mark taken rows as published, by message: its queue, and the ids of its tasks; commit.
 
     If this relay dies between the commit and the publishing, `republish` finds the messages missing
     from the broker's queues.

@@ -141,7 +141,7 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
     if time.monotonic() - record.info.get("used_at", math.inf) < IDLE_SECONDS:
         return
     try:
-        engine().dialect.do_ping(connection)
+        connection.ping()
     except _AWAY as error:
         # The pool answers by making another connection.
         raise DisconnectionError from error

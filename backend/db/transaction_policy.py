@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from psycopg2 import extensions
 from psycopg2.sql import Composable
 
+from backend.db.lazy_begin import LazyBeginConnection, LazyBeginCursor
 from backend.errors import StatementFailed, TaskError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TransactionPolicy:
         raise self.refused
 
 
-class TaskSafeCursor(extensions.cursor):
+class TaskSafeCursor(LazyBeginCursor):
     """A cursor that asks the policy before each statement."""
 
     connection: TaskSafeConnection
@@ -134,7 +135,7 @@ class TaskSafeCursor(extensions.cursor):
         policy.check_sql(sql.decode("utf-8", "replace") if isinstance(sql, bytes) else str(sql))
 
 
-class TaskSafeConnection(extensions.connection):
+class TaskSafeConnection(LazyBeginConnection):
     """A connection that asks the policy of the task that uses it, if a task does."""
 
     policy: TransactionPolicy | None = None
@@ -257,3 +258,5 @@ def note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry)
     policy, connection.policy = connection.policy, None
     if policy.discard_connection:
         record.invalidate()
+    else:
+        connection.begin_lazily()

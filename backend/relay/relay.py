@@ -109,7 +109,10 @@ class Relay:
             listener.close()
 
     def _publish_due(self, publisher: Publisher) -> float | None:
-        """Publish one batch; return the seconds to pause after it, None if nothing was due."""
+        """Publish one batch; return the seconds to pause after it.
+
+        Returns None if nothing more is due. What becomes due later wakes the relay by NOTIFY.
+        """
         with transaction() as connection:
             batch = outbox.take(connection, BATCH)
             if not batch:
@@ -129,7 +132,9 @@ class Relay:
                     limits.release(connection, parked.values())
         if messages:
             self._report_refused(publisher)
-        return 0 if parked or not _should_gather(batch) else GATHER_SECONDS
+        if parked or sum(len(entry.args) for entry in batch) > GATHER_BYTES:
+            return 0
+        return GATHER_SECONDS if len(batch) > SMALL_BATCH else None
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
         """Return the names of ordinary tasks that are not bundled, None for all of them."""
@@ -191,8 +196,3 @@ def _park(connection: Connection, batch: Sequence[OutboxEntry]) -> dict[str, Lim
     if parked:
         limits.park(connection, attempts)
     return parked
-
-
-def _should_gather(batch: Sequence[OutboxEntry]) -> bool:
-    """Return whether more tasks should gather: not after a small batch, or one that was cut."""
-    return len(batch) > SMALL_BATCH and sum(len(entry.args) for entry in batch) <= GATHER_BYTES

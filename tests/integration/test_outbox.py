@@ -36,7 +36,7 @@ def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Eng
 def test_rows_that_a_relay_took_without_commit_are_left_for_the_next(database: sa.Engine) -> None:
     (task_id,) = submit(database)
     with database.connect() as connection:
-        assert publish(connection, 10)
+        assert outbox.take(connection, 10)
         connection.rollback()
     with database.begin() as connection:
         assert [task_id] == [due.task_id for due in publish(connection, 10)]

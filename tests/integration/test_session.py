@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from io import StringIO
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg2 import extensions
+from psycopg2.sql import SQL
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
 from backend.db.task_session import TaskSession
+from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import Duplicate, TaskError
 from tests.support.ledger import publish, republish, submit
 from tests.support.readiness import readiness
@@ -68,6 +73,66 @@ def test_after_a_burst_the_list_reads_only_the_rows_that_it_shows(database: sa.E
         before = rows_read(connection, "tasks")
         connection.execute(queries._LIST, {"limit": 50, "few": queries.FEW}).all()
         assert rows_read(connection, "tasks") - before < 1_000
+
+
+def test_a_transaction_begins_with_its_first_statement(service: sa.Engine) -> None:
+    assert service
+    with session.transaction() as connection:
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, TaskSafeConnection)
+        states = [raw.get_transaction_status()]
+        for number in (1, 2):
+            connection.execute(sa.text("SET LOCAL lock_timeout = :number"), {"number": number})
+            states.append(raw.get_transaction_status())
+        assert connection.execute(sa.text("SHOW lock_timeout")).scalar_one() == "2ms"
+    idle, open_ = extensions.TRANSACTION_STATUS_IDLE, extensions.TRANSACTION_STATUS_INTRANS
+    assert [*states, raw.get_transaction_status()] == [idle, open_, open_, idle]
+
+
+@pytest.mark.parametrize(
+    "first", ["execute", "bytes", "composed", "executemany", "callproc", "copy"]
+)
+def test_each_way_to_send_a_first_statement_is_rolled_back(service: sa.Engine, first: str) -> None:
+    """Each sends NOTIFY or a row; after a rollback neither is there."""
+    sql = "INSERT INTO message_counts (id, messages) VALUES (7, 7)"
+    with session.engine().connect() as connection:
+        raw: Any = connection.connection.dbapi_connection
+        cursor = raw.cursor()
+        ways = {
+            "execute": lambda: cursor.execute(sql),
+            "bytes": lambda: cursor.execute(sql.encode()),
+            "composed": lambda: cursor.execute(SQL(sql)),
+            "executemany": lambda: cursor.executemany(sql, [()]),
+            "callproc": lambda: cursor.callproc("pg_current_xact_id"),
+            "copy": lambda: cursor.copy_expert(
+                "COPY message_counts FROM STDIN", StringIO("7\t7\n")
+            ),
+        }
+        ways[first]()
+        assert raw.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS
+    with service.begin() as other:
+        found = other.execute(sa.text("SELECT 1 FROM message_counts WHERE id = 7")).all()
+    assert found == []
+
+
+def test_a_failed_first_statement_leaves_no_transaction_behind(service: sa.Engine) -> None:
+    assert service
+    for wrong in ("SELECT 1 / 0", "SELEC"):
+        with pytest.raises(sa.exc.DBAPIError), session.transaction() as connection:
+            connection.execute(sa.text(wrong))
+    with session.transaction() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_ping_opens_no_transaction(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert service
+    with session.transaction() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    monkeypatch.setattr(session, "IDLE_SECONDS", 0)
+    with session.engine().connect() as connection:
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, TaskSafeConnection)
+        assert raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
 
 
 def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:

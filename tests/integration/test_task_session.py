@@ -52,6 +52,12 @@ def execute(statement: Any) -> Action:  # noqa: ANN401 - whatever psycopg2 execu
     return raw(lambda connection: connection.cursor().execute(statement))
 
 
+def execute_unseen(statement: str) -> Action:
+    """Return an action that executes a statement which nothing refuses."""
+    execute = psycopg2.extensions.cursor.execute
+    return raw(lambda connection: execute(connection.cursor(), statement))
+
+
 def swallow(action: Action, error: type[Exception] = sa.exc.IntegrityError) -> Action:
     """Return an action that runs another one and ignores its error."""
 
@@ -252,25 +258,22 @@ def test_errors_of_a_broken_transaction_are_retried_and_refusals_are_not(
 
 
 def test_a_commit_that_was_not_refused_is_noticed_before_the_outcome(service: sa.Engine) -> None:
-    """Psycopg2's own methods commit; after the second call another transaction is open."""
-    once = raw(psycopg2.extensions.connection.commit)
-    execute_unseen = psycopg2.extensions.cursor.execute
-    again = raw(lambda connection: execute_unseen(connection.cursor(), "COMMIT; BEGIN"))
+    """Psycopg2's own method commits; after the second action another transaction is open."""
+    once, again = execute_unseen("COMMIT"), execute_unseen("COMMIT; BEGIN")
     for commit, one_commit in product((once, again), (False, True)):
         row = run_once(service, commit, one_commit=one_commit)
         assert (row["state"], row["error"]) == ("FAILURE", ENDED)
 
 
-def test_the_reconciler_finds_an_attempt_whose_process_died_after_its_own_commit(
+def test_an_attempt_whose_process_died_after_its_own_commit_still_waits_in_the_outbox(
     service: sa.Engine,
 ) -> None:
     class Unrecorded(Attempt):
         def record_error(self, error: str, *, retry: bool) -> None:
             raise RuntimeError(error, retry)
 
-    commit = raw(psycopg2.extensions.connection.commit)
-    row = run_once(service, commit, one_commit=True, kind=Unrecorded)
-    assert (row["state"], row["worker"]) == ("STARTED", "w")
+    row = run_once(service, execute_unseen("COMMIT"), one_commit=True, kind=Unrecorded)
+    assert (row["state"], waiting(service)) == ("PENDING", [str(row["id"])])
 
 
 def test_the_session_is_flushed_before_the_next_task_begins(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]  # stubs lack it
 
-from backend.db import ledger, locked
+from backend.db import locked
 from backend.db.records import outcome
 from backend.db.session import engine
 from backend.db.task_session import TaskSession
@@ -70,27 +70,21 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     and what `outcomes.finish` raises.
     """
     worker = attempts[0].worker
-    # If a task commits without being noticed, its claim is committed too. A single attempt is then
-    # STARTED, so the reconciler finds it. A batch does not set STARTED, because that would update
-    # each row twice; its tasks are still in the outbox, and are published again.
-    start = len(attempts) == 1
     with TaskSession(engine()) as session:
         for attempt in attempts:
             if not attempt.adopt(session):
                 raise Duplicate
         numbers = {attempt.id: attempt.number for attempt in attempts}
-        claim = (
-            ledger.claim(session, numbers, worker, declared=attempts[0].spec.max_attempts)
-            if start
-            else locked.hold(session, numbers, worker)
-        )
+        # The tasks keep their state, because STARTED would update each row twice. If a task commits
+        # without being noticed and its process dies, it is still in the outbox.
+        claim = locked.hold(session, numbers, worker)
         outcomes = [
             outcome(attempt.id, attempt.number, SUCCESS, result=_value(attempt, session))
             for attempt in attempts
             if attempt.id in claim.ids
         ]
         if outcomes:
-            finish(session, outcomes, worker, waiting=not start, began=claim.began)
+            finish(session, outcomes, worker, waiting=True, began=claim.began)
             session.commit()
     if len(outcomes) < len(attempts):
         note_dropped([attempt for attempt in attempts if attempt.id not in claim.ids])

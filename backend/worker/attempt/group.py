@@ -19,8 +19,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-
 from backend.db import ledger, locked, queries
 from backend.db.session import committed, transaction, trial
 from backend.errors import Duplicate, LeaseExpired, StoreUnavailable
@@ -46,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 # How long the attempts of a group should take together.
 GROUP_SECONDS = 0.01
-# A process that is frozen cannot end its transaction, so PostgreSQL does, and unlocks the rows.
-_IDLE_LIMIT = text("SET LOCAL idle_in_transaction_session_timeout = '1s'")
 
 
 class Group:
@@ -75,8 +71,7 @@ class Group:
         attempts = {attempt.id: attempt.number for attempt in self._attempts.values()}
         with ExitStack() as stack:
             connection = stack.enter_context(trial())
-            connection.execute(_IDLE_LIMIT)
-            claim = locked.hold(connection, attempts, self._worker, skip_locked=True)
+            claim = locked.hold(connection, attempts, self._worker, briefly=True)
             if not claim.leased:
                 raise LeaseExpired
             self._transaction = stack.pop_all(), connection, claim.transaction_id

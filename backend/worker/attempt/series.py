@@ -35,18 +35,21 @@ KIB_PER_MIB = 1024
 def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) -> None:
     """Run attempts in order, until there are no more tickets or the process is too large."""
     left = deque(attempts)
-    tickets.wait()
+    first = True
     while left:
         if together := _take_group(left):
-            if not _run_group(together, left, tickets, report):
+            if not _run_group(together, left, tickets, report, first=first):
                 return
-        elif not tickets.take():
-            return
         else:
+            if first:
+                tickets.wait()
+            if not tickets.take():
+                return
             attempt = left.popleft()
             settle([attempt], run_one(attempt, report), report)
             if _is_over_memory_limit():
                 return
+        first = False
 
 
 def _take_group(left: deque[Attempt]) -> list[Attempt]:
@@ -66,14 +69,20 @@ def _take_group(left: deque[Attempt]) -> list[Attempt]:
 
 
 def _run_group(
-    attempts: Sequence[Attempt], left: deque[Attempt], tickets: Tickets, report: Report
+    attempts: Sequence[Attempt],
+    left: deque[Attempt],
+    tickets: Tickets,
+    report: Report,
+    *,
+    first: bool,
 ) -> bool:
     """Run attempts as a group; put those that have not begun back into `left`.
 
+    `first`: the parent is still to issue the tickets, which takes as long as to lock the rows.
     Returns False if the series must end: no ticket is left, PostgreSQL is unavailable, or this
     process is over its memory limit.
     """
-    if not tickets.left():
+    if not (first or tickets.left()):
         return False
     group = Group(attempts, report)
     try:
@@ -85,6 +94,8 @@ def _run_group(
             reason,
         )
         return False
+    if first:
+        tickets.wait()
     deadline = time.monotonic() + GROUP_SECONDS
     waiting = deque(attempts)
     with watch.over(group):
