@@ -96,24 +96,38 @@ def _run_group(
         return False
     if first:
         tickets.wait()
-    deadline = time.monotonic() + GROUP_SECONDS
     waiting = deque(attempts)
     with watch.over(group):
-        while waiting and not group.closed and time.monotonic() < deadline:
-            if not tickets.take():
-                group.close()
-                return False
-            attempt = waiting.popleft()
-            if attempt.id not in claimed:
-                continue
-            begin = time.monotonic()
-            settle([attempt], run_one(attempt, report, group), report)
-            durations.note(attempt.spec.name, time.monotonic() - begin)
-            if _is_over_memory_limit():
-                group.close()
-                return False
+        goes_on = _run_members(group, waiting, claimed, tickets, report)
         group.close()
     left.extendleft(reversed(waiting))
+    return goes_on
+
+
+def _run_members(
+    group: Group,
+    waiting: deque[Attempt],
+    claimed: frozenset[str],
+    tickets: Tickets,
+    report: Report,
+) -> bool:
+    """Run a group's attempts, for about GROUP_SECONDS; leave those in `waiting` that do not begin.
+
+    Returns False if the series must end: no ticket is left, or this process is over its memory
+    limit.
+    """
+    deadline = time.monotonic() + GROUP_SECONDS
+    while waiting and not group.closed and time.monotonic() < deadline:
+        if not tickets.take():
+            return False
+        attempt = waiting.popleft()
+        if attempt.id not in claimed:
+            continue
+        begin = time.monotonic()
+        settle([attempt], run_one(attempt, report, group), report)
+        durations.note(attempt.spec.name, time.monotonic() - begin)
+        if _is_over_memory_limit():
+            return False
     return True
 
 
