@@ -1,34 +1,40 @@
-"""Waits for outcomes: a reply wakes the waiting requests, which then read the ledger.
+"""Waits for outcomes: a reply wakes the waiting requests, and usually has the outcome.
 
-Each API process has one reply queue and one thread that reads it. A reply is only a hint: waiting
-requests also read the ledger every 250 ms, all with one statement. So they notice an end even if
-the reply is lost or goes to another replica.
+Each API process has one reply queue and one thread that reads it. A reply may be lost, or go to
+another replica: waiting requests also read the ledger every 250 ms, all with one statement.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from kombu import Consumer, Exchange, Queue
 
 from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
 from backend.broker.connection import connect, pause_after
 from backend.broker.outage import broker_outage
-from backend.broker.queues import CLASSIC, prefixed
+from backend.broker.queues import CLASSIC
+from backend.broker.reply import decode, new_reply_queue
 from backend.errors import Overloaded, StoreUnavailable
 from backend.loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kombu import Connection
 
     from backend.db.records import TaskRecord
 
 POLL_SECONDS = 0.25
+
+
+class _Wait(asyncio.Event):
+    """Wakes a waiting request; `outcome` is None if it has to read the ledger."""
+
+    outcome: TaskRecord | None = None
 
 
 class ReplyListener:
@@ -42,12 +48,12 @@ class ReplyListener:
     ) -> None:
         """Start reading. `look` returns a task's state from the ledger."""
         self.connected = False
-        self.queue_name = prefixed(f"replies.{uuid4()}")
+        self.queue_name = new_reply_queue()
         self._look = look
         self._open_connection = open_connection
         self._poll_seconds = poll_seconds
         self._loop = asyncio.get_running_loop()
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[_Wait]] = defaultdict(set)
         self._listener = Loop(
             "replies",
             "wakes requests that wait for a task's end",
@@ -80,7 +86,7 @@ class ReplyListener:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        changed = asyncio.Event()
+        changed = _Wait()
         self._waiting[task_id].add(changed)
         try:
             while True:
@@ -100,11 +106,11 @@ class ReplyListener:
                 else:
                     if state is None or state.ended or left <= 0 or self._is_over(gone):
                         return state
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(min(left, self._poll_seconds)):
                         await changed.wait()
-                except TimeoutError:
-                    pass
+                if changed.outcome is not None:
+                    return changed.outcome
         finally:
             self._waiting[task_id].discard(changed)
             if not self._waiting[task_id]:
@@ -152,12 +158,12 @@ class ReplyListener:
             connection.collect()
 
     def _on_reply(self, body: Any, _message: object) -> None:  # noqa: ANN401 - any message
-        """Wake requests that wait for a task (Celery's reply) or for one of a batch (ours)."""
-        if isinstance(body, dict) and self._waiting:
-            ids = body.get("task_ids") or [body.get("task_id")]
-            self._loop.call_soon_threadsafe(self._wake, ids)
+        """Wake the requests that wait for a task of the reply."""
+        if self._waiting:
+            self._loop.call_soon_threadsafe(self._wake, decode(body))
 
-    def _wake(self, task_ids: list[str]) -> None:
-        for task_id in task_ids:
+    def _wake(self, ends: Mapping[str, TaskRecord | None]) -> None:
+        for task_id, outcome in ends.items():
             for changed in self._waiting.get(task_id, ()):
+                changed.outcome = outcome
                 changed.set()

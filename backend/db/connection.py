@@ -112,7 +112,6 @@ def connect(
         made = dialect.connect(*positional, **without)
         _refused = True
     _check(made, needed=needed)
-    made.begin_lazily()
     return made
 
 

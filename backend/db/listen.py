@@ -42,6 +42,8 @@ class OutboxListener:
                 _say_once_that_nothing_wakes_relays()
             else:
                 connection.exec_driver_sql("LISTEN outbox")
+        # Whether `wait` returns as soon as a task comes in.
+        self.notified = not pooled
         self._connection = connection
         self._raw = None if pooled else cast("_Notified", connection.connection.dbapi_connection)
 

@@ -43,7 +43,16 @@ def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
     }
 
 
-_HOLD = text(f"WITH {lock_waiting()} {CLAIMED}")
+# It locks the rows of the outbox too, or `republish` would send a message of a task that runs long,
+# and the batch that gets it would wait for that task.
+_HOLD = text(
+    f"""
+    WITH {lock_waiting()}, entries AS (
+        SELECT FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed)) FOR UPDATE
+    )
+    {CLAIMED} WHERE (SELECT count(*) FROM entries) IS NOT NULL
+    """
+)
 # A process that is frozen cannot end its transaction, so PostgreSQL does, and unlocks the rows.
 _HOLD_BRIEFLY = text(
     f"""

@@ -170,3 +170,11 @@ _STARTED = text(
 def started(connection: Executor) -> list[Started]:
     """Return every started attempt."""
     return [Started(**row) for row in connection.execute(_STARTED).mappings()]
+
+
+_COMMITTED = text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
+
+
+def committed(connection: Executor, transaction_id: str) -> bool:
+    """Return whether a transaction was committed, by PostgreSQL's own id of it."""
+    return bool(connection.execute(_COMMITTED, {"id": transaction_id}).scalar())

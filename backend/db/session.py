@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend.db import connection as connections
 from backend.db.connection import NO_LIMITS, arguments, connect
+from backend.db.lazy_begin import connection_of
 from backend.db.outage import explain, postgresql_outage
 from backend.db.transaction_policy import TaskSafeConnection, note_use
 from backend.errors import StoreLocked, StoreNotWritable, StoreUnavailable, TextNotStorable
@@ -141,7 +142,7 @@ def _ping_after_idling(connection: Any, record: ConnectionPoolEntry, _: object) 
     if time.monotonic() - record.info.get("used_at", math.inf) < IDLE_SECONDS:
         return
     try:
-        connection.ping()
+        engine().dialect.do_ping(connection)
     except _AWAY as error:
         # The pool answers by making another connection.
         raise DisconnectionError from error
@@ -239,28 +240,31 @@ def store_errors() -> Iterator[None]:
 
 @contextmanager
 def transaction(
-    *, lock_seconds: float | None = None, of: Callable[[], sqlalchemy.Engine] = engine
+    *,
+    lock_seconds: float | None = None,
+    of: Callable[[], sqlalchemy.Engine] = engine,
+    lazy: bool = False,
 ) -> Iterator[sqlalchemy.Connection]:
     """Yield a connection in a transaction that commits at the end of the block.
 
     `lock_seconds`: how long it waits for a lock, if not the usual 5 s; then it raises StoreLocked.
-    `of`: returns the engine.
+    `of`: returns the engine. `lazy`: BEGIN goes with the first statement (lazy_begin.py).
     Raises StoreUnavailable when PostgreSQL is away. If the connection broke during the commit, the
     commit may have happened; every statement of the ledger allows for both.
     """
-    with store_errors(), of().begin() as connection:
+    with store_errors(), connection_of(of(), lazy=lazy) as connection, connection.begin():
         if lock_seconds is not None:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(lock_seconds * 1000)}")
         yield connection
 
 
 @contextmanager
-def trial() -> Iterator[sqlalchemy.Connection]:
+def trial(*, lazy: bool = False) -> Iterator[sqlalchemy.Connection]:
     """Yield a connection in a transaction that is rolled back at the end of the block.
 
-    Raises StoreUnavailable as `transaction` does.
+    `lazy` and errors: as for `transaction`.
     """
-    with store_errors(), engine().connect() as connection:
+    with store_errors(), connection_of(engine(), lazy=lazy) as connection:
         yield connection
 
 
@@ -286,12 +290,6 @@ def unlimited(name: str) -> Iterator[sqlalchemy.Connection]:
             yield connected
     finally:
         made.dispose()
-
-
-def committed(connection: Executor, transaction_id: str) -> bool:
-    """Return whether a transaction was committed, by PostgreSQL's own id of it."""
-    asked = sqlalchemy.text("SELECT pg_xact_status(CAST(:id AS xid8)) = 'committed'")
-    return bool(connection.execute(asked, {"id": transaction_id}).scalar())
 
 
 def changed_rows(result: sqlalchemy.Result[Any]) -> int:

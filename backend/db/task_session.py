@@ -115,7 +115,7 @@ class TaskSession(Session):
         raw: Any = connection.connection.dbapi_connection
         self._raw = raw
         raw.policy = self._policy
-        if raw.autocommit and not raw.lazy:
+        if raw.autocommit:
             self._policy.refuse_while_active("AUTOCOMMIT")
         if self._before_begin is not None:
             try:
@@ -124,6 +124,5 @@ class TaskSession(Session):
                 self._begin_error = error
                 raise
         if self._time_limit is not None:
-            raw.leave_to_psycopg2()  # for the task's server-side cursors
             limit = str(int(self._time_limit * 1000))
             self.began = connection.execute(_ALLOW, {"limit": limit}).one()[3]

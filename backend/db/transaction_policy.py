@@ -253,10 +253,12 @@ def _scan(sql: str) -> _Found:
 def note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry) -> None:
     """Record when a connection came back; close it if a task has left something in it."""
     record.info["used_at"] = time.monotonic()
-    if connection is None or connection.policy is None:
+    if connection is None:
+        return
+    if connection.lazy:
+        connection.set_lazy(False)
+    if connection.policy is None:
         return
     policy, connection.policy = connection.policy, None
     if policy.discard_connection:
         record.invalidate()
-    else:
-        connection.begin_lazily()

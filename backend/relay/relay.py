@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# The pause after a batch, so that more tasks gather: each batch has a cost. There is no pause after
-# a small batch: probably one client waits for each task before it posts the next.
+# The pause after a batch, so that more tasks gather: each batch has a cost. After a small batch the
+# relay waits for the next task: probably one client waits for each task before it posts the next.
 GATHER_SECONDS = 0.025
 SMALL_BATCH = 10
 # No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,
@@ -69,6 +69,8 @@ class Relay:
             pause_after=pause_after(RELAY_PART),
         )
         self._stopping = self._loop.stopping
+        # Whether PostgreSQL wakes this relay when tasks come in.
+        self._notified = True
         # The long tasks, from the leases; and when to read them again.
         self._long: frozenset[str] | None = None
         self._look_at = 0.0
@@ -84,6 +86,7 @@ class Relay:
     def _serve(self) -> None:
         """Publish what is due, until something breaks or the relay is to stop."""
         listener = self._listen()
+        self._notified = listener.notified
         try:
             publisher = self._publisher(self._stopping, self._on_blocked)
             try:
@@ -99,6 +102,7 @@ class Relay:
                         broker_outage.succeeded(RELAY_PART)
                     if pause is None:
                         publisher.attend()
+                        # Returns at once if tasks came in since the last batch was taken.
                         listener.wait(IDLE_SECONDS)
                     elif pause:
                         self._stopping.wait(pause)
@@ -109,11 +113,8 @@ class Relay:
             listener.close()
 
     def _publish_due(self, publisher: Publisher) -> float | None:
-        """Publish one batch; return the seconds to pause after it.
-
-        Returns None if nothing more is due. What becomes due later wakes the relay by NOTIFY.
-        """
-        with transaction() as connection:
+        """Publish one batch; return the seconds to pause after it, None if nothing more is due."""
+        with transaction(lazy=True) as connection:
             batch = outbox.take(connection, BATCH)
             if not batch:
                 return None
@@ -132,9 +133,11 @@ class Relay:
                     limits.release(connection, parked.values())
         if messages:
             self._report_refused(publisher)
-        if parked or sum(len(entry.args) for entry in batch) > GATHER_BYTES:
+        if parked or sum(len(entry.args.encode()) for entry in batch) > GATHER_BYTES:
             return 0
-        return GATHER_SECONDS if len(batch) > SMALL_BATCH else None
+        if len(batch) > SMALL_BATCH:
+            return GATHER_SECONDS
+        return None if self._notified else 0
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
         """Return the names of ordinary tasks that are not bundled, None for all of them."""

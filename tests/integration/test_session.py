@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
-from psycopg2 import extensions
-from psycopg2.sql import SQL
 
 from backend.db import connection as connections
 from backend.db import ledger, outbox, queries, session
+from backend.db.models import MessageCount
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import TaskSafeConnection
-from backend.errors import Duplicate, TaskError
+from backend.errors import Duplicate, StoreUnavailable, TaskError
 from tests.support.ledger import publish, republish, submit
 from tests.support.readiness import readiness
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ROWS = 5_000
+FOUND = sa.select(MessageCount).where(MessageCount.id == 7)
 
 
 def burst(database: sa.Engine) -> None:
@@ -75,64 +77,51 @@ def test_after_a_burst_the_list_reads_only_the_rows_that_it_shows(database: sa.E
         assert rows_read(connection, "tasks") - before < 1_000
 
 
-def test_a_transaction_begins_with_its_first_statement(service: sa.Engine) -> None:
+def raw_of(connection: sa.Connection) -> TaskSafeConnection:
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, TaskSafeConnection)
+    return raw
+
+
+def test_a_lazy_transaction_begins_with_its_first_statement(service: sa.Engine) -> None:
     assert service
-    with session.transaction() as connection:
-        raw = connection.connection.dbapi_connection
-        assert isinstance(raw, TaskSafeConnection)
-        states = [raw.get_transaction_status()]
-        for number in (1, 2):
-            connection.execute(sa.text("SET LOCAL lock_timeout = :number"), {"number": number})
-            states.append(raw.get_transaction_status())
-        assert connection.execute(sa.text("SHOW lock_timeout")).scalar_one() == "2ms"
-    idle, open_ = extensions.TRANSACTION_STATUS_IDLE, extensions.TRANSACTION_STATUS_INTRANS
-    assert [*states, raw.get_transaction_status()] == [idle, open_, open_, idle]
+    sql = sa.text("SET LOCAL lock_timeout = :number; SELECT current_setting('lock_timeout')")
+    with session.transaction(lazy=True) as connection:
+        raw = raw_of(connection)
+        idle = [raw.is_idle()]
+        assert connection.execute(sql, {"number": 1}).scalar_one() == "1ms"
+        idle.append(raw.is_idle())
+        assert connection.execute(sa.text("SHOW lock_timeout")).scalar_one() == "1ms"
+    assert [*idle, raw.is_idle()] == [True, False, True]
 
 
 @pytest.mark.parametrize(
-    "first", ["execute", "bytes", "composed", "executemany", "callproc", "copy"]
+    "wrong", ["SELECT 1 / 0", "SELEC", "SELECT pg_terminate_backend(pg_backend_pid())"]
 )
-def test_each_way_to_send_a_first_statement_is_rolled_back(service: sa.Engine, first: str) -> None:
-    """Each sends NOTIFY or a row; after a rollback neither is there."""
-    sql = "INSERT INTO message_counts (id, messages) VALUES (7, 7)"
-    with session.engine().connect() as connection:
-        raw: Any = connection.connection.dbapi_connection
-        cursor = raw.cursor()
-        ways = {
-            "execute": lambda: cursor.execute(sql),
-            "bytes": lambda: cursor.execute(sql.encode()),
-            "composed": lambda: cursor.execute(SQL(sql)),
-            "executemany": lambda: cursor.executemany(sql, [()]),
-            "callproc": lambda: cursor.callproc("pg_current_xact_id"),
-            "copy": lambda: cursor.copy_expert(
-                "COPY message_counts FROM STDIN", StringIO("7\t7\n")
-            ),
-        }
-        ways[first]()
-        assert raw.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS
-    with service.begin() as other:
-        found = other.execute(sa.text("SELECT 1 FROM message_counts WHERE id = 7")).all()
-    assert found == []
-
-
-def test_a_failed_first_statement_leaves_no_transaction_behind(service: sa.Engine) -> None:
+def test_a_lazy_transaction_that_fails_writes_nothing_and_is_not_lazy_any_more(
+    service: sa.Engine, wrong: str
+) -> None:
     assert service
-    for wrong in ("SELECT 1 / 0", "SELEC"):
-        with pytest.raises(sa.exc.DBAPIError), session.transaction() as connection:
-            connection.execute(sa.text(wrong))
-    with session.transaction() as connection:
-        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+    def write(statements: Sequence[sa.Executable]) -> None:
+        with session.transaction(lazy=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    add = sa.insert(MessageCount).values(id=7, messages=7)
+    for first in (sa.text(wrong), sa.text("SELECT 1"), add):
+        with pytest.raises((sa.exc.DBAPIError, StoreUnavailable)):
+            write([first, sa.text(wrong)])
+        with session.transaction() as connection:
+            assert not raw_of(connection).autocommit
+            assert connection.execute(FOUND).all() == []
 
 
-def test_a_ping_opens_no_transaction(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert service
-    with session.transaction() as connection:
-        connection.execute(sa.text("SELECT 1"))
-    monkeypatch.setattr(session, "IDLE_SECONDS", 0)
-    with session.engine().connect() as connection:
-        raw = connection.connection.dbapi_connection
-        assert isinstance(raw, TaskSafeConnection)
-        assert raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
+def test_a_lazy_trial_is_rolled_back(service: sa.Engine) -> None:
+    with session.trial(lazy=True) as connection:
+        connection.execute(sa.insert(MessageCount).values(id=7, messages=7))
+    with service.connect() as other:
+        assert other.execute(FOUND).all() == []
 
 
 def test_a_setting_for_one_statement_ends_with_it(service: sa.Engine) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Nothing:
     """A listener or a publisher that does nothing and succeeds."""
 
+    notified = True
+
     def __init__(self, *_: object) -> None: ...
     def wait(self, _seconds: float) -> None: ...
     def takes_messages(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from backend.api.replies import ReplyListener
 from backend.db.records import TaskRecord
-from backend.states import PENDING, SUCCESS
+from backend.states import FAILURE, PENDING, SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ def test_a_reply_during_a_ledger_query_causes_another_query_at_once() -> None:
         nonlocal looks
         looks += 1
         state = SUCCESS if looks > 1 else PENDING
-        made[0]._wake([task_id])
+        made[0]._wake({task_id: None})
         return TaskRecord(task_id, state=state)
 
     async def scene() -> None:
@@ -45,6 +45,26 @@ def test_a_reply_during_a_ledger_query_causes_another_query_at_once() -> None:
     begin = time.monotonic()
     asyncio.run(scene())
     assert time.monotonic() - begin < 1
+
+
+def test_a_reply_with_an_outcome_needs_no_other_query() -> None:
+    made: list[ReplyListener] = []
+    end = TaskRecord("a", state=FAILURE, error="too small")
+    looks = []
+
+    async def look(task_id: str) -> TaskRecord:
+        looks.append(task_id)
+        asyncio.get_running_loop().call_soon(made[0]._wake, {"a": end})
+        return TaskRecord(task_id)
+
+    async def scene() -> TaskRecord | None:
+        made.append(ReplyListener(look, no_broker, poll_seconds=5.0))
+        state = await made[0].wait("a", 3.0)
+        made[0].close()
+        return state
+
+    assert asyncio.run(scene()) == end
+    assert looks == ["a"]
 
 
 def waited(end: Callable[[ReplyListener, list[bool]], None]) -> float:

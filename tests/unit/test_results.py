@@ -10,9 +10,12 @@ from unittest.mock import Mock
 import pytest
 
 from backend.broker.app import app
+from backend.broker.reply import decode, new_reply_queue
 from backend.broker.wire import Delivery
 from backend.db.records import TaskRecord
 from backend.states import FAILURE, REVOKED, SUCCESS, State
+
+pytestmark = pytest.mark.usefixtures("configured")
 
 
 @pytest.fixture
@@ -40,14 +43,34 @@ def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
     backend.reply(ended)
 
 
-def test_tasks_of_a_batch_share_a_reply_for_each_queue(replies: list[tuple[str, Any]]) -> None:
+def test_tasks_of_an_api_process_share_a_reply(replies: list[tuple[str, Any]]) -> None:
+    here, there = new_reply_queue(), new_reply_queue()
     reply(
-        ("a", "here", False, SUCCESS, "1"),
-        ("b", "there", False, SUCCESS, "2"),
-        ("c", "here", False, SUCCESS, "3"),
+        ("a", here, False, SUCCESS, "1"),
+        ("b", there, False, SUCCESS, "1.0e-7"),
+        ("c", here, False, SUCCESS, "3"),
         ("d", None, False, SUCCESS, "4"),
     )
-    assert replies == [("here", {"task_ids": ["a", "c"]}), ("there", {"task_ids": ["b"]})]
+    (to_here, ids), (to_there, outcome) = replies
+    assert (to_here, decode(ids)) == (here, {"a": None, "c": None})
+    end = TaskRecord("b", state=SUCCESS, result="1.0e-7")
+    assert (to_there, decode(outcome)) == (there, {"b": end})
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        (None, set()),
+        ([1], set()),
+        ({"result": 1}, set()),
+        ({"task_id": "a", "status": "SUCCESS", "result": 1}, {"a"}),
+        ({"task_id": "a", "outcome": {"state": "STARTED", "result": None, "error": None}}, {"a"}),
+    ],
+)
+def test_a_reply_without_an_outcome_sends_readers_to_the_ledger(
+    body: object, ids: set[str]
+) -> None:
+    assert decode(body) == dict.fromkeys(ids)
 
 
 def test_an_external_task_gets_celerys_reply_in_a_batch_too(

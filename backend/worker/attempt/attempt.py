@@ -13,7 +13,8 @@ from pydantic import RootModel
 from sqlalchemy.exc import IntegrityError
 
 from backend.db import ledger, limits, locked, queries
-from backend.db.session import committed, transaction
+from backend.db.queries import committed
+from backend.db.session import transaction
 from backend.errors import AtLimit, Duplicate, Fenced, LeaseExpired, TaskError
 from backend.states import STARTED
 from backend.telemetry.logs import about
@@ -126,7 +127,7 @@ class Attempt:
         Raises Duplicate if the task does not wait for it, AtLimit if it waits for others to end,
         LeaseExpired, StoreUnavailable.
         """
-        with transaction() as connection:
+        with transaction(lazy=True) as connection:
             admitted = self._claim(connection, or_started=or_started)
         if not admitted:
             raise AtLimit

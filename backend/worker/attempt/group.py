@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backend.db import ledger, locked, queries
-from backend.db.session import committed, transaction, trial
+from backend.db.session import transaction, trial
 from backend.errors import Duplicate, LeaseExpired, StoreUnavailable
 from backend.worker.attempt.outcomes import (
     finish,
@@ -70,7 +70,7 @@ class Group:
         self.close()  # if an earlier try has locked the rows and then failed
         attempts = {attempt.id: attempt.number for attempt in self._attempts.values()}
         with ExitStack() as stack:
-            connection = stack.enter_context(trial())
+            connection = stack.enter_context(trial(lazy=True))
             claim = locked.hold(connection, attempts, self._worker, briefly=True)
             if not claim.leased:
                 raise LeaseExpired
@@ -176,7 +176,7 @@ class Group:
         def write() -> list[TaskRecord]:
             with transaction() as connection:
                 locked.lock(connection, [end.id for end in outcomes])
-                if committed(connection, transaction_id):
+                if queries.committed(connection, transaction_id):
                     return outcomes
                 counted = ledger.finish(connection, outcomes, self._worker, waiting=True)
                 return [end for end in outcomes if end.id in counted]

@@ -85,6 +85,7 @@ def _run_group(
     if not (first or tickets.left()):
         return False
     group = Group(attempts, report)
+    begin = time.monotonic()
     try:
         claimed = retry_while_unavailable(group.open)
     except StoreUnavailable as reason:
@@ -94,7 +95,8 @@ def _run_group(
             reason,
         )
         return False
-    if first:
+    # After a long time the parent has given the attempts to others.
+    if first and time.monotonic() < begin + LONG_SECONDS:
         tickets.wait()
     waiting = deque(attempts)
     with watch.over(group):

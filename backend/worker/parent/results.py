@@ -16,6 +16,7 @@ from celery import states
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TaskRevokedError
 
+from backend.broker.reply import encode, is_reply_queue
 from backend.errors import TaskError
 from backend.ids import is_task_id
 from backend.states import REVOKED, SUCCESS
@@ -67,20 +68,18 @@ class RpcResults(LedgerResultBackend, RPCBackend):
     hints: ClassVar[Hints] = Hints()
 
     def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
-        """Send the ids of tasks of ours, one message to each queue; Celery's message for others."""
-        ids: defaultdict[str, list[str]] = defaultdict(list)
+        """Send one message to each API process, and Celery's message about each other task."""
+        ours: defaultdict[str, list[TaskRecord]] = defaultdict(list)
         for delivery, outcome in ended:
             if not delivery.reply_to:
                 continue
-            # A retry of an external task has a message of ours, so `external` is false. Only
-            # batches have no such retries.
-            if delivery.external or len(ended) == 1:
+            if is_reply_queue(delivery.reply_to):
+                ours[delivery.reply_to].append(outcome)
+            else:
                 options = {"correlation_id": delivery.correlation_id or outcome.id}
                 self._send(delivery.reply_to, self._result_message(outcome), **options)
-            else:
-                ids[delivery.reply_to].append(outcome.id)
-        for queue, task_ids in ids.items():
-            self._send(queue, json.dumps({"task_ids": task_ids}))
+        for queue, outcomes in ours.items():
+            self._send(queue, encode(outcomes))
 
     def _result_message(self, outcome: TaskRecord) -> str:
         """Return what Celery's clients read, as JSON text.

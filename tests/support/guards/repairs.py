@@ -47,9 +47,9 @@ GUARDS = [
         "7: no transaction is open while the relay waits for the broker",
         "backend/relay/relay.py",
         "            outbox.mark_published(connection, marks)\n",
-        "            outbox.mark_published(connection, marks)\n"
         "            publisher.publish(messages)\n"
-        "            return batch\n",
+        "            outbox.mark_published(connection, marks)\n"
+        "            return None\n",
         "tests/acceptance/test_effects.py::test_no_transaction_stays_open_while_the_broker_hangs",
     ),
     Guard(

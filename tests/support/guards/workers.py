@@ -199,8 +199,8 @@ GUARDS = [
     Guard(
         "an external task gets Celery's reply in a batch too",
         "backend/worker/parent/results.py",
-        "            if delivery.external or len(ended) == 1:\n",
-        "            if len(ended) == 1:\n",
+        "            if is_reply_queue(delivery.reply_to):\n",
+        "            if not delivery.external or len(ended) > 1:\n",
         "tests/unit/test_results.py",
     ),
     Guard(

@@ -1,0 +1,56 @@
+"""A reply about tasks that have ended: a worker encodes it, the API process decodes it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from backend.broker.queues import prefixed
+from backend.db.records import TaskRecord
+from backend.states import ENDED, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_QUEUES = "replies."
+
+
+def new_reply_queue() -> str:
+    """Return a name for the reply queue of an API process."""
+    return prefixed(f"{_QUEUES}{uuid4()}")
+
+
+def is_reply_queue(name: str) -> bool:
+    """Return whether a queue belongs to an API process; others belong to Celery's clients."""
+    return name.startswith(prefixed(_QUEUES))
+
+
+def encode(outcomes: Sequence[TaskRecord]) -> str:
+    """Return a reply as JSON text: one outcome, or only the ids of several tasks."""
+    first, *others = outcomes
+    if others:
+        return json.dumps({"task_ids": [outcome.id for outcome in outcomes]})
+    # The result is a text in the text: the API answers with the same bytes as the ledger has.
+    outcome = {"state": first.state, "result": first.result, "error": first.error}
+    return json.dumps({"task_id": first.id, "outcome": outcome})
+
+
+def decode(body: Any) -> Mapping[str, TaskRecord | None]:  # noqa: ANN401 - any message
+    """Return the outcome of each task that a reply is about; None if the ledger must be read.
+
+    `body`: decoded JSON. A worker of the version before sends no outcome.
+    """
+    if not isinstance(body, dict):
+        return {}
+    if "task_ids" in body:
+        return dict.fromkeys(body["task_ids"])
+    task_id, outcome = body.get("task_id"), body.get("outcome")
+    if not isinstance(task_id, str):
+        return {}
+    if not isinstance(outcome, dict) or outcome["state"] not in ENDED:
+        return {task_id: None}
+    end = TaskRecord(
+        task_id, state=State(outcome["state"]), result=outcome["result"], error=outcome["error"]
+    )
+    return {task_id: end}
