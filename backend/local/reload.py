@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.2
 
 
 class Changes:

@@ -84,11 +84,12 @@ class Service:
         self._start_later(end)
         return True
 
-    def start_soon(self) -> None:
-        """Let the next `check` start it, without a pause. Its process must have ended."""
+    def start_again(self) -> None:
+        """Start it without a pause. Its process must have ended."""
         self.send(signal.SIGKILL)  # what is left of its group
         self._process = None
         self._start_at, self._pause = 0.0, self._times.first_pause
+        self._start()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process and to those of its children that are in its group."""

@@ -23,7 +23,7 @@ from backend.loop import start_thread
 from backend.settings import read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from backend.local.programs import Server
     from backend.telemetry.terminal import Output
@@ -109,28 +109,36 @@ class Supervisor:
             return
         logger.info("%s has changed", changed.name)
         reloaded = [service for service in self._services if service.name in RELOADED]
-        self._end(reloaded)
-        for service in reloaded:
-            service.start_soon()
+        # Those that have ended already are started again too.
+        for service in self._end(reloaded):
+            service.start_again()
 
     def _stop_all(self) -> None:
-        self._end(self._services)
+        for _ in self._end(self._services):
+            pass
         deadline = time.monotonic() + LAST_LINES_SECONDS
         for service in self._services:
             service.send(signal.SIGKILL)  # what is left of its group
             service.finish(deadline)
 
-    def _end(self, services: Sequence[Service]) -> None:
-        """End processes; returns within `times.kill` + 1 s."""
+    def _end(self, services: Sequence[Service]) -> Iterator[Service]:
+        """End processes; yield each when it has ended. Takes at most `times.kill` + 1 s."""
+        running = list(services)
         for number, seconds in ((signal.SIGTERM, self._times.kill), (signal.SIGKILL, 1.0)):
-            running = [service for service in services if not service.ended()]
+            names = []
             for service in running:
-                service.send(number)
-            if running:
-                names = ", ".join(service.name for service in running)
-                logger.info("sending %s to %s", number.name, names)
+                if not service.ended():
+                    service.send(number)
+                    names.append(service.name)
+            if names:
+                logger.info("sending %s to %s", number.name, ", ".join(names))
             deadline = time.monotonic() + seconds
-            while not all(service.ended() for service in running) and time.monotonic() < deadline:
+            while running:
+                for service in [each for each in running if each.ended()]:
+                    running.remove(service)
+                    yield service
+                if not running or time.monotonic() > deadline:
+                    break
                 time.sleep(POLL_SECONDS)
                 # PostgreSQL must run: a worker that stops hands its tasks back.
                 self._check_servers()

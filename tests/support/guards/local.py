@@ -198,7 +198,7 @@ GUARDS = [
     Guard(
         "a change of the code restarts the processes that run it",
         "backend/local/supervisor.py",
-        "            service.start_soon()\n",
+        "            service.start_again()\n",
         "            pass\n",
         "tests/unit/test_supervisor.py::"
         "test_a_changed_file_restarts_the_processes_that_run_our_code",
