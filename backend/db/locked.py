@@ -43,9 +43,10 @@ def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
     }
 
 
-# It locks the rows of the outbox too, or `republish` would send a message of a task that runs long,
-# and the batch that gets it would wait for that task.
-_HOLD = text(
+_HOLD = text(f"WITH {lock_waiting()} {CLAIMED}")
+# A lone attempt may run long. Its row of the outbox is locked too, or `republish` would send it
+# again, and the batch that gets it would wait. For each task of a batch this costs too much.
+_HOLD_ONE = text(
     f"""
     WITH {lock_waiting()}, entries AS (
         SELECT FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed)) FOR UPDATE
@@ -71,7 +72,8 @@ def hold(
     `briefly`: leave out those that another transaction has locked; PostgreSQL rolls this one back
     if it does nothing for 1 s.
     """
-    return claim_rows(_HOLD_BRIEFLY if briefly else _HOLD, connection, attempts, worker)
+    statement = _HOLD_ONE if len(attempts) == 1 else _HOLD
+    return claim_rows(_HOLD_BRIEFLY if briefly else statement, connection, attempts, worker)
 
 
 def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:

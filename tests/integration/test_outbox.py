@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, outbox, queries, records
+from backend.db import ledger, locked, outbox, queries, records
 from tests.support.ledger import age, publish, put, republish, submit
 
 
@@ -85,6 +85,16 @@ def test_the_delay_before_republishing_an_unclaimed_row_doubles(
     with database.begin() as connection:
         assert republish(connection, "tasks", 10) == 1
         assert [task_id] == [due.task_id for due in publish(connection, 10)]
+
+
+def test_a_lone_short_task_that_runs_long_is_not_published_again(database: sa.Engine) -> None:
+    (task_id,) = submit(database)
+    age(database, task_id, 1_000)
+    with database.begin() as running, database.begin() as other:
+        assert locked.hold(running, {task_id: 1}, "w").ids == {task_id}
+        assert republish(other, "tasks", 10) == 0
+    with database.begin() as connection:
+        assert republish(connection, "tasks", 10) == 1
 
 
 def test_only_as_many_rows_as_are_missing_are_republished_oldest_first(

@@ -32,6 +32,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
         ),
         "set limit": (ledger._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
         "hold": (locked._HOLD, {**few, "worker": "w"}),
+        "hold one": (locked._HOLD_ONE, {**few, "worker": "w"}),
         "hold what is not locked": (locked._HOLD_BRIEFLY, {**few, "worker": "w"}),
         "finish one": (ledger._FINISH_ONE, {**one, **ends, "name": "w"}),
         "finish": (

@@ -13,6 +13,13 @@ GUARDS = [
         "tests/integration/test_ledger.py::test_a_submission_writes_both_rows_or_none",
     ),
     Guard(
+        "a lone short task that runs long is not published again",
+        "backend/db/locked.py",
+        " if len(attempts) == 1 else _HOLD\n",
+        " if not attempts else _HOLD\n",
+        "tests/integration/test_outbox.py",
+    ),
+    Guard(
         "2: a claim succeeds only for the current attempt",
         "backend/db/fragments.py",
         "wanted.id AND attempt = wanted.attempt AND",
