@@ -89,7 +89,7 @@ class ReplyListener:
         changed = _Wait()
         self._waiting[task_id].add(changed)
         try:
-            while True:
+            while changed.outcome is None:
                 # Clear it before the read: a reply that arrives during the read leads to another
                 # read.
                 changed.clear()
@@ -109,8 +109,7 @@ class ReplyListener:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(left, self._poll_seconds)):
                         await changed.wait()
-                if changed.outcome is not None:
-                    return changed.outcome
+            return changed.outcome
         finally:
             self._waiting[task_id].discard(changed)
             if not self._waiting[task_id]:

@@ -39,18 +39,23 @@ def encode(outcomes: Sequence[TaskRecord]) -> str:
 def decode(body: Any) -> Mapping[str, TaskRecord | None]:  # noqa: ANN401 - any message
     """Return the outcome of each task that a reply is about; None if the ledger must be read.
 
-    `body`: decoded JSON. A worker of the version before sends no outcome.
+    `body`: decoded JSON, of any form. A worker of the version before sends no outcome.
     """
     if not isinstance(body, dict):
         return {}
-    if "task_ids" in body:
-        return dict.fromkeys(body["task_ids"])
-    task_id, outcome = body.get("task_id"), body.get("outcome")
-    if not isinstance(task_id, str):
-        return {}
-    if not isinstance(outcome, dict) or outcome["state"] not in ENDED:
-        return {task_id: None}
-    end = TaskRecord(
-        task_id, state=State(outcome["state"]), result=outcome["result"], error=outcome["error"]
-    )
-    return {task_id: end}
+    if isinstance(task_ids := body.get("task_ids"), list):
+        return {task_id: None for task_id in task_ids if isinstance(task_id, str)}
+    task_id = body.get("task_id")
+    return {task_id: _outcome(task_id, body)} if isinstance(task_id, str) else {}
+
+
+def _outcome(task_id: str, body: Mapping[str, Any]) -> TaskRecord | None:
+    match body.get("outcome"):
+        case {
+            "state": str(state),
+            "result": str() | None as result,
+            "error": str() | None as error,
+        }:
+            if state in ENDED:
+                return TaskRecord(task_id, state=State(state), result=result, error=error)
+    return None

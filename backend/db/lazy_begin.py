@@ -31,8 +31,8 @@ class LazyBeginCursor(extensions.cursor):
 class LazyBeginConnection(extensions.connection):
     """A connection whose transactions may be lazy.
 
-    A lazy one is for statements of ours: server-side cursors, COPY and large objects need
-    psycopg2's own transactions.
+    A lazy one is for statements of ours: server-side cursors, COPY, large objects, `executemany`
+    and `callproc` need psycopg2's own transactions.
     """
 
     lazy = False

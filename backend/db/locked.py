@@ -69,8 +69,8 @@ def hold(
     """Lock waiting attempts (task id to attempt) without a change; return those that it got.
 
     Until the transaction ends, no other one can start or end them. `finish` may end them in it.
-    `briefly`: leave out those that another transaction has locked; PostgreSQL rolls this one back
-    if it does nothing for 1 s.
+    `briefly`: leave out those that another transaction has locked. If this one does nothing for
+    1 s, PostgreSQL ends it and the connection.
     """
     statement = _HOLD_ONE if len(attempts) == 1 else _HOLD
     return claim_rows(_HOLD_BRIEFLY if briefly else statement, connection, attempts, worker)

@@ -251,7 +251,10 @@ def _scan(sql: str) -> _Found:
 
 
 def note_use(connection: TaskSafeConnection | None, record: ConnectionPoolEntry) -> None:
-    """Record when a connection came back; close it if a task has left something in it."""
+    """Record when a connection came back; close it if a task has left something in it.
+
+    Its next transaction is not lazy, unless it asks for that.
+    """
     record.info["used_at"] = time.monotonic()
     if connection is None:
         return

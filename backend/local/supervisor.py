@@ -111,6 +111,8 @@ class Supervisor:
         reloaded = [service for service in self._services if service.name in RELOADED]
         # Those that have ended already are started again too.
         for service in self._end(reloaded):
+            if self._must_stop():
+                return
             service.start_again()
 
     def _stop_all(self) -> None:

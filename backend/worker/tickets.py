@@ -36,9 +36,9 @@ class Tickets:
         self.take_rest()
         os.write(self._write, b"." * count)
 
-    def wait(self) -> None:
-        """Return when tickets were issued, or after WAIT_SECONDS."""
-        select.select([self._read], [], [], WAIT_SECONDS)
+    def wait(self, seconds: float) -> None:
+        """Return when tickets were issued, or after `seconds`."""
+        select.select([self._read], [], [], seconds)
 
     def take(self) -> bool:
         """Take the next ticket; return False if none is left."""

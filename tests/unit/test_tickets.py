@@ -29,11 +29,11 @@ def test_a_job_gets_no_tickets_that_an_earlier_one_has_left() -> None:
 def test_waiting_ends_when_tickets_are_issued_and_at_its_deadline() -> None:
     job = Tickets()
     begin = time.monotonic()
-    job.wait()
+    job.wait(tickets.WAIT_SECONDS)
     waited = time.monotonic() - begin
     assert tickets.WAIT_SECONDS <= waited < 2 * tickets.WAIT_SECONDS
     job.issue(1)
-    job.wait()
+    job.wait(tickets.WAIT_SECONDS)
     assert time.monotonic() - begin < waited + tickets.WAIT_SECONDS
     assert job.take()
 
@@ -44,7 +44,7 @@ def test_a_child_takes_tickets_that_its_parent_issues_after_the_fork() -> None:
     assert job is not None
     pid = os.fork()
     if pid == 0:
-        job.wait()
+        job.wait(tickets.WAIT_SECONDS)
         os._exit(sum(job.take() for _ in range(3)))
     job.issue(2)
     _, status = os.waitpid(pid, 0)

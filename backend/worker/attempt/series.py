@@ -20,6 +20,7 @@ from backend.worker.attempt.one import run_one, tasks_that_write
 from backend.worker.attempt.outcomes import settle
 from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.durations import LONG_SECONDS
+from backend.worker.tickets import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KIB_PER_MIB = 1024
+# How long to wait for the tickets of a job while rows are locked.
+LOCKED_WAIT_SECONDS = 0.2
 
 
 def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) -> None:
@@ -42,7 +45,7 @@ def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) ->
                 return
         else:
             if first:
-                tickets.wait()
+                tickets.wait(WAIT_SECONDS)
             if not tickets.take():
                 return
             attempt = left.popleft()
@@ -78,7 +81,7 @@ def _run_group(
 ) -> bool:
     """Run attempts as a group; put those that have not begun back into `left`.
 
-    `first`: the parent is still to issue the tickets, which takes as long as to lock the rows.
+    `first`: the parent may not have issued the tickets yet.
     Returns False if the series must end: no ticket is left, PostgreSQL is unavailable, or this
     process is over its memory limit.
     """
@@ -97,7 +100,7 @@ def _run_group(
         return False
     # After a long time the parent has given the attempts to others.
     if first and time.monotonic() < begin + LONG_SECONDS:
-        tickets.wait()
+        tickets.wait(LOCKED_WAIT_SECONDS)
     waiting = deque(attempts)
     with watch.over(group):
         goes_on = _run_members(group, waiting, claimed, tickets, report)
