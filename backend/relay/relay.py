@@ -113,7 +113,7 @@ class Relay:
             listener.close()
 
     def _publish_due(self, publisher: Publisher) -> float | None:
-        """Publish one batch; return the seconds to pause after it, None if nothing more is due."""
+        """Publish one batch; return the seconds to pause after it, None to wait for more tasks."""
         with transaction(lazy=True) as connection:
             batch = outbox.take(connection, BATCH)
             if not batch:
