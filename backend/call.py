@@ -21,7 +21,7 @@ from backend.submit import faults_of
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from backend.task import Run, Task
 
@@ -42,22 +42,52 @@ def read_arguments(spec: Task, text: str) -> BaseModel:
 
 
 def call(spec: Task, arguments: BaseModel, run: Run) -> BaseModel:
-    """Call a task's function; return its value. An `async def` has no `run.session`.
+    """Call a task's function for one attempt; return its value.
 
-    Raises TaskError for a value that is no model, and every error of the function.
+    An `async def` has no `run.session`. Raises TaskError for a value that is no model, and every
+    error of the function.
     """
+    # The task's own log lines belong to it too.
+    with bound_contextvars(**about(run.task_id, run.attempt)):
+        if spec.takes_lists:
+            return call_together(spec, [arguments], [run])[0]
+        if spec.is_async:
+            run = replace(run, session=cast("Any", _NoSession()))
+        return _checked(_returned(spec, arguments, run))
+
+
+def call_together(
+    spec: Task, arguments: Sequence[BaseModel], runs: Sequence[Run]
+) -> list[BaseModel]:
+    """Call the function of a task that takes lists; return a value for each attempt, in order.
+
+    Raises TaskError unless it returns a list with a model for each, and every error of the
+    function.
+    """
+    values = _returned(spec, arguments, runs)
+    if not isinstance(values, list):
+        raise TaskError(f"The task returned {type(values).__name__} instead of a list")
+    if len(values) != len(runs):
+        raise TaskError(f"The task returned {len(values)} values for {len(runs)} arguments")
+    return [_checked(value) for value in values]
+
+
+def _returned(spec: Task, *parameters: object) -> object:
+    """Return what the function returns, or its coroutine. A forked process ends here."""
     pid = os.getpid()
-    if spec.is_async:
-        run = replace(run, session=cast("Any", _NoSession()))
+    function: Callable[..., object] = spec.function
     try:
-        # The task's own log lines belong to it too.
-        with bound_contextvars(**about(run.task_id, run.attempt)):
-            value: object = spec.function(arguments, run)
-            if spec.is_async:
-                value = coroutines.result_of(cast("Coroutine[Any, Any, object]", value))
+        value = function(*parameters)
+        if spec.is_async:
+            value = coroutines.result_of(cast("Coroutine[Any, Any, object]", value))
     finally:
         if os.getpid() != pid:
             _end_fork()
+    return value
+
+
+def _checked(value: object) -> BaseModel:
+    """Return the value. Raises TaskError if it is no model."""
     if not isinstance(value, BaseModel):
         raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
     return value

@@ -71,12 +71,13 @@ class StatementFailed(Error):
 class TaskRaised(Error):
     """A task's function raised an error, which is the cause of this one.
 
-    The wrapper distinguishes it from errors of the ledger's own statements.
+    `task_ids`: the tasks for which it was called. The wrapper distinguishes the error from errors
+    of the ledger's own statements.
     """
 
-    def __init__(self, task_id: str) -> None:
-        super().__init__(task_id)
-        self.task_id = task_id
+    def __init__(self, *task_ids: str) -> None:
+        super().__init__(*task_ids)
+        self.task_ids = task_ids
 
 
 class Superseded(Error):

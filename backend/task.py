@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast, get_type_hints
 
 from pydantic import BaseModel
 
@@ -30,15 +30,20 @@ from backend.task_checks import (
     check_function,
     check_limit,
     check_options,
+    item_of,
     queue_of,
+    takes_lists,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from sqlalchemy.orm import Session
 
-    Function = Callable[[Any, "Run"], BaseModel | Coroutine[Any, Any, BaseModel]]
+    Function = (
+        Callable[[Any, "Run"], BaseModel | Coroutine[Any, Any, BaseModel]]
+        | Callable[[list[Any], list["Run"]], Sequence[BaseModel]]
+    )
 
 # The function under `@task`: the decorator returns it with its own type.
 Declared = TypeVar("Declared", bound="Function")
@@ -97,7 +102,12 @@ class Run:
         if not counts:
             raise Superseded("the task has ended or has a newer attempt")
 
-    def submit(self, function: Callable[[Arguments, Run], object], arguments: Arguments) -> str:
+    def submit(
+        self,
+        function: Callable[[Arguments, Run], object]
+        | Callable[[list[Arguments], list[Run]], object],
+        arguments: Arguments,
+    ) -> str:
         """Submit another task in the transaction of `session`; return its id.
 
         `function`: the one under the other task's `@task`. That task starts after this attempt has
@@ -131,6 +141,8 @@ class Task:
     max_running: int | None = None
     per: str | None = None
     run: str | None = None
+    # Its function has the parameters (args: list[Model], runs: list[Run]).
+    takes_lists: bool = False
 
     def __post_init__(self) -> None:
         """Check the options, and find the queue. Raises RegistrationError."""
@@ -162,8 +174,7 @@ class Task:
     @cached_property
     def result(self) -> type[BaseModel]:
         """Return the model of its value."""
-        result: type[BaseModel] = get_type_hints(self.declared)["return"]
-        return result
+        return cast("type[BaseModel]", item_of(get_type_hints(self.declared)["return"]))
 
     @cached_property
     def is_async(self) -> bool:
@@ -225,7 +236,9 @@ def task(
 ) -> Callable[[Declared], Declared]:
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
 
-    It may be an `async def`, which has no `run.session`.
+    It may be an `async def`, which has no `run.session`. With one_commit it may take lists:
+    `(args: list[Model], runs: list[Run]) -> list[Model]`. Then it is called once for the tasks of a
+    batch, and returns their values in the same order.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`. TaskOptions describes the options.
@@ -234,7 +247,9 @@ def task(
     """
 
     def register(function: Declared) -> Declared:
-        new = Task(name, function, arguments_of(name, function), **options)
+        arguments = arguments_of(name, function)
+        lists = takes_lists(name, function, one_commit=options.get("one_commit", False))
+        new = Task(name, function, arguments, takes_lists=lists, **options)
         for key in (name, *aliases):
             _register(key, new)
         return function

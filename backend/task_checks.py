@@ -123,10 +123,26 @@ def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:
     """Return the model of a task's arguments, after checks of the function and its two models."""
     check_function(name, function)
     hints = get_type_hints(function)
-    arguments = _model(name, "its parameter `args`", hints.get("args"))
+    arguments = _model(name, "its parameter `args`", item_of(hints.get("args")))
     _check_model(name, arguments)
-    _model(name, "its return value", hints.get("return"))
+    _model(name, "its return value", item_of(hints.get("return")))
     return arguments
+
+
+def takes_lists(name: str, function: Callable[..., object], *, one_commit: bool) -> bool:
+    """Return whether a function is annotated with `list[Model]`: it runs for a whole batch."""
+    hints = get_type_hints(function)
+    args, value = (get_origin(hints.get(key)) is list for key in ("args", "return"))
+    if args != value:
+        raise RegistrationError(f"task {name!r}: a function that takes a list must return a list")
+    if args and not one_commit:
+        raise RegistrationError(f"task {name!r}: only tasks with one_commit can take lists")
+    return args
+
+
+def item_of(hint: object) -> object:
+    """Return `Model` for the annotation `list[Model]`; any other annotation unchanged."""
+    return get_args(hint)[0] if get_origin(hint) is list else hint
 
 
 def _model(task_name: str, what: str, hint: object) -> type[BaseModel]:

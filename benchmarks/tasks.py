@@ -10,4 +10,5 @@ from backend.tasks.insert_message import MessageIn, MessageOut
 @task(name="write_message")
 def write_message(args: MessageIn, run: Run) -> MessageOut:
     """Insert a message into the database."""
-    return MessageOut.model_validate(messages.insert(run.session, args.content, run.task_id))
+    (message,) = messages.insert(run.session, [args.content], [run.task_id])
+    return MessageOut.model_validate(message)

@@ -32,31 +32,25 @@ def _message(row: Row[*tuple[Any, ...]]) -> Message:
 
 _INSERT = text(
     """
-    INSERT INTO messages (task_id, content) VALUES (CAST(:task_id AS uuid), :content)
-    RETURNING id, content, created_at
-    """
-)
-
-
-def insert(connection: Executor, content: str, task_id: str) -> Message:
-    """Insert a task's message and return it. Raises IntegrityError for a second one."""
-    row = connection.execute(_INSERT, {"task_id": task_id, "content": content}).one()
-    return _message(row)
-
-
-_INSERT_MANY = text(
-    """
-    INSERT INTO messages (content)
-    SELECT content FROM unnest(CAST(:contents AS text[])) WITH ORDINALITY AS new (content, place)
+    INSERT INTO messages (content, task_id)
+    SELECT content, task_id
+    FROM unnest(CAST(:contents AS text[]), CAST(:task_ids AS uuid[])) WITH ORDINALITY
+        AS new (content, task_id, place)
     ORDER BY place
     RETURNING id, content, created_at
     """
 )
 
 
-def insert_many(connection: Executor, contents: Sequence[str]) -> list[Message]:
-    """Insert messages without a task, in order, and return them."""
-    rows = connection.execute(_INSERT_MANY, {"contents": list(contents)})
+def insert(
+    connection: Executor, contents: Sequence[str], task_ids: Sequence[str] = ()
+) -> list[Message]:
+    """Insert messages, in order, and return them. `task_ids`: the tasks that write them, if any.
+
+    Raises IntegrityError for a second message of a task.
+    """
+    parameters = {"contents": list(contents), "task_ids": list(task_ids)}
+    rows = connection.execute(_INSERT, parameters)
     return sorted((_message(row) for row in rows), key=lambda message: message.id)
 
 

@@ -50,6 +50,10 @@ class MessageOut(BaseModel):
 
 
 @task(name="insert_message", time_limit=60, one_commit=True)
-def insert_message(args: MessageIn, run: Run) -> MessageOut:
+def insert_messages(args: list[MessageIn], runs: list[Run]) -> list[MessageOut]:
     """Insert a message into the database."""
-    return MessageOut.model_validate(messages.insert(run.session, args.content, run.task_id))
+    # One statement for all messages of a batch.
+    inserted = messages.insert(
+        runs[0].session, [each.content for each in args], [run.task_id for run in runs]
+    )
+    return [MessageOut.model_validate(message) for message in inserted]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from backend.db import leases
 from backend.errors import TaskError
 from backend.task import Run, Task
-from backend.tasks.insert_message import MessageIn, insert_message
+from backend.tasks.insert_message import MessageIn, insert_messages
 from backend.tasks.slow import SlowArguments, slow
 from tests.support.attempts import run_alone, run_together
 from tests.support.ledger import submit, task
@@ -29,7 +29,7 @@ def submitting(action: Action, culprit: str = "", *, one_commit: bool) -> Task:
     """Return a task that submits another, and then, if its id is `culprit`, runs an action."""
 
     def function(_args: Nothing, run: Run) -> Nothing:
-        run.submit(insert_message, MessageIn(content=run.task_id))
+        run.submit(insert_messages, MessageIn(content=run.task_id))
         if culprit in {"", run.task_id}:
             action(run)
         return Nothing()
@@ -62,7 +62,7 @@ def refuse(_run: Run) -> None:
 
 def submit_in_a_savepoint_that_is_rolled_back(run: Run) -> None:
     with suppress(ZeroDivisionError), run.session.begin_nested():
-        run.submit(insert_message, MessageIn(content="rolled back"))
+        run.submit(insert_messages, MessageIn(content="rolled back"))
         _ = 1 / 0
 
 
@@ -121,6 +121,6 @@ def test_arguments_are_validated_as_those_of_a_request(database: sa.Engine) -> N
         run = Run("id", 1, session)
         for arguments in (changed, MessageIn.model_construct(content=" ")):
             with pytest.raises(ValueError, match="must not"):
-                run.submit(insert_message, arguments)
+                run.submit(insert_messages, arguments)
         assert run.submit(slow, SlowArguments(duration=3))
         session.commit()

@@ -15,7 +15,7 @@ from backend.db.session import trial
 from backend.errors import StatementFailed, TaskError
 from backend.settings import settings
 from backend.task import Run, task
-from backend.tasks.insert_message import MessageIn, insert_message
+from backend.tasks.insert_message import MessageIn, insert_messages
 from backend.testing import run_task
 from tests.support.task_session import written
 
@@ -48,7 +48,7 @@ def write(request: pytest.FixtureRequest) -> Callable[[Statement, Run], Statemen
 
     @task(name="write", one_commit=request.param)
     def write(args: Statement, run: Run) -> Statement:
-        messages.insert(run.session, "written", run.task_id)
+        messages.insert(run.session, ["written"], [run.task_id])
         run.session.execute(sa.text(args.sql))
         return args
 
@@ -60,15 +60,15 @@ Write = Any
 
 def test_writes_of_a_task_are_rolled_back(service: sa.Engine, write: Write) -> None:
     assert run_task(write, Statement()).value == Statement()
-    assert run_task(insert_message, MessageIn(content="Hello")).value.content == "Hello"
+    assert run_task(insert_messages, MessageIn(content="Hello")).value.content == "Hello"
     assert written(service) == []
 
 
 def test_a_test_prepares_rows_and_reads_what_a_task_wrote(service: sa.Engine, write: Write) -> None:
     with trial() as connection:
-        messages.insert_many(connection, ["prepared"])
+        messages.insert(connection, ["prepared"])
         run_task(write, Statement(), connection=connection)
-        run_task(insert_message, MessageIn(content="Hello"), connection=connection)
+        run_task(insert_messages, MessageIn(content="Hello"), connection=connection)
         found = connection.execute(sa.text("SELECT content FROM messages ORDER BY id"))
         assert list(found.scalars()) == ["prepared", "written", "Hello"]
     assert written(service) == []
@@ -76,7 +76,7 @@ def test_a_test_prepares_rows_and_reads_what_a_task_wrote(service: sa.Engine, wr
 
 def test_a_task_that_raises_leaves_only_the_rows_that_the_test_prepared(write: Write) -> None:
     with trial() as connection:
-        messages.insert_many(connection, ["prepared"])
+        messages.insert(connection, ["prepared"])
         with pytest.raises(sa.exc.DataError):
             run_task(write, Statement(sql="SELECT 1 / 0"), connection=connection)
         assert connection.execute(COUNT).scalar_one() == 1
@@ -124,7 +124,7 @@ def test_a_task_that_does_not_use_its_session_opens_no_transaction(
 
 def test_the_given_id_is_the_one_that_the_task_writes(service: sa.Engine) -> None:
     with trial() as connection:
-        run_task(insert_message, MessageIn(content="x"), task_id=TASK, connection=connection)
+        run_task(insert_messages, MessageIn(content="x"), task_id=TASK, connection=connection)
         found = connection.execute(sa.text("SELECT CAST(task_id AS text) FROM messages"))
         assert found.scalar_one() == TASK
     assert written(service) == [], "also if the task has begun the transaction"
@@ -133,7 +133,7 @@ def test_the_given_id_is_the_one_that_the_task_writes(service: sa.Engine) -> Non
 def test_a_task_that_submits_another_one_leaves_neither(service: sa.Engine) -> None:
     @task(name="submitting")
     def submitting(args: MessageIn, run: Run) -> MessageIn:
-        run.submit(insert_message, args)
+        run.submit(insert_messages, args)
         return args
 
     count = sa.text("SELECT count(*) FROM tasks JOIN outbox ON task_id = id")

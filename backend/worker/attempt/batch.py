@@ -23,12 +23,12 @@ from backend.errors import (
     TaskRaised,
 )
 from backend.states import SUCCESS
-from backend.worker.attempt.call import value_of
+from backend.worker.attempt.call import value_of, values_of
 from backend.worker.attempt.outcomes import finish, note_dropped
 from backend.worker.attempt.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from backend.db.records import TaskRecord
     from backend.worker.attempt.attempt import Attempt, Report
@@ -48,8 +48,8 @@ def run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
         try:
             return retry_while_unavailable(partial(in_one_commit, left))
         except TaskRaised as raised:
-            left = [attempt for attempt in left if attempt.id != raised.task_id]
-            report.alone.append(raised.task_id)
+            left = [attempt for attempt in left if attempt.id not in raised.task_ids]
+            report.alone += raised.task_ids
             if len(report.alone) < MAX_FAILED:
                 continue
         except StoreUnavailable:
@@ -79,9 +79,9 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
         # without being noticed and its process dies, it is still in the outbox.
         claim = locked.hold(session, numbers, worker)
         outcomes = [
-            outcome(attempt.id, attempt.number, SUCCESS, result=_value(attempt, session))
-            for attempt in attempts
-            if attempt.id in claim.ids
+            outcome(attempt.id, attempt.number, SUCCESS, result=value)
+            for called in _calls(attempt for attempt in attempts if attempt.id in claim.ids)
+            for attempt, value in zip(called, _values(called, session), strict=True)
         ]
         if outcomes:
             finish(session, outcomes, worker, waiting=True, began=claim.began)
@@ -91,20 +91,33 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     return outcomes
 
 
-def _value(attempt: Attempt, session: TaskSession) -> str:
-    """Return the value as JSON text. Raises TaskRaised, StoreUnavailable."""
+def _calls(attempts: Iterable[Attempt]) -> Iterable[list[Attempt]]:
+    """Return the attempts by call: those of a task that takes lists share one."""
+    calls: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        key = attempt.spec.name if attempt.spec.takes_lists else attempt.id
+        calls.setdefault(key, []).append(attempt)
+    return calls.values()
+
+
+def _values(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
+    """Return the values of one call as JSON texts. Raises TaskRaised, StoreUnavailable."""
+    ids = [attempt.id for attempt in attempts]
     try:
-        return value_of(attempt, session)
+        if attempts[0].spec.takes_lists:
+            return values_of(attempts, session)
+        return [value_of(attempts[0], session)]
     except StoreNotWritable:
         raise
     except StoreUnavailable as error:
-        attempt.losses += 1
-        if attempt.losses < MAX_LOSSES:
+        for attempt in attempts:
+            attempt.losses += 1
+        if max(attempt.losses for attempt in attempts) < MAX_LOSSES:
             raise
         failed = StatementFailed("The task lost its database connection each time")
         failed.__cause__ = error
-        raise TaskRaised(attempt.id) from failed
+        raise TaskRaised(*ids) from failed
     except BaseException as error:
         if terminate_handler_fired():
             raise  # SIGTERM, as in one.py
-        raise TaskRaised(attempt.id) from error
+        raise TaskRaised(*ids) from error

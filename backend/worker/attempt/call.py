@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from backend.call import as_json, call, read_arguments
+from backend.call import as_json, call, call_together, read_arguments
 from backend.task import Run
 from backend.worker import stopping
 from backend.worker.attempt.time_up import time_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backend.db.task_session import TaskSession
     from backend.worker.attempt.attempt import Attempt
@@ -25,15 +25,7 @@ def value_of(
     `start`: called before the function reports progress; see group.py.
     """
     spec = attempt.spec
-    run = Run(
-        attempt.id,
-        attempt.number,
-        session,
-        spec.one_commit,
-        start,
-        attempt.ends_at,
-        stopping.deadline,
-    )
+    run = _run(attempt, session, start)
     with session.lent():
         arguments = read_arguments(spec, attempt.arguments)
         # The members of a batch share a time limit, and a coroutine cannot be interrupted.
@@ -42,3 +34,28 @@ def value_of(
         with time_up(spec.time_limit, attempt.ends_at - time.monotonic()):
             value = call(spec, arguments, run)
         return as_json(value)
+
+
+def values_of(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
+    """Run the function of a task that takes lists, once for all; return the values as JSON texts.
+
+    The attempts are of the same task. Raises what the function raises.
+    """
+    spec = attempts[0].spec
+    with session.lent():
+        arguments = [read_arguments(spec, attempt.arguments) for attempt in attempts]
+        runs = [_run(attempt, session) for attempt in attempts]
+        return [as_json(value) for value in call_together(spec, arguments, runs)]
+
+
+def _run(attempt: Attempt, session: TaskSession, start: Callable[[], None] | None = None) -> Run:
+    """Return what the function gets as `run`."""
+    return Run(
+        attempt.id,
+        attempt.number,
+        session,
+        attempt.spec.one_commit,
+        start,
+        attempt.ends_at,
+        stopping.deadline,
+    )
