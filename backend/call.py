@@ -64,16 +64,17 @@ def call_together(
     Raises TaskError unless it returns a list with a model for each, and every error of the
     function.
     """
+    count = len(arguments)  # the function may change the lists
     values = _returned(spec, arguments, runs)
     if not isinstance(values, list):
         raise TaskError(f"The task returned {type(values).__name__} instead of a list")
-    if len(values) != len(runs):
-        raise TaskError(f"The task returned {len(values)} values for {len(runs)} arguments")
+    if len(values) != count:
+        raise TaskError(f"The task returned {len(values)} values for {count} arguments")
     return [_checked(value) for value in values]
 
 
 def _returned(spec: Task, *parameters: object) -> object:
-    """Return what the function returns, or its coroutine. A forked process ends here."""
+    """Return what the function, or its coroutine, returns. A process that it forks ends here."""
     pid = os.getpid()
     function: Callable[..., object] = spec.function
     try:

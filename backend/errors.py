@@ -71,8 +71,8 @@ class StatementFailed(Error):
 class TaskRaised(Error):
     """A task's function raised an error, which is the cause of this one.
 
-    `task_ids`: the tasks for which it was called. The wrapper distinguishes the error from errors
-    of the ledger's own statements.
+    `task_ids`: the tasks for which the function was called. The wrapper distinguishes the error
+    from errors of the ledger's own statements.
     """
 
     def __init__(self, *task_ids: str) -> None:

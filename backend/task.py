@@ -237,8 +237,8 @@ def task(
     """Register a function `(args: <a Pydantic model>, run: Run) -> <a Pydantic model>` as a task.
 
     It may be an `async def`, which has no `run.session`. With one_commit it may take lists:
-    `(args: list[Model], runs: list[Run]) -> list[Model]`. Then it is called once for the tasks of a
-    batch, and returns their values in the same order.
+    `(args: list[Model], runs: list[Run]) -> list[Model]`. Then it is called once for all tasks of a
+    batch. It returns a value for each, in the same order.
 
     name: lower case letters, digits and underscores; it is stored with every task and part of the
         URL, so keep it, or name the old one in `aliases`. TaskOptions describes the options.

@@ -130,14 +130,20 @@ def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:
 
 
 def takes_lists(name: str, function: Callable[..., object], *, one_commit: bool) -> bool:
-    """Return whether a function is annotated with `list[Model]`: it runs for a whole batch."""
+    """Return whether a function is annotated with lists: it is called once for a batch."""
     hints = get_type_hints(function)
-    args, value = (get_origin(hints.get(key)) is list for key in ("args", "return"))
-    if args != value:
-        raise RegistrationError(f"task {name!r}: a function that takes a list must return a list")
-    if args and not one_commit:
+    parameters = [*inspect.signature(function).parameters, "return"]
+    lists = [get_origin(hints.get(each)) is list for each in parameters]
+    if not any(lists):
+        return False
+    if not one_commit:
         raise RegistrationError(f"task {name!r}: only tasks with one_commit can take lists")
-    return args
+    if not all(lists):
+        raise RegistrationError(
+            f"task {name!r}: its annotations must be"
+            " (args: list[Model], runs: list[Run]) -> list[Model], or without lists"
+        )
+    return True
 
 
 def item_of(hint: object) -> object:

@@ -53,7 +53,7 @@ def run_task(
     a transaction begins in the database of DATABASE_URL, and is rolled back at the end.
 
     function: the function that `@task` has decorated. If the task names another one as `run`, that
-        one runs. One that takes lists gets lists with one item.
+        one runs. A function that takes lists gets lists with one item.
     task_id: by default a new id.
     connection: its transaction is used for `run.session`, so the test can prepare rows and read
         what the task wrote. The test rolls it back: take one from `backend.db.session.trial`.

@@ -10,5 +10,4 @@ from backend.tasks.insert_message import MessageIn, MessageOut
 @task(name="write_message")
 def write_message(args: MessageIn, run: Run) -> MessageOut:
     """Insert a message into the database."""
-    (message,) = messages.insert(run.session, [args.content], [run.task_id])
-    return MessageOut.model_validate(message)
+    return MessageOut.model_validate(messages.insert(run.session, args.content, run.task_id))

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 10
 BEAT_SECONDS = 1.0
+# How long a part of the API waits for the end of its thread that reads. With Redis, kombu may need
+# a second to close a connection; if the process ends first, nothing is lost.
+CLOSE_SECONDS = 0.3
 # The most events that one `handle_all` handles.
 MAX_EVENTS = 1000
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from kombu import Consumer, Exchange, Producer, Queue
 
-from backend.api.event_drain import HEARTBEAT_SECONDS, EventDrain
+from backend.api.event_drain import CLOSE_SECONDS, HEARTBEAT_SECONDS, EventDrain
 from backend.broker.app import app
 from backend.broker.connection import connect, pause_after
 from backend.broker.outage import broker_outage
@@ -72,10 +72,10 @@ class Inspector:
         return answers
 
     def close(self) -> None:
-        """Stop the thread; returns within 3 s."""
+        """Stop the thread; returns within CLOSE_SECONDS."""
         self._stopping.set()
         self._asked.set()
-        self._loop.close()
+        self._loop.close(CLOSE_SECONDS)
 
     def _serve(self) -> None:
         connection = self._open_connection(heartbeat=HEARTBEAT_SECONDS, timeout=self.reply_timeout)

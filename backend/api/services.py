@@ -107,7 +107,7 @@ def _states(ids: Sequence[str]) -> list[TaskRecord | None]:
 
 def _insert_messages(contents: Sequence[str]) -> list[Message]:
     with autocommit_connection() as connection:
-        return messages.insert(connection, contents)
+        return messages.insert_many(connection, contents)
 
 
 def _read(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:

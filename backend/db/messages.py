@@ -30,6 +30,13 @@ def _message(row: Row[*tuple[Any, ...]]) -> Message:
     return Message(row[0], row[1], row[2].astimezone(UTC))
 
 
+def insert(connection: Executor, content: str, task_id: str) -> Message:
+    """Insert a task's message and return it. Raises IntegrityError for a second one."""
+    (message,) = insert_many(connection, [content], [task_id])
+    return message
+
+
+# Without task ids, unnest() fills their column with NULL.
 _INSERT = text(
     """
     INSERT INTO messages (content, task_id)
@@ -42,13 +49,17 @@ _INSERT = text(
 )
 
 
-def insert(
+def insert_many(
     connection: Executor, contents: Sequence[str], task_ids: Sequence[str] = ()
 ) -> list[Message]:
-    """Insert messages, in order, and return them. `task_ids`: the tasks that write them, if any.
+    """Insert messages, in order, and return them.
 
-    Raises IntegrityError for a second message of a task.
+    `task_ids`: the id of the task that writes each message, in the same order; empty if no task
+    does. Raises IntegrityError for a second message of a task, ValueError for another number of
+    ids.
     """
+    if task_ids and len(task_ids) != len(contents):
+        raise ValueError("task_ids: one for each message, or none")
     parameters = {"contents": list(contents), "task_ids": list(task_ids)}
     rows = connection.execute(_INSERT, parameters)
     return sorted((_message(row) for row in rows), key=lambda message: message.id)

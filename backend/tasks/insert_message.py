@@ -53,7 +53,7 @@ class MessageOut(BaseModel):
 def insert_messages(args: list[MessageIn], runs: list[Run]) -> list[MessageOut]:
     """Insert a message into the database."""
     # One statement for all messages of a batch.
-    inserted = messages.insert(
+    inserted = messages.insert_many(
         runs[0].session, [each.content for each in args], [run.task_id for run in runs]
     )
     return [MessageOut.model_validate(message) for message in inserted]

@@ -32,7 +32,7 @@ def counted(database: sa.Engine) -> tuple[int, int]:
 def test_inserted_and_deleted_messages_are_counted(database: sa.Engine) -> None:
     assert counted(database) == (0, 0)
     with database.begin() as connection:
-        messages.insert(connection, ["a", "b", "c"])
+        messages.insert_many(connection, ["a", "b", "c"])
         assert messages.count(connection) == 3
         connection.execute(sa.text("DELETE FROM messages WHERE content = 'b'"))
     assert counted(database) == (2, 2)
@@ -43,7 +43,7 @@ def test_inserted_and_deleted_messages_are_counted(database: sa.Engine) -> None:
 
 def test_uncommitted_messages_are_not_counted(database: sa.Engine) -> None:
     with database.connect() as connection:
-        messages.insert(connection, ["a"])
+        messages.insert_many(connection, ["a"])
         assert counted(database) == (0, 0)
         connection.rollback()
     assert counted(database) == (0, 0)
@@ -54,7 +54,7 @@ def test_two_concurrent_inserts_do_not_wait_for_each_other(
 ) -> None:
     first, second = connections
     for connection in (first, second, first, second):
-        messages.insert(connection, ["a", "b"])
+        messages.insert_many(connection, ["a", "b"])
     second.commit()
     assert counted(database) == (4, 4)
     first.commit()
@@ -66,9 +66,9 @@ def test_adding_up_keeps_the_total_and_waits_for_no_lock(
 ) -> None:
     first, second = connections
     for _ in range(3):
-        messages.insert(first, ["a"])
+        messages.insert_many(first, ["a"])
     first.commit()
-    messages.insert(first, ["b"])
+    messages.insert_many(first, ["b"])
     for connection in (second, second, first):
         messages.add_up(connection)
         assert counted(database) == (3, 3)
@@ -106,18 +106,18 @@ TRUNCATE = sa.text("TRUNCATE messages")
 def test_a_truncate_during_adding_up_leaves_a_count_of_zero(database: sa.Engine) -> None:
     for _ in range(2):
         with database.begin() as connection:
-            messages.insert(connection, ["a", "b"])
+            messages.insert_many(connection, ["a", "b"])
     at_once(database, messages.add_up, TRUNCATE)
     assert counted(database) == (0, 0)
 
 
 def test_counts_are_correct_if_added_up_during_a_truncate(database: sa.Engine) -> None:
     with database.begin() as connection:
-        messages.insert(connection, ["a", "b"])
+        messages.insert_many(connection, ["a", "b"])
 
     def truncate_and_insert(connection: sa.Connection) -> None:
         connection.execute(TRUNCATE)
-        messages.insert(connection, ["c"])
+        messages.insert_many(connection, ["c"])
 
     at_once(database, truncate_and_insert, messages._ADD_UP)
     assert counted(database) == (1, 1)

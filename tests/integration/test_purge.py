@@ -74,7 +74,7 @@ def test_a_task_that_has_not_ended_stays(database: sa.Engine, state: str) -> Non
 def test_the_messages_of_deleted_tasks_stay(database: sa.Engine) -> None:
     (task_id,) = insert(database, 31)
     with database.begin() as connection:
-        messages.insert(connection, ["Hello"], [task_id])
+        messages.insert(connection, "Hello", task_id)
     assert delete(database).tasks == 1
     with database.connect() as connection:
         assert [message.content for message in messages.page(connection, 10, 2**62)] == ["Hello"]

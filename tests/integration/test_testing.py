@@ -48,7 +48,7 @@ def write(request: pytest.FixtureRequest) -> Callable[[Statement, Run], Statemen
 
     @task(name="write", one_commit=request.param)
     def write(args: Statement, run: Run) -> Statement:
-        messages.insert(run.session, ["written"], [run.task_id])
+        messages.insert(run.session, "written", run.task_id)
         run.session.execute(sa.text(args.sql))
         return args
 
@@ -66,7 +66,7 @@ def test_writes_of_a_task_are_rolled_back(service: sa.Engine, write: Write) -> N
 
 def test_a_test_prepares_rows_and_reads_what_a_task_wrote(service: sa.Engine, write: Write) -> None:
     with trial() as connection:
-        messages.insert(connection, ["prepared"])
+        messages.insert_many(connection, ["prepared"])
         run_task(write, Statement(), connection=connection)
         run_task(insert_messages, MessageIn(content="Hello"), connection=connection)
         found = connection.execute(sa.text("SELECT content FROM messages ORDER BY id"))
@@ -76,7 +76,7 @@ def test_a_test_prepares_rows_and_reads_what_a_task_wrote(service: sa.Engine, wr
 
 def test_a_task_that_raises_leaves_only_the_rows_that_the_test_prepared(write: Write) -> None:
     with trial() as connection:
-        messages.insert(connection, ["prepared"])
+        messages.insert_many(connection, ["prepared"])
         with pytest.raises(sa.exc.DataError):
             run_task(write, Statement(sql="SELECT 1 / 0"), connection=connection)
         assert connection.execute(COUNT).scalar_one() == 1

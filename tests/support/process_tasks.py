@@ -126,7 +126,7 @@ def use_multiprocessing(args: HowToFork, run: Run) -> Squares:  # noqa: ARG001 -
 
 
 def _use_session(run: Run) -> None:
-    messages.insert(run.session, ["written by a fork"], [run.task_id])
+    messages.insert(run.session, "written by a fork", run.task_id)
 
 
 def _close_session(run: Run) -> None:
@@ -151,7 +151,7 @@ FORKS: dict[str, Callable[[Run], object]] = {
 @task(name="fork", max_attempts=2)
 def fork(args: HowToFork, run: Run) -> ProcessId:
     """Write a message, then fork. The fork calls FORKS[way] in the middle of this function."""
-    messages.insert(run.session, ["written by the task"], [run.task_id])
+    messages.insert(run.session, "written by the task", run.task_id)
     pid = os.fork()
     if pid == 0:
         FORKS[args.way](run)

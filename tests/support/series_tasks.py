@@ -74,7 +74,7 @@ def _report_from_a_fork(run: Run) -> None:
         run.progress(1, 2)
         os._exit(0)
     time.sleep(0.2)
-    messages.insert(run.session, ["written"], [run.task_id])
+    messages.insert(run.session, "written", run.task_id)
     os.waitpid(pid, 0)
 
 
@@ -84,11 +84,11 @@ def _step(args: Step, run: Run) -> Attempt:
     if args.what == "report from a fork":
         _report_from_a_fork(run)
     elif args.what == "write":
-        messages.insert(run.session, ["written"], [run.task_id])
+        messages.insert(run.session, "written", run.task_id)
     elif args.what == "report":
         run.progress(1, 2)
     elif args.what == "write, submit, kill its process":
-        messages.insert(run.session, ["written"], [run.task_id])
+        messages.insert(run.session, "written", run.task_id)
         run.submit(step, args.model_copy(update={"what": "nothing"}))
         if run.attempt == 1:
             _kill_child(args)

@@ -43,7 +43,7 @@ def declare(action: Action, culprit: str, *, one_commit: bool) -> Task:
     """Return a task that writes a message, and then, if its id is `culprit`, runs an action."""
 
     def function(_args: Nothing, run: Run) -> Nothing:
-        messages.insert(run.session, ["written"], [run.task_id])
+        messages.insert(run.session, "written", run.task_id)
         if run.task_id == culprit:
             action(run.session)
         return Nothing()

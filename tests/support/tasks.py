@@ -45,7 +45,7 @@ def kill_its_process_in_one_commit(args: Nothing, run: Run) -> Note:
 @task(name="fail", max_attempts=2)
 def fail(args: Note, run: Run) -> Note:
     """Write a message, then raise an error."""
-    messages.insert(run.session, ["to be rolled back"], [run.task_id])
+    messages.insert(run.session, "to be rolled back", run.task_id)
     raise ValueError(args.text)
 
 
@@ -58,14 +58,14 @@ def refuse(args: Note, run: Run) -> Note:  # noqa: ARG001 - a task's signature
 @task(name="refuse_in_one_commit", one_commit=True)
 def refuse_in_one_commit(args: Note, run: Run) -> Note:
     """Write a message, then fail without retry."""
-    messages.insert(run.session, ["to be rolled back"], [run.task_id])
+    messages.insert(run.session, "to be rolled back", run.task_id)
     raise TaskError(args.text)
 
 
 @task(name="note")
 def note(args: Note, run: Run) -> Note:
     """Write a message in the transaction of the outcome."""
-    messages.insert(run.session, [args.text], [run.task_id])
+    messages.insert(run.session, args.text, run.task_id)
     return args
 
 
@@ -96,7 +96,7 @@ def overrun(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's signatu
 @task(name="nearly_overrun", max_attempts=1, time_limit=3)
 def nearly_overrun(args: Note, run: Run) -> Note:
     """Take longer than its time limit, and end when this is near if it has a text."""
-    messages.insert(run.session, ["written before TimeUp"], [run.task_id])
+    messages.insert(run.session, "written before TimeUp", run.task_id)
     left = run.seconds_left
     try:
         threading.Event().wait(20)
@@ -167,7 +167,7 @@ def wait_for_a_lock(args: Nothing, run: Run) -> Note:  # noqa: ARG001 - a task's
 @task(name="write_and_wait")
 def write_and_wait(args: Note, run: Run) -> Note:
     """Write a message, then wait until the file that `text` names exists, up to 60 s."""
-    messages.insert(run.session, ["written by write_and_wait"], [run.task_id])
+    messages.insert(run.session, "written by write_and_wait", run.task_id)
     for _ in range(600):
         if os.path.exists(args.text):  # noqa: PTH110 - the fastest check
             break
@@ -179,7 +179,7 @@ def write_and_wait(args: Note, run: Run) -> Note:
 def wait_and_write(args: Note, run: Run) -> Note:
     """Wait until the file that `text` names exists, then write a message."""
     wait(args, run)
-    messages.insert(run.session, ["written by wait_and_write"], [run.task_id])
+    messages.insert(run.session, "written by wait_and_write", run.task_id)
     return Note(text=f"attempt {run.attempt}")
 
 

@@ -176,6 +176,52 @@ def test_a_function_that_could_not_be_called_is_refused(
         _ = task_of(declared).function
 
 
+def takes_lists(args: list[Nothing], runs: list[Run]) -> list[Nothing]:  # noqa: ARG001
+    return args
+
+
+def takes_a_list(args: list[Nothing], runs: list[Run]) -> Nothing:  # noqa: ARG001
+    return args[0]
+
+
+def returns_a_list(args: Nothing, run: Run) -> list[Nothing]:  # noqa: ARG001
+    return [args]
+
+
+def takes_one_run(args: list[Nothing], run: Run) -> list[Nothing]:  # noqa: ARG001
+    return args
+
+
+def takes_other_lists(args: list[int], runs: list[Run]) -> list[Nothing]:  # noqa: ARG001
+    return []
+
+
+def test_a_short_task_may_take_lists() -> None:
+    task(name="idle", one_commit=True)(takes_lists)
+    declared = backend.task.declared_tasks["idle"]
+    assert declared.takes_lists
+    assert (declared.arguments, declared.result) == (Nothing, Nothing)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "said"),
+    [
+        (takes_lists, {}, "only tasks with one_commit can take lists"),
+        (takes_a_list, {"one_commit": True}, "or without lists"),
+        (returns_a_list, {"one_commit": True}, "or without lists"),
+        (takes_one_run, {"one_commit": True}, "or without lists"),
+        (returns_a_list, {}, "only tasks with one_commit can take lists"),
+        (takes_other_lists, {"one_commit": True}, "annotate .*args"),
+    ],
+)
+def test_a_function_whose_lists_do_not_fit_is_refused(
+    function: Function, options: Mapping[str, Any], said: str
+) -> None:
+    with pytest.raises(RegistrationError, match=rf"task 'idle': .*{said}"):
+        task(name="idle", **options)(function)
+    assert "idle" not in backend.task.declared_tasks
+
+
 @pytest.mark.parametrize("seconds", [0, -1, 30 * 86400, float("inf"), float("nan")])
 def test_a_time_limit_out_of_range_is_refused(seconds: float) -> None:
     with pytest.raises(RegistrationError, match="above 0, up to 2000000"):

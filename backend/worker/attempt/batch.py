@@ -1,6 +1,7 @@
 """Runs attempts of `one_commit` tasks: claim, run and finish are one transaction.
 
-A failed one runs alone later, so that no other task gets its error.
+A failed one runs alone later, so that no other task gets its error. A function that takes lists is
+called once for all its attempts. If this call fails, the function is called for each of them.
 """
 
 from __future__ import annotations
@@ -44,13 +45,19 @@ MAX_LOSSES = 3
 def run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
     """Run attempts together; return the outcomes, and add to the report those to be run alone."""
     left = list(attempts)
+    errors = 0
     while left:
         try:
             return retry_while_unavailable(partial(in_one_commit, left))
         except TaskRaised as raised:
-            left = [attempt for attempt in left if attempt.id not in raised.task_ids]
-            report.alone += raised.task_ids
-            if len(report.alone) < MAX_FAILED:
+            failed = [attempt for attempt in left if attempt.id in raised.task_ids]
+            if len(failed) > 1:
+                _separate(failed, raised)
+            else:
+                left.remove(failed[0])
+                report.alone += raised.task_ids
+            errors += 1
+            if errors < MAX_FAILED:
                 continue
         except StoreUnavailable:
             # Their rows in the outbox are still there: they are published again.
@@ -91,12 +98,27 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     return outcomes
 
 
+def _separate(attempts: Sequence[Attempt], raised: TaskRaised) -> None:
+    """Make the function be called for each of these attempts, after a call for all has failed.
+
+    The error is logged, because it may not come again.
+    """
+    for attempt in attempts:
+        attempt.separate = True
+    logger.warning(
+        "%s raised when called for %d tasks; it is called for each of them",
+        attempts[0].spec.name,
+        len(attempts),
+        exc_info=raised.__cause__,
+    )
+
+
 def _calls(attempts: Iterable[Attempt]) -> Iterable[list[Attempt]]:
-    """Return the attempts by call: those of a task that takes lists share one."""
+    """Return a list of attempts for each call of a function."""
     calls: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        key = attempt.spec.name if attempt.spec.takes_lists else attempt.id
-        calls.setdefault(key, []).append(attempt)
+        together = attempt.spec.takes_lists and not attempt.separate
+        calls.setdefault(attempt.spec.name if together else attempt.id, []).append(attempt)
     return calls.values()
 
 
@@ -104,7 +126,7 @@ def _values(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
     """Return the values of one call as JSON texts. Raises TaskRaised, StoreUnavailable."""
     ids = [attempt.id for attempt in attempts]
     try:
-        if attempts[0].spec.takes_lists:
+        if len(attempts) > 1:
             return values_of(attempts, session)
         return [value_of(attempts[0], session)]
     except StoreNotWritable:

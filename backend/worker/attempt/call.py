@@ -37,9 +37,9 @@ def value_of(
 
 
 def values_of(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
-    """Run the function of a task that takes lists, once for all; return the values as JSON texts.
+    """Call the function of a task that takes lists once, for several attempts of this task.
 
-    The attempts are of the same task. Raises what the function raises.
+    Returns the values as JSON texts, in the same order. Raises what the function raises.
     """
     spec = attempts[0].spec
     with session.lent():

@@ -142,9 +142,37 @@ GUARDS = [
     Guard(
         "a task that always breaks its connection is not retried without limit",
         "backend/worker/attempt/batch.py",
-        "        if attempt.losses < MAX_LOSSES:\n",
+        "        if max(attempt.losses for attempt in attempts) < MAX_LOSSES:\n",
         "        if True:\n",
         "tests/integration/test_task_ends.py",
+    ),
+    Guard(
+        "a function that takes lists returns a value for each argument",
+        "backend/call.py",
+        "    if len(values) != count:\n",
+        "    if False:\n",
+        "tests/integration/test_lists.py",
+    ),
+    Guard(
+        "after an error in a call for several tasks the function is called for each of them",
+        "backend/worker/attempt/batch.py",
+        "        raise TaskRaised(*ids) from error\n",
+        "        raise TaskRaised(ids[0]) from error\n",
+        "tests/integration/test_lists.py",
+    ),
+    Guard(
+        "a lost connection in a call for several tasks is blamed on none of them",
+        "backend/worker/attempt/batch.py",
+        "        raise TaskRaised(*ids) from failed\n",
+        "        raise TaskRaised(ids[0]) from failed\n",
+        "tests/integration/test_lists.py",
+    ),
+    Guard(
+        "a function that takes lists gets only tasks that wait",
+        "backend/worker/attempt/batch.py",
+        "_calls(attempt for attempt in attempts if attempt.id in claim.ids)",
+        "_calls(attempts)",
+        "tests/integration/test_lists.py",
     ),
     Guard(
         "a task that changes its own row is not retried without limit",
