@@ -45,6 +45,27 @@ def test_messages_do_not_wait_for_the_slow_tasks_before_them(stack: Stack) -> No
     assert busy(stack, 2)
 
 
+def test_tasks_do_not_wait_for_a_worker_that_is_busy_with_long_ones(stack: Stack) -> None:
+    stack.start("api")
+    stack.start("worker", name="busy")
+    hours = [stack.post("/tasks/slow?duration=3600") for _ in range(2)]
+    eventually(lambda: busy(stack, 2), 20, "each process has a long task")
+    stack.start("worker", name="idle")
+    message = {"name": "insert_message", "arguments": {"content": "x"}}
+    slow = {"name": "slow", "arguments": {"duration": 0}}
+    answer = httpx.post(f"{stack.url}/tasks/batch", json=[message, slow] * 500, timeout=20)
+    assert answer.status_code == 202
+    answer = httpx.post(f"{stack.url}/tasks/batch", json=[slow, message] * 500, timeout=20)
+    assert answer.status_code == 202
+    eventually(lambda: stack.unfinished() == len(hours), MINUTE, "only the long tasks are left")
+    done = "SELECT name, state, count(*) FROM tasks WHERE state <> 'STARTED' GROUP BY 1, 2"
+    assert sorted(stack.query(done)) == [
+        ("insert_message", "SUCCESS", 1000),
+        ("slow", "SUCCESS", 1000),
+    ]
+    assert busy(stack, len(hours))
+
+
 def test_a_later_attempt_of_a_short_task_does_not_wait_for_slow_tasks(odd_stack: Stack) -> None:
     stack = odd_stack
     stack.start("api")
