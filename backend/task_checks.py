@@ -132,12 +132,12 @@ def arguments_of(name: str, function: Callable[..., object]) -> type[BaseModel]:
 def takes_lists(name: str, function: Callable[..., object], *, one_commit: bool) -> bool:
     """Return whether a function is annotated with lists: it is called once for a batch."""
     hints = get_type_hints(function)
-    parameters = [*inspect.signature(function).parameters, "return"]
-    lists = [get_origin(hints.get(each)) is list for each in parameters]
+    args, run, *_ = inspect.signature(function).parameters
+    lists = [get_origin(hints.get(each)) is list for each in (args, run, "return")]
     if not any(lists):
         return False
     if not one_commit:
-        raise RegistrationError(f"task {name!r}: only tasks with one_commit can take lists")
+        raise RegistrationError(f"task {name!r}: only a task with one_commit can have lists")
     if not all(lists):
         raise RegistrationError(
             f"task {name!r}: its annotations must be"

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 10
 BEAT_SECONDS = 1.0
-# How long a part of the API waits for the end of its thread that reads. With Redis, kombu may need
-# a second to close a connection; if the process ends first, nothing is lost.
+# How long `close` waits for a thread that reads from the broker. With Redis, kombu may need one
+# second to close a connection. If the process ends before that, nothing is lost.
 CLOSE_SECONDS = 0.3
+# The longest read of such a thread: it is shorter, so that the thread usually ends in time.
+READ_SECONDS = 0.25
 # The most events that one `handle_all` handles.
 MAX_EVENTS = 1000
 

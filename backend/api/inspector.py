@@ -72,7 +72,7 @@ class Inspector:
         return answers
 
     def close(self) -> None:
-        """Stop the thread; returns within CLOSE_SECONDS."""
+        """Tell the thread to stop, and wait for it, at most CLOSE_SECONDS."""
         self._stopping.set()
         self._asked.set()
         self._loop.close(CLOSE_SECONDS)
@@ -107,7 +107,7 @@ class Inspector:
             while not self._stopping.is_set():
                 if self._asked.wait(timeout=2.0):
                     self._asked.clear()
-                    if question := self._question:
+                    if (question := self._question) and not self._stopping.is_set():
                         self._put(question, producer, name)
                         self._collect(question, events)
                 # Read late answers: a worker that has answered late is no longer silent. This takes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu import Consumer, Exchange, Queue
 
-from backend.api.event_drain import CLOSE_SECONDS, HEARTBEAT_SECONDS, EventDrain
+from backend.api.event_drain import CLOSE_SECONDS, HEARTBEAT_SECONDS, READ_SECONDS, EventDrain
 from backend.broker.connection import connect, pause_after
 from backend.broker.outage import broker_outage
 from backend.broker.queues import CLASSIC
@@ -120,7 +120,7 @@ class ReplyListener:
         return self._stopping.is_set() or (gone is not None and gone())
 
     def close(self) -> None:
-        """Stop reading; returns within CLOSE_SECONDS."""
+        """Tell the thread to stop, and wait for it, at most CLOSE_SECONDS."""
         self._listener.close(CLOSE_SECONDS)
 
     def _read(self) -> None:
@@ -147,7 +147,7 @@ class ReplyListener:
                 self.connected = True
                 events = EventDrain(connection)
                 while not self._stopping.is_set():
-                    events.handle(timeout=POLL_SECONDS)
+                    events.handle(timeout=READ_SECONDS)
                     # Only after a read: a read-only Redis refuses it, because it removes the
                     # message.
                     if broker_outage.failing:

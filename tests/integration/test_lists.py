@@ -165,7 +165,7 @@ def test_an_error_that_only_a_call_for_several_tasks_raises_is_logged(
     assert report.alone == []
     assert {task(service, each)["state"] for each in ids} == {"SUCCESS"}
     (record,) = [each for each in caplog.records if "called for" in each.getMessage()]
-    assert record.getMessage().startswith(f"note raised when called for {SIZE} tasks")
+    assert f"note failed when it was called for {SIZE} tasks" in record.getMessage()
     assert record.exc_info
     assert str(record.exc_info[1]) == "not together"
 
@@ -185,6 +185,8 @@ def test_a_wrong_list_of_values_fails_the_task_and_leaves_nothing(
 ) -> None:
     noting = Noting(answer)
     assert sorted(batch(noting.spec, ids).alone) == ids
+    # For all, then two errors of one task each: the rest of the batch is given up.
+    assert [len(call) for call in noting.calls] == [SIZE, 1, 1]
     run_alone(noting.spec, ids[0], arguments(ids[0]), queue="short_tasks")
     row = task(service, ids[0])
     assert row["state"] == "FAILURE"
@@ -210,6 +212,7 @@ def test_arguments_that_do_not_fit_are_an_error_of_their_task_only(
     attempts = [attempt_of(noting.spec, each, arguments(each)) for each in ids[1:]]
     report = run([attempt_of(noting.spec, ids[0], '{"text": 7}'), *attempts])
     assert report.alone == ids[:1]
+    assert noting.calls == [[f"of {each}" for each in ids[1:]]]
     assert written(service).keys() == set(ids[1:])
 
 

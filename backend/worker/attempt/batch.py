@@ -21,6 +21,7 @@ from backend.errors import (
     StatementFailed,
     StoreNotWritable,
     StoreUnavailable,
+    TaskError,
     TaskRaised,
 )
 from backend.states import SUCCESS
@@ -52,7 +53,7 @@ def run_batch(attempts: Sequence[Attempt], report: Report) -> list[TaskRecord]:
         except TaskRaised as raised:
             failed = [attempt for attempt in left if attempt.id in raised.task_ids]
             if len(failed) > 1:
-                _separate(failed, raised)
+                _separate(failed, raised.__cause__)
             else:
                 left.remove(failed[0])
                 report.alone += raised.task_ids
@@ -98,18 +99,19 @@ def in_one_commit(attempts: Sequence[Attempt]) -> list[TaskRecord]:
     return outcomes
 
 
-def _separate(attempts: Sequence[Attempt], raised: TaskRaised) -> None:
-    """Make the function be called for each of these attempts, after a call for all has failed.
+def _separate(attempts: Sequence[Attempt], error: BaseException | None) -> None:
+    """Mark attempts after a call for all of them failed: the function will be called for each one.
 
-    The error is logged, because it may not come again.
+    The error is logged, because the single calls may succeed.
     """
     for attempt in attempts:
-        attempt.separate = True
+        attempt.called_alone = True
     logger.warning(
-        "%s raised when called for %d tasks; it is called for each of them",
+        "%s failed when it was called for %d tasks; it will be called for each of them: %s",
         attempts[0].spec.name,
         len(attempts),
-        exc_info=raised.__cause__,
+        error,
+        exc_info=None if isinstance(error, TaskError) else error,
     )
 
 
@@ -117,7 +119,7 @@ def _calls(attempts: Iterable[Attempt]) -> Iterable[list[Attempt]]:
     """Return a list of attempts for each call of a function."""
     calls: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        together = attempt.spec.takes_lists and not attempt.separate
+        together = attempt.spec.takes_lists and not attempt.called_alone
         calls.setdefault(attempt.spec.name if together else attempt.id, []).append(attempt)
     return calls.values()
 
@@ -129,7 +131,7 @@ def _values(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
         if len(attempts) > 1:
             return values_of(attempts, session)
         return [value_of(attempts[0], session)]
-    except StoreNotWritable:
+    except (StoreNotWritable, TaskRaised):
         raise
     except StoreUnavailable as error:
         for attempt in attempts:

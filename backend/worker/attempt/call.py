@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from backend.call import as_json, call, call_together, read_arguments
+from backend.errors import TaskRaised
 from backend.task import Run
 from backend.worker import stopping
 from backend.worker.attempt.time_up import time_up
@@ -39,11 +40,17 @@ def value_of(
 def values_of(attempts: Sequence[Attempt], session: TaskSession) -> list[str]:
     """Call the function of a task that takes lists once, for several attempts of this task.
 
-    Returns the values as JSON texts, in the same order. Raises what the function raises.
+    Returns the values as JSON texts, in the same order. Raises TaskRaised for an attempt whose
+    arguments do not fit, and what the function raises.
     """
     spec = attempts[0].spec
+    arguments = []
+    for attempt in attempts:
+        try:
+            arguments.append(read_arguments(spec, attempt.arguments))
+        except Exception as error:
+            raise TaskRaised(attempt.id) from error
     with session.lent():
-        arguments = [read_arguments(spec, attempt.arguments) for attempt in attempts]
         runs = [_run(attempt, session) for attempt in attempts]
         return [as_json(value) for value in call_together(spec, arguments, runs)]
 

@@ -6,6 +6,13 @@ from .guard import Guard
 
 GUARDS = [
     Guard(
+        "a broker that does not answer delays no stop of the API",
+        "backend/api/replies.py",
+        "        self._listener.close(CLOSE_SECONDS)\n",
+        "        self._listener.close()\n",
+        "tests/unit/test_closing.py",
+    ),
+    Guard(
         "readiness checks that PostgreSQL accepts a write",
         "backend/api/readiness.py",
         "        writable.try_insert(connection, writable.LARGE if large else writable.SMALL)\n",

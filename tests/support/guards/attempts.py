@@ -168,6 +168,13 @@ GUARDS = [
         "tests/integration/test_lists.py",
     ),
     Guard(
+        "a batch starts again only a few times",
+        "backend/worker/attempt/batch.py",
+        "            if errors < MAX_FAILED:\n",
+        "            if True:\n",
+        "tests/integration/test_lists.py",
+    ),
+    Guard(
         "a function that takes lists gets only tasks that wait",
         "backend/worker/attempt/batch.py",
         "_calls(attempt for attempt in attempts if attempt.id in claim.ids)",
