@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
 
 import backend.task
 import backend.tasks
+from backend.errors import TaskError
 from backend.task import Run, task
 from backend.testing import run_task
-from tests.support.recipes import example_call, example_rename, example_task, example_test
+from tests.support.recipes import (
+    example_call,
+    example_rename,
+    example_submission,
+    example_task,
+    example_test,
+    first_task,
+)
+from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.support.documents import Block
 
 
 MODULE = "backend.tasks.word_count"
@@ -64,27 +77,53 @@ def test_a_renamed_argument_has_both_names_in_json_and_the_new_one_in_the_openap
 
 
 class Page(BaseHTTPRequestHandler):
-    """A page without content."""
+    """A page without content; its address is the status of the answer."""
 
     def do_GET(self) -> None:
-        self.send_response(204)
+        self.send_response(int(self.path[1:]))
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
 
-def test_the_example_of_a_call_reads_a_page() -> None:
+@pytest.fixture
+def page() -> Iterator[str]:
+    """Serve pages; return the beginning of their addresses."""
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture
+def call() -> Iterator[dict[str, Any]]:
+    """Declare the example's task; return what its module has."""
     module = ModuleType("an_example")
     sys.modules["an_example"] = module  # the declaration looks up names of annotations there
-    try:
-        exec(example_call().text, module.__dict__)  # this code is our own
-        scope = module.__dict__
-        with HTTPServer(("127.0.0.1", 0), Page) as server:
-            thread = threading.Thread(target=server.handle_request)
-            thread.start()
-            link = scope["Link"](url=f"http://127.0.0.1:{server.server_port}/")
-            assert run_task(scope["check_link"], link).value.status == 204
-            thread.join(10)
-    finally:
-        del sys.modules["an_example"]
+    exec(example_call().text, module.__dict__)  # this code is our own
+    yield module.__dict__
+    del sys.modules["an_example"]
+
+
+def test_the_example_of_a_call_reads_a_page(call: dict[str, Any], page: str) -> None:
+    assert run_task(call["check_link"], call["Link"](url=f"{page}204")).value.status == 204
+
+
+@pytest.mark.parametrize(("status", "error"), [("404", TaskError), ("503", HTTPError)])
+def test_the_example_of_a_call_tries_again_only_after_an_error_of_the_server(
+    call: dict[str, Any], page: str, status: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=status):
+        run_task(call["check_link"], call["Link"](url=page + status))
+
+
+@pytest.mark.parametrize("example", [first_task, example_task, example_call, example_submission])
+def test_the_examples_of_tasks_are_clean(example: Callable[[], Block]) -> None:
+    argv = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "backend/tasks/new.py", "-"]
+    found = subprocess.run(
+        argv, input=example().text, capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert found.returncode == 0, found.stdout
