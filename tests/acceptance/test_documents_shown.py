@@ -20,7 +20,6 @@ from tests.support.stack import ROOT
 MADE_BY_READERS = {
     "backend/.env",
     "backend/tasks/word_count.py",
-    "tests/integration/test_word_count.py",
     "backend/tasks/check_link.py",
     "backend/tasks/greet.py",
 }
