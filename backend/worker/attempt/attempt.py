@@ -49,7 +49,7 @@ class Attempt:
         self.ends_at = math.inf
         # In a worker of threads: it has ended in the ledger, or is about to. It records no error.
         self.fenced = False
-        # In a batch: a call for several attempts failed, so it is called for this one only.
+        # In a batch: a call for several failed, so the function is called for this one only.
         self.called_alone = False
         # How often its function has lost PostgreSQL and was run again within the attempt.
         self.losses = 0
