@@ -15,6 +15,7 @@ from backend.states import FAILURE, RETRY, SUCCESS
 from backend.worker.attempt.attempt import Report
 from backend.worker.parent import lease, unreported
 from backend.worker.parent.jobs import Job
+from backend.worker.parent.series import Series
 from tests.support.requests import request_of
 
 pytestmark = pytest.mark.usefixtures("_forget_requests")
@@ -124,3 +125,21 @@ def test_attempts_whose_child_is_lost_are_reported_once(
     assert write is (unreported.record_failure if single else unreported.reschedule_unstarted)
     assert ({lost.id} if single else set(lost)) == {request.id for request in requests}
     assert not celery_state.active_requests
+
+
+def test_a_lost_child_costs_an_attempt_of_the_task_that_it_began_last(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    _, requests = job_of(monkeypatch, controller, 3)
+    series: Any = Series(controller, requests, controller.waiting)
+    series._tickets = Mock(take_rest=lambda: 1)
+    with pytest.raises(WorkerLostError) as caught:
+        raise WorkerLostError("signal 9")
+    series._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    before, current, behind = requests
+    ((write, delivery, *_),) = controller.reported
+    assert (write, delivery.id) == (unreported.record_failure, current.id)
+    added = [call.args[0] for call in controller.waiting.add_first.call_args_list]
+    assert added == [[behind], [before]]
+    assert [request.shares_job for request in requests] == [False, False, True]
+    assert set(celery_state.reserved_requests) == {before, behind}

@@ -49,7 +49,8 @@ def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) ->
             if not tickets.take():
                 return
             attempt = left.popleft()
-            settle([attempt], run_one(attempt, report), report)
+            # While its claim takes long, the parent may be faster.
+            settle([attempt], run_one(attempt, report, or_started=True), report)
             if _is_over_memory_limit():
                 return
         first = False

@@ -27,7 +27,7 @@ from backend.worker.parent.unreported import (
 from backend.worker.tickets import of_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
@@ -175,21 +175,20 @@ class Series:
             self._controller.hub.call_later(EARLIER_SECONDS, self._ask_for_earlier, looks - 1)
         elif earlier := self._earlier():
             # Nor will it: it is frozen, or the long attempt lets no other thread run.
-            self._run_again(earlier.values())
+            self._run_again(earlier)
 
     def _earlier(self) -> dict[str, LedgerRequest]:
         """Return the requests, by task id, that the child had before the long one."""
         return {each.id: each for each in self._requests if each is not self._current}
 
-    def _run_again(self, requests: Iterable[LedgerRequest]) -> None:
-        """Give the tasks of requests whose outcomes are lost another attempt, at no cost."""
-        numbers = {request.id: request.delivery.attempt for request in requests}
-        for request in list(requests):
+    def _run_again(self, requests: Mapping[str, LedgerRequest]) -> None:
+        """Give tasks (id to request) another attempt, at no cost: their outcomes are lost."""
+        for request in requests.values():
             request.acknowledge()
             task_ready(request)
-        self._requests = [request for request in self._requests if request.id not in numbers]
-        if numbers:
-            lease.write_soon(partial(reschedule_unstarted, numbers))
+        self._requests = [request for request in self._requests if request.id not in requests]
+        numbers = {task_id: request.delivery.attempt for task_id, request in requests.items()}
+        lease.write_soon(partial(reschedule_unstarted, numbers))
 
     def give_rest_back(self) -> None:
         """Take back what is not begun, because the worker stops."""
@@ -238,7 +237,11 @@ class Series:
         self._waiting.add_first(alone)
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
-        """Record that the child was killed, by the attempt that it had begun last."""
+        """Record that the child was killed, by the attempt that it had begun last.
+
+        For those before it the child may not have written an outcome, or not have run them because
+        their rows were locked. So each of them runs alone, unless its task has ended.
+        """
         self._ended = True
         self._waiting.ended(self)
         lease.series.discard(self)
@@ -251,4 +254,6 @@ class Series:
             current.shares_job = False
         error = failure.exception
         current.child_lost(getattr(error, "exc", error))
-        self._run_again(earlier)
+        for request in earlier:
+            request.leave_job()
+        self._waiting.add_first(earlier)

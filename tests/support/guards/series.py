@@ -43,6 +43,20 @@ GUARDS = [
         SERIES + "test_tasks_behind_one_whose_process_cannot_answer_run_elsewhere",
     ),
     Guard(
+        "4: a series runs an attempt that the parent has claimed faster",
+        "backend/worker/attempt/series.py",
+        ", or_started=True",
+        "",
+        "tests/integration/test_claims.py",
+    ),
+    Guard(
+        "4: a lost child costs only the attempt that it began last",
+        "backend/worker/parent/series.py",
+        "        self._waiting.add_first(earlier)\n",
+        "",
+        "tests/unit/test_jobs.py",
+    ),
+    Guard(
         "4: a worker whose processes are busy returns its messages",
         "backend/worker/parent/waiting.py",
         "            self._return_all()\n\n    def _return_all",
