@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import mmap
 import os
 import select
 import termios
@@ -30,6 +31,8 @@ class Tickets:
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
+        # A byte of memory that child and parent share.
+        self._locked = mmap.mmap(-1, 1)
 
     def issue(self, count: int) -> None:
         """Write tickets for the attempts of a job, MAX_TICKETS or fewer."""
@@ -40,9 +43,21 @@ class Tickets:
         """Return when tickets were issued, or after `seconds`."""
         select.select([self._read], [], [], seconds)
 
-    def take(self) -> bool:
-        """Take the next ticket; return False if none is left."""
+    def take(self, *, locked: bool = False) -> bool:
+        """Take the next ticket; return False if none is left.
+
+        `locked`: whether this child has locked the row of the attempt's task.
+        """
+        self._locked[0] = locked
         return bool(self._take(1))
+
+    @property
+    def locked(self) -> bool:
+        """Return whether the child has locked the row of the attempt that it has begun last.
+
+        If not, the attempt has ended, or the child will claim it.
+        """
+        return bool(self._locked[0])
 
     def take_rest(self) -> int:
         """Take all tickets that are left; return how many attempts were not begun."""

@@ -9,13 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import ledger, queries, session
-from backend.registry import registered
 from backend.task import Task
 from backend.tasks.slow import SlowArguments, slow
-from backend.worker.attempt import series
-from backend.worker.attempt.execute import run
-from backend.worker.parent.unreported import start_attempt
-from backend.worker.tickets import Tickets
 from tests.support.attempts import attempt_of
 from tests.support.ledger import box, put, submit
 from tests.support.waiting import eventually
@@ -116,16 +111,3 @@ def test_a_claim_that_a_crash_has_forgotten_was_not_reported(
         with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ALTER SYSTEM RESET wal_writer_delay")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
-
-
-def test_a_series_runs_an_attempt_that_the_parent_process_has_claimed_faster(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(series, "tasks_that_write", {"slow"})
-    (task_id,) = submit(service)
-    attempt = attempt_of(registered()["slow"], task_id, '{"duration": 0}')
-    start_attempt("w", attempt.delivery)
-    tickets = Tickets()
-    tickets.issue(1)
-    assert run([attempt], tickets).ended.keys() == {task_id}
-    assert state(service, task_id) == "SUCCESS"

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from backend.db import leases, ledger, locked, repairs
 from backend.db.records import outcome
+from backend.errors import LeaseExpired
 from backend.registry import registered
 from backend.states import SUCCESS
 from backend.submit import submit
@@ -107,6 +108,14 @@ def test_a_claim_of_the_parent_process_stores_how_many_attempts_the_task_has(
     start_attempt("w", delivery)
     row = task(service, task_id)
     assert (row["state"], row["max_attempts"]) == ("STARTED", 5)
+
+
+def test_the_parent_process_starts_nothing_without_a_lease(service: sa.Engine) -> None:
+    task_id = submitted(service)
+    delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
+    with pytest.raises(LeaseExpired):
+        start_attempt("another", delivery)
+    assert task(service, task_id)["state"] == "PENDING"
 
 
 def test_attempts_before_the_first_claim_that_cost_nothing_are_added(service: sa.Engine) -> None:

@@ -127,19 +127,15 @@ def test_attempts_whose_child_is_lost_are_reported_once(
     assert not celery_state.active_requests
 
 
-def test_a_lost_child_costs_an_attempt_of_the_task_that_it_began_last(
-    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+@pytest.mark.parametrize("locked", [True, False])
+def test_the_parent_starts_a_long_attempt_only_if_the_child_does_not_claim_it(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, *, locked: bool
 ) -> None:
-    _, requests = job_of(monkeypatch, controller, 3)
+    _, requests = job_of(monkeypatch, controller, 2)
     series: Any = Series(controller, requests, controller.waiting)
-    series._tickets = Mock(take_rest=lambda: 1)
-    with pytest.raises(WorkerLostError) as caught:
-        raise WorkerLostError("signal 9")
-    series._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
-    before, current, behind = requests
-    ((write, delivery, *_),) = controller.reported
-    assert (write, delivery.id) == (unreported.record_failure, current.id)
-    added = [call.args[0] for call in controller.waiting.add_first.call_args_list]
-    assert added == [[behind], [before]]
-    assert [request.shares_job for request in requests] == [False, False, True]
-    assert set(celery_state.reserved_requests) == {before, behind}
+    controller.hub = Mock()
+    series._result, series._tickets = Mock(), Mock(take_rest=lambda: 1, locked=locked)
+    series._trim()
+    written = [write for write, *_ in controller.reported]
+    assert written == [unreported.start_attempt] * locked
+    controller.waiting.add_first.assert_called_once_with([requests[1]])

@@ -45,8 +45,8 @@ def test_a_child_takes_tickets_that_its_parent_issues_after_the_fork() -> None:
     pid = os.fork()
     if pid == 0:
         job.wait(tickets.WAIT_SECONDS)
-        os._exit(sum(job.take() for _ in range(3)))
+        os._exit(sum(job.take(locked=True) for _ in range(3)))
     job.issue(2)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 2
-    assert job.left() == 0
+    assert (job.left(), job.locked) == (0, True)

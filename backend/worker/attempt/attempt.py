@@ -124,7 +124,7 @@ class Attempt:
     def claim(self, *, or_started: bool = False) -> None:
         """Claim it in a separate transaction; an external task is submitted first.
 
-        `or_started`: the parent process may have claimed it for this one, which took too long.
+        `or_started`: the parent process may have claimed it for this one, which could not do it.
 
         Raises Duplicate if the task does not wait for it, AtLimit if it waits for others to end,
         LeaseExpired, StoreUnavailable.

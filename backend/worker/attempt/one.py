@@ -44,14 +44,11 @@ def run_one(
     report: Report,
     group: Group | None = None,
     commits: SharedCommits | None = None,
-    *,
-    or_started: bool = False,
 ) -> list[TaskRecord]:
     """Run one attempt; return its outcome, none if nothing was recorded.
 
     group: holds the attempt, and may write its outcome later: then none is returned.
     commits: shares transactions with attempts in other threads.
-    or_started: as for Attempt.claim.
     """
     attempt.ends_at = time.monotonic() + attempt.spec.time_limit
     try:
@@ -59,8 +56,8 @@ def run_one(
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
             return retry_while_unavailable(lambda: in_one_commit([attempt]))
         if group is None:
-            alone = partial(attempt.claim, or_started=or_started)
-            retry_while_unavailable(partial(commits.claim, attempt) if commits else alone)
+            claim = partial(commits.claim, attempt) if commits else attempt.claim
+            retry_while_unavailable(claim)
         with group.running(attempt) if group else nullcontext():
             end = _in_steps(attempt, group, commits)
     except AtLimit:

@@ -49,8 +49,7 @@ def run_series(attempts: Sequence[Attempt], tickets: Tickets, report: Report) ->
             if not tickets.take():
                 return
             attempt = left.popleft()
-            # While its claim takes long, the parent may be faster.
-            settle([attempt], run_one(attempt, report, or_started=True), report)
+            settle([attempt], run_one(attempt, report), report)
             if _is_over_memory_limit():
                 return
         first = False
@@ -124,10 +123,11 @@ def _run_members(
     """
     deadline = time.monotonic() + GROUP_SECONDS
     while waiting and not group.closed and time.monotonic() < deadline:
-        if not tickets.take():
+        locked = waiting[0].id in claimed
+        if not tickets.take(locked=locked):
             return False
         attempt = waiting.popleft()
-        if attempt.id not in claimed:
+        if not locked:
             continue
         begin = time.monotonic()
         settle([attempt], run_one(attempt, report, group), report)

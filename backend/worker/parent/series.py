@@ -27,7 +27,7 @@ from backend.worker.parent.unreported import (
 from backend.worker.tickets import of_child
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
@@ -145,7 +145,10 @@ class Series:
         self._begin(current)
         # So long that a single such attempt makes the average long.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
-        lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
+        if self._tickets and self._tickets.locked:
+            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
+            # child without the lock claims the attempt itself, and must not find it STARTED.
+            lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
         self._ask_for_earlier(EARLIER_LOOKS)
@@ -175,20 +178,21 @@ class Series:
             self._controller.hub.call_later(EARLIER_SECONDS, self._ask_for_earlier, looks - 1)
         elif earlier := self._earlier():
             # Nor will it: it is frozen, or the long attempt lets no other thread run.
-            self._run_again(earlier)
+            self._run_again(earlier.values())
 
     def _earlier(self) -> dict[str, LedgerRequest]:
         """Return the requests, by task id, that the child had before the long one."""
         return {each.id: each for each in self._requests if each is not self._current}
 
-    def _run_again(self, requests: Mapping[str, LedgerRequest]) -> None:
-        """Give tasks (id to request) another attempt, at no cost: their outcomes are lost."""
-        for request in requests.values():
+    def _run_again(self, requests: Iterable[LedgerRequest]) -> None:
+        """Give the tasks of requests whose outcomes are lost another attempt, at no cost."""
+        numbers = {request.id: request.delivery.attempt for request in requests}
+        for request in list(requests):
             request.acknowledge()
             task_ready(request)
-        self._requests = [request for request in self._requests if request.id not in requests]
-        numbers = {task_id: request.delivery.attempt for task_id, request in requests.items()}
-        lease.write_soon(partial(reschedule_unstarted, numbers))
+        self._requests = [request for request in self._requests if request.id not in numbers]
+        if numbers:
+            lease.write_soon(partial(reschedule_unstarted, numbers))
 
     def give_rest_back(self) -> None:
         """Take back what is not begun, because the worker stops."""
@@ -237,11 +241,7 @@ class Series:
         self._waiting.add_first(alone)
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
-        """Record that the child was killed, by the attempt that it had begun last.
-
-        For those before it the child may not have written an outcome, or not have run them because
-        their rows were locked. So each of them runs alone, unless its task has ended.
-        """
+        """Record that the child was killed, by the attempt that it had begun last."""
         self._ended = True
         self._waiting.ended(self)
         lease.series.discard(self)
@@ -254,6 +254,4 @@ class Series:
             current.shares_job = False
         error = failure.exception
         current.child_lost(getattr(error, "exc", error))
-        for request in earlier:
-            request.leave_job()
-        self._waiting.add_first(earlier)
+        self._run_again(earlier)

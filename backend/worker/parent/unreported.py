@@ -16,6 +16,7 @@ from backend.broker.app import app
 from backend.db import ledger, locked, queries
 from backend.db.records import TaskRecord, outcome
 from backend.db.session import autocommit_connection, transaction
+from backend.errors import LeaseExpired
 from backend.loop import start_thread
 from backend.registry import registered
 from backend.states import RETRY, REVOKED
@@ -74,15 +75,17 @@ def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
 def start_attempt(worker: str, delivery: Delivery) -> None:
     """Start an attempt that a child has begun but could not start; usually it has.
 
-    Raises StoreUnavailable.
+    Raises LeaseExpired, StoreUnavailable.
     """
     with transaction() as connection:
-        ledger.claim(
+        claim = ledger.claim(
             connection,
             {delivery.id: delivery.attempt},
             worker,
             declared=registered()[delivery.name].max_attempts,
         )
+        if claim.ids and not claim.leased:
+            raise LeaseExpired
 
 
 def read_outcomes(task_ids: Sequence[str]) -> Report:
