@@ -35,7 +35,7 @@ def job_of(
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
     ]
     for request in requests:
-        request.shares_job = count > 1
+        request.shares_job = request.unannounced = count > 1
         request.eventer = Mock(enabled=True)
         celery_state.task_reserved(request)
     return Job(controller, requests, controller.waiting), requests
@@ -102,11 +102,21 @@ def test_the_lease_lists_a_single_short_attempt_but_no_member_of_a_batch(
 ) -> None:
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:
-        request.shares_job = True
+        request.shares_job = request.unannounced = True
     job.send()
     job._on_accepted(4711, 0.0)
     assert [f"{request.id}/1" in lease._held() for request in requests] == [held] * count
     assert "task-received" in sent_events(requests[0])
+
+
+def test_an_attempt_of_a_bundle_is_announced_once_although_it_runs_alone_later(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    job, (_, alone) = job_of(monkeypatch, controller, 2)
+    job._on_accepted(4711, 0.0)
+    job._run_alone([alone.id])
+    Job(controller, [alone], controller.waiting)._on_accepted(4712, 0.0)
+    assert sent_events(alone) == ["task-received", "task-started", "task-started"]
 
 
 @pytest.mark.parametrize("count", [1, 3])

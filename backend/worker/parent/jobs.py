@@ -96,8 +96,7 @@ class Job:
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
         self.accepted = True
         for request in self._requests.values():
-            if request.shares_job:
-                send_received(request)
+            request.announce()
             # A single attempt may be STARTED, so the lease has to hold it.
             request.shares_job = self._single is None
             request.on_accepted(pid, time_accepted)  # type: ignore[arg-type]  # wrong in the stubs
@@ -148,18 +147,3 @@ def end_requests(requests: Mapping[str, LedgerRequest], report: Report) -> None:
         else:
             activity.count_failure()
             request.send_event(_EVENTS[state], exception=text, traceback=report.traceback)
-
-
-def send_received(request: LedgerRequest) -> None:
-    """Send the event that Celery sends when a message of one task comes in."""
-    request.send_event(
-        "task-received",
-        name=request.name,
-        args=request.argsrepr,
-        kwargs=request.kwargsrepr,
-        retries=0,
-        eta=None,
-        expires=None,
-        root_id=request.root_id,
-        parent_id=request.parent_id,
-    )

@@ -40,6 +40,9 @@ class LedgerRequest(Request):
 
     # Whether it shares a job with others, or will. Then the lease does not list it.
     shares_job = False
+    # Whether the event "task-received" is still to be sent. Celery sends it for a message of one
+    # task.
+    unannounced = False
 
     # Celery's own, which its stubs leave out.
     _already_cancelled: bool
@@ -69,6 +72,23 @@ class LedgerRequest(Request):
     def set_pool_result(self, result: Any) -> None:  # noqa: ANN401 - a weak reference to billiard's
         """Keep the pool's result object; a revoke uses it before a child has begun."""
         self._apply_result = result
+
+    def announce(self) -> None:
+        """Send the event "task-received", unless it was sent."""
+        if not self.unannounced:
+            return
+        self.unannounced = False
+        self.send_event(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            retries=0,
+            eta=None,
+            expires=None,
+            root_id=self.root_id,
+            parent_id=self.parent_id,
+        )
 
     def child_lost(self, error: BaseException) -> None:
         """Record the end of an attempt whose child did not report one, unless it was stopped."""
@@ -168,7 +188,7 @@ def part_of_bundle(part: Any, consumer: Any) -> LedgerRequest:  # noqa: ANN401 -
         body=part.body,
         headers=part.headers,
     )
-    request.shares_job = True
+    request.shares_job = request.unannounced = True
     return request
 
 

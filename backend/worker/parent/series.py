@@ -18,7 +18,7 @@ from backend.registry import registered
 from backend.worker import durations
 from backend.worker.attempt.execute import execute
 from backend.worker.parent import lease
-from backend.worker.parent.jobs import end_requests, send_received
+from backend.worker.parent.jobs import end_requests
 from backend.worker.parent.unreported import (
     read_outcomes,
     reschedule_unstarted,
@@ -210,7 +210,7 @@ class Series:
 
     def _begin(self, request: LedgerRequest) -> None:
         """Do for an attempt that has begun what Celery does: event, list, acknowledgement."""
-        send_received(request)
+        request.announce()
         request.on_accepted(*self._accepted_by)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _end(self, report: Report) -> None:

@@ -17,7 +17,7 @@ from kombu import Consumer
 from backend.broker.queues import queue
 from backend.db.records import SHORT_TASKS
 from backend.registry import registered
-from backend.worker.parent.jobs import Job, send_received
+from backend.worker.parent.jobs import Job
 from backend.worker.parent.request import drop_duplicates
 from backend.worker.parent.waiting import WaitingRequests
 
@@ -87,7 +87,6 @@ class ShortTasks(bootsteps.ConsumerStep):
                 continue
             if request.delivery.attempt > 1:  # its process may have been lost with a batch
                 request.shares_job = False
-                send_received(request)
             task_reserved(request)
             if registered()[request.delivery.name].one_commit:
                 short.append(request)
