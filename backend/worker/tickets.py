@@ -55,7 +55,7 @@ class Tickets:
     def locked(self) -> bool:
         """Return whether the child has locked the row of the attempt that it has begun last.
 
-        If not, the attempt has ended, or the child will claim it.
+        If not, the child has skipped it, or claims it itself.
         """
         return bool(self._locked[0])
 

@@ -9,12 +9,13 @@ from unittest.mock import Mock
 import pytest
 
 from backend.db import leases, locked
+from backend.errors import StoreUnavailable
 from backend.task import Run, Task
 from backend.worker.attempt import series
 from backend.worker.attempt.execute import run
 from backend.worker.tickets import Tickets
 from tests.support.attempts import attempt_of
-from tests.support.ledger import submit
+from tests.support.ledger import box, submit, task
 from tests.support.task_session import Nothing
 
 if TYPE_CHECKING:
@@ -32,12 +33,19 @@ def tickets(service: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Tickets:
     return Tickets()
 
 
-def run_one(task_id: str, tickets: Tickets) -> tuple[Report, list[bool]]:
-    """Run a task in a series; return the report, and `locked` of the tickets while it ran."""
+def run_one(
+    task_id: str, tickets: Tickets, error: Exception | None = None
+) -> tuple[Report, list[bool]]:
+    """Run a task in a series; return the report, and `locked` of the tickets while it ran.
+
+    `error`: what the task raises.
+    """
     seen: list[bool] = []
 
     def note(_args: Nothing, _run: Run) -> Nothing:
         seen.append(tickets.locked)
+        if error:
+            raise error
         return Nothing()
 
     tickets.issue(1)
@@ -72,3 +80,13 @@ def test_the_parent_sees_that_an_attempt_was_skipped_because_another_has_locked_
         locked.lock(other, [task_id])
         report, seen = run_one(task_id, tickets)
     assert (report.alone, seen, tickets.locked) == ([task_id], [], False)
+
+
+def test_an_attempt_of_a_group_that_loses_postgresql_runs_again_at_no_cost(
+    service: sa.Engine, tickets: Tickets
+) -> None:
+    (task_id,) = submit(service, name="a_task")
+    run_one(task_id, tickets, StoreUnavailable())
+    row = task(service, task_id)
+    assert (row["state"], row["attempt"], row["max_attempts"]) == ("RETRY", 2, 4)
+    assert box(service) == [(task_id, 2)]

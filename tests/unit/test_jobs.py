@@ -35,7 +35,8 @@ def job_of(
         request_of(monkeypatch, controller.reported, ledger_attempt=1) for _ in range(count)
     ]
     for request in requests:
-        request.shares_job = request.unannounced = count > 1
+        request.shares_job = count > 1
+        request.announced = not request.shares_job
         request.eventer = Mock(enabled=True)
         celery_state.task_reserved(request)
     return Job(controller, requests, controller.waiting), requests
@@ -102,7 +103,7 @@ def test_the_lease_lists_a_single_short_attempt_but_no_member_of_a_batch(
 ) -> None:
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:
-        request.shares_job = request.unannounced = True
+        request.shares_job, request.announced = True, False
     job.send()
     job._on_accepted(4711, 0.0)
     assert [f"{request.id}/1" in lease._held() for request in requests] == [held] * count
@@ -117,6 +118,30 @@ def test_an_attempt_of_a_bundle_is_announced_once_although_it_runs_alone_later(
     job._run_alone([alone.id])
     Job(controller, [alone], controller.waiting)._on_accepted(4712, 0.0)
     assert sent_events(alone) == ["task-received", "task-started", "task-started"]
+
+
+def test_an_attempt_of_a_redelivered_bundle_is_announced_when_it_begins(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    job, (request,) = job_of(monkeypatch, controller, 1)
+    request.announced = False
+    job._on_accepted(4711, 0.0)
+    assert sent_events(request) == ["task-received", "task-started"]
+
+
+def test_a_lost_child_costs_an_attempt_of_the_task_that_it_began_last(
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace
+) -> None:
+    _, (before, current, behind) = job_of(monkeypatch, controller, 3)
+    series: Any = Series(controller, [before, current, behind], controller.waiting)
+    series._tickets = Mock(take_rest=lambda: 1)
+    with pytest.raises(WorkerLostError) as caught:
+        raise WorkerLostError("signal 9")
+    series._on_lost(ExceptionInfo((caught.type, caught.value, caught.tb)))
+    (failed, delivery, *_), (repeated, numbers) = controller.reported
+    assert (failed, delivery.id) == (unreported.record_failure, current.id)
+    assert (repeated, numbers) == (unreported.reschedule_unstarted, {before.id: 1})
+    controller.waiting.add_first.assert_called_once_with([behind])
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -46,5 +46,5 @@ def test_a_task_of_the_short_queue_that_is_not_short_runs_alone(name: str, gathe
     alone = [call.args[0] for call in consumer.ordinary_tasks.add.call_args_list]
     assert (len(step._waiting._requests), len(alone)) == (gathered, 1 - gathered)
     requests = [*step._waiting._requests, *alone]
-    assert [(each.shares_job, each.unannounced) for each in requests] == [(bool(gathered), True)]
+    assert [(each.shares_job, each.announced) for each in requests] == [(bool(gathered), False)]
     celery_state.reserved_requests.clear()

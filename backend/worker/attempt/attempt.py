@@ -225,7 +225,8 @@ class Attempt:
                     connection,
                     {self.id: self.number},
                     self.worker,
-                    waiting=False,
+                    # A group had locked it instead of starting it.
+                    waiting=not self.started,
                     free=True,
                     error=reason,
                     delay=backoff(self.number),

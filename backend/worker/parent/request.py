@@ -40,9 +40,8 @@ class LedgerRequest(Request):
 
     # Whether it shares a job with others, or will. Then the lease does not list it.
     shares_job = False
-    # Whether the event "task-received" is still to be sent. Celery sends it for a message of one
-    # task.
-    unannounced = False
+    # Whether the event "task-received" was sent. Celery does not send it for a part of a bundle.
+    announced = True
 
     # Celery's own, which its stubs leave out.
     _already_cancelled: bool
@@ -75,9 +74,9 @@ class LedgerRequest(Request):
 
     def announce(self) -> None:
         """Send the event "task-received", unless it was sent."""
-        if not self.unannounced:
+        if self.announced:
             return
-        self.unannounced = False
+        self.announced = True
         self.send_event(
             "task-received",
             name=self.name,
@@ -188,7 +187,8 @@ def part_of_bundle(part: Any, consumer: Any) -> LedgerRequest:  # noqa: ANN401 -
         body=part.body,
         headers=part.headers,
     )
-    request.shares_job = request.unannounced = True
+    request.shares_job = True
+    request.announced = False
     return request
 
 

@@ -27,7 +27,7 @@ from backend.worker.parent.unreported import (
 from backend.worker.tickets import of_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from backend.worker.attempt.attempt import Report
     from backend.worker.parent.request import LedgerRequest
@@ -178,16 +178,16 @@ class Series:
             self._controller.hub.call_later(EARLIER_SECONDS, self._ask_for_earlier, looks - 1)
         elif earlier := self._earlier():
             # Nor will it: it is frozen, or the long attempt lets no other thread run.
-            self._run_again(earlier.values())
+            self._run_again(list(earlier.values()))
 
     def _earlier(self) -> dict[str, LedgerRequest]:
         """Return the requests, by task id, that the child had before the long one."""
         return {each.id: each for each in self._requests if each is not self._current}
 
-    def _run_again(self, requests: Iterable[LedgerRequest]) -> None:
+    def _run_again(self, requests: Collection[LedgerRequest]) -> None:
         """Give the tasks of requests whose outcomes are lost another attempt, at no cost."""
         numbers = {request.id: request.delivery.attempt for request in requests}
-        for request in list(requests):
+        for request in requests:
             request.acknowledge()
             task_ready(request)
         self._requests = [request for request in self._requests if request.id not in numbers]

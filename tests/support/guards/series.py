@@ -57,6 +57,14 @@ GUARDS = [
         "tests/integration/test_series.py",
     ),
     Guard(
+        "4: an attempt that its group has locked is given back too",
+        "backend/worker/attempt/attempt.py",
+        "                    # A group had locked it instead of starting it.\n"
+        "                    waiting=not self.started,\n",
+        "                    waiting=False,\n",
+        "tests/integration/test_series.py",
+    ),
+    Guard(
         "4: the parent starts no attempt without a lease",
         "backend/worker/parent/unreported.py",
         "        if claim.ids and not claim.leased:\n",
