@@ -45,7 +45,9 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
     arguments. `long_tasks`: the names of ordinary tasks that do not share a message; None for all.
     """
     messages: list[Outgoing] = []
-    bundles: dict[str, list[OutboxEntry]] = {}  # by queue: the one that is not full
+    # By queue: the bundle that is not full, and its bytes of arguments.
+    bundles: dict[str, list[OutboxEntry]] = {}
+    sizes: dict[str, int] = {}
     for entry in entries:
         task = registered().get(entry.name)
         # This version does not know the task. A newer worker may.
@@ -53,10 +55,13 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
         if not (task and _may_share(entry, task, long_tasks)):
             messages.append(Outgoing(queue, [entry], bundle=False))
             continue
-        if queue not in bundles or _is_full(bundles[queue]):
-            bundles[queue] = []
-            messages.append(Outgoing(queue, bundles[queue], bundle=True))
-        bundles[queue].append(entry)
+        bundle = bundles.get(queue)
+        if bundle is None or len(bundle) == MAX_TASKS or sizes[queue] > MAX_BYTES:
+            bundle, sizes[queue] = [], 0
+            bundles[queue] = bundle
+            messages.append(Outgoing(queue, bundle, bundle=True))
+        bundle.append(entry)
+        sizes[queue] += len(entry.args)
     return messages
 
 
@@ -75,7 +80,3 @@ def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | Non
     if long_tasks is None or entry.name in long_tasks or task.time_limit < 1:
         return False
     return task.max_attempts > 1 and not entry.publishes
-
-
-def _is_full(bundle: Sequence[OutboxEntry]) -> bool:
-    return len(bundle) == MAX_TASKS or sum(len(entry.args) for entry in bundle) > MAX_BYTES

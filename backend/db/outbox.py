@@ -25,8 +25,9 @@ TAKE_BYTES = 2 * 1024 * 1024
 # larger factor.
 COMPRESSION = 32
 
-# A row without a task, which a restored table may have, is only marked as published. The commit is
-# not flushed: if PostgreSQL crashes and forgets it, the messages are published twice.
+# Its columns are the fields of OutboxEntry, in order. A row without a task, which a restored table
+# may have, is only marked as published. The commit is not flushed: if PostgreSQL crashes and
+# forgets it, the messages are published twice.
 _TAKE = text(
     f"""
     {IN_INDEX_ORDER}
@@ -63,7 +64,7 @@ def take(connection: Executor, limit: int) -> list[OutboxEntry]:
     follow in the same transaction.
     """
     rows = connection.execute(_TAKE, {"limit": limit, "bytes": TAKE_BYTES})
-    return [OutboxEntry(**row) for row in rows.mappings()]
+    return [OutboxEntry(*row) for row in rows]
 
 
 # Rows that share a message have the same published_at, to the microsecond, and no other row that

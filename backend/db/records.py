@@ -56,8 +56,7 @@ def outcome(
     return TaskRecord(task_id, attempt=attempt, state=state, result=result, error=error)
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEntry:
+class OutboxEntry(NamedTuple):
     """An attempt to be published; `args` is JSON text.
 
     publishes: how often it was published before. limit_key: by which limit it was made due.
