@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
