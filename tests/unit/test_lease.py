@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import queue
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +45,20 @@ def test_a_worker_hands_running_tasks_back_after_its_children_have_ended(
     monkeypatch.setattr(os, "_exit", lambda code: done.append(f"exit {code}"))
     ending.end_now(1)
     assert done == ["kill ['one', 'two']", "hand back, renewing: False", "exit 1"]
+
+
+def test_a_worker_that_has_killed_its_children_records_no_error_of_what_they_ran() -> None:
+    written: list[str] = []
+    ending: Any = lease.Lease.__new__(lease.Lease)
+    ending._writes, ending._renew_at = queue.SimpleQueue(), math.inf
+    ending._stopping = threading.Event()
+    ending.write_soon(lambda: written.append("before"))
+    ending._guarded = lambda write: write() or True
+    ending._turn()
+    ending._stopping.set()
+    ending.write_soon(lambda: written.append("after"))
+    ending._turn()
+    assert written == ["before"]
 
 
 @pytest.mark.parametrize("told", [True, False])

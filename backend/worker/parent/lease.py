@@ -103,6 +103,8 @@ class Lease:
             until, write = self._writes.get(timeout=0.2)
         except queue.Empty:
             return
+        if self._stopping.is_set():
+            return  # the worker kills its children: that is no error of what they run
         if not self._guarded(write) and time.monotonic() < until:
             self._writes.put((until, write))
             self._stopping.wait(0.5)
