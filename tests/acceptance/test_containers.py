@@ -46,8 +46,12 @@ class TestInContainers:
     def test_the_examples_of_the_seed_work(self, compose: Compose) -> None:
         message = compose.post("/tasks/", {"content": "Hello World"})
         slow = compose.post("/tasks/slow?duration=3")
-        listed = compose.get("API_PORT", "/tasks/").json()
-        assert {"task_id": slow, "status": "ACTIVE"} in listed["tasks"]
+        active = {"task_id": slow, "status": "ACTIVE"}
+        eventually(
+            lambda: active in compose.get("API_PORT", "/tasks/").json()["tasks"],
+            2.5,
+            "the slow task is listed as active",
+        )
         assert compose.state(message, wait=20)["status"] == "SUCCESS"
         assert compose.state(slow, wait=20)["result"] == {
             "message": "Task completed after 3 seconds"
