@@ -48,8 +48,11 @@ class Tickets:
 
         `locked`: whether this child has locked the row of the attempt's task.
         """
-        self._locked[0] = locked
-        return bool(self._take(1))
+        before, self._locked[0] = self._locked[0], locked
+        taken = bool(self._take(1))
+        if not taken:
+            self._locked[0] = before
+        return taken
 
     @property
     def locked(self) -> bool:

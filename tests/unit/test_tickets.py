@@ -18,6 +18,18 @@ def test_child_and_parent_take_each_ticket_once() -> None:
     assert [job.take(), job.left(), job.take_rest()] == [False, 0, 0]
 
 
+def test_what_the_parent_sees_is_about_the_attempt_that_was_begun_last() -> None:
+    job = Tickets()
+    job.issue(3)
+    job.take(locked=True)
+    assert job.locked
+    job.take()
+    assert not job.locked
+    job.take_rest()
+    assert not job.take(locked=True)
+    assert not job.locked
+
+
 def test_a_job_gets_no_tickets_that_an_earlier_one_has_left() -> None:
     job = Tickets()
     job.issue(5)

@@ -225,7 +225,7 @@ class Attempt:
                     connection,
                     {self.id: self.number},
                     self.worker,
-                    # A group had locked it instead of starting it.
+                    # Not started if a group has locked it.
                     waiting=not self.started,
                     free=True,
                     error=reason,

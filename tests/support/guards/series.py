@@ -59,10 +59,17 @@ GUARDS = [
     Guard(
         "4: an attempt that its group has locked is given back too",
         "backend/worker/attempt/attempt.py",
-        "                    # A group had locked it instead of starting it.\n"
+        "                    # Not started if a group has locked it.\n"
         "                    waiting=not self.started,\n",
         "                    waiting=False,\n",
         "tests/integration/test_series.py",
+    ),
+    Guard(
+        "4: the parent sees nothing of an attempt that its child has not begun",
+        "backend/worker/tickets.py",
+        "            self._locked[0] = before\n",
+        "            pass\n",
+        "tests/unit/test_tickets.py",
     ),
     Guard(
         "4: the parent starts no attempt without a lease",
