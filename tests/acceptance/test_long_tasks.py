@@ -210,8 +210,8 @@ def test_a_stopping_worker_hands_its_tasks_back_at_once_without_stop_seconds(
         started(stack, task_id)
     # It ends its processes and hands back; the rest is the time that PostgreSQL may take.
     stack.stop("worker", timeout=4)
-    costs = "SELECT DISTINCT state, attempt, max_attempts FROM tasks"
-    assert stack.query(costs) == [("RETRY", 2, 6)]
+    costs = "SELECT DISTINCT state, attempt, max_attempts, error FROM tasks"
+    assert stack.query(costs) == [("RETRY", 2, 6, None)]
 
 
 @pytest.mark.timeout(300)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from backend import states
 from backend.db import idempotency, ledger, locked, queries, records
-from tests.support.ledger import claim, put, submit, succeed, task
+from tests.support.ledger import claim, lock_waiters, put, submit, succeed, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -51,13 +51,12 @@ def at_once(
         except sa.exc.DBAPIError as error:
             got.append(type(error.orig).__name__)
 
-    waiting = sa.text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
     threads = [threading.Thread(target=run, args=(order,)) for order in (ids, ids[::-1])]
-    with database.connect() as blocker, database.connect() as observer:
+    with database.connect() as blocker:
         block(blocker, ids[len(ids) // 2])
         for thread in threads:
             thread.start()
-        eventually(lambda: observer.execute(waiting).scalar() == 2, 4, "both transactions wait")
+        eventually(lambda: lock_waiters(database) == 2, 4, "both transactions wait")
         blocker.rollback()
     for thread in threads:
         thread.join()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from backend.db import bounds, ledger, outbox, records
 from tests.support.bounds import advance, advanced, backdate, below, minutes, take
-from tests.support.ledger import publish, republish, submit
+from tests.support.ledger import lock_waiters, publish, republish, submit
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -76,12 +76,11 @@ def test_raising_a_bound_while_rows_are_put_back_misses_no_row(
         with database.begin() as connection:
             steps[1](connection)
 
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     second = threading.Thread(target=run_second)
-    with database.connect() as connection, database.connect() as observer:
+    with database.connect() as connection:
         steps[0](connection)
         second.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
+        eventually(lambda: lock_waiters(database), 4, "the second transaction waits")
         connection.commit()
     second.join()
     with database.begin() as connection:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import messages
+from tests.support.ledger import lock_waiters
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -90,12 +91,11 @@ def at_once(
         with database.begin() as connection:
             connection.execute(second)
 
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     thread = threading.Thread(target=run)
-    with database.connect() as connection, database.connect() as observer:
+    with database.connect() as connection:
         first(connection)
         thread.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
+        eventually(lambda: lock_waiters(database), 4, "the second transaction waits")
         connection.commit()
     thread.join()
 

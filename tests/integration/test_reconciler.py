@@ -18,7 +18,7 @@ from backend.maintenance.liveness import Liveness
 from backend.maintenance.republish import LostMessages
 from backend.registry import registered
 from tests.support.attempts import attempt_of
-from tests.support.ledger import age, publish, put, submit, task
+from tests.support.ledger import age, lock_waiters, publish, put, submit, task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -164,16 +164,13 @@ def test_a_claim_whose_connection_broke_during_commit_is_recognised_afterwards(
         except BaseException as error:  # noqa: BLE001 - any fails the test
             errors.append(error)
 
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     again = threading.Thread(target=claim_again)
-    with service.connect() as cut_off, service.connect() as observer:
+    with service.connect() as cut_off:
         attempt.adopt(cut_off)
         claim = ledger.claim(cut_off, {task_id: 1}, "w")
         attempt._claim_transaction_id = claim.transaction_id
         again.start()
-        eventually(
-            lambda: observer.execute(waiting).scalar(), 4, "the second attempt to claim waits"
-        )
+        eventually(lambda: lock_waiters(service), 4, "the second attempt to claim waits")
         cut_off.commit()
         again.join()
     assert errors == []

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
-import sqlalchemy as sa
 
 from backend.db import ledger, repairs
 from backend.maintenance.reconciler import Reconciler
-from tests.support.ledger import box, put, submit, task
+from tests.support.ledger import box, lock_waiters, put, submit, task
 from tests.support.plans import WAITING, blocks, burst
 from tests.support.readiness import readiness
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 
 def repair(
@@ -54,12 +57,11 @@ def test_a_claim_that_waited_for_a_repair_fails(database: sa.Engine) -> None:
         with database.begin() as connection:
             claimed.append(ledger.claim(connection, {task_id: 1}, "w").ids)
 
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     thread = threading.Thread(target=claim)
-    with database.begin() as connection, database.connect() as observer:
+    with database.begin() as connection:
         assert repairs.repair(connection, repairs.START, 10)[1] == [task_id]
         thread.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the claim waits")
+        eventually(lambda: lock_waiters(database), 4, "the claim waits")
     thread.join()
     assert (claimed, box(database)) == ([frozenset()], [(task_id, 2)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -15,8 +16,9 @@ from backend.worker.attempt import series
 from backend.worker.attempt.execute import run
 from backend.worker.tickets import Tickets
 from tests.support.attempts import attempt_of
-from tests.support.ledger import box, submit, task
+from tests.support.ledger import box, lock_waiters, submit, task
 from tests.support.task_session import Nothing
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -72,14 +74,27 @@ def test_the_parent_sees_that_the_child_claims_an_attempt_itself(
     assert report.ended.keys() == {task_id}
 
 
-def test_the_parent_sees_that_an_attempt_was_skipped_because_another_has_locked_it(
+def test_an_attempt_whose_row_another_has_locked_waits_for_it_and_keeps_its_turn(
     service: sa.Engine, tickets: Tickets
 ) -> None:
-    (task_id,) = submit(service, name="a_task")
-    with service.begin() as other:
-        locked.lock(other, [task_id])
-        report, seen = run_one(task_id, tickets)
-    assert (report.alone, seen, tickets.locked) == ([task_id], [], False)
+    ids = submit(service, 2, name="a_task")
+    seen: list[tuple[str, bool]] = []
+
+    def note(_args: Nothing, run: Run) -> Nothing:
+        seen.append((run.task_id, tickets.locked))
+        return Nothing()
+
+    tickets.issue(len(ids))
+    spec = Task("a_task", note, Nothing, 3, 60, one_commit=False)
+    with ThreadPoolExecutor(1) as pool:
+        with service.begin() as other:
+            locked.lock(other, ids[:1])
+            report = pool.submit(run, [attempt_of(spec, each, "{}") for each in ids], tickets)
+            eventually(lambda: lock_waiters(service), 20, "a claim waits for the row")
+            # The parent must not start it: the child's own claim would fail.
+            assert not tickets.locked
+        assert list(report.result(20).ended) == ids
+    assert seen == [(ids[0], False), (ids[1], True)]
 
 
 def test_an_attempt_of_a_group_that_loses_postgresql_runs_again_at_no_cost(

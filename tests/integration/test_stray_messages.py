@@ -13,7 +13,7 @@ from backend.db import leases, session
 from backend.registry import registered
 from backend.worker import stray_messages
 from tests.support.attempts import run_alone, run_together
-from tests.support.ledger import put, submit
+from tests.support.ledger import lock_waiters, put, submit
 from tests.support.readiness import readiness
 from tests.support.waiting import eventually
 
@@ -88,11 +88,10 @@ def test_only_one_of_two_processes_that_notice_stray_messages_warns(
             second.append(leases.note_stray(connection, worker, "tasks"))
 
     thread = threading.Thread(target=note)
-    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    with service.connect() as connection, service.connect() as observer:
+    with service.connect() as connection:
         assert leases.note_stray(connection, worker, "tasks")
         thread.start()
-        eventually(lambda: observer.execute(waiting).scalar(), 4, "the second transaction waits")
+        eventually(lambda: lock_waiters(service), 4, "the second transaction waits")
         connection.commit()
     thread.join()
     assert second == [False]

@@ -13,7 +13,7 @@ from pydantic import RootModel
 from backend.db import leases
 from backend.task import Task
 from tests.support.attempts import attempt_of, run_alone
-from tests.support.ledger import submit, task
+from tests.support.ledger import lock_waiters, submit, task
 from tests.support.task_session import declare, run_in_batch, sql, waiting, written
 from tests.support.waiting import eventually
 
@@ -127,13 +127,12 @@ def test_the_later_of_two_external_tasks_with_the_same_id_is_dropped(
     spec = declare(sql("SELECT 1"), task_id, one_commit=one_commit)
     earlier = attempt_of(spec, task_id, external=True)
     later = attempt_of(spec, task_id, external=True)
-    locks = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    with service.connect() as first, service.connect() as second, service.connect() as observer:
+    with service.connect() as first, service.connect() as second:
         assert earlier.adopt(first)
         adopted: list[bool] = []
         thread = threading.Thread(target=lambda: adopted.append(later.adopt(second)))
         thread.start()
-        eventually(lambda: observer.execute(locks).scalar(), 4, "the later claim waits for a lock")
+        eventually(lambda: lock_waiters(service), 4, "the later claim waits for a lock")
         first.commit()
         thread.join()
         second.rollback()

@@ -15,7 +15,7 @@ from backend.errors import StoreUnavailable
 from backend.task import Run, Task
 from backend.worker.attempt import thread
 from tests.support.attempts import attempt_of
-from tests.support.ledger import submit
+from tests.support.ledger import lock_waiters, submit
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -124,19 +124,11 @@ def test_two_deliveries_of_an_attempt_in_one_batch_run_once(
     with service.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE tasks IN EXCLUSIVE MODE")
         first = start(commits, [before], work)
-        eventually(lambda: not waiting and _waits(service), 10, "the first claim waits")
+        eventually(lambda: not waiting and lock_waiters(service), 10, "the first claim waits")
         both = start(commits, [task_id, task_id], work)
         eventually(lambda: len(waiting) == 2, 10, "both gather")
     join([*first, *both])
     assert sorted(ran) == [before, task_id]
-
-
-def _waits(service: sa.Engine) -> bool:
-    """Return whether a statement waits for a lock."""
-    with service.connect() as connection:
-        return bool(
-            connection.exec_driver_sql("SELECT 1 FROM pg_locks WHERE NOT granted LIMIT 1").scalar()
-        )
 
 
 def test_a_locked_row_does_not_delay_the_claims_of_others(
@@ -149,7 +141,7 @@ def test_a_locked_row_does_not_delay_the_claims_of_others(
             sa.text("SELECT 1 FROM tasks WHERE id = CAST(:id AS uuid) FOR UPDATE"), {"id": locked}
         )
         waiting = start(commits, [locked], echo)
-        eventually(lambda: _waits(service), 10, "its claim waits alone")
+        eventually(lambda: lock_waiters(service), 10, "its claim waits alone")
         join(start(commits, others, echo), LOCK_SECONDS - 1)
         assert [states(service)[each] for each in others] == ["SUCCESS"] * 4
     join(waiting)

@@ -57,6 +57,16 @@ def republish(connection: sa.Connection, queue: str, missing: int) -> int:
     return outbox.republish(connection, queue, outbox.oldest_published(connection, queue, missing))
 
 
+def lock_waiters(database: sa.Engine) -> int:
+    """Return how many sessions of this database wait for a lock."""
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with database.connect() as connection:
+        return int(connection.execute(waiting).scalar_one())
+
+
 def claim(connection: sa.Connection, task_id: str, attempt: int, worker: str = "w") -> bool:
     """Start an attempt; return whether the claim succeeded."""
     return task_id in ledger.claim(connection, {task_id: attempt}, worker).ids

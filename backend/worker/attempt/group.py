@@ -55,6 +55,8 @@ class Group:
         self._report = report
         self._lock = threading.RLock()
         self._pid = os.getpid()
+        # The ids of waiting tasks whose rows another transaction has locked.
+        self.busy: frozenset[str] = frozenset()
         # The open transaction, and PostgreSQL's id of it.
         self._transaction: tuple[ExitStack, Connection, str] | None = None
         self._outcomes: list[TaskRecord] = []
@@ -63,7 +65,7 @@ class Group:
         self._since = 0.0
 
     def open(self) -> frozenset[str]:
-        """Lock the rows of attempts that wait; return the tasks' ids.
+        """Lock the rows of attempts that wait; return the tasks' ids. `busy` has the others.
 
         Raises LeaseExpired, StoreUnavailable.
         """
@@ -75,17 +77,15 @@ class Group:
             if not claim.leased:
                 raise LeaseExpired
             self._transaction = stack.pop_all(), connection, claim.transaction_id
-        self._note_skipped([one for one in self._attempts.values() if one.id not in claim.ids])
+        skipped = [one for one in self._attempts.values() if one.id not in claim.ids]
+        self.busy = self._waiting(skipped) if skipped else frozenset()
+        note_dropped([one for one in skipped if one.id not in self.busy])
         return claim.ids
 
-    def _note_skipped(self, attempts: Sequence[Attempt]) -> None:
-        """Let attempts run alone whose rows were locked; the other tasks do not wait for theirs."""
-        if not attempts:
-            return
+    def _waiting(self, attempts: Sequence[Attempt]) -> frozenset[str]:
         with transaction() as connection:
-            waiting = queries.waiting(connection, {one.id: one.number for one in attempts})
-        self._report.alone += [one.id for one in attempts if one.id in waiting]
-        note_dropped([one for one in attempts if one.id not in waiting])
+            numbers = {one.id: one.number for one in attempts}
+            return frozenset(queries.waiting(connection, numbers))
 
     @contextmanager
     def running(self, attempt: Attempt) -> Iterator[None]:

@@ -127,11 +127,14 @@ def _run_members(
         if not tickets.take(locked=locked):
             return False
         attempt = waiting.popleft()
-        if not locked:
-            continue
-        begin = time.monotonic()
-        settle([attempt], run_one(attempt, report, group), report)
-        durations.note(attempt.spec.name, time.monotonic() - begin)
+        if locked:
+            begin = time.monotonic()
+            settle([attempt], run_one(attempt, report, group), report)
+            durations.note(attempt.spec.name, time.monotonic() - begin)
+        elif attempt.id in group.busy:
+            # Its claim waits for the row, so the group must not hold rows that others wait for.
+            group.close()
+            settle([attempt], run_one(attempt, report), report)
         if _is_over_memory_limit():
             return False
     return True

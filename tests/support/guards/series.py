@@ -57,6 +57,13 @@ GUARDS = [
         "tests/integration/test_series.py",
     ),
     Guard(
+        "4: an attempt of a series whose row is locked keeps its turn",
+        "backend/worker/attempt/series.py",
+        "attempt.id in group.busy",
+        "False",
+        "tests/integration/test_series.py",
+    ),
+    Guard(
         "4: an attempt that its group has locked is given back too",
         "backend/worker/attempt/attempt.py",
         "                    # Not started if a group has locked it.\n"
