@@ -12,6 +12,7 @@ import pytest
 from backend.db import leases, locked
 from backend.errors import StoreUnavailable
 from backend.task import Run, Task
+from backend.worker import durations
 from backend.worker.attempt import series
 from backend.worker.attempt.execute import run
 from backend.worker.tickets import Tickets
@@ -86,6 +87,7 @@ def test_an_attempt_whose_row_another_has_locked_waits_for_it_and_keeps_its_turn
 
     tickets.issue(len(ids))
     spec = Task("a_task", note, Nothing, 3, 60, one_commit=False)
+    durations.note("a_task", 0.001)  # so that both share a group
     with ThreadPoolExecutor(1) as pool:
         with service.begin() as other:
             locked.lock(other, ids[:1])
@@ -93,8 +95,22 @@ def test_an_attempt_whose_row_another_has_locked_waits_for_it_and_keeps_its_turn
             eventually(lambda: lock_waiters(service), 20, "a claim waits for the row")
             # The parent must not start it: the child's own claim would fail.
             assert not tickets.locked
+            # The next row is free.
+            assert locked.hold(other, {ids[1]: 1}, "w", briefly=True).ids == {ids[1]}
         assert list(report.result(20).ended) == ids
     assert seen == [(ids[0], False), (ids[1], True)]
+
+
+def test_an_attempt_whose_row_stays_locked_runs_alone_after_the_others(
+    service: sa.Engine, tickets: Tickets
+) -> None:
+    ids = submit(service, 2, name="a_task")
+    tickets.issue(len(ids))
+    spec = Task("a_task", lambda _args, _run: Nothing(), Nothing, 3, 60, one_commit=False)
+    with service.begin() as other:
+        locked.lock(other, ids[:1])
+        report = run([attempt_of(spec, each, "{}") for each in ids], tickets)
+    assert (report.alone, list(report.ended)) == (ids[:1], ids[1:])
 
 
 def test_an_attempt_of_a_group_that_loses_postgresql_runs_again_at_no_cost(

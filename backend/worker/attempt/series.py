@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from billiard.compat import mem_rss
 
+from backend.db import locked
+from backend.db.session import transaction
 from backend.errors import StoreUnavailable
 from backend.loop import Loop
 from backend.settings import settings
@@ -123,21 +125,35 @@ def _run_members(
     """
     deadline = time.monotonic() + GROUP_SECONDS
     while waiting and not group.closed and time.monotonic() < deadline:
-        locked = waiting[0].id in claimed
-        if not tickets.take(locked=locked):
+        held, busy = waiting[0].id in claimed, waiting[0].id in group.busy
+        if busy:
+            group.close()  # while this child waits for a row, it must not keep others waiting
+        if not tickets.take(locked=held):
             return False
         attempt = waiting.popleft()
-        if locked:
+        if held:
             begin = time.monotonic()
             settle([attempt], run_one(attempt, report, group), report)
             durations.note(attempt.spec.name, time.monotonic() - begin)
-        elif attempt.id in group.busy:
-            # Its claim waits for the row, so the group must not hold rows that others wait for.
-            group.close()
-            settle([attempt], run_one(attempt, report), report)
+        elif busy:
+            _run_when_unlocked(attempt, report)
         if _is_over_memory_limit():
             return False
     return True
+
+
+def _run_when_unlocked(attempt: Attempt, report: Report) -> None:
+    """Run an attempt whose row another transaction has locked.
+
+    If that takes longer than `lock_timeout`, the attempt runs alone after the series.
+    """
+    try:
+        with transaction() as connection:
+            locked.lock(connection, [attempt.id])
+    except StoreUnavailable:
+        report.alone.append(attempt.id)
+    else:
+        settle([attempt], run_one(attempt, report), report)
 
 
 def _is_over_memory_limit() -> bool:

@@ -52,15 +52,22 @@ GUARDS = [
     Guard(
         "4: the parent does not start an attempt that its child has skipped",
         "backend/worker/attempt/series.py",
-        "tickets.take(locked=locked)",
+        "tickets.take(locked=held)",
         "tickets.take(locked=True)",
         "tests/integration/test_series.py",
     ),
     Guard(
         "4: an attempt of a series whose row is locked keeps its turn",
         "backend/worker/attempt/series.py",
-        "attempt.id in group.busy",
+        "waiting[0].id in group.busy",
         "False",
+        "tests/integration/test_series.py",
+    ),
+    Guard(
+        "4: a child that waits for a row holds no other rows",
+        "backend/worker/attempt/series.py",
+        "            group.close()  # while",
+        "            pass  # while",
         "tests/integration/test_series.py",
     ),
     Guard(
