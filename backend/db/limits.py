@@ -1,6 +1,6 @@
 """Limits: how many tasks declared with `max_running` are STARTED at once.
 
-A limit counts by key: the task's name, with the value of its argument `per` if it has one. What
+A limit counts by key: the task's name, with a hash of its argument `per` if it has one. What
 exceeds the limit waits in the outbox as a parked row, whose due_at is 'infinity'. An attempt that
 its own process ends makes the next parked row of its key due, in the same transaction; for other
 ends a reconciler does it.
@@ -103,9 +103,9 @@ def park(connection: Executor, attempts: Mapping[str, tuple[int, str]]) -> None:
     connection.execute(_PARK, values)
 
 
-# Oldest first. A released row counts as running until its attempt is claimed. Its time is not
-# now(): the transaction may be a task's, and hours old, and the relays' scan begins later than that
-# (bounds.py).
+# In order of id: ours are in order of time. A released row counts as running until its attempt is
+# claimed. due_at is not now(): the transaction may be a task's and hours old, and the relays' scan
+# begins at a later time than its now() (bounds.py).
 _RELEASE = text(
     f"""
     WITH wanted AS (
@@ -135,8 +135,8 @@ _RELEASE = text(
 def release(connection: Executor, limits: Iterable[Limit]) -> None:
     """Make parked rows due, as many as their limits allow, and wake the relays.
 
-    It waits for no lock. A key that is locked is left out: an attempt of it is about to run or to
-    end. Its end makes the next row due, or a reconciler does.
+    It waits for no lock, and leaves out keys that are locked. The end of a running attempt makes
+    their next rows due, or a reconciler does.
     """
     wanted = {limit.key: limit for limit in limits}
     locked = connection.execute(_TRY_LOCK, {"keys": list(wanted)}).scalars()

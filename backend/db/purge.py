@@ -3,8 +3,8 @@
 No index has the times at which tasks ended: it would cost on every task. So a pass reads the table,
 some pages at a time, in the order in which they are stored. To read 2,000 tasks takes 2 ms in this
 order, 6 ms in the order of our ids, and 22 ms if they are random, as those of other programs are.
-Each page is read once in a pass, also while a snapshot is open (pg_dump), when the deleted rows
-stay in it.
+A pass reads each page once, again only after BATCH_BYTES were reached in it. So deleted rows that
+an open snapshot (pg_dump) keeps cost little.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def _read(
     )
 
 
-# The row's lock allows only one process at a time to continue the pass. A time that is later than
-# any that is written here means that PostgreSQL's clock was set back.
+# The row's lock allows only one process at a time to continue the pass. If due_at is later than any
+# that is written here, PostgreSQL's clock was set back.
 _TAKE = text(
     """
     SELECT tasks, oldest, page FROM purge

@@ -14,10 +14,10 @@ LOOK_SECONDS = 0.2
 
 
 class Changes:
-    """The Python files of some packages, with all that is inside of these, or of single modules."""
+    """The Python files of packages, with their subpackages, and of single modules."""
 
     def __init__(self, names: set[str]) -> None:
-        """Take note of the files; `names`: of packages and modules without a parent."""
+        """Take note of the files; `names`: of packages and modules of the top level."""
         self._names = names
         self._seen = self._times()
         self._look_at = time.monotonic() + LOOK_SECONDS

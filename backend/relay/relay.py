@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 # The pause after a batch, so that more tasks gather: each batch has a cost. After a small batch the
 # relay waits for the next task: probably one client waits for each task before it posts the next.
-# While several bundles come in during a pause, it is twice as long.
+# If it had more tasks than a bundle takes, and all that were due, the pause is twice as long.
 GATHER_SECONDS = 0.025
 SMALL_BATCH = 10
 # No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,

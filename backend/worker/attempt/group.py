@@ -4,9 +4,9 @@ A group locks the rows of its attempts; the tasks keep their state. It writes th
 commits when about GROUP_SECONDS have passed. Until then a crash loses only work that took
 milliseconds: the rows are unlocked, the tasks still wait, and no attempt was used up.
 
-An attempt that runs longer than LONG_SECONDS, reports progress or uses `run.session` is started:
-the group writes the outcomes that it has, which unlocks all its rows, and the attempt is claimed in
-a transaction of its own.
+While an attempt runs, it may be claimed: when it has taken LONG_SECONDS, reports progress or uses
+`run.session`. The group first writes the outcomes that it has, which unlocks all its rows. Then the
+claim, in a transaction of its own, sets the task to STARTED.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Group:
             self.close()
 
     def start_if_long(self) -> None:
-        """Start the current attempt if it has taken longer than LONG_SECONDS."""
+        """Claim the current attempt if it has taken longer than LONG_SECONDS."""
         with self._lock:
             current = self._current
             if current and not current.started and time.monotonic() > self._since + LONG_SECONDS:

@@ -100,7 +100,7 @@ def _run_group(
             reason,
         )
         return False
-    # After a long time the parent has given the attempts to others.
+    # After a slow `open` the tickets are there, or the parent has taken them back.
     if first and time.monotonic() < begin + LONG_SECONDS:
         tickets.wait(LOCKED_WAIT_SECONDS)
     waiting = deque(attempts)
@@ -163,7 +163,7 @@ def _is_over_memory_limit() -> bool:
 
 
 class _Watch:
-    """A thread that looks at the group under way, for attempts that take long."""
+    """A thread that looks at the group under way, for an attempt that takes long."""
 
     def __init__(self) -> None:
         self._group: Group | None = None
@@ -174,7 +174,7 @@ class _Watch:
     def over(self, group: Group) -> Iterator[None]:
         """Watch a group inside the block."""
         if self._loop is None:  # not earlier: a fork copies no threads
-            self._loop = Loop("long attempts", "starts attempts that take long", self._look)
+            self._loop = Loop("long attempts", "claims attempts that take long", self._look)
             self._loop.start()
         self._group = group
         self._busy.set()

@@ -1,6 +1,7 @@
 """Runs an attempt in a thread of a worker with WORKER_POOL=threads.
 
-Claims and outcomes of several threads share transactions. One with a limit has its own.
+Claims and outcomes of several threads share transactions. An attempt with a limit has its own, and
+an external one is claimed in its own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class SharedCommits:
         self._outcomes = Batcher("outcomes", self._finish_all, timeout=RETRY_SECONDS)
 
     def claim(self, attempt: Attempt) -> None:
-        """Claim an attempt together with others, or alone.
+        """Claim an attempt together with others, or in a transaction of its own.
 
         Raises as `Attempt.claim` does, and Fenced.
         """
@@ -51,9 +52,9 @@ class SharedCommits:
         attempt.refuse_if_fenced()
 
     def finish(self, attempt: Attempt, end: TaskRecord) -> bool:
-        """Write an outcome together with others; return False if it was not written.
+        """Write an outcome together with others; return False if that is not certain.
 
-        The caller then writes it alone.
+        The caller then writes it in a transaction of its own.
         """
         try:
             return not attempt.limit and self._result(self._outcomes, (attempt.worker, end))

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
-# How often the ledger is asked for outcomes that the child will report much later, and how many
-# times again.
+# While a long attempt runs, the outcomes of earlier ones are read from the ledger: how often, and
+# how many times again.
 EARLIER_SECONDS = 2.0
 EARLIER_LOOKS = 3
-# After this time a child is killed that has begun nothing.
+# A child that has begun no attempt is killed after this time.
 UNBEGUN_SECONDS = 60.0
 
 
@@ -140,7 +140,7 @@ class Series:
         *earlier, current = begun
         self._current = current
         self._limit(registered()[current.delivery.name].time_limit)
-        # It is STARTED, so the lease has to hold it.
+        # It is STARTED now or soon, so the lease must list it.
         current.shares_job = False
         self._begin(current)
         # So long that a single such attempt makes the average long.
@@ -154,7 +154,7 @@ class Series:
         self._ask_for_earlier(EARLIER_LOOKS)
 
     def _limit(self, seconds: float) -> None:
-        """Let the pool kill the child when the job takes this long from now on."""
+        """Let the pool kill the child in `seconds`, unless the job has ended."""
         result: Any = self._result
         result._timeout = seconds  # noqa: SLF001 - for the error's text
         # While the worker stops, billiard counts the limit from here.
@@ -166,7 +166,7 @@ class Series:
             lease.write_soon(partial(self._report_earlier, list(earlier), looks))
 
     def _report_earlier(self, task_ids: Sequence[str], looks: int) -> None:
-        """Read from the ledger how attempts have ended that the child will report much later."""
+        """Read the outcomes of earlier attempts from the ledger."""
         self._controller.hub.call_soon(self._end_earlier, read_outcomes(task_ids), looks)
 
     def _end_earlier(self, report: Report, looks: int) -> None:
@@ -177,7 +177,8 @@ class Series:
             # The child may not have written them yet.
             self._controller.hub.call_later(EARLIER_SECONDS, self._ask_for_earlier, looks - 1)
         elif earlier := self._earlier():
-            # Nor will it: it is frozen, or the long attempt lets no other thread run.
+            # They will not be written: the child is frozen, or the long attempt lets no other
+            # thread run.
             self._run_again(list(earlier.values()))
 
     def _earlier(self) -> dict[str, LedgerRequest]:
@@ -185,7 +186,7 @@ class Series:
         return {each.id: each for each in self._requests if each is not self._current}
 
     def _run_again(self, requests: Collection[LedgerRequest]) -> None:
-        """Give the tasks of requests whose outcomes are lost another attempt, at no cost."""
+        """Reschedule tasks whose outcomes are lost, which uses up no attempt."""
         numbers = {request.id: request.delivery.attempt for request in requests}
         for request in requests:
             request.acknowledge()
@@ -209,7 +210,7 @@ class Series:
         return begun
 
     def _begin(self, request: LedgerRequest) -> None:
-        """Do for an attempt that has begun what Celery does: event, list, acknowledgement."""
+        """Do what Celery does when an attempt begins: send an event, list it, acknowledge."""
         request.announce()
         request.on_accepted(*self._accepted_by)  # type: ignore[arg-type]  # wrong in the stubs
 
@@ -241,7 +242,7 @@ class Series:
         self._waiting.add_first(alone)
 
     def _on_lost(self, failure: Any) -> None:  # noqa: ANN401 - billiard's ExceptionInfo
-        """Record that the child was killed, by the attempt that it had begun last."""
+        """Record the loss of the child as an error of the attempt that it had begun last."""
         self._ended = True
         self._waiting.ended(self)
         lease.series.discard(self)

@@ -78,14 +78,14 @@ class Threads(BasePool):
 
     def on_start(self) -> None:
         """Make what the threads share."""
-        # By the kernel's id of the thread.
+        # Jobs by the kernel's id of their thread.
         self._jobs: dict[int, _ThreadJob] = {}
         self._unstarted: deque[_ThreadJob] = deque()
         self._commits = SharedCommits()
         coroutines.share_event_loop(self.limit)
         session_engine()  # two threads at once would make two
         os.register_at_fork(after_in_child=_default_signals)
-        # What ended threads let the main thread call, and the pipe that wakes it.
+        # Calls that ended threads leave to the main thread, and the pipe that wakes it.
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
@@ -129,7 +129,7 @@ class Threads(BasePool):
             self._unstarted.popleft()
             number = thread.native_id or 0
             self._jobs[number] = job
-            # Without the job: kombu keeps the entry of a timer that was cancelled.
+            # Not `job`: kombu keeps the arguments of a timer that was cancelled.
             job.timer = self._hub.call_later(job.time_limit, self._time_out, number)
             job.on_accepted(number, time.monotonic())
 
@@ -139,7 +139,7 @@ class Threads(BasePool):
 
     def terminate_job(self, pid: int, signal: object = None) -> None:  # noqa: ARG002 - Celery's
         """Fence the attempt of a thread, by the thread's id."""
-        # Not here: first Celery has to note that it was terminated.
+        # In the next turn of the event loop: first Celery notes that it was terminated.
         self._hub.call_soon(self._fence, pid, WorkerLostError("terminated"))
 
     def busy(self) -> int:

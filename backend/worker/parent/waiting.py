@@ -41,7 +41,7 @@ class WaitingRequests:
         self._requests: deque[LedgerRequest] = deque()
         # The jobs that children have.
         self._jobs: set[Job | Series] = set()
-        # kombu's consumer of the queue, on the current connection.
+        # kombu's consumer of these requests, on the current connection.
         self._source: Any = None
         # Identifies the wait for a child; the timer of an earlier wait does nothing.
         self._wait: object | None = None
@@ -64,14 +64,14 @@ class WaitingRequests:
         self._added()
 
     def add_first(self, requests: Iterable[LedgerRequest]) -> None:
-        """Let requests wait that a child was given, but has not begun; they are the next ones."""
+        """Put requests back to the front: no child has begun them, or they are to run alone."""
         self._requests.extendleft(reversed(list(requests)))
         self._added()
 
     def ended(self, job: Job | Series) -> None:
         """Record that a job has ended; the pool is about to free its child."""
         self._jobs.discard(job)
-        # Not here: what the job gives back comes first.
+        # In the next turn of the event loop: first the job puts its other requests back.
         self._controller.hub.call_soon(self._acquire_child)
 
     def free(self) -> float:
@@ -104,8 +104,8 @@ class WaitingRequests:
         self._wait, self._child_requested = None, False
         if self._paused:
             self._paused = False
-            # Not here: an error of the connection would make billiard lose the result of the job
-            # that has just ended.
+            # In the next turn of the event loop: an error of the connection would make billiard
+            # lose the result of the job that has just ended.
             self._controller.hub.call_soon(self._source.consume)
         job = self._next_job(self._requests) if self._requests else None
         if job is None:
@@ -123,10 +123,10 @@ class WaitingRequests:
             self._return_all()
 
     def _return_all(self) -> None:
-        """Return the messages of this queue; keep requests whose message was acknowledged."""
+        """Return messages of this consumer to the broker; keep requests that were acknowledged."""
         kept = []
         for request in self._requests:
-            # The queue of short tasks, which has another channel, may be consumed still.
+            # Another channel: of the queue of short tasks, which this worker may still consume.
             if request.acknowledged or request.message.channel is not self._source.channel:
                 kept.append(request)
             else:
