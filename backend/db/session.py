@@ -111,8 +111,7 @@ def session_engine() -> sqlalchemy.Engine:
 def lease_engine() -> sqlalchemy.Engine:
     """Return the engine of a worker's lease. In a worker of threads it has its own connections.
 
-    In a worker of processes it connects only at the start: a process that is forked while another
-    thread connects may wait for a lock of libpq without end.
+    In a worker of processes it is made before the first process is forked (lease.py).
     """
     return engine() if settings().worker_pool == "processes" else _engine(pool_size=1)
 

@@ -94,7 +94,7 @@ class Proxy:
     async def _accept(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, backlog=128, ssl=self._tls
+                self._on_client, "127.0.0.1", self.port, backlog=128, ssl=self._tls
             )
 
     async def _refuse(self) -> None:
@@ -108,7 +108,8 @@ class Proxy:
         for pair in pairs:
             pair.reset()
             pair.task.cancel()
-        await asyncio.gather(*(pair.task for pair in pairs))
+        await asyncio.gather(*(pair.task for pair in pairs), return_exceptions=True)
+        self._pairs.difference_update(pairs)
 
     async def _freeze(self) -> None:
         self._flowing.clear()
@@ -116,14 +117,18 @@ class Proxy:
     async def _thaw(self) -> None:
         self._flowing.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        pair = _Pair(writer, task)
+    def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine: if its task were cancelled before its first step, the connection would stay.
         if self._server is None:  # accepted just before refuse()
-            pair.reset()
+            _reset(writer)
             return
+        pair = _Pair(writer)
         self._pairs.add(pair)
+        pair.task = asyncio.create_task(self._serve(pair, reader, writer))
+
+    async def _serve(
+        self, pair: "_Pair", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             await self._forward(pair, reader, writer)
             pair.close()
@@ -160,8 +165,9 @@ class Proxy:
 class _Pair:
     """A client's connection, and the connection to the target that belongs to it."""
 
-    def __init__(self, client: asyncio.StreamWriter, task: asyncio.Task[Any]) -> None:
-        self.task = task  # forwards them
+    task: asyncio.Task[Any]  # forwards them
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
         self._writers = [client]
 
     def add(self, target: asyncio.StreamWriter) -> None:
@@ -174,10 +180,15 @@ class _Pair:
     def reset(self) -> None:
         """Close both with RST, dropping what is buffered."""
         for writer in self._writers:
-            connection = writer.get_extra_info("socket")
-            if not writer.transport.is_closing():
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection with RST, dropping what is buffered."""
+    connection = writer.get_extra_info("socket")
+    if not writer.transport.is_closing():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _end_tasks() -> None:

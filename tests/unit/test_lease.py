@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import queue
+import subprocess
+import sys
+import textwrap
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -76,3 +79,31 @@ def test_a_stopping_worker_ends_even_if_its_shutdown_hangs(
     ending._stopping.set()  # `end` was called, and does not return
     ending._watch_for_stop()
     assert done == [lease.EXIT_TIMEOUT, "exit 3"]
+
+
+def test_the_thread_of_the_lease_imports_no_module() -> None:
+    """A process that is forked while another thread imports a module waits for it without end."""
+    steps = """
+        import sys
+        from types import SimpleNamespace
+        from backend.worker.parent import lease
+
+        lease.Lease = lambda worker: modules.update(sys.modules)  # it would start the thread
+        modules = {}
+        lease._start(SimpleNamespace(hostname="w"))
+        lease.lease_engine()  # the thread's first step
+        print(sorted(set(sys.modules) - set(modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(steps)],
+        env={
+            **os.environ,
+            "DATABASE_URL": "postgresql+psycopg2://nobody@127.0.0.1:9/nothing",
+            "CELERY_BROKER_URL": "amqp://nobody:nothing@127.0.0.1:9//",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")

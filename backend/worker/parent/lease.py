@@ -235,6 +235,9 @@ def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     # The children share the memory of objects that their garbage collector does not look at.
     gc.collect()
     gc.freeze()
+    # Not first in the lease's thread: it imports modules. A process that is forked while another
+    # thread imports a module waits without end when it imports the same one.
+    lease_engine()
     _lease = Lease(sender)
 
 

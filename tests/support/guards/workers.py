@@ -245,4 +245,11 @@ GUARDS = [
         "self._pool[-1:]",
         "tests/unit/test_pool.py",
     ),
+    Guard(
+        "4: a worker's processes do not wait for an import of a thread that they do not have",
+        "backend/worker/parent/lease.py",
+        "    lease_engine()\n    _lease",
+        "    _lease",
+        "tests/unit/test_lease.py",
+    ),
 ]
