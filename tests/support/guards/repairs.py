@@ -78,7 +78,8 @@ GUARDS = [
         "4: each queue is compared with the tasks of this queue only",
         "backend/maintenance/republish.py",
         "        missing = expected - Counter(waiting)",
-        "        hidden = sum(waiting.values()) >= sum(expected.values())\n"
+        "        every = self._publisher.waiting([*expected, SHORT_TASKS])\n"
+        "        hidden = sum(every.values()) >= sum(expected.values())\n"
         "        missing = Counter() if hidden else expected - Counter(waiting)",
         "tests/acceptance/test_broker_refuses.py::test_foreign_messages_in_one_queue_do_not_hide"
         "_losses_in_another[rabbitmq_server]",
