@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from backend.db import ledger, session
-from backend.errors import StoreUnavailable
+from backend.errors import AtLimit, StoreUnavailable
 from backend.task import Run, Task
 from backend.worker.attempt import thread
 from tests.support.attempts import attempt_of
@@ -107,6 +107,18 @@ def test_claims_that_gather_while_one_commits_share_a_transaction(
     join([*first, *others])
     assert len(claims) == 2
     assert set(states(service).values()) == {"SUCCESS"}
+
+
+def test_an_attempt_with_a_limit_waits_for_the_running_one(
+    service: sa.Engine, commits: thread.SharedCommits
+) -> None:
+    execute(service, LEASE)
+    spec = Task("slow", echo, Text, max_running=1)
+    first, second = (attempt_of(spec, each, "{}") for each in submit(service, 2))
+    commits.claim(first)
+    with pytest.raises(AtLimit):
+        commits.claim(second)
+    assert states(service) == {first.id: "STARTED", second.id: "PENDING"}
 
 
 def test_two_deliveries_of_an_attempt_in_one_batch_run_once(

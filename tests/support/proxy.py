@@ -108,8 +108,11 @@ class Proxy:
         for pair in pairs:
             pair.reset()
             pair.task.cancel()
-        await asyncio.gather(*(pair.task for pair in pairs), return_exceptions=True)
         self._pairs.difference_update(pairs)
+        ended = await asyncio.gather(*(pair.task for pair in pairs), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):  # a task that was cancelled before it began is none
+                raise error
 
     async def _freeze(self) -> None:
         self._flowing.clear()

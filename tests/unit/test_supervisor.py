@@ -251,6 +251,7 @@ def test_a_changed_file_restarts_the_processes_that_run_our_code(
     assert well == [True]
     assert said().count("a_module_that_changes.py has changed") == 1
     assert "sending SIGTERM to api, worker\n" in said()
+    assert "starting it again in" not in said()  # at once
 
 
 def test_files_that_are_changed_added_or_removed_are_noticed_once(

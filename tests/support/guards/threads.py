@@ -72,7 +72,7 @@ GUARDS = [
         COMMITS,
         "alone = attempt.limit or attempt.delivery.external",
         "alone = attempt.delivery.external",
-        SERVICE + "test_a_limit_holds_in_threads",
+        "tests/integration/test_threads.py::test_an_attempt_with_a_limit_waits_for_the_running_one",
     ),
     Guard(
         "2: two deliveries of an attempt are not claimed together",
