@@ -88,7 +88,7 @@ def _returned(spec: Task, *parameters: object) -> object:
 
 
 def _checked(value: object) -> BaseModel:
-    """Return the value. Raises TaskError if it is no model."""
+    """Return the value. Raises TaskError if it is not a model."""
     if not isinstance(value, BaseModel):
         raise TaskError(f"The task returned {type(value).__name__} instead of a Pydantic model")
     return value

@@ -45,7 +45,7 @@ _SET_BACK = text(
 )
 # Every row moves by the same time, so rows that share a message still have the same published_at. A
 # locked row is being claimed, taken or put back. It is skipped, because waiting for it could be a
-# deadlock. A row that is put back is due at once, whatever its due_at is.
+# deadlock. A row that is put back is due at once, with any due_at.
 _MOVE = text(
     """
     UPDATE outbox SET due_at = due_at - :by, published_at = published_at - :by

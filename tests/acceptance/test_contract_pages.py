@@ -170,7 +170,7 @@ EXAMPLES = {
 }
 
 
-def typed(service: Stack, command: str) -> Any:  # noqa: ANN401 - whatever JSON is printed
+def typed(service: Stack, command: str) -> Any:  # noqa: ANN401 - any JSON
     """Run a command of the page; return its output, with ids and times replaced."""
     if shutil.which("curl") is None:
         pytest.skip("curl: install Debian's curl package")

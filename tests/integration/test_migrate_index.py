@@ -49,7 +49,7 @@ class Database:
         self.url = url
         self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
-    def value(self, sql: str) -> Any:  # noqa: ANN401 - whatever the query asks for
+    def value(self, sql: str) -> Any:  # noqa: ANN401 - any value of a query
         with self._engine.connect() as connection:
             return connection.exec_driver_sql(sql).scalar()
 

@@ -1,4 +1,4 @@
-"""The attempts of a task that SQL has submitted: as many as the task declares, whatever happens."""
+"""The attempts of a task that SQL has submitted: as many as it declares, also after crashes."""
 
 from __future__ import annotations
 

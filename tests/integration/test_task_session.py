@@ -48,7 +48,7 @@ class Count(Base):
     messages: Mapped[int]
 
 
-def execute(statement: Any) -> Action:  # noqa: ANN401 - whatever psycopg2 executes
+def execute(statement: Any) -> Action:  # noqa: ANN401 - anything that psycopg2 executes
     return raw(lambda connection: connection.cursor().execute(statement))
 
 
