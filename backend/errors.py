@@ -1,4 +1,4 @@
-"""Every error of the project.
+"""Every error that crosses files, except SettingsError.
 
 Error
 ├── RegistrationError        a task is declared wrongly; the import fails
@@ -7,6 +7,7 @@ Error
 ├── ArgumentsDoNotFit        a task's stored arguments do not fit its model
 ├── StatementFailed          a task's own statement failed, although PostgreSQL is available
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
+├── Fenced                   the attempt was cancelled in its thread, because it no longer counts
 ├── Superseded               not the current attempt of the task; its outcome is dropped
 │   └── Duplicate            the task does not wait for this delivery, usually the second one
 ├── AtLimit                  as many as `max_running` allows are running; this one waits
@@ -15,13 +16,15 @@ Error
 │   └── StoreUnavailable     PostgreSQL cannot be reached, or did not answer in time
 │       ├── StoreNotWritable it answers and stores nothing
 │       ├── StoreLocked      another session holds a lock for too long
-│       └── LeaseExpired     this worker has no lease, so it starts nothing
-└── HTTPError                becomes an HTTP answer; the class owns its status
+│       └── LeaseExpired     this worker has no lease, so it starts no ordinary task
+└── HTTPError                becomes an HTTP answer; each class has its status
     ├── NotFound             404
     ├── Invalid              422
     ├── TooManyWaiting       429
     ├── NotMigrated          503, the database's schema is older than this version
     └── Overloaded           503, too many requests wait in this process
+
+TimeUp is a BaseException: it is raised in a task's function before the time limit.
 """
 
 from __future__ import annotations
@@ -59,8 +62,8 @@ class TimeUp(BaseException):
 class ArgumentsDoNotFit(Error):
     """A task's arguments do not fit its model: an error of the attempt.
 
-    The API has checked them, so the model has changed since then. A later deployment may accept
-    them.
+    The API checks arguments, so the model has changed since then, or the task was not posted to the
+    API. A later deployment may accept them.
     """
 
 

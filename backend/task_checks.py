@@ -76,8 +76,8 @@ def queue_of(name: str, queue: str, *, one_commit: bool) -> str:
         return TASKS
     if queue == SHORT_TASKS or not re.fullmatch(NAME, queue):
         raise RegistrationError(
-            f"task {name!r}: its queue must have lower case letters, digits and underscores, and"
-            f" {SHORT_TASKS} is for tasks with one_commit"
+            f"task {name!r}: its queue may have only lower case letters, digits and underscores,"
+            f" and {SHORT_TASKS} is for tasks with one_commit"
         )
     return queue
 

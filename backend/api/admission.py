@@ -15,7 +15,7 @@ from backend.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The backlog is counted at most once in this time.
+# A count of the backlog is used for this time.
 SAMPLE_SECONDS = 1.0
 
 

@@ -33,7 +33,7 @@ class HttpConnection(HttpToolsProtocol):
     """One connection; the extension `tasks_api` in a request's scope is this object."""
 
     # Close a connection after this many seconds without a byte while a request is incomplete, and
-    # after twice as many in which the client reads nothing of an answer.
+    # after at most twice as many in which the client reads nothing of an answer.
     read_seconds = 30.0
     _last_read: float
     _check: TimerHandle
@@ -86,8 +86,8 @@ class HttpConnection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes
         """Return whether to keep the connection, when the client has ended its side (`nc -N`).
 
-        It is kept while an answer is due. A client that has left ends its side too, so `wait=` is
-        answered now.
+        It is kept while an answer is due. A client that has left looks the same, so a request
+        with `wait=` is answered now.
         """
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
@@ -97,7 +97,7 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes; answer a request that asks for an upgrade in its own version of HTTP.
+        """Parse bytes; answer a request for an upgrade as if it did not ask for one.
 
         Java's HttpClient and `curl --http2` send such requests. httptools drops their bodies, so a
         new parser gets the head without the upgrade headers, then the rest.
@@ -109,7 +109,7 @@ class HttpConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if self.parser.get_method() == b"CONNECT":  # an upgrade with any headers
+                if self.parser.get_method() == b"CONNECT":  # httptools calls it an upgrade
                     self._refuse(400, _NO_PROXY)
                     return
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
@@ -226,8 +226,8 @@ class HttpConnection(HttpToolsProtocol):
     def _is_incomplete(self) -> bool:
         """Return whether a request, or the rest of one, is still to come.
 
-        After an answer, the first bytes of the next request have stopped uvicorn's keep-alive
-        timer.
+        uvicorn starts its keep-alive timer after an answer; the first bytes of the next request
+        stop it.
         """
         cycle = self.cycle
         if cycle is None:

@@ -151,7 +151,7 @@ def decode(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
     if not isinstance(embedded, (dict, NoneType)):
         raise InvalidTaskError("the third part of its body is not an object")
     if fields["task"] not in registered():
-        raise NotRegistered(fields["task"])  # Celery registers tasks of its own
+        raise NotRegistered(fields["task"])  # Celery would accept the names of its built-in tasks
     attempt = fields.get(ATTEMPT_HEADER)
     return Delivery(
         id=fields["id"],

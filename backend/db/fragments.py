@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from backend.db.session import Executor
 
-# The same as models.ISNOT_ENDED, but only the primary key's index can be used. With `state IN`
+# The same as models.IS_UNFINISHED, but only the primary key's index can be used. With `state IN`
 # the index of unfinished tasks could be used too: with old statistics, PostgreSQL would read all of
 # it to find one task.
 NOT_ENDED = f"tasks.state NOT IN {one_of(ENDED)}"

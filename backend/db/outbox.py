@@ -67,9 +67,9 @@ def take(connection: Executor, limit: int) -> list[OutboxEntry]:
     return [OutboxEntry(*row) for row in rows]
 
 
-# Rows that share a message have the same published_at, to the microsecond, and no other row that
-# was marked with them has it. So the messages that the broker should have can be counted. `bundled`
-# is for reconcilers of the version before.
+# Rows that share a message have the same published_at, to the microsecond, and no other row of
+# the same statement has it. So the messages that the broker should have can be counted. `bundled`
+# is for reconcilers of the previous version.
 _MARK_PUBLISHED = text(
     f"""
     SET LOCAL enable_seqscan = off;
@@ -133,7 +133,7 @@ def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
-# The queue of a published row. The version before writes only `bundled`.
+# The queue of a published row. The previous version writes only `bundled`.
 _QUEUE = f"""
     CASE WHEN bundled THEN '{SHORT_TASKS}' WHEN queue <> '{SHORT_TASKS}' THEN queue
         ELSE '{TASKS}' END
@@ -213,7 +213,7 @@ _REPUBLISH = _publish_again(
 
 
 def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make messages of a queue, by the time of their publishing, due at once if that is long ago.
+    """Make a queue's messages that were published at `times`, and long ago, due at once.
 
     Returns how many tasks these are.
     """

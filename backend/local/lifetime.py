@@ -3,8 +3,8 @@
 Both keep their data in DATA_DIR and listen on Unix sockets only. The sockets are in a separate
 folder that no other user may enter: DATA_DIR's path may be too long for a socket (107 bytes).
 
-DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, which tells the other commands
-where the servers are (settings.py reads it) and the next `up` what a killed one left behind;
+DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, by which the other
+commands find the servers (settings.py reads it), and the next `up` finds what a killed one left;
 `postgres`, `valkey`, and a log of each.
 """
 

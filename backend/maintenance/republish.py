@@ -42,8 +42,8 @@ class LostMessages:
         self._publisher: Publisher | None = None
         # When the broker is asked again, after a failure.
         self._ask_at = -math.inf
-        # By queue: the oldest messages, as many as are missing there, by the time of their
-        # publishing; and since when (monotonic).
+        # Suspects: the oldest messages, as many as are missing. By queue, then by the time of
+        # publishing: since when the message is a suspect (monotonic).
         self._suspects: dict[str, dict[datetime, float]] = {}
 
     def republish(self) -> None:

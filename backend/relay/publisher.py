@@ -25,7 +25,7 @@ CONFIRM_SECONDS = 10.0
 PROBE_SECONDS = 1.0
 # How long one read of the connection waits; a relay that is told to stop stops within it.
 READ_SECONDS = 0.5
-# A broker that is silent for twice this time is taken for away.
+# A broker that is silent for twice this time is considered away.
 HEARTBEAT_SECONDS = 20
 # The name of relay and reconciler in an outage of the broker. They share one name: the reconciler
 # seldom asks the broker, so the relay notices the end of the outage.
@@ -80,7 +80,7 @@ class Publisher:
         `unconfirmed` returns what the broker may not have.
         """
         self.refused = {}
-        # Set before the first byte is sent: after any error, no message is taken for published.
+        # Set before the first byte is sent: after any error, no message counts as published.
         self._unconfirmed = {
             self._tag + place: (message.queue, message.task_ids)
             for place, message in enumerate(messages, start=1)

@@ -62,7 +62,7 @@ def short_name(logger: str, process: str) -> str:
 _LOGGERS = {
     "uvicorn": {"handlers": [], "propagate": True},
     "uvicorn.access": {"handlers": [], "propagate": False},
-    # Its line about each task has no attempt number; execute.py's lines have it.
+    # Its line about each task has no attempt number; ours have it.
     "celery.worker.strategy": {"level": "WARNING"},
     # Its lines about the broker come with each try; broker/outage.py has one for each reason.
     "celery.worker.consumer.consumer": {"level": "ERROR"},

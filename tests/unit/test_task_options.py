@@ -100,8 +100,8 @@ def test_these_kinds_of_arguments_can_be_counted(per: str) -> None:
     [
         ({"one_commit": True, "queue": "reports"}, "have a queue of their own"),
         ({"one_commit": True, "max_running": 1}, "without one_commit"),
-        ({"queue": "short_tasks"}, "its queue must have lower case letters"),
-        ({"queue": "Reports"}, "its queue must have lower case letters"),
+        ({"queue": "short_tasks"}, "its queue may have only lower case letters"),
+        ({"queue": "Reports"}, "its queue may have only lower case letters"),
         ({"max_running": 0}, f"a whole number from 1 to {MAX_RUNNING}"),
         ({"max_running": 1.5}, f"a whole number from 1 to {MAX_RUNNING}"),
         ({"per": "customer"}, f"a whole number from 1 to {MAX_RUNNING}"),

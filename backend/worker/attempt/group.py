@@ -2,7 +2,8 @@
 
 A group locks the rows of its attempts; the tasks keep their state. It writes the outcomes and
 commits when about GROUP_SECONDS have passed. Until then a crash loses only work that took
-milliseconds: the rows are unlocked, the tasks still wait, and no attempt was used up.
+milliseconds: the rows are unlocked, and the tasks still wait. Only the attempt that was running may
+be used up (`Series._on_lost`).
 
 While an attempt runs, it may be claimed: when it has taken LONG_SECONDS, reports progress or uses
 `run.session`. The group first writes the outcomes that it has, which unlocks all its rows. Then the
@@ -47,7 +48,7 @@ GROUP_SECONDS = 0.01
 
 
 class Group:
-    """Attempts whose rows one transaction locks. Used by the main thread and by the watch."""
+    """Attempts whose rows one transaction locks. Used by the main thread and series.py's thread."""
 
     def __init__(self, attempts: Sequence[Attempt], report: Report) -> None:
         self._attempts = {attempt.id: attempt for attempt in attempts}
@@ -91,7 +92,7 @@ class Group:
     def running(self, attempt: Attempt) -> Iterator[None]:
         """Watch an attempt whose function runs in the block; close if that raises.
 
-        What follows an error may need the task's row.
+        The code that records the error may have to lock the task's row.
         """
         with self._lock:
             self._current, self._since = attempt, time.monotonic()

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
-# While a long attempt runs, the outcomes of earlier ones are read from the ledger: how often, and
-# how many times again.
+# While a long attempt runs, the outcomes of earlier ones are read from the ledger: the interval,
+# and how many times the read is repeated.
 EARLIER_SECONDS = 2.0
 EARLIER_LOOKS = 3
 # A child that has begun no attempt is killed after this time.
@@ -99,7 +99,7 @@ class Series:
     def _on_accepted(self, pid: int, time_accepted: float) -> None:
         self.accepted = True
         self._accepted_by = pid, time_accepted
-        children = self._controller.pool._pool._pool  # noqa: SLF001 - no other way to the numbers
+        children = self._controller.pool._pool._pool  # noqa: SLF001 - no other way to `index`
         child = next((child.index for child in children if child.pid == pid), None)
         if child is None:  # it has ended already; the pool reports that next
             return
@@ -143,7 +143,7 @@ class Series:
         # It is STARTED now or soon, so the lease must list it.
         current.shares_job = False
         self._begin(current)
-        # So long that a single such attempt makes the average long.
+        # Note a time that makes the task's average long at once.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
         if self._tickets and self._tickets.locked:
             # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
@@ -215,7 +215,7 @@ class Series:
         request.on_accepted(*self._accepted_by)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _end(self, report: Report) -> None:
-        """End the requests of the report's outcomes, of which Celery does not know yet."""
+        """End the requests whose outcomes are in the report; Celery does not know them yet."""
         found = {request.id: request for request in self._requests if request.id in report.ended}
         for request in found.values():
             if request is not self._current:

@@ -1,8 +1,8 @@
 """Short tasks, many at a time: the worker's parent process gathers them, a child runs a batch.
 
 While every child is busy the next messages gather, so an idle worker runs a task at once and a busy
-one many in a transaction. Each member is a request of Celery's, so that `inspect`, events, revokes
-and the lease see it like any other. After an error in a batch, members run alone: one that raises,
+one many in a transaction. Each member is a request of Celery's, so `inspect`, events and revokes
+see it like any other. After an error in a batch, members run alone: one that raises,
 in the same attempt; members whose process was lost, in the next attempt.
 """
 
