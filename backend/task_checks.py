@@ -137,7 +137,7 @@ def takes_lists(name: str, function: Callable[..., object], *, one_commit: bool)
     if not any(lists):
         return False
     if not one_commit:
-        raise RegistrationError(f"task {name!r}: only a task with one_commit can have lists")
+        raise RegistrationError(f"task {name!r}: only with one_commit can a function take lists")
     if not all(lists):
         raise RegistrationError(
             f"task {name!r}: its annotations must be"
@@ -172,7 +172,7 @@ def _check_model(name: str, model: type[BaseModel]) -> None:
             )
         if schema.get("function") in _FILE_CHECKS:
             raise RegistrationError(
-                f"task {name!r}: the files of the API's machine may not be those of the worker's;"
+                f"task {name!r}: the worker may run on another machine, with other files;"
                 " take a Path, and look for it in the task"
             )
         factory = schema.get("default_factory")

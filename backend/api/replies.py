@@ -148,7 +148,7 @@ class ReplyListener:
                 events = EventDrain(connection)
                 while not self._stopping.is_set():
                     events.handle(timeout=READ_SECONDS)
-                    # Only after a read: a read-only Redis refuses it, because it removes the
+                    # Only after a read: a read-only Redis refuses a read, which removes the
                     # message.
                     if broker_outage.failing:
                         broker_outage.succeeded("replies")

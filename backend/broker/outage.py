@@ -86,7 +86,7 @@ def explain(error: BaseException) -> Reason:
     """Return the reason of an error of the broker, and what to do, without a message's content."""
     said = _own_words(error)
     rule = first_rule(_RULES, error, said)
-    line = f"the broker {rule.kind} ({said}): {rule.advice}; tasks wait until then"
+    line = f"the broker {rule.kind} ({said}): {rule.advice}; until it works again, tasks wait"
     return Reason(rule.kind, line, rule.needs_operator)
 
 

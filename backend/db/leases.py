@@ -1,7 +1,7 @@
 """The workers' leases: a row that a worker renews and a reconciler deletes.
 
 A worker is dead when a reconciler has not seen its `renewed_at` change for LEASE_SECONDS
-(maintenance/liveness.py). No code compares the times in the row with a clock, which may be set.
+(maintenance/liveness.py). No code compares these times with a clock, which may be set.
 """
 
 from __future__ import annotations

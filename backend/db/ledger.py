@@ -4,8 +4,8 @@ Four functions, each for several tasks: `submit`, `claim`, `finish` and `resched
 name the attempt. They do not change a task that has another attempt or another state by then, and
 return the tasks that they changed. For the others, the caller must drop its work.
 
-Locks are taken in the order tasks by id, then outbox. `claim` locks in that order itself. For
-`finish` and `reschedule` of several tasks the caller has locked them, as in locked.py.
+The order of locks: rows of tasks by id, then rows of the outbox. `claim` locks in that order
+itself. For `finish` and `reschedule` of several tasks the caller has locked them, as in locked.py.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def set_max_attempts(connection: Executor, task_id: str, attempt: int, declared:
     return connection.execute(_SET_MAX_ATTEMPTS, values).scalar() or 0
 
 
-# True in the transaction whose now() is :began, or without :began. False: the task has ended its
-# transaction and another has begun.
+# True in the transaction whose now() is :began, and if :began is null. False: the task has ended
+# its transaction and another has begun.
 _SAME_TRANSACTION = "now() = coalesce(CAST(:began AS timestamptz), now())"
 
 
@@ -152,8 +152,8 @@ def _finish(source: str, row: str, plan: str = "") -> TextClause:
     """Return the statement that ends tasks; `row` is the prefix of each value's name.
 
     `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL. After
-    RESET ALL the next task on the connection has none of this task's settings. Through a pooler it
-    also resets the name by which the reconciler finds a dead worker's connections.
+    RESET ALL the next task on the connection has none of this task's settings. Application_name is
+    set again: by it the reconciler finds a dead worker's connections, through a pooler too.
     """
     return text(
         f"""

@@ -3,9 +3,13 @@
 Both keep their data in DATA_DIR and listen on Unix sockets only. The sockets are in a separate
 folder that no other user may enter: DATA_DIR's path may be too long for a socket (107 bytes).
 
-DATA_DIR holds `lock`, held by `up` while it runs; `running.json`, by which the other
-commands find the servers (settings.py reads it), and the next `up` finds what a killed one left;
-`postgres`, `valkey`, and a log of each.
+DATA_DIR holds:
+
+- `lock`, which `up` holds while it runs
+- `running.json`: the other commands find the servers there (settings.py reads it), and the next
+  `up` finds what a killed one has left
+- `sockets`: the path of the socket folder, after an `up` that was not killed
+- `postgres`, `valkey`, and a log of each
 """
 
 from __future__ import annotations
@@ -38,11 +42,15 @@ LONGEST_PARENT = 103 - 33
 SOCKETS_PREFIX = "tasks-api-"
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
+# In DATA_DIR: the socket folder of an `up` that has ended. The next one makes it again, so that a
+# worker beside `up` can connect again. After a killed `up` it would be wrong: the cleaner of that
+# one may still end all servers with this folder.
+SOCKETS_FILE = "sockets"
 
 
 @contextmanager
 def exclusive_data_dir(folder: Path) -> Iterator[bool]:
-    """Lock DATA_DIR for the only `up` or `reset`; yield whether the last `up` was killed.
+    """Lock DATA_DIR, so that one `up` or `reset` runs; yield whether the last `up` was killed.
 
     Servers that a killed `up` left behind are ended first. The lock is a POSIX lock: a child
     process could inherit a lock of flock(), and keep it after `up` was killed. Raises CannotRun.
@@ -127,7 +135,7 @@ def remove_data(folder: Path) -> None:
         for name in ("postgres", "postgres.new", "valkey"):
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
-        for name in ("postgresql.log", "valkey.log", LOCK_FILE):
+        for name in ("postgresql.log", "valkey.log", SOCKETS_FILE, LOCK_FILE):
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -166,7 +174,9 @@ def _start(
     if not kinds:
         note.write_text("{}")
         return {}
-    sockets = _make_folder_for_sockets()
+    last = found.data_dir / SOCKETS_FILE
+    sockets = _make_last_folder(last) or _make_folder_for_sockets()
+    cleanup.callback(_remember, sockets, last)
     cleaner_pid, writing = cleaner.start(lambda reading: _clean_up_later(reading, sockets))
     inherited_fds.append(writing)
     cleanup.callback(_end_cleaner, cleaner_pid)
@@ -178,6 +188,22 @@ def _start(
         running.append(kind(found, sockets))
         running[-1].start()
     return urls
+
+
+def _make_last_folder(noted: Path) -> Path | None:
+    """Make the folder again whose path a file has, and delete the file; None if that fails."""
+    with suppress(OSError, ValueError):
+        folder = Path(noted.read_text())
+        noted.unlink()
+        if folder.name.startswith(SOCKETS_PREFIX):
+            folder.mkdir(0o700)
+            return folder
+    return None
+
+
+def _remember(sockets: Path, noted: Path) -> None:
+    with suppress(OSError):  # such as a full disk
+        noted.write_text(str(sockets))
 
 
 def _make_folder_for_sockets() -> Path:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 # The pause after a batch, so that more tasks gather: each batch has a cost. After a small batch the
 # relay waits for the next task: probably one client waits for each task before it posts the next.
-# If it had more tasks than a bundle takes, and all that were due, the pause is twice as long.
+# After a batch of more tasks than a bundle takes, but fewer than BATCH, it is twice as long.
 GATHER_SECONDS = 0.025
 SMALL_BATCH = 10
 # No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,
@@ -141,7 +141,7 @@ class Relay:
         return None if self._notified else 0
 
     def _long_tasks(self, connection: Connection) -> frozenset[str] | None:
-        """Return the names of ordinary tasks that are not bundled, None for all of them."""
+        """Return the names of ordinary tasks that are not bundled; None: bundle none."""
         now = time.monotonic()
         if now > self._look_at:
             self._look_at = now + leases.RENEW_SECONDS

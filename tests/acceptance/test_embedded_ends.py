@@ -66,6 +66,23 @@ def test_accepted_tasks_survive_a_restart_of_up(folder: Folder) -> None:
         assert stack.scalar("SHOW fsync") == stack.scalar("SHOW synchronous_commit") == "on"
 
 
+def test_a_worker_beside_up_goes_on_after_a_restart_of_up(folder: Folder) -> None:
+    folder.changed["WORKER_QUEUES"] = "short_tasks"  # so only the worker beside runs `slow`
+    argv = [sys.executable, "-m", "backend", "worker", "--queues", "tasks"]
+    with folder.running() as (up, stack):
+        environment = folder.environment()
+        with subprocess.Popen(argv, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as beside:
+            try:
+                before = stack.post("/tasks/slow?duration=0")
+                assert stack.state(before, wait=20)["status"] == "SUCCESS"
+                stop(up, signal.SIGINT)
+                with folder.running() as (_, again):
+                    after = again.post("/tasks/slow?duration=0")
+                    assert again.state(after, wait=20)["status"] == "SUCCESS"
+            finally:
+                beside.terminate()
+
+
 def test_up_starts_after_an_earlier_up_was_killed(folder: Folder) -> None:
     up = folder.start()
     stack = folder.stack()

@@ -215,6 +215,17 @@ def test_sockets_use_another_folder_if_tmpdir_is_unsuitable(
     assert made.parent in {Path("/tmp"), Path("/var/tmp")}
 
 
+@pytest.mark.parametrize("name", ["others", "tasks-api-taken", "no-folder/tasks-api-1", ""])
+def test_a_noted_socket_folder_that_cannot_be_made_again_is_not_used(
+    tmp_path: Path, name: str
+) -> None:
+    noted = tmp_path / lifetime.SOCKETS_FILE
+    (tmp_path / "tasks-api-taken").mkdir()
+    noted.write_text(str(tmp_path / name))
+    assert lifetime._make_last_folder(noted) is None
+    assert lifetime._make_last_folder(noted) is None  # nor is there a file any more
+
+
 def test_a_missing_folder_for_sockets_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -206,11 +206,11 @@ def test_a_short_task_may_take_lists() -> None:
 @pytest.mark.parametrize(
     ("function", "options", "said"),
     [
-        (takes_lists, {}, "only a task with one_commit can have lists"),
+        (takes_lists, {}, "only with one_commit can a function take lists"),
         (takes_a_list, {"one_commit": True}, "or without lists"),
         (returns_a_list, {"one_commit": True}, "or without lists"),
         (takes_one_run, {"one_commit": True}, "or without lists"),
-        (returns_a_list, {}, "only a task with one_commit can have lists"),
+        (returns_a_list, {}, "only with one_commit can a function take lists"),
         (takes_other_lists, {"one_commit": True}, "annotate .*args"),
     ],
 )

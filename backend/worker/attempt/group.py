@@ -133,8 +133,8 @@ class Group:
         Raises Duplicate if the task no longer waits for it, StoreUnavailable.
         """
         if os.getpid() != self._pid:
-            # A process that the task has forked must not use the connection. The watch of this
-            # process starts the attempt.
+            # This process was forked by the task: it must not use the connection. The watch of the
+            # process that it was forked from starts the attempt.
             time.sleep(2 * LONG_SECONDS)
             return
         with self._lock:

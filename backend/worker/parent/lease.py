@@ -235,8 +235,8 @@ def _start(sender: Any, **_: object) -> None:  # noqa: ANN401 - as in Lease
     # The children share the memory of objects that their garbage collector does not look at.
     gc.collect()
     gc.freeze()
-    # Not first in the lease's thread: it imports modules. A process that is forked while another
-    # thread imports a module waits without end when it imports the same one.
+    # The engine is made here, not in the lease's thread: making it imports modules. A process that
+    # is forked while another thread imports a module waits without end when it imports the same.
     lease_engine()
     _lease = Lease(sender)
 
@@ -269,7 +269,7 @@ def _die_with_parent() -> None:
     prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-# Those under way. An attempt of theirs may be STARTED although the event loop has not looked yet.
+# Those that run. An attempt of theirs may be STARTED although the event loop has not looked yet.
 series: set[Series] = set()
 
 
@@ -277,7 +277,7 @@ def _held() -> dict[str, LedgerRequest]:
     """Return Celery's requests in this process, by id/attempt: waiting for a child, or running.
 
     Attempts that share a job are left out, because they are not STARTED; only the one that a child
-    has begun last may be. With a long list the lease's row could not be changed on a full disk.
+    has begun last may be. This keeps the lease's row so small that it can change on a full disk.
     """
     waiting, running = celery_state.reserved_requests, celery_state.active_requests
     # If an attempt was delivered twice, the running request replaces the waiting one.

@@ -126,7 +126,7 @@ class WaitingRequests:
         """Return messages of this consumer to the broker; keep requests that were acknowledged."""
         kept = []
         for request in self._requests:
-            # Another channel: of the queue of short tasks, which this worker may still consume.
+            # A message of another channel is of short_tasks, which this worker may still consume.
             if request.acknowledged or request.message.channel is not self._source.channel:
                 kept.append(request)
             else:

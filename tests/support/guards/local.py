@@ -29,6 +29,14 @@ GUARDS = [
         "_removes_nothing",
     ),
     Guard(
+        "the next `up` makes the socket folder of the last one again",
+        "backend/local/lifetime.py",
+        "_make_last_folder(last) or _make_folder_for_sockets()",
+        "_make_folder_for_sockets()",
+        "tests/acceptance/test_embedded_ends.py::test_a_worker_beside_up_goes_on_after_a_restart"
+        "_of_up",
+    ),
+    Guard(
         "every process of `up` stops when make is killed",
         "backend/local/supervisor.py",
         " or self._closed.is_set() or orphaned",
