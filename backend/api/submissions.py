@@ -98,8 +98,8 @@ class Submissions:
         try:
             await self._backlog.admit(len(tasks))
         except TooManyWaiting:
-            # A repeated request is not refused. The key is looked up only here: otherwise the write
-            # finds it without another round trip.
+            # A repeated request is not refused. Only here is the key looked up separately: the
+            # write finds it without a round trip of its own.
             if key is None or (first := await self._known.submit(key)) is None:
                 raise
             return _first_ids(request, first)

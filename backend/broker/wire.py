@@ -1,4 +1,4 @@
-"""A task as a message: encoded for the broker, and decoded. Only this module knows our headers.
+"""A task as a message: encoded for the broker, and decoded. This module defines our headers.
 
 An attempt has its own message, in Celery's protocol version 2 (docs.celeryq.dev, "Message
 Protocol"), or shares a bundle with others (pack.py).

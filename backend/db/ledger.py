@@ -151,7 +151,7 @@ _COUNTS = f"CASE WHEN tasks.state = '{STARTED}' THEN tasks.worker = :worker ELSE
 def _finish(source: str, row: str, plan: str = "") -> TextClause:
     """Return the statement that ends tasks; `row` is the prefix of each value's name.
 
-    `plan`: settings for it. They come after RESET ALL, which also ends those of SET LOCAL. After
+    `plan`: planner settings for it. They come after RESET ALL, which also ends SET LOCAL. After
     RESET ALL the next task on the connection has none of this task's settings. Application_name is
     set again: by it the reconciler finds a dead worker's connections, through a pooler too.
     """

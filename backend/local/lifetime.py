@@ -207,7 +207,7 @@ def _remember(sockets: Path, noted: Path) -> None:
 
 
 def _make_folder_for_sockets() -> Path:
-    """Make a folder with a random name in TMPDIR, or in /tmp if sockets cannot be in TMPDIR.
+    """Make a folder with a random name in TMPDIR, else in /tmp or /var/tmp.
 
     Raises CannotRun if no folder can have sockets, and OSError if no folder can be written to.
     """

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-# The pause after a batch, so that more tasks gather: each batch has a cost. After a small batch the
-# relay waits for the next task: probably one client waits for each task before it posts the next.
-# After a batch of more tasks than a bundle takes, but fewer than BATCH, it is twice as long.
+# The pause after a batch, so that more tasks gather: each batch has a cost. After a small batch
+# there is no pause: probably one client waits for each task before it posts the next. After a batch
+# of more than MAX_TASKS, but fewer than BATCH, the pause is twice as long.
 GATHER_SECONDS = 0.025
 SMALL_BATCH = 10
 # No pause after a batch with more bytes of arguments than this: it may have been cut at TAKE_BYTES,

@@ -83,7 +83,8 @@ async def accept_lines(request: Request, services: Services, key: str | None) ->
             while piece := answers.read(64 * 1024):
                 yield piece
 
-    # Without Content-Length the answer has chunks; an HTTP/1.0 client reads their sizes as lines.
+    # Without Content-Length the answer would be chunked, and an HTTP/1.0 client would take the
+    # sizes of the chunks for lines.
     headers = {"Content-Length": str(length)}
     return StreamingResponse(send(), 202, headers=headers, media_type=NDJSON)
 

@@ -66,7 +66,7 @@ class Group:
         self._since = 0.0
 
     def open(self) -> frozenset[str]:
-        """Lock the rows of attempts that wait; return the tasks' ids. `busy` has the others.
+        """Lock the rows of attempts that wait; return the tasks' ids.
 
         Raises LeaseExpired, StoreUnavailable.
         """
