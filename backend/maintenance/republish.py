@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How many messages of a queue are published again in one pass at most, and how many overtaken tasks.
+# How many messages of a queue, or overtaken tasks, are published again in one pass at most.
 REPUBLISH = 5000
 # How long a worker may hold a message before it begins its tasks or returns it to the broker, and
 # how long the broker may need to read what a relay has sent.
