@@ -81,8 +81,8 @@ class ReplyListener:
         """Return the task's state once it has ended, `seconds` have passed or the process stops.
 
         Returns also when the client has left (`gone` returns true). Returns None for an id that the
-        ledger lacks. Raises StoreUnavailable or Overloaded if the last read failed. It takes at
-        most `seconds`, or the time of one read.
+        ledger lacks. Raises StoreUnavailable or Overloaded if the last read failed. It takes about
+        `seconds`, and longer if a read of the ledger takes long.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -148,8 +148,8 @@ class ReplyListener:
                 events = EventDrain(connection)
                 while not self._stopping.is_set():
                     events.handle(timeout=READ_SECONDS)
-                    # Only after a read: a read-only Redis refuses a read, which removes the
-                    # message.
+                    # Only after a read: a read removes the message, so a read-only Redis
+                    # refuses it, although it accepts connections.
                     if broker_outage.failing:
                         broker_outage.succeeded("replies")
         finally:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from backend.task import Task
 
-# The limits of a bundle: tasks, and bytes of arguments without those of its last task.
+# The limits of a bundle: tasks, and bytes of arguments (counted as characters) without those of
+# its last task.
 MAX_TASKS: Final = 100
 MAX_BYTES: Final = 256 * 1024
 
@@ -68,10 +69,10 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
 def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | None) -> bool:
     """Return whether an attempt may share a message with others.
 
-    An attempt of an ordinary task does so only the first time that it is published, since
-    worker/attempt/group.py does not record that it has begun. A task with one attempt never does.
-    Nor does one with a time limit below a second: in a series the limit would begin too late. Nor
-    does one with `max_running`, which is claimed alone.
+    A first attempt of a short task does. One of an ordinary task does so only when it is published
+    for the first time: a group does not record that it has begun, so it could kill its worker again
+    and again. If `max_attempts` is 1 it never does, nor with a time limit below a second, which in
+    a series would begin too late. Nor does a task with `max_running`, which is claimed alone.
     """
     if entry.attempt > 1 or task.max_running:
         return False

@@ -105,9 +105,9 @@ def mark_published(connection: Executor, messages: Iterable[tuple[str, Sequence[
 def _publish_again(chosen: str) -> TextClause:
     """Return the statement that makes rows due at once, and counts them.
 
-    `chosen`: a query of their ids. It uses an array, because a join may read all rows that were
-    deleted since an old snapshot. The rows have been due before, so least() keeps them due if
-    PostgreSQL's clock was set back.
+    `chosen`: a query of their ids. The UPDATE compares with an array of them, because a join may
+    read all rows that were deleted since an old snapshot. The rows have been due before, so least()
+    keeps them due if PostgreSQL's clock was set back.
     """
     return text(
         f"""
@@ -129,7 +129,7 @@ _PUT_BACK = _publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(
 
 
 def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
-    """Make rows due at once that could not be published."""
+    """Make rows that could not be published due at once."""
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
@@ -213,7 +213,7 @@ _REPUBLISH = _publish_again(
 
 
 def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make a queue's messages that were published at `times`, and long ago, due at once.
+    """Make the messages of a queue due that were published at one of `times`, if long ago.
 
     Returns how many tasks these are.
     """
@@ -243,7 +243,7 @@ _REPUBLISH_OVERTAKEN = _publish_again(
 
 
 def republish_overtaken(connection: Executor, queue: str, names: Sequence[str], limit: int) -> int:
-    """Make up to `limit` tasks of a queue due at once that a much newer one has overtaken there.
+    """Find up to `limit` tasks of a queue that a much newer one has overtaken; make them due.
 
     `names`: the names of the queue's tasks. Not for short tasks, which are not STARTED in general.
     Returns how many they are.

@@ -43,8 +43,8 @@ SOCKETS_PREFIX = "tasks-api-"
 # Set for the processes that `up` starts: the lock file to watch.
 UP_VARIABLE = "TASKS_API_UP"
 # In DATA_DIR: the socket folder of an `up` that has ended. The next one makes it again, so that a
-# worker beside `up` can connect again. After a killed `up` it would be wrong: the cleaner of that
-# one may still end all servers with this folder.
+# worker beside `up` can connect again. After a killed `up` it must not: the cleaner of that one
+# may still end all servers that use this folder.
 SOCKETS_FILE = "sockets"
 
 
@@ -191,7 +191,7 @@ def _start(
 
 
 def _make_last_folder(noted: Path) -> Path | None:
-    """Make the folder again whose path a file has, and delete the file; None if that fails."""
+    """Make the folder whose path a file names, and delete the file; return None if that fails."""
     with suppress(OSError, ValueError):
         folder = Path(noted.read_text())
         noted.unlink()

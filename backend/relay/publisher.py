@@ -27,8 +27,8 @@ PROBE_SECONDS = 1.0
 READ_SECONDS = 0.5
 # A broker that is silent for twice this time is considered away.
 HEARTBEAT_SECONDS = 20
-# The name of relay and reconciler in an outage of the broker. They share one name: the reconciler
-# seldom asks the broker, so the relay notices the end of the outage.
+# The name of relay and reconciler in an outage of the broker. They share one name, so that a
+# success of the relay also ends an outage of the reconciler, which seldom asks the broker.
 RELAY_PART = "relay"
 # The routing key of no queue: the broker confirms such a message and drops it.
 PROBE_KEY = "tasks-api.probe"
@@ -80,7 +80,8 @@ class Publisher:
         `unconfirmed` returns what the broker may not have.
         """
         self.refused = {}
-        # Set before the first byte is sent: after any error, no message counts as published.
+        # Set before the first byte is sent: after any error, only confirmed messages count as
+        # published.
         self._unconfirmed = {
             self._tag + place: (message.queue, message.task_ids)
             for place, message in enumerate(messages, start=1)
@@ -164,7 +165,7 @@ class Publisher:
         self._tag += 1
 
     def _await_confirms(self) -> None:
-        """Wait for confirms up to CONFIRM_SECONDS, without the time in which the broker blocks."""
+        """Wait up to CONFIRM_SECONDS for confirms; the time begins again when a block ends."""
         if not self._confirms:
             self._unconfirmed.clear()
         deadline = time.monotonic() + CONFIRM_SECONDS

@@ -48,7 +48,7 @@ GROUP_SECONDS = 0.01
 
 
 class Group:
-    """Attempts whose rows one transaction locks. Used by the main thread and series.py's thread."""
+    """Attempts whose rows one transaction locks. Used by the main thread and by `_Watch`."""
 
     def __init__(self, attempts: Sequence[Attempt], report: Report) -> None:
         self._attempts = {attempt.id: attempt for attempt in attempts}
@@ -133,8 +133,8 @@ class Group:
         Raises Duplicate if the task no longer waits for it, StoreUnavailable.
         """
         if os.getpid() != self._pid:
-            # This process was forked by the task: it must not use the connection. The watch of the
-            # process that it was forked from starts the attempt.
+            # The task has forked this process, which must not use the connection. So it waits: the
+            # original process has a thread, `_Watch`, which starts the attempt.
             time.sleep(2 * LONG_SECONDS)
             return
         with self._lock:

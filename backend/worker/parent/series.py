@@ -146,8 +146,8 @@ class Series:
         # Note a time that makes the task's average long at once.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
         if self._tickets and self._tickets.locked:
-            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
-            # child without the lock claims the attempt itself, and must not find it STARTED.
+            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. Not
+            # for a child without the lock: its own claim fails if the task is STARTED already.
             lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
