@@ -37,7 +37,7 @@ def split_bundle(received: Message) -> Sequence[Message]:
 def went_back(message: Message) -> bool:
     """Return whether an unfinished attempt's message was returned to the broker.
 
-    It was returned alone or with its bundle.
+    True also if it was returned with its bundle.
     """
     received = message.received if isinstance(message, _Part) else message
     return bool(received.acknowledged)

@@ -85,7 +85,9 @@ _MARK_PUBLISHED = text(
 
 
 def mark_published(connection: Executor, messages: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Mark taken rows as published, by message: its queue, and the ids of its tasks; commit.
+    """Mark taken rows as published, and commit.
+
+    `messages`: for each message, its queue and the ids of its tasks.
 
     If this relay dies between the commit and the publishing, `republish` finds the messages missing
     from the broker's queues.
@@ -224,9 +226,10 @@ def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> in
 # Messages of other programs are part of a queue's length, so they can hide that ours are missing.
 # But a queue delivers in order: if a task that was accepted after a row was published has started,
 # its message was behind the row's message. So the row's message is lost, or a busy worker has it.
-# Ten minutes are allowed for relays that publish at the same time. An external task proves nothing,
-# since it is accepted and started at the same time; nor does a task from before PostgreSQL's clock
-# was set back, nor a task of another queue. The queue must have a single priority.
+# The ten minutes are a margin: with several relays the order is not exact. An external task proves
+# nothing, since it is accepted and started at the same time; nor does a task from before
+# PostgreSQL's clock was set back, nor a task of another queue. The queue must have a single
+# priority.
 _REPUBLISH_OVERTAKEN = _publish_again(
     f"""
     SELECT task_id FROM outbox

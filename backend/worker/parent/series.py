@@ -146,8 +146,8 @@ class Series:
         # Note a time that makes the task's average long at once.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
         if self._tickets and self._tickets.locked:
-            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. Not
-            # for a child without the lock: its own claim fails if the task is STARTED already.
+            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
+            # child without the lock claims the attempt itself; a claim from here would make that fail.
             lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
@@ -215,7 +215,7 @@ class Series:
         request.on_accepted(*self._accepted_by)  # type: ignore[arg-type]  # wrong in the stubs
 
     def _end(self, report: Report) -> None:
-        """End the requests whose outcomes are in the report; Celery does not know them yet."""
+        """End the requests whose outcomes are in the report; Celery learns now that they began."""
         found = {request.id: request for request in self._requests if request.id in report.ended}
         for request in found.values():
             if request is not self._current:
