@@ -147,7 +147,7 @@ class Series:
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
         if self._tickets and self._tickets.locked:
             # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
-            # child without the lock claims the attempt itself, which a claim from here would prevent.
+            # child without the lock claims the attempt itself, and must not find it STARTED.
             lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
