@@ -61,7 +61,7 @@ class Batcher(Generic[T, R]):
         self._size = size
         self._timeout = timeout
         self._room = max(BATCHES * limit, LEAST_ROOM)
-        # Items from this iteration of the event loop, handed over with one notify at its end.
+        # Items that have just arrived; the event loop hands them over together, with one notify.
         self._arriving: list[tuple[T, asyncio.Future[R]]] = []
         # Deadlines of items that were handed over together; one timer runs for the first deadline.
         self._deadlines: deque[tuple[float, list[asyncio.Future[R]]]] = deque()

@@ -35,7 +35,7 @@ def split_bundle(received: Message) -> Sequence[Message]:
 
 
 def went_back(message: Message) -> bool:
-    """Return whether an unfinished attempt's message was returned to the broker.
+    """Return whether a message that was not acknowledged was returned to the broker.
 
     True also if it was returned with its bundle.
     """

@@ -215,7 +215,7 @@ _REPUBLISH = _publish_again(
 
 
 def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make the messages of a queue due that were published at one of `times`, if long ago.
+    """Make the tasks of a queue due whose messages were published long ago, at one of `times`.
 
     Returns how many tasks these are.
     """
@@ -228,8 +228,8 @@ def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> in
 # its message was behind the row's message. So the row's message is lost, or a busy worker has it.
 # The ten minutes are a margin: with several relays the order is not exact. An external task proves
 # nothing, since it is accepted and started at the same time; nor does a task from before
-# PostgreSQL's clock was set back, nor a task of another queue. The queue must have a single
-# priority.
+# PostgreSQL's clock was set back, nor a task of another queue. This holds only while
+# all our messages in a queue have the same priority.
 _REPUBLISH_OVERTAKEN = _publish_again(
     f"""
     SELECT task_id FROM outbox

@@ -167,7 +167,6 @@ def _start(
     found: Settings, cleanup: ExitStack, running: list[Server], inherited_fds: list[int]
 ) -> dict[str, str]:
     """Start the servers and return their URLs by the settings' names."""
-    # Written first: whenever this process is killed, the next one knows what to look for.
     note = found.data_dir / RUNNING_FILE
     cleanup.callback(note.unlink, missing_ok=True)
     kinds = [kind for kind in (Postgres, Valkey) if not getattr(found, kind.setting)]
@@ -182,6 +181,7 @@ def _start(
     cleanup.callback(_end_cleaner, cleaner_pid)
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
+    # Before a server starts: if this process is killed from now on, the next `up` finds it.
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
     cleanup.callback(_stop, running, sockets)
     for kind in kinds:

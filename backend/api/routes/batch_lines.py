@@ -32,7 +32,8 @@ MAX_LINE = 1024 * 1024
 # Lines that are committed together: at most as many as an array may hold, or about these bytes.
 CHUNK = MAX_ITEMS
 CHUNK_BYTES = 4 * MAX_LINE
-# After these errors nothing was stored. After another StoreUnavailable it may have been.
+# After one of these errors nothing was stored. After any other kind of StoreUnavailable the tasks
+# may have been stored.
 NOTHING_STORED = (StoreNotWritable, StoreLocked)
 MAY_BE_STORED = (
     "The task store failed while the task was stored. It may have been stored: ask for its state"

@@ -1,8 +1,8 @@
 """A series: a job of ordinary attempts that a child runs one after the other.
 
 The parent does not know which attempt the child is running until it looks at the tickets. It looks
-every LOOK_SECONDS. When one attempt takes longer than that, the parent takes the rest back, for
-other children: then the job is that one attempt, with its time limit.
+every LOOK_SECONDS. If the child has begun no other attempt since the last look, the parent takes
+the rest back, for other children: then the job is that one attempt, with its time limit.
 """
 
 from __future__ import annotations
