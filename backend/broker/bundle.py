@@ -35,9 +35,9 @@ def split_bundle(received: Message) -> Sequence[Message]:
 
 
 def went_back(message: Message) -> bool:
-    """Return whether a message that was not acknowledged was returned to the broker.
+    """Return whether a message, or its bundle, was returned to the broker.
 
-    True also if it was returned with its bundle.
+    Only for a message that was not acknowledged: to kombu, both are `acknowledged`.
     """
     received = message.received if isinstance(message, _Part) else message
     return bool(received.acknowledged)

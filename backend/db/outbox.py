@@ -131,7 +131,7 @@ _PUT_BACK = _publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(
 
 
 def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
-    """Make rows that could not be published due at once."""
+    """Make rows due at once whose messages could not be published."""
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
 
 
@@ -177,7 +177,7 @@ _CLAIMED = text(
 
 
 def backlog(connection: Executor, limit: int) -> tuple[int, int]:
-    """Return how many due tasks wait, `limit` at most, and how many have been claimed so far.
+    """Return how many tasks are due or parked, `limit` at most, and how many have been claimed.
 
     The second is a statistic of PostgreSQL, some seconds old: use it only for a rate.
     """
@@ -215,7 +215,7 @@ _REPUBLISH = _publish_again(
 
 
 def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make the tasks of a queue due whose messages were published long ago, at one of `times`.
+    """Make due those tasks of a queue whose message was published at one of `times`, long ago.
 
     Returns how many tasks these are.
     """

@@ -127,7 +127,7 @@ def end_with_up() -> None:
 
 
 def remove_data(folder: Path) -> None:
-    """Delete all that embedded servers keep in DATA_DIR, and nothing else that lies there.
+    """Delete what `up` and its servers keep in DATA_DIR, and nothing else that lies there.
 
     Call it within `exclusive_data_dir`. Raises CannotRun.
     """
@@ -181,7 +181,7 @@ def _start(
     cleanup.callback(_end_cleaner, cleaner_pid)
     cleanup.callback(shutil.rmtree, sockets, ignore_errors=True)
     urls = {kind.setting: kind.url(sockets) for kind in kinds}
-    # Before a server starts: if this process is killed from now on, the next `up` finds it.
+    # Written before a server starts: if this process is killed, the next `up` finds the servers.
     note.write_text(json.dumps({"sockets": str(sockets), **urls}))
     cleanup.callback(_stop, running, sockets)
     for kind in kinds:

@@ -134,7 +134,7 @@ class Series:
     def _trim(self) -> None:
         """Take back what is not begun; treat the long attempt like one that was sent alone."""
         begun = self._take_rest()
-        if not begun:  # the child hangs
+        if not begun:  # the child hangs, or waits for PostgreSQL
             self._limit(UNBEGUN_SECONDS)
             return
         *earlier, current = begun
@@ -157,7 +157,7 @@ class Series:
         """Let the pool kill the child in `seconds`, unless the job has ended."""
         result: Any = self._result
         result._timeout = seconds  # noqa: SLF001 - for the error's text
-        # While the worker stops, billiard counts the limit from here.
+        # While the worker stops, billiard ends the job at this time and the limit, not by a timer.
         result._time_accepted = time.monotonic()  # noqa: SLF001 - the same
         result._on_timeout_set(result, None, seconds)  # noqa: SLF001 - billiard's own way
 
