@@ -37,7 +37,7 @@ def split_bundle(received: Message) -> Sequence[Message]:
 def went_back(message: Message) -> bool:
     """Return whether a message, or its bundle, was returned to the broker.
 
-    Only for a message that was not acknowledged: to kombu, both are `acknowledged`.
+    Only for one that was not acknowledged: kombu's `acknowledged` is true after either.
     """
     received = message.received if isinstance(message, _Part) else message
     return bool(received.acknowledged)

@@ -88,8 +88,8 @@ class LostMessages:
     ) -> dict[str, list[datetime]]:
         """Return by queue the messages that have been suspects for `held_seconds`.
 
-        Suspects are the oldest messages, as many as are missing. Those that a worker holds are
-        among the oldest too, but not for long.
+        Suspects are the oldest messages, as many as are missing. A message that a worker holds is
+        missing too, but not for long.
         """
         now = time.monotonic()
         earlier, self._suspects = self._suspects, {}

@@ -51,7 +51,7 @@ _ANSWERS = (
 
 
 def describe_answers() -> dict[str, Any]:
-    """Return OpenAPI's description of the answers: a string, as a schema describes one value."""
+    """Return how OpenAPI describes the answers: as a string, since NDJSON is not one value."""
     line = BatchLine.model_json_schema(ref_template="#/components/schemas/{model}")
     del line["$defs"]  # The document has them already, from InvalidProblem.
     return {

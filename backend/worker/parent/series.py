@@ -146,8 +146,8 @@ class Series:
         # Note a time that makes the task's average long at once.
         durations.note(current.delivery.name, 2 * LOOK_SECONDS)
         if self._tickets and self._tickets.locked:
-            # If the child is frozen, PostgreSQL unlocks the row, and others would run the task. A
-            # child without the lock claims the attempt itself, and must not find it STARTED.
+            # The child has locked the row. If it is frozen, PostgreSQL unlocks the row, and another
+            # worker could run the task. (A child that has not locked it claims the attempt itself.)
             lease.write_soon(partial(start_attempt, self._controller.hostname, current.delivery))
         for request in earlier:
             request.acknowledge()
@@ -157,7 +157,7 @@ class Series:
         """Let the pool kill the child in `seconds`, unless the job has ended."""
         result: Any = self._result
         result._timeout = seconds  # noqa: SLF001 - for the error's text
-        # While the worker stops, billiard ends the job at this time and the limit, not by a timer.
+        # While the worker stops, billiard uses no timer, but adds the limit to this time.
         result._time_accepted = time.monotonic()  # noqa: SLF001 - the same
         result._on_timeout_set(result, None, seconds)  # noqa: SLF001 - billiard's own way
 
