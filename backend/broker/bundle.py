@@ -37,7 +37,8 @@ def split_bundle(received: Message) -> Sequence[Message]:
 def went_back(message: Message) -> bool:
     """Return whether a message, or its bundle, was returned to the broker.
 
-    Only for one that was not acknowledged: kombu's `acknowledged` is true after either.
+    Call it only for a message that this worker has not acknowledged: kombu's `acknowledged` is true
+    after an ack too.
     """
     received = message.received if isinstance(message, _Part) else message
     return bool(received.acknowledged)

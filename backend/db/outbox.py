@@ -177,7 +177,7 @@ _CLAIMED = text(
 
 
 def backlog(connection: Executor, limit: int) -> tuple[int, int]:
-    """Return how many tasks are due or parked, `limit` at most, and how many have been claimed.
+    """Return how many tasks wait, `limit` at most, and how many have been claimed so far.
 
     The second is a statistic of PostgreSQL, some seconds old: use it only for a rate.
     """
@@ -215,9 +215,9 @@ _REPUBLISH = _publish_again(
 
 
 def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make due those tasks of a queue whose message was published at one of `times`, long ago.
+    """Make due the tasks of a queue whose message was published at one of `times`.
 
-    Returns how many tasks these are.
+    Leaves out those that were published too recently. Returns how many tasks these are.
     """
     count: int = connection.execute(_REPUBLISH, {"queue": queue, "times": list(times)}).scalar_one()
     return count

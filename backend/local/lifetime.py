@@ -212,7 +212,8 @@ def _make_folder_for_sockets() -> Path:
     Raises CannotRun if no folder can have sockets, and OSError if no folder can be written to.
     """
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - of a random name
-        # In an address a comma separates hosts. Bytes that are not UTF-8 cannot be written there.
+        # The folder is a part of the servers' URLs, where a comma separates hosts, and which can
+        # only have UTF-8.
         if len(os.fsencode(parent)) <= LONGEST_PARENT and "," not in parent and _is_text(parent):
             with suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
