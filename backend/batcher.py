@@ -31,8 +31,8 @@ BATCHES = 10
 # A batch ends with the item that reaches this size: other requests should not wait for a huge
 # batch, and `work` holds several copies of it in memory.
 BATCH_BYTES = 4 * 1024 * 1024
-# There is room for this many waiting items, also if `limit` is small: in batches of two large items,
-# this many are handled within STORE_TIMEOUT.
+# There is room for this many waiting items, also if `limit` is small: in batches of two large
+# items, this many are handled within STORE_TIMEOUT.
 LEAST_ROOM = 100
 
 
