@@ -27,7 +27,8 @@ class Worker:
         self.timers: list[Any] = []
         self.semaphore = LaxBoundedSemaphore(children)
         self.hub = SimpleNamespace(
-            call_later=lambda _, *call: self.timers.append(call), call_soon=lambda call: call()
+            call_later=lambda _, *call: self.timers.append(call),
+            call_soon=lambda call, *arguments: call(*arguments),
         )
         self.limit = 1
         self.sent: list[Any] = []
@@ -132,6 +133,23 @@ def test_a_child_is_free_again_if_all_requests_of_a_job_were_dropped(worker: Wor
     waiting.connected(worker.source)
     waiting.add(requests(3))
     assert worker.semaphore.value == 1
+
+
+def test_only_the_consumer_of_the_current_connection_goes_on_after_a_pause(worker: Worker) -> None:
+    running, waits = requests(2)
+    worker.waiting.add([running])
+    worker.waiting.add([waits])
+    worker.fire_timers()
+    worker.source.cancel.assert_called_once_with()
+    later: list[Any] = []
+    worker.hub.call_soon = lambda *call: later.append(call)
+    worker.end_job()
+    (acquire,) = later
+    acquire[0](*acquire[1:])
+    worker.waiting.connected(Mock(channel=CHANNEL))
+    for function, *arguments in later[1:]:
+        function(*arguments)
+    worker.source.consume.assert_not_called()
 
 
 def test_a_new_connection_begins_without_requests_and_without_a_pause(worker: Worker) -> None:

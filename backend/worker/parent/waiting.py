@@ -106,7 +106,7 @@ class WaitingRequests:
             self._paused = False
             # In the next turn of the event loop: an error of the connection would make billiard
             # lose the result of the job that has just ended.
-            self._controller.hub.call_soon(self._source.consume)
+            self._controller.hub.call_soon(self._consume, self._source)
         job = self._next_job(self._requests) if self._requests else None
         if job is None:
             self._controller.semaphore.release()
@@ -114,6 +114,11 @@ class WaitingRequests:
             self._jobs.add(job)
             job.send()
         self._request_child()
+
+    def _consume(self, source: Any) -> None:  # noqa: ANN401 - kombu's
+        """Consume again, unless the connection was lost meanwhile: the new one consumes already."""
+        if source is self._source:
+            source.consume()
 
     def _give_up(self, wait: object) -> None:
         """Stop consuming and return messages to the broker, until a child is free."""

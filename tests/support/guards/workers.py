@@ -252,4 +252,11 @@ GUARDS = [
         "    _lease",
         "tests/unit/test_lease.py",
     ),
+    Guard(
+        "a worker that was busy when its connection was lost goes on",
+        "backend/worker/parent/waiting.py",
+        "        if source is self._source:\n",
+        "        if True:\n",
+        "tests/unit/test_waiting.py",
+    ),
 ]
