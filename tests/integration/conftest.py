@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from backend.db import connection as connections
 from backend.db import session
 from backend.settings import settings
+from backend.worker import durations
+from backend.worker.attempt.one import tasks_that_write
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.servers import Postgres
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_tasks() -> None:
+    """Forget how long the tasks of an earlier test took, and whether they wrote."""
+    durations._seconds.clear()
+    tasks_that_write.clear()
 
 
 def migrate(url: str, project: Path = ROOT) -> subprocess.Popen[str]:
