@@ -122,6 +122,8 @@ def test_a_task_gets_the_arguments_that_either_route_accepted(
 
 @EXAMPLES
 @given(asked())
+@example((RootModel[float], "Infinity"))
+@example((RootModel[dict[str, Any]], '{"a": [NaN]}'))
 def test_a_stored_value_has_no_null_that_the_task_did_not_return(
     asked: tuple[type[BaseModel], str],
 ) -> None:
