@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from backend.client.commands import COMMANDS
 from backend.errors import CannotRun, RegistrationError, StoreUnavailable
 from backend.local import lifetime
 from backend.ports import refuse_taken
@@ -52,6 +53,10 @@ def commands() -> None:
     Settings come from the environment, else .env, else backend/.env; see .env.example.
     """
     read()
+
+
+for _command in COMMANDS:
+    commands.add_command(_command)
 
 
 @commands.command()

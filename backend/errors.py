@@ -4,6 +4,7 @@ Error
 ├── RegistrationError        a task is declared wrongly; the import fails
 ├── CannotRun                `up` or `reset` cannot do its work; one line that says what to do
 ├── TaskError                raised by a task's function: fails it at once, without another attempt
+├── RetryLater               raised by a task's function: puts it off, which uses up no attempt
 ├── ArgumentsDoNotFit        a task's stored arguments do not fit its model
 ├── StatementFailed          a task's own statement failed, although PostgreSQL is available
 ├── TaskRaised               a task's function raised an error, which is the cause of this one
@@ -18,7 +19,9 @@ Error
 │       ├── StoreLocked      another session holds a lock for too long
 │       └── LeaseExpired     this worker has no lease, so it starts no ordinary task
 └── HTTPError                becomes an HTTP answer; each class has its status
+    ├── OtherSite            403, a page of another web site has sent the request
     ├── NotFound             404
+    ├── Conflict             409, the task's state does not allow it
     ├── Invalid              422
     ├── TooManyWaiting       429
     ├── NotMigrated          503, the database's schema is older than this version
@@ -30,6 +33,9 @@ TimeUp is a BaseException: it is raised in a task's function before the time lim
 from __future__ import annotations
 
 from typing import ClassVar
+
+# Seconds, a year.
+MAX_PUT_OFF = 366 * 86_400
 
 
 class Error(Exception):
@@ -46,6 +52,20 @@ class CannotRun(Error):
 
 class TaskError(Error):
     """Fails a task at once: its message is the task's error, and no attempt follows."""
+
+
+class RetryLater(Error):
+    """Puts a task off: its next attempt is due in `seconds`, and none is used up.
+
+    Raised in a task's function, for example when another service asks to be called later.
+    """
+
+    def __init__(self, seconds: float, reason: str = "The task was put off") -> None:
+        """`reason` is the task's error until the next attempt. Raises ValueError."""
+        if not 0 <= seconds <= MAX_PUT_OFF:
+            raise ValueError(f"seconds must be from 0 to {MAX_PUT_OFF}, got {seconds}")
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class TimeUp(BaseException):
@@ -156,10 +176,28 @@ class HTTPError(Error):
         self.headers: dict[str, str] = {}
 
 
+class OtherSite(HTTPError):
+    """A page of another web site has made a browser send this request."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A page of another web site has sent this request. Send it from a page of this service,"
+            " or from a program."
+        )
+
+
 class NotFound(HTTPError):
     """What the path names does not exist."""
 
     status = 404
+
+
+class Conflict(HTTPError):
+    """The state of the task does not allow the request."""
+
+    status = 409
 
 
 class Invalid(HTTPError):
@@ -177,13 +215,14 @@ class Invalid(HTTPError):
 
 
 class TooManyWaiting(HTTPError):
-    """More tasks wait than MAX_WAITING allows; the client may try again after `seconds`."""
+    """More tasks would wait than MAX_WAITING allows; the client may try again after `seconds`."""
 
     status = 429
 
     def __init__(self, limit: int, seconds: int) -> None:
         super().__init__(
-            f"More than {limit} tasks are waiting. Nothing was accepted; try again in {seconds} s."
+            f"With this request more than {limit} tasks would wait. Nothing was accepted; try again"
+            f" in {seconds} s."
         )
         self.headers = {"Retry-After": str(seconds)}
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uuid_utils import uuid7
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -13,6 +16,11 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 def new_task_id() -> str:
     """Return a new id."""
     return str(uuid7())
+
+
+def time_of(task_id: UUID) -> int | None:
+    """Return the time in an id, in milliseconds since 1970; None if it is not of version 7."""
+    return task_id.int >> 80 if task_id.int >> 76 & 15 == 7 else None  # noqa: PLR2004 - the version
 
 
 def is_task_id(value: object) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, cast, get_typ
 
 from pydantic import BaseModel
 
-from backend.db import ledger
+from backend.db import running
 from backend.db.limits import Limit
 from backend.db.records import TaskRecord
 from backend.db.session import transaction
@@ -30,6 +30,7 @@ from backend.task_checks import (
     check_function,
     check_limit,
     check_options,
+    check_retries,
     item_of,
     queue_of,
     takes_lists,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from sqlalchemy.orm import Session
+
+    from backend.options import Options
 
     Function = (
         Callable[[Any, "Run"], BaseModel | Coroutine[Any, Any, BaseModel]]
@@ -50,7 +53,7 @@ Declared = TypeVar("Declared", bound="Function")
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
 # Names that have another meaning in POST /tasks/<name>.
-RESERVED = frozenset({"batch"})
+RESERVED = frozenset({"batch", "cancel", "history", "retry"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class Run:
             if self._start is not None:
                 self._start()
             with transaction() as connection:
-                counts = ledger.progress(connection, self.task_id, self.attempt, done, total)
+                counts = running.progress(connection, self.task_id, self.attempt, done, total)
         except StoreUnavailable:
             return
         if not counts:
@@ -141,6 +144,8 @@ class Task:
     max_running: int | None = None
     per: str | None = None
     run: str | None = None
+    retry_for: tuple[type[BaseException], ...] = (BaseException,)
+    backoff: tuple[float, float, float] = (2, 2, 300)
     # Its function has the parameters (args: list[Model], runs: list[Run]).
     takes_lists: bool = False
 
@@ -148,15 +153,20 @@ class Task:
         """Check the options, and find the queue. Raises RegistrationError."""
         check_function(self.name, self.declared, one_commit=self.one_commit)
         check_options(self.name, self.max_attempts, self.time_limit, self.run)
+        check_retries(self.name, self.retry_for, self.backoff)
         check_limit(
             self.name, self.arguments, self.max_running, self.per, one_commit=self.one_commit
         )
         queue = queue_of(self.name, self.queue, one_commit=self.one_commit)
         object.__setattr__(self, "queue", queue)  # the dataclass is frozen
 
-    def record(self, task_id: str, args: str, reply_to: str | None) -> TaskRecord:
+    def record(
+        self, task_id: str, args: str, reply_to: str | None, options: Options | None = None
+    ) -> TaskRecord:
         """Return a task of this kind to be submitted; `args` is JSON text."""
-        return TaskRecord(task_id, self.name, args, self.max_attempts, reply_to)
+        return TaskRecord(
+            task_id, self.name, args, self.max_attempts, reply_to, options=options or None
+        )
 
     def limit(self, args: str) -> Limit | None:
         """Return what limits how many run at once, for arguments as JSON text."""
@@ -217,6 +227,11 @@ class TaskOptions(TypedDict, total=False):
     queue: workers with it in WORKER_QUEUES run the task; `tasks` by default.
     max_running: how many of these tasks run at once, in all workers together; the others wait.
     per: the name of an argument: `max_running` is for each of its values.
+    retry_for: the exceptions after which the task is tried again, all by default; subclasses too.
+        After any other exception of the function the task fails at once.
+    backoff: (first, factor, cap): before attempt n + 1 the task waits for
+        min(first * factor ** (n - 1), cap) seconds, or for a random time down to half of it. The
+        default is (2, 2, 300).
     run: "module:function" of the function that does the work, with the same parameters. Only
         workers import it, when they start; the API imports what is declared. Without it the
         decorated function does the work.
@@ -229,6 +244,8 @@ class TaskOptions(TypedDict, total=False):
     max_running: int
     per: str
     run: str
+    retry_for: tuple[type[BaseException], ...]
+    backoff: tuple[float, float, float]
 
 
 def task(

@@ -27,6 +27,8 @@ MAX_ATTEMPTS = 1000
 MAX_RUNNING = 10_000
 # Seconds, 23 days: PostgreSQL counts its own limits in milliseconds, up to 2**31.
 MAX_TIME_LIMIT = 2_000_000
+# Seconds, a day.
+MAX_PAUSE = 86_400
 
 # The checks of Pydantic's FilePath, DirectoryPath, NewPath and SocketPath.
 _FILE_CHECKS = (
@@ -62,6 +64,24 @@ def check_options(name: str, max_attempts: int, time_limit: float, run: str | No
         raise RegistrationError(
             f"task {name!r}: time_limit must be a number of seconds above 0, up to {MAX_TIME_LIMIT}"
         )
+
+
+def check_retries(name: str, retry_for: object, backoff: object) -> None:
+    """Check `retry_for` and `backoff`."""
+    if not (
+        isinstance(retry_for, tuple)
+        and all(isinstance(each, type) and issubclass(each, BaseException) for each in retry_for)
+    ):
+        raise RegistrationError(f"task {name!r}: retry_for must be a tuple of exception classes")
+    match backoff:
+        case (int() | float() as first, int() | float() as factor, int() | float() as cap) if (
+            first >= 0 and factor >= 1 and 0 <= cap <= MAX_PAUSE
+        ):
+            return
+    raise RegistrationError(
+        f"task {name!r}: backoff must be (first, factor, cap): seconds, a factor of at least 1, and"
+        f" seconds up to {MAX_PAUSE}"
+    )
 
 
 def queue_of(name: str, queue: str, *, one_commit: bool) -> str:

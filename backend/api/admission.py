@@ -33,6 +33,8 @@ class Backlog:
 
     async def admit(self, count: int) -> None:
         """Admit `count` more tasks. Raises TooManyWaiting, StoreUnavailable and Overloaded."""
+        if not count:
+            return
         if time.monotonic() - self._sampled_at > SAMPLE_SECONDS:
             await self._samples.submit(None)
         over = self._counted + self._added + count - self._limit

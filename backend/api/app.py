@@ -13,7 +13,7 @@ from backend.api import openapi, problems
 from backend.api.forwarded import ForwardedHeaders
 from backend.api.limits import RequestLimits
 from backend.api.route_table import RouteTable
-from backend.api.routes import batch, messages, system, tasks
+from backend.api.routes import batch, control, history, messages, system, tasks
 from backend.api.routes.task_models import state_examples
 from backend.api.services import Services
 from backend.settings import settings
@@ -68,8 +68,8 @@ def create_app() -> FastAPI:
     problems.install(app)
     openapi.install(app, state_examples())
     # Not include_router: it hides the routes in an object that RouteTable cannot look up by path.
-    for router in (tasks.router, batch.router, messages.router, system.router):
-        app.router.routes += router.routes
+    for routes in (tasks, batch, control, history, messages, system):
+        app.router.routes += routes.router.routes
     # RouteTable answers every request. The routes stay listed for the OpenAPI document.
     app.router.routes.insert(0, RouteTable(app.router.routes))
     app.add_middleware(RequestLimits, root_path=settings().root_path)

@@ -22,8 +22,9 @@ from backend.api.problems import (
     document,
     summary,
 )
-from backend.api.route import JSON, Route, unknown_parameter
-from backend.errors import StoreUnavailable, TooManyWaiting
+from backend.api.query import QUERY_HINT, unknown_parameter
+from backend.api.route import JSON, Route
+from backend.errors import OtherSite, StoreUnavailable, TooManyWaiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,7 @@ ERRORS = {
 }
 ERRORS[405]["headers"] = {"Allow": header("The methods of the path", "string", "GET, HEAD, POST")}
 NOT_FOUND = error(404, "No task has this id", "There is no task with this id.")
+OTHER_SITE = error(403, "A page of another web site has sent the request", str(OtherSite()))
 BODY_REFUSED = {
     **error(413, "The body is over 1 MiB", TOO_LARGE),
     **error(415, "The body is compressed", ENCODED),
@@ -121,7 +123,8 @@ def install(app: FastAPI, state_examples: Mapping[str, Any]) -> None:
 def _correct(operation: dict[str, Any]) -> None:
     parameters = operation.get("parameters", ())
     known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
-    errors = [{"detail": unknown_parameter(known), "pointer": "?colour"}]
+    hint = operation.pop(QUERY_HINT, "")
+    errors = [{"detail": unknown_parameter(known, hint), "pointer": "?colour"}]
     responses = operation["responses"]
     responses["422"]["content"][JSON]["example"] = document(422, summary(errors), errors)
     for status in sorted(responses):

@@ -8,20 +8,21 @@ declaration once, and refuses what it does not support.
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from fastapi._compat import is_scalar_field
+from fastapi._compat.shared import field_annotation_is_scalar_sequence
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from backend.api.body import read_json, refuse_body
+from backend.api.query import QUERY_HINT, read_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from fastapi._compat import ModelField
     from fastapi.dependencies.models import Dependant
@@ -37,7 +38,7 @@ JSON = "application/json"
 class Route(APIRoute):
     """A FastAPI route, compiled from its declaration.
 
-    Supported: `async def`; `request`; path parameters; query parameters and headers with one value;
+    Supported: `async def`; `request`; path parameters; query parameters; headers with one value;
     one JSON body; dependencies that are `async def`, called before the body is read, once per
     request unless `use_cache=False`. The endpoint returns a Response, or a value for the route's
     response model. Overrides of dependencies (`app.dependency_overrides`) have no effect.
@@ -61,15 +62,18 @@ class Route(APIRoute):
         # Keeps limits such as max_length.
         model: Any = body.field_info.rebuild_annotation() if body else None
         adapter: TypeAdapter[Any] = TypeAdapter(model)
-        known = [name for call in endpoint.all() for name in call.query]
+        known = {
+            name: _is_list(field) for call in endpoint.all() for name, field in call.query.items()
+        }
+        hint = (self.openapi_extra or {}).get(QUERY_HINT, "")
         refusal = _body_refusal(endpoint.query)
         respond = self._responder()
 
         async def answer(request: Request) -> Response:
-            query: Mapping[str, str] = {}
+            query: Mapping[str, Any] = {}
             faults: Faults = []
             if request.scope["query_string"]:
-                query, faults = _read_query(request, known)
+                query, faults = read_query(request, known, hint)
             arguments = await endpoint.arguments(request, query, faults, {})
             if body:
                 value, request.scope["json_text"] = await read_body(request, adapter)
@@ -145,15 +149,14 @@ class _Call:
         unsupported = {
             "a function without `async def`": not inspect.iscoroutinefunction(self.function),
             "cookies": declared.cookie_params,
-            "parameters of several values": not all(map(is_scalar_field, fields)),
+            "parameters of several values": not all(
+                is_scalar_field(field) or (_is_list(field) and field.alias in self.query)
+                for field in fields
+            ),
             "a body in a dependency": not is_endpoint and declared.body_params,
             "default factories": any(field.field_info.default_factory for field in fields),
             "BackgroundTasks, WebSocket, HTTPConnection, SecurityScopes or a Response parameter": (
-                declared.background_tasks_param_name
-                or declared.websocket_param_name
-                or declared.http_connection_param_name
-                or declared.security_scopes_param_name
-                or declared.response_param_name
+                _special_parameter(declared)
             ),
         }
         _refuse(path, unsupported)
@@ -197,7 +200,7 @@ class _Call:
         return values
 
     async def _value(
-        self, request: Request, query: Mapping[str, str], done: dict[Any, Any]
+        self, request: Request, query: Mapping[str, Any], done: dict[Any, Any]
     ) -> object:
         """Return the function's value; call it once per request, unless `use_cache=False`."""
         if self.cached and self.function in done:
@@ -213,6 +216,21 @@ def _refuse(path: str, unsupported: Mapping[str, object]) -> None:
         raise TypeError(f"{path}: this route class does not support {', '.join(found)}")
 
 
+def _is_list(field: ModelField) -> bool:
+    return field_annotation_is_scalar_sequence(field.field_info.annotation)
+
+
+def _special_parameter(declared: Dependant) -> str | None:
+    """Return the name of a parameter that FastAPI fills with an object, other than Request."""
+    return (
+        declared.background_tasks_param_name
+        or declared.websocket_param_name
+        or declared.http_connection_param_name
+        or declared.security_scopes_param_name
+        or declared.response_param_name
+    )
+
+
 def _header_name(field: ModelField) -> str:
     """Return a header's name in lower case, with dashes if the parameter has no alias."""
     convert = getattr(field.field_info, "convert_underscores", False)
@@ -223,7 +241,7 @@ def _header_name(field: ModelField) -> str:
 def _read(
     place: str,
     fields: Mapping[str, ModelField],
-    texts: Mapping[str, str],
+    texts: Mapping[str, Any],
     values: dict[str, Any],
     faults: Faults,
 ) -> None:
@@ -235,31 +253,6 @@ def _read(
         elif field.field_info.is_required():
             fault = {"type": "missing", "loc": (place, field.alias), "msg": "Field required"}
             faults.append(fault)
-
-
-def unknown_parameter(known: Collection[str]) -> str:
-    """Return the error text for a query parameter that is not known."""
-    listed = f"known here: {', '.join(known)}" if known else "this route takes none"
-    return f"unknown parameter; {listed}"
-
-
-def _read_query(request: Request, known: Collection[str]) -> tuple[Mapping[str, str], Faults]:
-    """Return the parameters of the query, and a fault for each that is unknown or repeated."""
-    given = request.query_params.multi_items()
-    texts = dict(given)
-    faults: Faults = [
-        {"type": "unknown", "loc": ("query", name), "msg": unknown_parameter(known)}
-        for name in texts
-        if name not in known
-    ]
-    if len(texts) < len(given):
-        repeated = "given more than once; give it once"
-        faults += [
-            {"type": "repeated", "loc": ("query", name), "msg": repeated}
-            for name, count in Counter(name for name, _ in given).items()
-            if count > 1 and name in known
-        ]
-    return texts, faults
 
 
 def _texts(request: Request, names: Mapping[bytes, str]) -> Mapping[str, str]:

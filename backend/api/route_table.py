@@ -38,6 +38,7 @@ class RouteTable(BaseRoute):
                     raise TypeError(f"{method} {route.path} is declared twice")
                 else:
                     self._literal[method, route.path] = route
+        self._literal_paths = {path for _, path in self._literal}
 
     def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
         """Raise NoMatchFound: the routes themselves build paths."""
@@ -62,7 +63,9 @@ class RouteTable(BaseRoute):
         if (route := self._literal.get((method, path))) is not None:
             scope.update(route=route, endpoint=route.endpoint, path_params={})
             return route.app
-        for route in self._patterns.get(method, ()):
+        # A literal path has no other meaning: GET /tasks/cancel asks for no task "cancel".
+        patterns = () if path in self._literal_paths else self._patterns.get(method, ())
+        for route in patterns:
             if match := route.path_regex.match(path):
                 convert = route.param_convertors
                 values = {name: convert[name].convert(x) for name, x in match.groupdict().items()}

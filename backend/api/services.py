@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from fastapi import Request
 
 from backend.api import readiness
+from backend.api.control import Control
 from backend.api.listing import Listing
 from backend.api.readiness import Readiness
 from backend.api.replies import ReplyListener
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from backend.db.messages import Message
     from backend.db.session import Executor
+    from backend.options import Options
 
 
 class _Closable(Protocol):
@@ -41,7 +43,10 @@ class Services:
         self.submissions = Submissions()
         self.states = Batcher("states", _states)
         self.new_messages = Batcher("new messages", _insert_messages)
+        self.deletions = Batcher("deletions of messages", _delete_messages)
+        self.history: Batcher[Callable[[Executor], Any], Any] = Batcher("history", _read, limit=1)
         self._reads: Batcher[Callable[[Executor], Any], Any] = Batcher("reads", _read)
+        self.control = Control()
         self.listing = Listing()
         self.readiness = Batcher("readiness", self._check)
         self.replies = ReplyListener(self.state)
@@ -62,12 +67,12 @@ class Services:
         found: T = await self._reads.submit(question)
         return found
 
-    def new_task(self, task: Task, arguments: str) -> TaskRecord:
+    def new_task(self, task: Task, arguments: str, options: Options | None = None) -> TaskRecord:
         """Return a task with a new id; the reply about its outcome goes to this process.
 
         The arguments are JSON text that fits the task's model.
         """
-        return task.record(new_task_id(), arguments, self.replies.queue_name)
+        return task.record(new_task_id(), arguments, self.replies.queue_name, options)
 
     @property
     def parts(self) -> Sequence[_Closable]:
@@ -76,7 +81,10 @@ class Services:
             *self.submissions.parts,
             self.states,
             self.new_messages,
+            self.deletions,
             self._reads,
+            self.history,
+            *self.control.parts,
             *self.listing.parts,
             self.readiness,
             self.replies,
@@ -108,6 +116,16 @@ def _states(ids: Sequence[str]) -> list[TaskRecord | None]:
 def _insert_messages(contents: Sequence[str]) -> list[Message]:
     with autocommit_connection() as connection:
         return messages.insert_many(connection, contents)
+
+
+def _delete_messages(ids: Sequence[int]) -> list[bool]:
+    with autocommit_connection() as connection:
+        deleted = set(messages.delete(connection, ids))
+    found = []
+    for message_id in ids:
+        found.append(message_id in deleted)
+        deleted.discard(message_id)  # of several requests for one message the first has deleted it
+    return found
 
 
 def _read(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:

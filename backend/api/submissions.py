@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,8 @@ class _Submission:
             except ValueError:  # such as a field that Pydantic cannot write as JSON
                 understood = task.args
             digest.update(f"{task.name}\0{understood}\0".encode())
+            if task.options:
+                digest.update(json.dumps(task.options.given(), sort_keys=True).encode())
         return digest.hexdigest()
 
 
@@ -95,8 +98,10 @@ class Submissions:
         another request.
         """
         request = _Submission(tasks, form, key, render)
+        # A task that starts later does not wait yet.
+        due = sum(not (task.options and task.options.later) for task in tasks)
         try:
-            await self._backlog.admit(len(tasks))
+            await self._backlog.admit(due)
         except TooManyWaiting:
             # A repeated request is not refused. Only here is the key looked up separately: the
             # write finds it without a round trip of its own.
@@ -107,7 +112,7 @@ class Submissions:
         first = await batcher.submit(request)
         if first is None:
             return request.ids
-        self._backlog.release(len(tasks))
+        self._backlog.release(due)
         return _first_ids(request, first)
 
     @property

@@ -14,8 +14,9 @@ from celery import Celery
 from celery.signals import setup_logging
 from kombu.utils.url import parse_ssl_cert_reqs
 
-from backend.broker.queues import prefixed, queue
+from backend.broker.queues import on_broker, prefixed, queue
 from backend.db.records import SHORT_TASKS, TASKS
+from backend.options import HIGHEST, PRIORITY
 from backend.settings import settings
 from backend.telemetry.logs import set_up_logging
 
@@ -24,8 +25,8 @@ CONNECT_TIMEOUT = 3.0
 # Longer than any command waits on purpose: BRPOP waits a second.
 REDIS_TIMEOUT = 3.0
 _REDIS_OPTIONS: Final = {
-    # One list for each priority. The first list is served first, so 0 is the most urgent here.
-    "priority_steps": list(range(10)),
+    # One list for each priority.
+    "priority_steps": list(range(HIGHEST + 1)),
     "socket_connect_timeout": REDIS_TIMEOUT,
     "socket_timeout": REDIS_TIMEOUT,
     "socket_keepalive": True,
@@ -75,6 +76,8 @@ _CONF: dict[str, Any] = {
     "broker_transport_options": _REDIS_OPTIONS if _BROKER_URL.startswith("redis") else {},
     "task_queues": [queue(TASKS)],
     "task_default_queue": prefixed(TASKS),
+    # Of messages that Flower and `celery call` send.
+    "task_default_priority": on_broker(PRIORITY),
     # What `inspect`, `control` and Flower use. Celery derives more names from these.
     "control_exchange": prefixed("celery"),
     "event_exchange": prefixed("celeryev"),
@@ -120,7 +123,7 @@ def _backend_class() -> str:
     url = settings().celery_result_backend
     rpc = url.startswith("rpc")
     module, name = ("results", "RpcResults") if rpc else ("redis_results", "RedisResults")
-    return f"backend.worker.parent.{module}:{name}+{url}"
+    return f"backend.broker.{module}:{name}+{url}"
 
 
 app = Celery("tasks-api")

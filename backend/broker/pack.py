@@ -26,12 +26,17 @@ MAX_BYTES: Final = 256 * 1024
 class Outgoing(NamedTuple):
     """A message to be published: one attempt, or a bundle of attempts that share it.
 
-    queue: its queue's name, without QUEUE_PREFIX.
+    queue: its queue's name, without QUEUE_PREFIX. All entries have one priority.
     """
 
     queue: str
     entries: Sequence[OutboxEntry]
     bundle: bool
+
+    @property
+    def priority(self) -> int:
+        """Return the priority of its tasks."""
+        return self.entries[0].priority
 
     @property
     def task_ids(self) -> list[str]:
@@ -42,13 +47,13 @@ class Outgoing(NamedTuple):
 def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> list[Outgoing]:
     """Return the messages for attempts; those that may share one are in bundles.
 
-    A bundle has up to MAX_TASKS tasks of one queue, and a new one begins after MAX_BYTES of
-    arguments. `long_tasks`: the names of ordinary tasks that do not share a message; None for all.
+    A bundle has up to MAX_TASKS tasks of one queue and priority. A new one begins after MAX_BYTES
+    of arguments. `long_tasks`: the names of ordinary tasks that share no message; None for all.
     """
     messages: list[Outgoing] = []
-    # By queue: the bundle that is not full, and its bytes of arguments.
-    bundles: dict[str, list[OutboxEntry]] = {}
-    sizes: dict[str, int] = {}
+    # By queue and priority: the bundle that is not full, and its bytes of arguments.
+    bundles: dict[tuple[str, int], list[OutboxEntry]] = {}
+    sizes: dict[tuple[str, int], int] = {}
     for entry in entries:
         task = registered().get(entry.name)
         # This version does not know the task. A newer worker may.
@@ -56,13 +61,14 @@ def pack(entries: Sequence[OutboxEntry], long_tasks: Collection[str] | None) -> 
         if not (task and _may_share(entry, task, long_tasks)):
             messages.append(Outgoing(queue, [entry], bundle=False))
             continue
-        bundle = bundles.get(queue)
-        if bundle is None or len(bundle) == MAX_TASKS or sizes[queue] > MAX_BYTES:
-            bundle, sizes[queue] = [], 0
-            bundles[queue] = bundle
+        key = queue, entry.priority
+        bundle = bundles.get(key)
+        if bundle is None or len(bundle) == MAX_TASKS or sizes[key] > MAX_BYTES:
+            bundle, sizes[key] = [], 0
+            bundles[key] = bundle
             messages.append(Outgoing(queue, bundle, bundle=True))
         bundle.append(entry)
-        sizes[queue] += len(entry.args)
+        sizes[key] += len(entry.args)
     return messages
 
 
@@ -72,9 +78,11 @@ def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | Non
     A first attempt of a short task does. One of an ordinary task does so only when it is published
     for the first time: a group does not record that it has begun, so it could kill its worker again
     and again. If `max_attempts` is 1 it never does, nor with a time limit below a second, which in
-    a series would begin too late. Nor does a task with `max_running`, which is claimed alone.
+    a series would begin too late. Nor does a task with `max_running`, or with
+    limits of its own: they run alone.
     """
-    if entry.attempt > 1 or task.max_running:
+    own_limits = (entry.time_limit, entry.max_attempts) != (None, None)
+    if entry.attempt > 1 or task.max_running or own_limits:
         return False
     if task.one_commit:
         return True

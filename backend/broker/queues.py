@@ -7,6 +7,7 @@ from typing import Final
 
 from kombu import Exchange, Queue
 
+from backend.options import HIGHEST
 from backend.settings import settings
 
 # Every queue names its type. Otherwise the virtual host's default applies. It may be quorum, and a
@@ -19,13 +20,23 @@ def prefixed(name: str) -> str:
     return settings().queue_prefix + name
 
 
+def on_broker(priority: int) -> int:
+    """Return a task's priority as the broker has it, and the other way round.
+
+    For kombu on Redis the lists of a queue are served in order of their numbers, so 0 is the most
+    urgent there.
+    """
+    return HIGHEST - priority if _ON_REDIS else priority
+
+
 @cache
 def queue(name: str) -> Queue:
     """Return a queue by its name without QUEUE_PREFIX."""
     full_name = prefixed(name)
     # A queue keeps the arguments that it was first declared with.
-    arguments = {"x-max-priority": 9, **CLASSIC}
+    arguments = {"x-max-priority": HIGHEST, **CLASSIC}
     return Queue(full_name, EXCHANGE, routing_key=full_name, queue_arguments=arguments)
 
 
+_ON_REDIS: Final = settings().celery_broker_url.startswith("redis")
 EXCHANGE: Final = Exchange(prefixed("tasks"), "direct")

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from backend.broker.queues import prefixed
 from backend.db.records import TaskRecord
-from backend.states import ENDED, State
+from backend.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,12 +50,11 @@ def decode(body: Any) -> Mapping[str, TaskRecord | None]:  # noqa: ANN401 - any 
 
 
 def _outcome(task_id: str, body: Mapping[str, Any]) -> TaskRecord | None:
+    """Return the outcome of a task that has succeeded, which is final; else None.
+
+    A client may have retried a task that failed or was revoked, before the reply came.
+    """
     match body.get("outcome"):
-        case {
-            "state": str(state),
-            "result": str() | None as result,
-            "error": str() | None as error,
-        }:
-            if state in ENDED:
-                return TaskRecord(task_id, state=State(state), result=result, error=error)
+        case {"state": State.SUCCESS, "result": str(result)}:
+            return TaskRecord(task_id, state=State.SUCCESS, result=result)
     return None

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery.exceptions import InvalidTaskError, NotRegistered
 
-from backend.broker.queues import queue
+from backend.broker.queues import on_broker, queue
 from backend.db.records import LAST_ATTEMPT, OutboxEntry
 from backend.ids import is_task_id
+from backend.options import HIGHEST, PRIORITY
 from backend.registry import registered
 from backend.telemetry.logs import about
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 VERSION_HEADER: Final = "ledger_version"
 ATTEMPT_HEADER: Final = "ledger_attempt"
+MAX_ATTEMPTS_HEADER: Final = "ledger_max_attempts"
 BUNDLE_HEADER: Final = "bundle"
 # Seconds, about three years: a timer can still count them.
 MAX_SECONDS: Final = 10**8
@@ -49,7 +51,8 @@ class Delivery(NamedTuple):
 
     args, kwargs: a message of ours has one argument, the JSON text of all arguments. external:
     another program sent it, such as Flower or `celery call`; its attempt is 1. callbacks: it asks
-    for other tasks to be sent when this one has ended.
+    for other tasks to be sent when this one has ended. time_limit, max_attempts: those of the
+    submission, which replace what the task declares.
     """
 
     id: str
@@ -62,6 +65,8 @@ class Delivery(NamedTuple):
     queue: str
     external: bool = False
     callbacks: bool = False
+    time_limit: float | None = None
+    max_attempts: int | None = None
 
 
 def encode(message: Outgoing) -> tuple[str, dict[str, Any]]:
@@ -71,6 +76,7 @@ def encode(message: Outgoing) -> tuple[str, dict[str, Any]]:
     else:
         body, options = encode_attempt(*message.entries)
     options["routing_key"] = queue(message.queue).name
+    options["priority"] = on_broker(message.priority)
     return body, options
 
 
@@ -90,13 +96,15 @@ def encode_attempt(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
         "eta": None,
         "expires": None,
         "retries": entry.attempt - 1,
-        "timelimit": [None, None],
+        "timelimit": [entry.time_limit, None],
         "argsrepr": "()",
         "kwargsrepr": entry.args[:200],
         "ignore_result": False,
         ATTEMPT_HEADER: entry.attempt,
         VERSION_HEADER: VERSION,
     }
+    if entry.max_attempts is not None:
+        headers[MAX_ATTEMPTS_HEADER] = entry.max_attempts
     options = {
         "headers": headers,
         "correlation_id": entry.task_id,
@@ -122,6 +130,15 @@ def _encode_bundle(message: Outgoing) -> tuple[str, dict[str, Any]]:
         **_PUBLISH,
     }
     return json.dumps(rows), options
+
+
+def priority_of(message: Any) -> int:  # noqa: ANN401 - kombu's
+    """Return the priority of the tasks in a message; the usual one if it has none of ours."""
+    # RabbitMQ has it in the properties, kombu's Redis elsewhere.
+    given = message.properties.get("priority")
+    if given is None:
+        given = (message.delivery_info or {}).get("priority")
+    return on_broker(given) if type(given) is int and 0 <= given <= HIGHEST else PRIORITY
 
 
 def log_extra(headers: Mapping[str, Any]) -> Mapping[str, object]:
@@ -164,6 +181,8 @@ def decode(fields: Mapping[str, Any], embedded: object, queue: str) -> Delivery:
         queue=queue,
         external=attempt is None,
         callbacks=any((embedded or {}).values()),
+        time_limit=(fields.get("timelimit") or (None,))[0],
+        max_attempts=fields.get(MAX_ATTEMPTS_HEADER),
     )
 
 
@@ -173,7 +192,7 @@ def _check(fields: Mapping[str, Any]) -> None:
         if not isinstance(fields.get(name), types):
             raise InvalidTaskError(f"its {name} has a wrong type")
     if not is_task_id(fields["id"]):
-        raise InvalidTaskError("its id is not a UUID in lower case; send it without an id")
+        raise InvalidTaskError("its id is not a UUID in lower case; let Celery make the id")
     attempt = fields.get(ATTEMPT_HEADER)
     if attempt is not None:
         if not (type(attempt) is int and 0 < attempt <= LAST_ATTEMPT):
@@ -195,6 +214,7 @@ def _is_limit(limit: object) -> bool:
 
 
 _TEXT = (str, NoneType)
+_NUMBER = (int, NoneType)
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "id": str,
     "args": (list, tuple),
@@ -205,4 +225,5 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "timelimit": (list, tuple, NoneType),
     "stamped_headers": (list, NoneType),
     "stamps": (dict, NoneType),
+    MAX_ATTEMPTS_HEADER: _NUMBER,
 }

@@ -45,11 +45,19 @@ _SET_BACK = text(
 )
 # Every row moves by the same time, so rows that share a message still have the same published_at. A
 # locked row is being claimed, taken or put back. It is skipped, because waiting for it could be a
-# deadlock. A row that is put back is due at once, with any due_at.
+# deadlock. A row that is put back is due at once, with any due_at. An instant that a client has
+# named stays.
 _MOVE = text(
     """
-    UPDATE outbox SET due_at = due_at - :by, published_at = published_at - :by
-    FROM (SELECT task_id FROM outbox FOR UPDATE SKIP LOCKED) free
+    UPDATE outbox
+    SET due_at = greatest(due_at - :by, free.eta), published_at = published_at - :by
+    FROM (
+        SELECT task_id, (
+            SELECT eta FROM tasks
+            WHERE id = task_id AND attempt = 1 AND options ->> 'countdown' IS NULL
+        ) AS eta
+        FROM outbox FOR UPDATE SKIP LOCKED
+    ) free
     WHERE outbox.task_id = free.task_id
     """
 )

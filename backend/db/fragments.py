@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backend.db.records import Claim
+from backend.db.records import LAST_ATTEMPT, Claim
 from backend.states import ENDED, STARTED, one_of
 
 if TYPE_CHECKING:
@@ -18,8 +18,20 @@ if TYPE_CHECKING:
 # the index of unfinished tasks could be used too: with old statistics, PostgreSQL would read all of
 # it to find one task.
 NOT_ENDED = f"tasks.state NOT IN {one_of(ENDED)}"
+# The priority in the outbox of a row of tasks; null for the usual one.
+PRIORITY_OF = "CAST(options ->> 'priority' AS smallint)"
 # PENDING or RETRY.
 _WAITING = f"{NOT_ENDED} AND tasks.state <> '{STARTED}'"
+
+# A task that tasks_submit has stored (migration 0013) has max_attempts 0 until its first claim or
+# error, because PostgreSQL does not know what it declares. Attempts before that are not counted.
+MAX_ATTEMPTS_OF = (
+    f"CASE max_attempts WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})"
+    " ELSE max_attempts END"
+)
+# True in the transaction whose now() is :began, or without :began. False: the task has ended its
+# transaction and another has begun.
+SAME_TRANSACTION = "now() = coalesce(CAST(:began AS timestamptz), now())"
 
 
 def array(values: Iterable[str | int]) -> str:
@@ -50,6 +62,7 @@ def lock_waiting(option: str = "") -> str:
         ) wanted CROSS JOIN LATERAL (
             SELECT id FROM tasks
             WHERE id = wanted.id AND attempt = wanted.attempt AND {_WAITING}
+                AND (expires_at > now() OR expires_at IS NULL)
             FOR UPDATE {option}
         ) locked
     )

@@ -34,7 +34,7 @@ _RENEW = text(
 )
 _LOST = text(
     f"""
-    SELECT held FROM unnest(CAST(:holds AS text[])) AS held
+    SELECT held, t.state = '{REVOKED}' AS revoked FROM unnest(CAST(:holds AS text[])) AS held
     JOIN tasks t ON t.id = CAST(split_part(held, '/', 1) AS uuid)
     WHERE t.attempt > CAST(split_part(held, '/', 2) AS int)
         OR t.state IN {one_of([FAILURE, REVOKED])}
@@ -48,18 +48,19 @@ def renew(
     held: Callable[[], Sequence[str]],
     long_tasks: Sequence[str] = (),
     queues: Sequence[str] = (TASKS, SHORT_TASKS),
-) -> list[str]:
+) -> dict[str, bool]:
     """Renew a lease; return those of its attempts (id/attempt) that are ended or superseded.
 
-    `long_tasks`: the names of tasks whose attempts take long in this worker. `queues`: the names of
-    those that it consumes. Calls `held` inside the transaction, so that every earlier claim is
-    listed.
+    The value says whether the task was revoked. `long_tasks`: the names of tasks whose attempts
+    take long in this worker. `queues`: the names of those that it consumes. Calls `held` inside the
+    transaction, so that every earlier claim is listed.
     """
     connection.execute(text("SELECT 1"))  # fixes now(), and so `renewed_at`
     holds = held()
     lease = {"holds": list(holds), "long_tasks": list(long_tasks), "queues": list(queues)}
     connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, **lease})
-    return list(connection.execute(_LOST, {"holds": list(holds)}).scalars())
+    lost = connection.execute(_LOST, {"holds": list(holds)})
+    return {row.held: row.revoked for row in lost}
 
 
 def end(connection: Executor, name: str) -> None:

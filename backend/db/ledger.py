@@ -11,21 +11,26 @@ itself. For `finish` and `reschedule` of several tasks the caller has locked the
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
 
+from backend.db.attempts import NOTE_ATTEMPTS
 from backend.db.fragments import (
     CLAIMED,
+    MAX_ATTEMPTS_OF,
     NOT_ENDED,
+    PRIORITY_OF,
     ROW_BY_ROW,
+    SAME_TRANSACTION,
     array,
     arrays,
     claim_rows,
     lock_waiting,
 )
 from backend.db.records import LAST_ATTEMPT
-from backend.db.session import changed_rows, connection_name
+from backend.db.session import connection_name
+from backend.options import KEPT
 from backend.states import RETRY, STARTED, SUCCESS
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     from backend.db.records import Claim, TaskRecord
     from backend.db.session import Executor
+    from backend.options import Options
 
 
 # One parameter for all of them: psycopg2 takes five times as long to write five arrays.
@@ -52,14 +58,44 @@ _SUBMIT = text(
     """
 )
 
+# A task without options has none of the last five columns; it is due at once.
+_SUBMIT_WITH_OPTIONS = text(
+    """
+    WITH given AS (
+        SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS given (
+            id uuid, name text, args text, max_attempts smallint, reply_to text,
+            options json, priority smallint, eta timestamptz, countdown float, expires float
+        )
+    ), new AS (
+        SELECT *, coalesce(eta, now() + make_interval(secs => countdown)) AS due_at FROM given
+    ), task AS (
+        INSERT INTO tasks (
+            id, name, args, max_attempts, reply_to, options, eta, expires_at
+        )
+        SELECT id, name, CAST(args AS json), max_attempts, reply_to, options, due_at,
+            greatest(due_at, now()) + make_interval(secs => expires)
+        FROM new ORDER BY id
+    ), tagged AS (
+        INSERT INTO task_tags (tag, task_id)
+        SELECT tag, id FROM new CROSS JOIN json_array_elements_text(options -> 'tags') AS tag
+        ORDER BY tag, id
+    ), waiting AS (
+        INSERT INTO outbox (task_id, due_at, priority)
+        SELECT id, greatest(due_at, now()), priority FROM new ORDER BY id
+    )
+    SELECT pg_notify('outbox', '')
+    """
+)
+
 
 def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
     """Write ledger row and outbox row of each task; the commit accepts them.
 
-    Writes id, name, args, max_attempts and reply_to. One statement, so that one round trip does
-    it; the commit wakes the relays. Raises IntegrityError for an id that the ledger has.
+    Writes id, name, args, max_attempts, reply_to and options. One statement, so that one round trip
+    does it; the commit wakes the relays. Raises IntegrityError for an id that the ledger has.
     """
-    rows = [
+    statement = _SUBMIT
+    rows: list[dict[str, Any]] = [
         {
             "id": task.id,
             "name": task.name,
@@ -69,22 +105,25 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
         }
         for task in tasks
     ]
-    connection.execute(_SUBMIT, {"rows": json.dumps(rows)})
+    for row, task in zip(rows, tasks, strict=True):
+        if task.options:
+            statement = _SUBMIT_WITH_OPTIONS
+            row.update(_columns(task.options))
+    connection.execute(statement, {"rows": json.dumps(rows)})
 
 
-# A task that tasks_submit has stored (migration 0013) has max_attempts 0 until its first claim or
-# error, because PostgreSQL does not know what it declares. Attempts before that are not counted.
-_MAX_ATTEMPTS = (
-    f"CASE max_attempts WHEN 0 THEN least(:declared + attempt - 1, {LAST_ATTEMPT})"
-    " ELSE max_attempts END"
-)
+def _columns(options: Options) -> dict[str, Any]:
+    """Return the columns of a task's options, without those that it has not asked for."""
+    given = options.given()
+    kept = {name: value for name, value in given.items() if name in KEPT}
+    return given | ({"options": kept} if kept else {})
 
 
 def _claim(*, flush: bool, skip_locked: bool) -> TextClause:
     statement = f"""
     WITH {lock_waiting("SKIP LOCKED" if skip_locked else "")}, started AS (
         UPDATE tasks SET state = '{STARTED}', worker = :worker, started_at = now(), progress = NULL,
-            max_attempts = {_MAX_ATTEMPTS}
+            max_attempts = {MAX_ATTEMPTS_OF}
         WHERE id = ANY(ARRAY(SELECT id FROM claimed))
     ), gone AS (
         DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM claimed))
@@ -116,34 +155,6 @@ def claim(
     return claim_rows(_CLAIM[flush, skip_locked], connection, attempts, worker, declared=declared)
 
 
-_SET_MAX_ATTEMPTS = text(
-    f"""
-    UPDATE tasks SET max_attempts = {_MAX_ATTEMPTS}
-    WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts
-    """
-)
-
-
-def set_max_attempts(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
-    """Store the max_attempts of a task whose row has none yet; return it.
-
-    Returns 0 if the attempt is not the current one.
-    """
-    values = {"id": task_id, "attempt": attempt, "declared": declared}
-    return connection.execute(_SET_MAX_ATTEMPTS, values).scalar() or 0
-
-
-# True in the transaction whose now() is :began, and if :began is null. False: the task has ended
-# its transaction and another has begun.
-_SAME_TRANSACTION = "now() = coalesce(CAST(:began AS timestamptz), now())"
-
-
-def same_transaction(connection: Executor, began: datetime | None) -> bool:
-    """Return whether the transaction under way is the one that began then."""
-    found = connection.execute(text(f"SELECT {_SAME_TRANSACTION}"), {"began": began})
-    return bool(found.scalar())
-
-
 # Whether the task is in a state in which the caller may end this attempt.
 _COUNTS = f"CASE WHEN tasks.state = '{STARTED}' THEN tasks.worker = :worker ELSE :waiting END"
 
@@ -171,7 +182,7 @@ def _finish(source: str, row: str, plan: str = "") -> TextClause:
                 finished_at = clock_timestamp()
             {source}
             WHERE tasks.id = {row}id AND tasks.attempt = {row}attempt AND {NOT_ENDED}
-                AND {_COUNTS} AND {_SAME_TRANSACTION}
+                AND {_COUNTS} AND {SAME_TRANSACTION}
             RETURNING tasks.id
         ), gone AS (
             DELETE FROM outbox WHERE task_id = ANY(ARRAY(SELECT id FROM finished))
@@ -240,17 +251,18 @@ _RESCHEDULE = text(
     WITH again AS (
         UPDATE tasks
         SET state = '{RETRY}', attempt = tasks.attempt + 1, error = coalesce(:error, error),
-            max_attempts = CASE
+            finished_at = NULL, progress = NULL, max_attempts = CASE
                 WHEN :free AND max_attempts > 0 THEN least(max_attempts, {LAST_ATTEMPT - 1}) + 1
                 ELSE max_attempts
-            END
+            END, expires_at = CASE WHEN :ended THEN NULL ELSE expires_at END
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS ended (id, attempt)
         WHERE tasks.id = ended.id AND tasks.attempt = ended.attempt
-            AND tasks.attempt < {LAST_ATTEMPT} AND {NOT_ENDED} AND {_COUNTS}
-        RETURNING tasks.id, tasks.attempt
-    ), entry AS (
-        INSERT INTO outbox (task_id, attempt, due_at)
-        SELECT id, attempt, now() + make_interval(secs => :delay) FROM again ORDER BY id
+            AND tasks.attempt < {LAST_ATTEMPT} AND tasks.state <> '{SUCCESS}'
+            AND ({NOT_ENDED}) <> :ended AND {_COUNTS}
+        RETURNING tasks.id, tasks.attempt, {PRIORITY_OF} AS priority, tasks.worker, started_at
+    ), {NOTE_ATTEMPTS}, entry AS (
+        INSERT INTO outbox (task_id, attempt, priority, due_at)
+        SELECT id, attempt, priority, now() + make_interval(secs => :delay) FROM again ORDER BY id
         ON CONFLICT (task_id) DO UPDATE
         SET attempt = excluded.attempt, due_at = excluded.due_at, published_at = NULL,
             publishes = 0, limit_key = NULL
@@ -260,41 +272,25 @@ _RESCHEDULE = text(
 )
 
 
-def reschedule(
+def reschedule(  # noqa: PLR0913 - which attempts, why they end, and what follows
     connection: Executor,
     attempts: Mapping[str, int],
     worker: str | None,
     *,
     waiting: bool,
     free: bool,
+    ended: bool = False,
     error: str | None = None,
+    error_type: str | None = None,
     delay: float = 0,
 ) -> frozenset[str]:
     """Give tasks their next attempt, due in `delay` seconds; return the ids of those that got it.
 
     `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here is not counted, so
-    max_attempts grows by one too. `error`: why it ended; None keeps the error before.
+    max_attempts grows by one too. `ended`: only tasks that have failed or were revoked. `error`:
+    why it ended, and `error_type` its class; None keeps the error before.
     """
-    values = {
-        **arrays(attempts),
-        "worker": worker,
-        "waiting": waiting,
-        "free": free,
-        "error": error,
-        "delay": delay,
-    }
+    which = {"worker": worker, "waiting": waiting, "free": free, "ended": ended}
+    why = {"error": error, "error_type": error_type}
+    values = {**arrays(attempts), **which, **why, "delay": delay}
     return frozenset(connection.execute(_RESCHEDULE, values).scalars())
-
-
-_PROGRESS = text(
-    f"""
-    UPDATE tasks SET progress = :progress
-    WHERE id = :id AND attempt = :attempt AND state = '{STARTED}'
-    """
-)
-
-
-def progress(connection: Executor, task_id: str, attempt: int, done: int, total: int) -> bool:
-    """Store how far a started task is; return False if the attempt is not the current one."""
-    values = {"id": task_id, "attempt": attempt, "progress": f"{done}/{total}"}
-    return changed_rows(connection.execute(_PROGRESS, values)) == 1

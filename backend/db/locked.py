@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from backend.db.attempts import note_last
 from backend.db.bounds import rows_from
 from backend.db.fragments import CLAIMED, array, claim_rows, lock_waiting
-from backend.db.ledger import finish, reschedule, set_max_attempts
+from backend.db.ledger import finish, reschedule
 from backend.db.records import TaskRecord, outcome
+from backend.db.running import set_max_attempts
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
 if TYPE_CHECKING:
@@ -18,23 +20,32 @@ if TYPE_CHECKING:
     from backend.db.records import Claim
     from backend.db.session import Executor
 
-_LOCKED = "SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker FROM tasks"
-_LOCK = text(f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE")
+_LOCKED = """
+    SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker, name, reply_to FROM tasks
+"""
+_BY_ID = f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE"
+_LOCK = text(_BY_ID)
+_LOCK_FREE = text(f"{_BY_ID} SKIP LOCKED")
 _LOCK_STARTED_BY = text(
     f"{_LOCKED} WHERE {rows_from('started_from')} AND worker = :worker ORDER BY tasks.id FOR UPDATE"
 )
 
 
-def lock(connection: Executor, ids: Iterable[str]) -> dict[str, TaskRecord]:
+def lock(
+    connection: Executor, ids: Iterable[str], *, skip_locked: bool = False
+) -> dict[str, TaskRecord]:
     """Lock the rows of tasks, in order of id; return those that exist, by id.
 
-    Reads id, attempt, max_attempts, state and worker.
+    Reads id, attempt, max_attempts, state, worker, name and reply_to. `skip_locked`: leave out rows
+    that another transaction has locked.
     """
-    rows = connection.execute(_LOCK, {"ids": array(ids)})
+    rows = connection.execute(_LOCK_FREE if skip_locked else _LOCK, {"ids": array(ids)})
     return {
         row.id: TaskRecord(
             row.id,
+            row.name,
             max_attempts=row.max_attempts,
+            reply_to=row.reply_to,
             attempt=row.attempt,
             state=State(row.state),
             worker=row.worker,
@@ -93,11 +104,13 @@ def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of 
     waiting: bool = True,
     retry: bool = True,
     delay: float = 0,
+    error_type: str | None = None,
 ) -> State | None:
     """End an attempt with an error: RETRY if attempts are left and `retry` is true, else FAILURE.
 
     `declared`: as for `claim`. `worker` and `waiting`: as for `finish`. The next attempt is due in
-    `delay` seconds. Returns the new state, None if the attempt is not the current one.
+    `delay` seconds. `error_type`: the class of the error. Returns the new state, None if the
+    attempt is not the current one.
     """
     row = lock(connection, [task_id]).get(task_id)
     max_attempts = 0
@@ -111,11 +124,15 @@ def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of 
             waiting=waiting,
             free=False,
             error=error,
+            error_type=error_type,
             delay=delay,
         )
         return RETRY if again else None
     end = outcome(task_id, attempt, FAILURE, error=error)
-    return FAILURE if finish(connection, [end], worker, waiting=waiting) else None
+    if not finish(connection, [end], worker, waiting=waiting):
+        return None
+    note_last(connection, [task_id], error_type)
+    return FAILURE
 
 
 def revoke(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
+from backend.db.fragments import array
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -65,21 +67,41 @@ def insert_many(
     return sorted((_message(row) for row in rows), key=lambda message: message.id)
 
 
+# Kept by triggers: to count a million rows takes longer than all the rest of a request.
+_TOTAL = "SELECT CAST(coalesce(sum(messages), 0) AS bigint) FROM message_counts"
+_COUNT = text(_TOTAL)
 _PAGE = text(
-    """
-    SELECT id, content, created_at FROM (
+    f"""
+    SELECT id, content, created_at, ({_TOTAL}) FROM (
         SELECT id, content, created_at FROM messages
         WHERE id < :before ORDER BY id DESC LIMIT :limit
     ) newest ORDER BY id
     """
 )
-# Kept by triggers: to count a million rows takes longer than all the rest of a request.
-_COUNT = text("SELECT CAST(coalesce(sum(messages), 0) AS bigint) FROM message_counts")
 
 
-def page(connection: Executor, limit: int, before: int) -> list[Message]:
-    """Return the newest `limit` messages with an id below `before`, ascending."""
-    return [_message(row) for row in connection.execute(_PAGE, {"limit": limit, "before": before})]
+def page(connection: Executor, limit: int, before: int) -> tuple[list[Message], int]:
+    """Return the newest `limit` messages with an id below `before`, ascending; and how many exist.
+
+    One statement does both, because a round trip takes an eighth of a request's time.
+    """
+    rows = connection.execute(_PAGE, {"limit": limit, "before": before}).all()
+    return [_message(row) for row in rows], rows[0][3] if rows else count(connection)
+
+
+_ONE = text("SELECT id, content, created_at FROM messages WHERE id = :id")
+_DELETE = text("DELETE FROM messages WHERE id = ANY(CAST(:ids AS bigint[])) RETURNING id")
+
+
+def one(connection: Executor, message_id: int) -> Message | None:
+    """Return a message, None if there is none with this id."""
+    row = connection.execute(_ONE, {"id": message_id}).one_or_none()
+    return None if row is None else _message(row)
+
+
+def delete(connection: Executor, ids: Sequence[int]) -> frozenset[int]:
+    """Delete messages; return the ids of those that existed."""
+    return frozenset(connection.execute(_DELETE, {"ids": array(ids)}).scalars())
 
 
 _ADD_UP = text(

@@ -30,6 +30,8 @@ from backend.states import PENDING, STARTED, UNFINISHED, State, one_of
 # The conditions of the partial indexes of tasks.
 IS_UNFINISHED = f"state IN {one_of(UNFINISHED)}"
 IS_STARTED = f"state = '{STARTED}'"
+# Ids of another version of UUID than ours, 7, which has the time.
+IS_OTHER_ID = "((get_byte(uuid_send(id), 6) >> 4) <> 7)"
 
 
 class Base(DeclarativeBase):
@@ -68,13 +70,19 @@ class Task(Base):
             "limit_key",
             postgresql_where=text(f"{IS_STARTED} AND limit_key IS NOT NULL"),
         ),
+        Index("tasks_other_ids", "created_at", "id", postgresql_where=text(IS_OTHER_ID)),
+        Index(
+            "tasks_expiring",
+            "expires_at",
+            postgresql_where=text(f"{IS_UNFINISHED} AND expires_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(
         primary_key=True, comment="UUIDv7; its text is the id that Celery and clients use"
     )
     name: Mapped[str] = mapped_column(comment="The registered name of the task")
-    args: Mapped[dict[str, Any]] = mapped_column(comment="The arguments, as validated")
+    args: Mapped[dict[str, Any]] = mapped_column(comment="The arguments, as given")
     state: Mapped[str] = mapped_column(
         server_default=PENDING, comment="Where the task is; CONTRIBUTING.md draws the states"
     )
@@ -103,6 +111,15 @@ class Task(Base):
         comment="Why the last attempt failed; clients read it"
     )
     limit_key: Mapped[str | None] = _limit_key()
+    options: Mapped[dict[str, Any] | None] = mapped_column(
+        JSON(), comment="What was asked for (backend/options.py), without times; null: nothing"
+    )
+    eta: Mapped[datetime | None] = mapped_column(
+        comment="Asked for: when the first attempt may start"
+    )
+    expires_at: Mapped[datetime | None] = mapped_column(
+        comment="Asked for: from then on no attempt starts"
+    )
 
 
 class Outbox(Base):
@@ -120,6 +137,18 @@ class Outbox(Base):
             "due_at",
             "task_id",
             postgresql_where=text("limit_key IS NOT NULL"),
+        ),
+        Index(
+            "outbox_priority_due",
+            "priority",
+            "due_at",
+            postgresql_where=text("published_at IS NULL AND priority IS NOT NULL"),
+        ),
+        Index(
+            "outbox_priority_published",
+            "priority",
+            "published_at",
+            postgresql_where=text("published_at IS NOT NULL AND priority IS NOT NULL"),
         ),
     )
 
@@ -143,6 +172,37 @@ class Outbox(Base):
         comment="The queue that it was last published to; null: not yet, or by an older version"
     )
     limit_key: Mapped[str | None] = _limit_key()
+    priority: Mapped[int | None] = mapped_column(
+        comment="0 to 9, the highest is published first; null: 4"
+    )
+
+
+class TaskTag(Base):
+    """The tags of tasks, to find tasks by them."""
+
+    __tablename__ = "task_tags"
+
+    tag: Mapped[str] = mapped_column(primary_key=True, comment="As given")
+    task_id: Mapped[UUID] = mapped_column(
+        primary_key=True, comment="The task, whose options have the tag too"
+    )
+
+
+class TaskAttempt(Base):
+    """The attempts that did not succeed: earlier ones, and the last one of a failed task."""
+
+    __tablename__ = "task_attempts"
+
+    task_id: Mapped[UUID] = mapped_column(primary_key=True, comment="The task")
+    attempt: Mapped[int] = mapped_column(primary_key=True, comment="Its number, from 1")
+    status: Mapped[str] = mapped_column(
+        comment="FAILURE, REVOKED, or RETRY if it was handed back or put off"
+    )
+    worker: Mapped[str | None] = mapped_column(comment="The worker that ran it")
+    started_at: Mapped[datetime | None] = mapped_column(comment="When it was claimed")
+    finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended")
+    error: Mapped[str | None] = mapped_column(comment="Why it ended")
+    error_type: Mapped[str | None] = mapped_column(comment="The class of the error")
 
 
 class Message(Base):
@@ -222,78 +282,3 @@ class Worker(Base):
         comment="When it last got a message of a task that is not in the table of tasks"
     )
     stray_queue: Mapped[str | None] = mapped_column(comment="The queue that it came from")
-
-
-def _only_row() -> Mapped[bool]:
-    """Return the key of a table that has one row."""
-    return mapped_column(
-        primary_key=True, server_default=text("true"), comment="True: there is one row"
-    )
-
-
-def _bound(scan: str) -> Mapped[datetime]:
-    return mapped_column(server_default="-infinity", comment=f"No {scan} is older")
-
-
-class ScanBounds(Base):
-    """Where the scans of the partial indexes start; see bounds.py."""
-
-    __tablename__ = "scan_bounds"
-    __table_args__ = (CheckConstraint("only_row", name="scan_bounds_only_row"),)
-
-    only_row: Mapped[bool] = _only_row()
-    unfinished_from: Mapped[datetime] = _bound("tasks.created_at of a task that has not ended")
-    started_from: Mapped[datetime] = _bound("tasks.started_at of a started task")
-    due_from: Mapped[datetime] = _bound("outbox.due_at of a row that is to be published")
-    published_from: Mapped[datetime] = _bound("outbox.published_at")
-
-
-class Repairs(Base):
-    """Counts waiting tasks that had no outbox row; see repairs.py."""
-
-    __tablename__ = "repairs"
-    __table_args__ = (CheckConstraint("only_row", name="repairs_only_row"),)
-
-    only_row: Mapped[bool] = _only_row()
-    tasks: Mapped[int] = mapped_column(
-        BigInteger(),
-        server_default="0",
-        comment="How many waiting tasks had no outbox row",
-    )
-    latest: Mapped[datetime] = mapped_column(
-        server_default="-infinity", comment="When a task was last repaired"
-    )
-
-
-class Purge(Base):
-    """Where the purge of ended tasks is; see purge.py."""
-
-    __tablename__ = "purge"
-    __table_args__ = (CheckConstraint("only_row", name="purge_only_row"),)
-
-    only_row: Mapped[bool] = _only_row()
-    due_at: Mapped[datetime] = mapped_column(
-        server_default="-infinity", comment="Not to be continued before"
-    )
-    page: Mapped[int] = mapped_column(
-        BigInteger(), server_default="0", comment="The page of tasks where the pass continues"
-    )
-    tasks: Mapped[int] = mapped_column(
-        BigInteger(), server_default="0", comment="How many tasks the pass has deleted"
-    )
-    oldest: Mapped[datetime | None] = mapped_column(
-        comment="When the first of them ended; null: none was deleted"
-    )
-
-
-class Clock(Base):
-    """The latest time that PostgreSQL's clock has shown; see clock.py."""
-
-    __tablename__ = "clock"
-    __table_args__ = (CheckConstraint("only_row", name="clock_only_row"),)
-
-    only_row: Mapped[bool] = _only_row()
-    latest: Mapped[datetime] = mapped_column(
-        server_default="-infinity",
-        comment="The latest time seen; a clock that shows less was set back",
-    )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause, text
 
 from backend.db.bounds import LOCK, LOWER_DUE_FROM, rows_from
 from backend.db.fragments import array
-from backend.db.records import SHORT_TASKS, TASKS, OutboxEntry
+from backend.db.records import SHORT_TASKS, OutboxEntry
 from backend.db.session import IN_INDEX_ORDER
+from backend.options import HIGHEST, PRIORITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
 
     from backend.db.session import Executor
 
@@ -25,6 +24,30 @@ TAKE_BYTES = 2 * 1024 * 1024
 # larger factor.
 COMPRESSION = 32
 
+# The most urgent first.
+_ORDER = f"coalesce(priority, {PRIORITY}) DESC, due_at, task_id"
+
+
+def _due(rows: str) -> str:
+    """Return a query that locks the due rows of one priority, oldest first."""
+    return f"""
+        SELECT task_id, attempt, due_at, publishes, limit_key, priority FROM outbox
+        WHERE {rows} AND {rows_from("due_from")} AND due_at <= now()
+        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    """
+
+
+def _due_levels(first: int, last: int) -> str:
+    """Return a query of the due rows of several priorities, the first one first.
+
+    It asks for one priority after the other, so that rows which are due later are not read.
+    """
+    return f"""
+        SELECT each.* FROM generate_series({first}, {last}, -1) AS level
+        CROSS JOIN LATERAL ({_due("priority = level")}) each
+    """
+
+
 # Its columns are the fields of OutboxEntry, in order. A row without a task, which a restored table
 # may have, is only marked as published. The commit is not flushed: if PostgreSQL crashes and
 # forgets it, the messages are published twice.
@@ -32,33 +55,38 @@ _TAKE = text(
     f"""
     {IN_INDEX_ORDER}
     SET LOCAL synchronous_commit = off;
-    WITH due AS (
-        SELECT task_id, attempt, due_at, publishes, limit_key FROM outbox
-        WHERE {rows_from("due_from")} AND due_at <= now()
-        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    WITH high AS (
+        {_due_levels(HIGHEST, PRIORITY + 1)} LIMIT :limit
+    ), usual AS (
+        {_due("priority IS NULL").replace(":limit", ":limit - (SELECT count(*) FROM high)")}
+    ), low AS (
+        {_due_levels(PRIORITY - 1, 0)}
+        LIMIT :limit - (SELECT count(*) FROM high) - (SELECT count(*) FROM usual)
+    ), due AS (
+        SELECT * FROM high UNION ALL SELECT * FROM usual UNION ALL SELECT * FROM low
     ), content AS (
-        SELECT due.*, t.name, t.args, t.reply_to,
+        SELECT due.*, t.name, t.args, t.reply_to, t.options,
             least(coalesce(pg_column_size(t.args), 0), {TAKE_BYTES})
                 * CASE WHEN pg_column_compression(t.args) IS NULL THEN 1 ELSE {COMPRESSION} END
                 AS size
         FROM due LEFT JOIN tasks t ON t.id = due.task_id
     ), measured AS (
-        SELECT *, sum(size) OVER (ORDER BY due_at, task_id ROWS UNBOUNDED PRECEDING) - size
-            AS before
+        SELECT *, sum(size) OVER (ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING) - size AS before
         FROM content WHERE name IS NOT NULL
     ), orphaned AS (
         UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
         WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
     )
     SELECT CAST(task_id AS text) AS task_id, attempt, name, CAST(args AS text) AS args, reply_to,
-        publishes, limit_key
-    FROM measured WHERE before < :bytes ORDER BY due_at, task_id
+        publishes, limit_key, coalesce(priority, {PRIORITY}),
+        CAST(options ->> 'time_limit' AS float), CAST(options ->> 'max_attempts' AS smallint)
+    FROM measured WHERE before < :bytes ORDER BY {_ORDER}
     """
 )
 
 
 def take(connection: Executor, limit: int) -> list[OutboxEntry]:
-    """Lock and return up to `limit` due rows, oldest first; no other relay gets them.
+    """Lock and return up to `limit` due rows, by priority, then by age; no other relay gets them.
 
     Takes fewer if their arguments are large: it stops after TAKE_BYTES. `mark_published` must
     follow in the same transaction.
@@ -104,7 +132,7 @@ def mark_published(connection: Executor, messages: Iterable[tuple[str, Sequence[
     )
 
 
-def _publish_again(chosen: str) -> TextClause:
+def publish_again(chosen: str) -> TextClause:
     """Return the statement that makes rows due at once, and counts them.
 
     `chosen`: a query of their ids. The UPDATE compares with an array of them, because a join may
@@ -127,35 +155,12 @@ def _publish_again(chosen: str) -> TextClause:
     )
 
 
-_PUT_BACK = _publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")
+_PUT_BACK = publish_again("SELECT task_id FROM outbox WHERE task_id = ANY(CAST(:ids AS uuid[]))")
 
 
 def put_back(connection: Executor, task_ids: Sequence[str]) -> None:
     """Make rows due at once whose messages could not be published."""
     connection.execute(_PUT_BACK, {"ids": list(task_ids)})
-
-
-# The queue of a published row. The previous version writes only `bundled`.
-_QUEUE = f"""
-    CASE WHEN bundled THEN '{SHORT_TASKS}' WHEN queue <> '{SHORT_TASKS}' THEN queue
-        ELSE '{TASKS}' END
-"""
-# Messages are told apart by transaction too (xmin), because two relays may take rows at the same
-# time.
-_PUBLISHED = text(
-    f"""
-    SELECT queue, count(*) AS messages FROM (
-        SELECT {_QUEUE} AS queue FROM outbox WHERE {rows_from("published_from")}
-        GROUP BY 1, published_at, xmin
-    ) messages
-    GROUP BY queue
-    """
-)
-
-
-def published(connection: Executor) -> Counter[str]:
-    """Return by queue how many published messages hold a task that no worker has claimed."""
-    return Counter({row.queue: row.messages for row in connection.execute(_PUBLISHED)})
 
 
 _WAITING = text(
@@ -184,76 +189,6 @@ def backlog(connection: Executor, limit: int) -> tuple[int, int]:
     waiting: int = connection.execute(_WAITING, {"limit": limit}).scalar_one()
     claimed: int = connection.execute(_CLAIMED).scalar() or 0
     return waiting, claimed
-
-
-# Published at least 10 s, 20 s, … 320 s ago; the time doubles with each publishing.
-_LONG_PUBLISHED = "published_at < now() - interval '10 s' * power(2, least(publishes - 1, 5))"
-
-# A queue delivers in order, so the messages that it no longer has are most likely the oldest.
-_OLDEST = text(
-    f"""
-    {IN_INDEX_ORDER}
-    SELECT DISTINCT published_at FROM outbox
-    WHERE {rows_from("published_from")} AND {_QUEUE} = :queue
-    ORDER BY published_at LIMIT :limit
-    """
-)
-
-
-def oldest_published(connection: Executor, queue: str, limit: int) -> list[datetime]:
-    """Return the times at which the oldest unclaimed messages of a queue were published."""
-    return list(connection.execute(_OLDEST, {"queue": queue, "limit": limit}).scalars())
-
-
-_REPUBLISH = _publish_again(
-    f"""
-    SELECT task_id FROM outbox
-    WHERE published_at IS NOT NULL AND published_at = ANY(CAST(:times AS timestamptz[]))
-        AND {_LONG_PUBLISHED} AND {_QUEUE} = :queue
-    """
-)
-
-
-def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
-    """Make due the tasks of a queue whose message was published at one of `times`.
-
-    Leaves out those that were published too recently. Returns how many tasks these are.
-    """
-    count: int = connection.execute(_REPUBLISH, {"queue": queue, "times": list(times)}).scalar_one()
-    return count
-
-
-# Messages of other programs are part of a queue's length, so they can hide that ours are missing.
-# But a queue delivers in order: if a task that was accepted after a row was published has started,
-# its message was behind the row's message. So the row's message is lost, or a busy worker has it.
-# The ten minutes are a margin: with several relays the order is not exact. An external task proves
-# nothing, since it is accepted and started at the same time; nor does a task from before
-# PostgreSQL's clock was set back, nor a task of another queue. This holds only while
-# all our messages in a queue have the same priority.
-_REPUBLISH_OVERTAKEN = _publish_again(
-    f"""
-    SELECT task_id FROM outbox
-    WHERE {rows_from("published_from")}
-        AND published_at < (
-            SELECT max(created_at) - interval '10 min' FROM tasks
-            WHERE {rows_from("started_from")}
-                AND started_at > created_at AND created_at <= now() AND name = ANY(:names)
-        )
-        AND {_LONG_PUBLISHED} AND {_QUEUE} = :queue
-    ORDER BY published_at LIMIT :limit
-    """
-)
-
-
-def republish_overtaken(connection: Executor, queue: str, names: Sequence[str], limit: int) -> int:
-    """Find up to `limit` tasks of a queue that a much newer one has overtaken; make them due.
-
-    `names`: the names of the queue's tasks. Not for short tasks, which are not STARTED in general.
-    Returns how many they are.
-    """
-    values = {"queue": queue, "names": list(names), "limit": limit}
-    count: int = connection.execute(_REPUBLISH_OVERTAKEN, values).scalar_one()
-    return count
 
 
 _HAS_OVERDUE = text(

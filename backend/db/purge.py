@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import TextClause, text
 
-from backend.states import ENDED, one_of
+from backend.states import ENDED, SUCCESS, one_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -62,7 +62,15 @@ _DELETE = text(
     ), gone AS (
         DELETE FROM tasks
         WHERE ctid = ANY(ARRAY(SELECT place FROM measured WHERE before < {BATCH_BYTES}))
-        RETURNING finished_at
+        RETURNING id, finished_at, options, attempt, state
+    ), forgotten AS (
+        DELETE FROM task_attempts
+        WHERE task_id = ANY(ARRAY(SELECT id FROM gone WHERE attempt > 1 OR state <> '{SUCCESS}'))
+    ), untagged AS (
+        DELETE FROM task_tags USING (
+            SELECT id, tag FROM gone CROSS JOIN json_array_elements_text(options -> 'tags') AS tag
+        ) each
+        WHERE task_tags.tag = each.tag AND task_id = each.id
     )
     SELECT (SELECT count(*) FROM gone), (SELECT min(finished_at) FROM gone), {_PAGES},
         (SELECT (CAST(CAST(min(place) AS text) AS point))[0]

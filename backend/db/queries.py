@@ -36,14 +36,18 @@ FEW = 100
 # A claim need not be on disk at once (ledger.claim). If PostgreSQL crashed and forgot it, STARTED
 # would become PENDING again for a client. So STARTED is reported only after a second, or several
 # times the time in which PostgreSQL flushes every commit; or with progress, which is flushed.
-_STATES = text(
-    f"""
-    SELECT CAST(id AS text) AS id, CASE
+REPORTED_STATE = f"""
+    CASE
         WHEN state = '{STARTED}' AND progress IS NULL AND started_at <= now() AND started_at > now()
             - greatest('1 s', 4 * CAST(current_setting('wal_writer_delay') AS interval))
             THEN CASE WHEN attempt > 1 THEN '{RETRY}' ELSE '{PENDING}' END
         ELSE state
-    END AS state, CAST(result AS text) AS result, error, progress
+    END
+"""
+_STATES = text(
+    f"""
+    SELECT CAST(id AS text) AS id, {REPORTED_STATE} AS state, CAST(result AS text) AS result, error,
+        progress
     FROM tasks WHERE id = ANY(CAST(:ids AS uuid[]))
     """
 )

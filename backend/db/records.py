@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from backend.options import PRIORITY
 from backend.states import ENDED, PENDING
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from backend.options import Options
     from backend.states import State
 
 # The queues' names, without QUEUE_PREFIX.
@@ -37,6 +39,7 @@ class TaskRecord(NamedTuple):
     result: str | None = None
     error: str | None = None
     progress: str | None = None
+    options: Options | None = None
 
     @property
     def ended(self) -> bool:
@@ -59,7 +62,8 @@ def outcome(
 class OutboxEntry(NamedTuple):
     """An attempt to be published; `args` is JSON text.
 
-    publishes: how often it was published before. limit_key: by which limit it was made due.
+    publishes: how often it was published before. limit_key: by which limit it was made due. The
+    last three are options of its submission; None: as the task declares.
     """
 
     task_id: str
@@ -69,6 +73,9 @@ class OutboxEntry(NamedTuple):
     reply_to: str | None
     publishes: int = 0
     limit_key: str | None = None
+    priority: int = PRIORITY
+    time_limit: float | None = None
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

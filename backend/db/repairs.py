@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import text
 
 from backend.db.bounds import rows_from
+from backend.db.fragments import PRIORITY_OF
 from backend.db.records import LAST_ATTEMPT
 from backend.db.session import IN_INDEX_ORDER
 from backend.states import ENDED, STARTED, one_of
@@ -51,9 +52,11 @@ _REPAIR = text(
         UPDATE tasks SET attempt = tasks.attempt + 1,
             max_attempts = CASE max_attempts WHEN 0 THEN 0 ELSE max_attempts + 1 END
         FROM lost WHERE tasks.id = lost.id AND max_attempts < {LAST_ATTEMPT}
-        RETURNING tasks.id, tasks.attempt
+        RETURNING tasks.id, tasks.attempt, {PRIORITY_OF} AS priority,
+            greatest(CASE tasks.attempt WHEN 2 THEN eta END, now()) AS due_at
     ), repaired AS (
-        INSERT INTO outbox (task_id, attempt) SELECT id, attempt FROM next
+        INSERT INTO outbox (task_id, attempt, priority, due_at)
+        SELECT id, attempt, priority, due_at FROM next
         ON CONFLICT (task_id) DO NOTHING
         RETURNING task_id
     ), counted AS (

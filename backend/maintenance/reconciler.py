@@ -21,6 +21,7 @@ from backend.db import (
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
+from backend.maintenance.expiry import expire
 from backend.maintenance.idle_queues import IdleQueues
 from backend.maintenance.liveness import Calm, Liveness
 from backend.maintenance.parked import Parked
@@ -109,6 +110,7 @@ class Reconciler:
             _follow_clock()
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
+        expire()
         self._idle_queues.report()
         purge_and_add_up()
         self._repair()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from backend.broker.connection import BROKER_ERRORS
 from backend.broker.outage import broker_outage, explain
-from backend.db import outbox
+from backend.db import lost_messages, outbox
 from backend.db.records import SHORT_TASKS
 from backend.db.session import transaction
 from backend.registry import registered
@@ -67,15 +67,15 @@ class LostMessages:
         if self._publisher is not None:
             self._publisher.attend()
         with transaction() as connection:
-            published = outbox.published(connection)
+            published = lost_messages.published(connection)
         missing = self._compare(published) if published else Counter()
         with transaction() as connection:
             again = 0
             for queue in published.keys() - {SHORT_TASKS}:
                 names = [name for name, task in registered().items() if task.queue == queue]
-                again += outbox.republish_overtaken(connection, queue, names, REPUBLISH)
+                again += lost_messages.republish_overtaken(connection, queue, names, REPUBLISH)
             for queue, times in self._long_suspected(connection, missing).items():
-                again += outbox.republish(connection, queue, times)
+                again += lost_messages.republish(connection, queue, times)
             if not again:
                 return
             outbox.notify_relays(connection)
@@ -95,7 +95,7 @@ class LostMessages:
         earlier, self._suspects = self._suspects, {}
         for queue, count in missing.items():
             since = earlier.get(queue, {})
-            oldest = outbox.oldest_published(connection, queue, min(count, REPUBLISH))
+            oldest = lost_messages.oldest_published(connection, queue, min(count, REPUBLISH))
             self._suspects[queue] = {published: since.get(published, now) for published in oldest}
         return {
             queue: [

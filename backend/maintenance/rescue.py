@@ -6,9 +6,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from celery.exceptions import WorkerLostError
+
+from backend.broker.ended import reply_ended
 from backend.db import leases, locked, queries
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
+from backend.states import FAILURE
 from backend.telemetry.logs import about
 
 if TYPE_CHECKING:
@@ -48,7 +52,15 @@ def _fail(attempt: Started) -> None:
     log = about(attempt.task_id, attempt.attempt)
     try:
         with transaction(lock_seconds=ROW_SECONDS) as connection:
-            state = locked.fail(connection, attempt.task_id, attempt.attempt, LOST, attempt.worker)
+            state = locked.fail(
+                connection,
+                attempt.task_id,
+                attempt.attempt,
+                LOST,
+                attempt.worker,
+                error_type=WorkerLostError.__name__,
+            )
+            ended = locked.lock(connection, [attempt.task_id]) if state == FAILURE else {}
     except StoreLocked:
         logger.warning(
             "the worker of a task was lost, but another session has locked the task's row: trying"
@@ -58,6 +70,8 @@ def _fail(attempt: Started) -> None:
         return
     if state is not None:
         logger.warning("%s after its worker was lost", state, extra=log)
+    if ended:
+        reply_ended(ended.values(), FAILURE, LOST)
 
 
 def _end_dead(connection: Connection, worker: str, renewed_at: datetime | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -15,6 +16,8 @@ from backend.errors import Error, StoreNotWritable, TimeUp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from backend.task import Task
+
 # The kinds of constraints, by PostgreSQL's errors about them.
 _CONSTRAINTS: Mapping[type[BaseException], str] = {
     postgresql.UniqueViolation: "unique constraint",
@@ -24,9 +27,24 @@ _CONSTRAINTS: Mapping[type[BaseException], str] = {
 }
 
 
-def backoff(attempt: int) -> float:
-    """Return the seconds to wait after the given attempt failed: 2, 4, 8, … 300."""
-    return float(min(2**attempt, 300))
+def backoff(task: Task, attempt: int) -> float:
+    """Return the seconds to wait after an attempt of a task has failed.
+
+    It is a random time, so that tasks that failed together are not tried again together.
+    """
+    first, factor, cap = task.backoff
+    try:
+        longest = min(first * factor ** (attempt - 1), cap)
+    except OverflowError:
+        longest = cap
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - it protects nothing
+
+
+def error_type(error: BaseException) -> str:
+    """Return the name of an error's class; of a statement's error, that of PostgreSQL's."""
+    if isinstance(error, SQLAlchemyError):
+        error = getattr(error, "orig", None) or error
+    return type(error).__name__[:200]
 
 
 def error_text(error: BaseException | str) -> str:

@@ -142,6 +142,25 @@ def test_a_direct_message_is_written_at_once_without_a_task(
     assert tasks == service.scalar("SELECT count(*) FROM tasks")
 
 
+def test_a_message_is_read_and_deleted_by_its_id(client: httpx.Client) -> None:
+    first, second = (
+        json_of(client.post("/messages/", json={"content": text}), 201) for text in ("a", "b")
+    )
+    path = f"/messages/{first['id']}"
+    assert json_of(client.get(path)) == first
+    total = json_of(client.get("/messages/"))["total"]
+    assert client.delete(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    deleted = client.delete(path)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    for answer in (client.get(path), client.delete(path)):
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "There is no message with this id."
+    rest = json_of(client.get("/messages/?limit=1"))
+    assert rest == {"messages": [second], "total": total - 1}
+    for wrong in ("0", "one", str(2**63)):
+        assert client.get(f"/messages/{wrong}").status_code == 422
+
+
 def test_pages_of_messages_go_from_newest_to_oldest_with_ids_ascending_in_a_page(
     client: httpx.Client,
 ) -> None:

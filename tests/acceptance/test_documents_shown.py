@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from backend.api.problems import Problem
+from backend.api.routes.control import TaskRetried
 from backend.api.routes.task_models import TaskState
 from backend.settings import Settings
 from backend.states import State
@@ -45,8 +46,9 @@ def test_an_unknown_command_in_a_document_is_refused() -> None:
 def test_each_separate_json_body_is_valid_for_the_api() -> None:
     for block in documents.blocks("json"):
         (body,) = documents.values(block.text)
-        assert list(body) in (["task_id", "status", "result"], list(Problem.model_fields))
-        TypeAdapter(TaskState | Problem).validate_python(body)
+        keys = ["task_id", "status", "result"], [*TaskRetried.model_fields], [*Problem.model_fields]
+        assert list(body) in keys
+        TypeAdapter(TaskState | TaskRetried | Problem).validate_python(body)
 
 
 def test_each_setting_of_an_env_file_exists() -> None:

@@ -40,15 +40,18 @@ class Answers:
         }
         self.seen: set[tuple[str, int]] = set()
         self.task_id = "unknown"
+        self.message_id = 2**62
 
     def ask(self, name: str, method: str = "", **request: Any) -> httpx.Response:
         """Send a request to an operation's path; check its answer."""
         own, path, operation = self.operations[name]
-        answer = self._client.request(
-            method or own, path.format(task_id=self.task_id), **{**GOOD.get(name, {}), **request}
-        )
+        url = path.format(task_id=self.task_id, message_id=self.message_id)
+        answer = self._client.request(method or own, url, **{**GOOD.get(name, {}), **request})
         documented = operation["responses"].get(str(answer.status_code))
         assert documented, f"{name}: {answer.status_code} is not documented: {answer.text}"
+        if answer.status_code == 204:
+            self.seen.add((name, 204))
+            return answer
         kind = answer.headers["content-type"].partition(";")[0]
         content = documented["content"][kind]
         if kind == "text/html":
@@ -102,6 +105,7 @@ def test_every_documented_answer_occurs_in_the_documented_form(
 def see_what_succeeds(answers: Answers) -> None:
     for name in GOOD:
         accepted = answers.ask(name).json()
+        answers.message_id = accepted.get("id", answers.message_id)
         if "task_id" in accepted:
             answers.task_id = accepted["task_id"]
             answers.ask("get_task", params={"wait": 0})
@@ -114,6 +118,12 @@ def see_what_succeeds(answers: Answers) -> None:
     for name, (method, _, _) in answers.operations.items():
         if method == "GET":
             assert answers.ask(name).status_code == 200
+    for name in ("cancel_task", "retry_task"):  # of a task that has succeeded
+        assert answers.ask(name).status_code == 409
+    answers.task_id = answers.ask("submit_slow", params={"duration": 60}).json()["task_id"]
+    for name, status in (("cancel_task", 200), ("retry_task", 202), ("cancel_task", 200)):
+        assert answers.ask(name).status_code == status
+    assert answers.ask("delete_message").status_code == 204
 
 
 def see_refusals(answers: Answers) -> None:
@@ -125,6 +135,7 @@ def see_refusals(answers: Answers) -> None:
     answers.ask("list_messages", params={"limit": 0})
     answers.ask_each(413, json=None, content=b" " * (MEBIBYTE + 1))
     answers.ask_each(415, json=None, content=b"{}", headers={"Content-Encoding": "gzip"})
+    answers.ask_each(403, headers={"Sec-Fetch-Site": "cross-site"})
     answers.task_id, known = "unknown", answers.task_id
     answers.ask_each(404)
     answers.task_id = known

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, locked, queries, records
+from backend.db import ledger, locked, queries, records, running
 from tests.support.ledger import (
     box,
     claim,
@@ -25,7 +25,7 @@ UNFINISHED = ["PENDING", "STARTED", "RETRY"]
 def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) -> None:
     task_id = put(database, "STARTED")
     with database.begin() as connection:
-        assert ledger.progress(connection, task_id, 1, 3, 10)
+        assert running.progress(connection, task_id, 1, 3, 10)
         assert succeed(connection, task_id, 1, '{"b": 1, "a": "\\u0000"}')
         assert not succeed(connection, task_id, 1, '{"b": 2}')
         (state,) = queries.states(connection, [task_id])
@@ -38,7 +38,7 @@ def test_a_started_task_makes_progress_and_succeeds_once(database: sa.Engine) ->
 def test_a_new_attempt_starts_without_the_previous_progress(database: sa.Engine) -> None:
     task_id = put(database, "STARTED")
     with database.begin() as connection:
-        ledger.progress(connection, task_id, 1, 9, 10)
+        running.progress(connection, task_id, 1, 9, 10)
         locked.fail(connection, task_id, 1, "no", "w")
         claim(connection, task_id, 2)
     assert task(database, task_id)["progress"] is None

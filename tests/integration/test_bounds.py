@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from backend.db import bounds, ledger, locked, outbox, queries
+from backend.db import bounds, ledger, locked, lost_messages, outbox, queries
 from tests.support.bounds import advanced, backdate, below, minutes, take
 from tests.support.ledger import publish, submit
 from tests.support.plans import KEEP_STATISTICS, blocks
@@ -33,10 +33,10 @@ CHURN = [
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
-    "published": (outbox._PUBLISHED, {}),
-    "oldest published": (outbox._OLDEST, {"limit": 10, "queue": "tasks"}),
+    "published": (lost_messages._PUBLISHED, {}),
+    "oldest published": (lost_messages._OLDEST, {"limit": 10, "queue": "tasks"}),
     "republish overtaken": (
-        outbox._REPUBLISH_OVERTAKEN,
+        lost_messages._REPUBLISH_OVERTAKEN,
         {"limit": 10, "queue": "tasks", "names": ["slow"]},
     ),
     "backlog": (outbox._WAITING, {"limit": 100_000}),
@@ -132,7 +132,7 @@ def test_rows_written_after_the_clock_was_set_back_are_found_at_once(database: s
     ids = submit(database, 2)
     with database.begin() as connection:
         assert take(connection) == ids
-        assert outbox.published(connection) == {"tasks": 2}
+        assert lost_messages.published(connection) == {"tasks": 2}
         assert queries.unfinished(connection, 10)[1] == 2
         ledger.claim(connection, {ids[0]: 1}, "w")
         assert [attempt.task_id for attempt in queries.started(connection)] == [ids[0]]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.broker import pack
-from backend.db import ledger, outbox, records
+from backend.db import ledger, lost_messages, outbox, records
 from tests.support.ledger import age, publish, republish, submit
 
 
@@ -21,7 +21,7 @@ def test_bundles_and_single_messages_are_republished_by_their_own_counts(
     alone, bundled = submit(database), submit(database, name="insert_message")
     with database.begin() as connection:
         publish(connection, 10)
-        assert outbox.published(connection) == {"tasks": 1, "short_tasks": 1}
+        assert lost_messages.published(connection) == {"tasks": 1, "short_tasks": 1}
     for task_id in (*alone, *bundled):
         age(database, task_id, 100)
     with database.begin() as connection:
@@ -44,7 +44,7 @@ def test_first_attempts_of_short_tasks_share_messages_and_later_ones_do_not(
         short = {("short_tasks", pack.MAX_TASKS): 1, ("short_tasks", 19): 1}
         assert sizes == {("short_tasks", 1): 1, **short}
         assert [message.task_ids for message in messages if not message.bundle] == [[ids[0]]]
-        assert outbox.published(connection) == {"short_tasks": 3}
+        assert lost_messages.published(connection) == {"short_tasks": 3}
 
 
 def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> None:
@@ -55,7 +55,7 @@ def test_a_bundle_does_not_grow_far_beyond_its_bytes(database: sa.Engine) -> Non
         ledger.submit(connection, new)
         messages = pack.pack(publish(connection, 500), None)
         assert max(len(message.entries) for message in messages) <= 4
-        assert outbox.published(connection) == {"short_tasks": len(messages)}
+        assert lost_messages.published(connection) == {"short_tasks": len(messages)}
 
 
 def test_all_unclaimed_tasks_of_a_bundle_are_published_again(
@@ -68,7 +68,7 @@ def test_all_unclaimed_tasks_of_a_bundle_are_published_again(
             sa.text("UPDATE outbox SET published_at = published_at - interval '11 s'")
         )
         ledger.claim(connection, {ids[0]: 1}, "w")
-        assert outbox.published(connection) == {"short_tasks": 1}
+        assert lost_messages.published(connection) == {"short_tasks": 1}
         assert republish(connection, "short_tasks", 1) == 2
         again = publish(connection, 500)
         assert {due.task_id for due in again} == set(ids[1:])
@@ -89,7 +89,7 @@ def test_messages_of_two_concurrent_relays_are_all_counted(
                 )
             )
     with database.begin() as connection:
-        assert outbox.published(connection) == {"short_tasks": 2}
+        assert lost_messages.published(connection) == {"short_tasks": 2}
 
 
 MEGABYTE = 1024 * 1024

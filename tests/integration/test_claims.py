@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, queries, session
+from backend.db import ledger, queries, running, session
 from backend.task import Task
 from backend.tasks.slow import SlowArguments, slow
 from tests.support.attempts import attempt_of
@@ -46,7 +46,7 @@ def test_started_is_reported_with_the_first_progress(database: sa.Engine) -> Non
     with database.begin() as connection:
         assert ledger.claim(connection, {task_id: 1}, "w", flush=False).ids
     with database.begin() as connection:
-        assert ledger.progress(connection, task_id, 1, 1, 2)
+        assert running.progress(connection, task_id, 1, 1, 2)
     assert state(database, task_id) == "STARTED"
 
 

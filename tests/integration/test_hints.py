@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SEND = """
 import sys, time
 from kombu import Queue
-from backend.worker.parent.hints import Hints
+from backend.broker.hints import Hints
 hints, body = Hints(), {"text": 1000 * "x"}
 for line in sys.stdin:
     begin = time.monotonic()

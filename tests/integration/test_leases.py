@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,8 @@ def test_a_renewal_returns_attempts_that_are_no_longer_current(database: sa.Engi
         locked.fail(connection, superseded, 1, "lost", "w")
         holds = [f"{task_id}/1" for task_id in (runs, ended, revoked, superseded)]
         lost = leases.renew(connection, "w", lambda: holds)
-        assert sorted(lost) == sorted([f"{revoked}/1", f"{superseded}/1"])
-        assert leases.renew(connection, "w", lambda: [f"{superseded}/2"]) == []
+        assert lost == {f"{revoked}/1": True, f"{superseded}/1": False}
+        assert leases.renew(connection, "w", lambda: [f"{superseded}/2"]) == {}
 
 
 def test_a_worker_is_alive_from_its_first_renewal_until_its_lease_is_ended(
@@ -117,13 +118,24 @@ def test_the_connections_of_a_dead_worker_are_terminated(database: sa.Engine) ->
     engine.dispose()
 
 
+# By state and attempt of the task: how many renewals notice its first attempt until it is killed.
+NOTICED = {
+    "superseded": ("STARTED", 2, 2),
+    "failed": ("FAILURE", 1, 2),
+    "revoked": ("REVOKED", 1, 1),
+}
+
+
 @pytest.mark.usefixtures("_forget_requests")
+@pytest.mark.parametrize("case", NOTICED)
 def test_an_attempt_that_is_no_longer_current_is_killed_in_the_event_loop(
-    service: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    service: sa.Engine, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    request = request_of(monkeypatch, [], id=put(service, "REVOKED"), ledger_attempt=1)
+    state, attempt, renewals = NOTICED[case]
+    task_id = put(service, state, attempt=attempt)
+    request = request_of(monkeypatch, [], id=task_id, ledger_attempt=1)
     killed: list[object] = []
-    request.kill = killed.append
+    request.kill = lambda *how: killed.append(how)
     celery_state.reserved_requests.add(request)
     later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
     hub = SimpleNamespace(call_soon=lambda step, *args: later.append((step, args)))
@@ -131,10 +143,11 @@ def test_an_attempt_that_is_no_longer_current_is_killed_in_the_event_loop(
     renewing._worker = SimpleNamespace(hub=hub, pool="the pool")
     renewing._name = "w"
     renewing._lost_before = set()
-    renewing._renew()
-    assert later == []  # a task that has just ended stays in the lease for a moment
-    renewing._renew()
+    renewing._kills = queue.SimpleQueue()
+    for _ in range(renewals):
+        assert later == []  # a task that has just ended stays in the lease for a moment
+        renewing._renew()
     ((step, args),) = later
     assert killed == []
     step(*args)
-    assert killed == ["the pool"]
+    assert killed == [("the pool", case == "revoked")]

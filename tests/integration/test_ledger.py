@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend import states
-from backend.db import ledger, locked, queries, records
+from backend.db import ledger, locked, queries, records, running
 from tests.support.ledger import (
     box,
     claim,
@@ -111,7 +111,7 @@ def finish_two(connection: sa.Connection, task_id: str, attempt: int) -> bool:
 STATEMENTS: dict[str, Callable[[sa.Connection, str, int], object]] = {
     "claim": claim,
     "claim without a start": lambda c, i, n: locked.hold(c, {i: n}, "w").ids,
-    "progress": lambda c, i, n: ledger.progress(c, i, n, 1, 2),
+    "progress": lambda c, i, n: running.progress(c, i, n, 1, 2),
     "succeed": succeed,
     "finish two": finish_two,
     "reschedule": reschedule,

@@ -22,7 +22,7 @@ from tests.support.task_session import CULPRIT, SIZE, declare, sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
 
 
 class Note(BaseModel):

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, locked, outbox, queries, records
+from backend.db import ledger, locked, lost_messages, outbox, queries, records
 from tests.support.ledger import age, publish, put, republish, submit
 
 
@@ -21,7 +21,7 @@ def test_a_row_is_taken_once_with_all_fields_of_a_message(database: sa.Engine) -
         taken = publish(connection, 10)
         assert taken == [records.OutboxEntry(task_id, 1, "slow", '{"n": 1}', "replies")]
         assert publish(connection, 10) == []
-        assert outbox.published(connection) == {"tasks": 1}
+        assert lost_messages.published(connection) == {"tasks": 1}
 
 
 def test_two_relays_at_once_take_different_rows_and_do_not_wait(database: sa.Engine) -> None:
@@ -66,7 +66,7 @@ def test_rows_that_could_not_be_published_are_due_at_once(database: sa.Engine) -
     with database.begin() as connection:
         publish(connection, 10)
         outbox.put_back(connection, [second])
-        assert outbox.published(connection) == {"tasks": 1}
+        assert lost_messages.published(connection) == {"tasks": 1}
         assert [second] == [due.task_id for due in publish(connection, 10)]
     assert first != second
 
@@ -128,13 +128,13 @@ def test_a_task_overtaken_by_a_much_newer_one_is_republished_but_a_backlog_is_no
     for task_id, published in ((lost, 2 * hour), (recent, hour + 5 * minute), (behind, 1800.0)):
         age(database, task_id, published)
     with database.begin() as connection:
-        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
+        assert lost_messages.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
     start(database, started, hour)
     with database.begin() as connection:
-        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 1
+        assert lost_messages.republish_overtaken(connection, "tasks", ["slow"], 10) == 1
         assert [lost] == [due.task_id for due in publish(connection, 10)]
-        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
-        assert outbox.published(connection) == {"tasks": 3}
+        assert lost_messages.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
+        assert lost_messages.published(connection) == {"tasks": 3}
 
 
 def test_an_external_task_is_no_sign_that_others_were_overtaken(
@@ -146,7 +146,7 @@ def test_an_external_task_is_no_sign_that_others_were_overtaken(
         sent = records.TaskRecord(str(uuid4()), "slow", "{}", 3, None)
         ledger.submit(connection, [sent])
         assert ledger.claim(connection, {sent.id: 1}, "w").ids
-        assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
+        assert lost_messages.republish_overtaken(connection, "tasks", ["slow"], 10) == 0
 
 
 def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
@@ -156,7 +156,7 @@ def test_a_claimed_task_is_never_published_again(database: sa.Engine) -> None:
         ledger.claim(connection, {task_id: 1}, "w")
         assert republish(connection, "tasks", 10) == 0
         assert publish(connection, 10) == []
-        assert outbox.published(connection) == {}
+        assert lost_messages.published(connection) == {}
 
 
 def test_the_backlog_ignores_tables_in_other_schemas(

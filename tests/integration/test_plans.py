@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from backend.db import ledger, locked, outbox, queries
+from backend.db import ledger, locked, outbox, queries, running
 from tests.support.plans import WAITING, blocks, burst, plan
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
             ledger._CLAIM[True, False],
             {**few, "worker": "w", "declared": 5},
         ),
-        "set limit": (ledger._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
+        "set limit": (running._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
         "hold": (locked._HOLD, {**few, "worker": "w"}),
         "hold one": (locked._HOLD_ONE, {**few, "worker": "w"}),
         "hold what is not locked": (locked._HOLD_BRIEFLY, {**few, "worker": "w"}),
@@ -39,10 +39,13 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
             ledger._FINISH,
             {**few, **rows, **ends, "errors": [None] * len(ids), "name": "w"},
         ),
-        "reschedule": (ledger._RESCHEDULE, {**few, **ends, "free": True, "delay": 0}),
+        "reschedule": (
+            ledger._RESCHEDULE,
+            {**few, **ends, "free": True, "ended": False, "delay": 0},
+        ),
         "lock": (locked._LOCK, few),
         "lock what a worker has started": (locked._LOCK_STARTED_BY, {"worker": "w"}),
-        "progress": (ledger._PROGRESS, {**one, "progress": "1/2"}),
+        "progress": (running._PROGRESS, {**one, "progress": "1/2"}),
         "states": (queries._STATES, few),
         "known": (queries._KNOWN, few),
         "put back": (outbox._PUT_BACK, few),

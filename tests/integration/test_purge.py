@@ -77,8 +77,8 @@ def test_the_messages_of_deleted_tasks_stay(database: sa.Engine) -> None:
         messages.insert(connection, "Hello", task_id)
     assert delete(database).tasks == 1
     with database.connect() as connection:
-        assert [message.content for message in messages.page(connection, 10, 2**62)] == ["Hello"]
-        assert messages.count(connection) == 1
+        found, total = messages.page(connection, 10, 2**62)
+        assert ([message.content for message in found], total) == (["Hello"], 1)
 
 
 @pytest.mark.parametrize(("age", "ahead"), [(29, 10), (31, -10)])

@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from backend.db import connection as connections
-from backend.db import ledger, outbox, queries, session
+from backend.db import ledger, lost_messages, queries, session
 from backend.db.models import MessageCount
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import TaskSafeConnection
@@ -60,7 +60,7 @@ def test_after_a_burst_lost_messages_are_found_without_reading_the_rest(
     with database.begin() as connection:
         before = rows_read(connection, "outbox")
         if overtaken:
-            assert outbox.republish_overtaken(connection, "tasks", ["slow"], 10) == 10
+            assert lost_messages.republish_overtaken(connection, "tasks", ["slow"], 10) == 10
         else:
             assert republish(connection, "tasks", 10) == 10
         assert rows_read(connection, "outbox") - before < 1_000

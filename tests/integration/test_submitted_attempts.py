@@ -14,9 +14,9 @@ from backend.registry import registered
 from backend.states import SUCCESS
 from backend.submit import submit
 from backend.task import Run, Task
-from backend.worker.attempt.attempt import Report
 from backend.worker.attempt.group import Group
 from backend.worker.attempt.one import run_one
+from backend.worker.attempt.report import Report
 from backend.worker.parent.unreported import record_failure, start_attempt
 from tests.support.attempts import attempt_of, run_alone
 from tests.support.ledger import reschedule, task

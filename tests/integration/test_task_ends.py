@@ -138,7 +138,7 @@ def test_the_later_of_two_external_tasks_with_the_same_id_is_dropped(
         second.rollback()
     assert adopted == [False]
     if one_commit:  # it has run, its transaction was rolled back, and its error will be recorded
-        assert later.record_error("too late", retry=False) is None
+        assert later.record_error("too late", "TimeUp", retry=False) is None
     assert task(service, task_id)["state"] == "PENDING"
 
 

@@ -269,8 +269,8 @@ def test_an_attempt_whose_process_died_after_its_own_commit_still_waits_in_the_o
     service: sa.Engine,
 ) -> None:
     class Unrecorded(Attempt):
-        def record_error(self, error: str, *, retry: bool) -> None:
-            raise RuntimeError(error, retry)
+        def record_error(self, error: str, error_type: str, *, retry: bool) -> None:
+            raise RuntimeError(error, error_type, retry)
 
     row = run_once(service, execute_unseen("COMMIT"), one_commit=True, kind=Unrecorded)
     assert (row["state"], waiting(service)) == ("PENDING", [str(row["id"])])

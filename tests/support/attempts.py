@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from backend.task import Task
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
 
 
-def attempt_of(
+def attempt_of(  # noqa: PLR0913 - the parts of a message
     spec: Task,
     task_id: str,
     *args: object,
@@ -25,16 +25,17 @@ def attempt_of(
     kind: type[Attempt] | None = None,
     worker: str = "w",
     queue: str = "tasks",
+    attempt: int = 1,
 ) -> Attempt:
-    """Return the first attempt of a task; its worker is "w" by default."""
+    """Return an attempt of a task, by default the first one; its worker is "w" by default."""
     delivery = Delivery(
-        task_id, 1, spec.name, args, kwargs or {}, None, None, queue, external, callbacks
+        task_id, attempt, spec.name, args, kwargs or {}, None, None, queue, external, callbacks
     )
     return (kind or Attempt)(worker, delivery, spec)
 
 
 def run_alone(spec: Task, task_id: str, *args: object, **options: Any) -> Report:
-    """Run a task's first attempt; return the report to the parent process."""
+    """Run an attempt of a task; return the report to the parent process."""
     return run([attempt_of(spec, task_id, *args, **options)])
 
 

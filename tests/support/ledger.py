@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from backend import states
 from backend.broker.pack import pack
-from backend.db import ledger, locked, outbox, records
+from backend.db import ledger, locked, lost_messages, outbox, records
 
 
 def submit(
@@ -54,7 +54,9 @@ def publish(connection: sa.Connection, limit: int) -> list[records.OutboxEntry]:
 
 def republish(connection: sa.Connection, queue: str, missing: int) -> int:
     """Make the oldest messages of a queue due again, if they wait long; return how many tasks."""
-    return outbox.republish(connection, queue, outbox.oldest_published(connection, queue, missing))
+    return lost_messages.republish(
+        connection, queue, lost_messages.oldest_published(connection, queue, missing)
+    )
 
 
 def lock_waiters(database: sa.Engine) -> int:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.report import Report
 
     Action = Callable[[Session], object]
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from backend.broker.wire import Delivery
 from backend.states import RETRY
 from backend.task import Task
-from backend.worker.attempt.attempt import Attempt, Report
+from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.execute import execute
+from backend.worker.attempt.report import Report
 from tests.support.attempts import run_alone
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bo
         def claim(self, *, or_started: bool = False) -> None:
             """Need no ledger."""
 
-        def record_error(self, error: str, *, retry: bool) -> State | None:
-            done.append(f"recorded {error} {retry}")
+        def record_error(self, error: str, error_type: str, *, retry: bool) -> State | None:
+            done.append(f"recorded {error} {error_type} {retry}")
             if broken:
                 raise RuntimeError
             return RETRY
 
     spec = Task("a_task", too_small, Nothing, 5, 60, one_commit=False)
     report = run_alone(spec, str(uuid4()), "{}", kind=Recorded)
-    assert done[0] == "recorded ValueError: too small True"
+    assert done[0] == "recorded ValueError: too small ValueError True"
     assert done[-1] == "logged %s raised"
     assert [state for state, _ in report.ended.values()] == ([] if broken else [RETRY])
     assert "ValueError: too small" in report.traceback

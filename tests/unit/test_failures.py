@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from psycopg2.errors import NotNullViolation, UndefinedTable, UniqueViolation
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from backend.errors import ArgumentsDoNotFit, TaskError
+from backend.registry import registered
 from backend.worker.failures import backoff, error_text
+
+if TYPE_CHECKING:
+    from backend.task import Task
 
 SECRET = "SELECT secret FROM hosts"
 
 
-def test_the_delay_between_attempts_doubles_up_to_five_minutes() -> None:
-    expected = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]
-    assert expected == [backoff(attempt) for attempt in range(1, 11)]
-    assert backoff(10_000) == 300.0
+def longest(spec: Task, attempt: int) -> float:
+    """Return the longest of many pauses after an attempt, and check the shortest."""
+    pauses = [backoff(spec, attempt) for _ in range(300)]
+    assert 0.5 * max(pauses) <= min(pauses) <= 0.6 * max(pauses)
+    return max(pauses)
+
+
+def test_the_pause_between_attempts_doubles_up_to_five_minutes_and_is_random() -> None:
+    usual = [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    slow = registered()["slow"]
+    assert [longest(slow, attempt) for attempt in range(1, 11)] == pytest.approx(usual, rel=0.05)
+    assert 150 <= backoff(slow, 30_000) <= 300
+
+
+def test_a_task_declares_its_own_pauses() -> None:
+    spec = replace(registered()["slow"], backoff=(1, 3, 20))
+    assert [longest(spec, attempt) for attempt in range(1, 5)] == pytest.approx(
+        [1, 3, 9, 20], rel=0.05
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.worker.parent.hints import SILENCE_SECONDS, Hints
+from backend.broker.hints import SILENCE_SECONDS, Hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable

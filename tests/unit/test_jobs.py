@@ -12,8 +12,8 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state as celery_state
 
 from backend.states import FAILURE, RETRY, SUCCESS
-from backend.worker.attempt.attempt import Report
-from backend.worker.parent import lease, unreported
+from backend.worker.attempt.report import Report
+from backend.worker.parent import held, unreported
 from backend.worker.parent.jobs import Job
 from backend.worker.parent.series import Series
 from tests.support.requests import request_of
@@ -97,16 +97,16 @@ def test_each_attempt_in_a_report_ends_and_sends_its_event(
     controller.semaphore.release.assert_not_called()
 
 
-@pytest.mark.parametrize(("count", "held"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("count", "listed"), [(1, True), (2, False)])
 def test_the_lease_lists_a_single_short_attempt_but_no_member_of_a_batch(
-    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, held: bool
+    monkeypatch: pytest.MonkeyPatch, controller: SimpleNamespace, count: int, *, listed: bool
 ) -> None:
     job, requests = job_of(monkeypatch, controller, count)
     for request in requests:
         request.shares_job, request.announced = True, False
     job.send()
     job._on_accepted(4711, 0.0)
-    assert [f"{request.id}/1" in lease._held() for request in requests] == [held] * count
+    assert [f"{request.id}/1" in held.attempts() for request in requests] == [listed] * count
     assert "task-received" in sent_events(requests[0])
 
 

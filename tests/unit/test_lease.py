@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import pytest
 from celery.worker import state as celery_state
 
-from backend.worker.parent import lease, subprocesses
+from backend.worker.parent import held, lease, subprocesses
 
 
 @pytest.mark.usefixtures("_forget_requests")
@@ -27,7 +27,7 @@ def test_a_lease_lists_no_member_of_a_batch() -> None:
     )
     for requests in (celery_state.reserved_requests, celery_state.active_requests):
         requests |= {alone, member}
-    assert lease._held() == {"alone/2": alone}
+    assert held.attempts() == {"alone/2": alone}
 
 
 def test_a_worker_hands_running_tasks_back_after_its_children_have_ended(

@@ -64,8 +64,12 @@ def test_the_operation_ids_are_short_and_stable(operations: list[Operation]) -> 
         "POST /tasks/batch": "submit_batch",
         "GET /tasks/": "list_tasks",
         "GET /tasks/{task_id}": "get_task",
+        "POST /tasks/{task_id}/cancel": "cancel_task",
+        "POST /tasks/{task_id}/retry": "retry_task",
         "GET /messages/": "list_messages",
         "POST /messages/": "create_message",
+        "GET /messages/{message_id}": "get_message",
+        "DELETE /messages/{message_id}": "delete_message",
         "GET /": "get_links",
         "GET /health": "get_health",
         "GET /health/live": "get_liveness",
@@ -102,13 +106,17 @@ def test_each_error_is_documented_for_exactly_the_routes_where_it_occurs(
 ) -> None:
     expected = {
         "POST /tasks/": WITH_A_BODY | {"429"},
-        "POST /tasks/slow": WITH_A_BODY | {"429"},
+        "POST /tasks/slow": WITH_A_BODY | {"403", "429"},
         "POST /tasks/insert_message": WITH_A_BODY | {"429"},
         "POST /tasks/batch": WITH_A_BODY | {"429"},
         "GET /tasks/": EVERYWHERE | {"503"},
         "GET /tasks/{task_id}": EVERYWHERE | {"404", "503"},
+        "POST /tasks/{task_id}/cancel": EVERYWHERE | {"403", "404", "409", "503"},
+        "POST /tasks/{task_id}/retry": EVERYWHERE | {"403", "404", "409", "503"},
         "GET /messages/": EVERYWHERE | {"503"},
         "POST /messages/": WITH_A_BODY,
+        "GET /messages/{message_id}": EVERYWHERE | {"404", "503"},
+        "DELETE /messages/{message_id}": EVERYWHERE | {"403", "404", "503"},
         "GET /": EVERYWHERE,
         "GET /health": EVERYWHERE,
         "GET /health/live": EVERYWHERE,
@@ -133,7 +141,9 @@ def test_the_headers_of_each_answer_are_documented(operations: list[Operation]) 
 def test_routes_that_create_tasks_document_the_idempotency_key(operations: list[Operation]) -> None:
     for method, path, operation in operations:
         names = {parameter["name"] for parameter in operation.get("parameters", [])}
-        creates_tasks = method == "POST" and path.startswith("/tasks/")
+        changes_tasks = path in {"/tasks/cancel", "/tasks/retry"}
+        creates_tasks = method == "POST" and re.fullmatch("/tasks/[a-z_]*", path) is not None
+        creates_tasks &= not changes_tasks
         assert ("Idempotency-Key" in names) == creates_tasks
         if creates_tasks:
             assert "Idempotency-Key" in operation["responses"]["422"]["description"]
@@ -179,7 +189,8 @@ def test_no_parameter_default_exceeds_a_javascript_integer(
 ) -> None:
     for _, _, operation in operations:
         for parameter in operation.get("parameters", []):
-            assert parameter["schema"].get("default", 0) < 2**53
+            default = parameter["schema"].get("default", 0)
+            assert isinstance(default, list) or default < 2**53
 
 
 def test_each_route_refuses_an_unknown_parameter_and_lists_what_it_documents(
@@ -188,10 +199,13 @@ def test_each_route_refuses_an_unknown_parameter_and_lists_what_it_documents(
     for method, path, operation in operations:
         known = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
         listed = f"known here: {', '.join(known)}" if known else "this route takes none"
-        answer = client.request(method, f"{path}?colour=red", content=b"{")
+        answer = client.request(
+            method, f"{path}?colour=red".replace("{message_id}", "1"), content=b"{"
+        )
         assert answer.status_code == 422
-        fault = {"detail": f"unknown parameter; {listed}", "pointer": "?colour"}
-        assert answer.json()["errors"] == [fault]
+        (fault,) = answer.json()["errors"]
+        assert fault["detail"].startswith(f"unknown parameter; {listed}")
+        assert fault["pointer"] == "?colour"
         (documented,) = operation["responses"]["422"]["content"].values()
         assert answer.json() == documented["example"]
         assert answer.headers["content-type"] == "application/problem+json"

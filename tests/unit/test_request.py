@@ -90,16 +90,20 @@ def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     assert (task_id, delivery.attempt) == (request.id, 1)
 
 
+@pytest.mark.parametrize("revoked", [False, True])
 def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, revoked: bool
 ) -> None:
     pool, outcomes = Pool(), []  # type: ignore[var-annotated]  # as above
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=1))
-    request.kill(pool)
+    events: list[str] = []
+    request.send_event = lambda event, **_: events.append(event)  # type: ignore[method-assign]  # a fake
+    request.kill(pool, revoked)
+    assert ("task-revoked" in events) is revoked
     assert pool.killed == [(4711, signal.SIGKILL)]
     request.child_lost(Terminated(signal.SIGKILL))
     assert outcomes == []
-    request.kill(pool)
+    request.kill(pool, revoked)
     assert len(pool.killed) == 1
 
 
@@ -112,7 +116,7 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
     ended = started(request_of(monkeypatch, [], ledger_attempt=1))
     celery_state.task_ready(ended)
     for request in (waiting, ended):
-        request.kill(pool)
+        request.kill(pool, False)  # noqa: FBT003 - kombu calls it so
     assert pool.killed == []
 
 
@@ -120,12 +124,12 @@ def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.Monkey
     pool = Pool()
     member = request_of(monkeypatch, [], ledger_attempt=1)
     member.shares_job = True
-    started(member).kill(pool)
+    started(member).kill(pool, False)  # noqa: FBT003 - kombu calls it so
     # Nor is the batch's child killed when the member runs alone in another child.
     member.leave_job()
-    member.kill(pool)
+    member.kill(pool, False)  # noqa: FBT003 - kombu calls it so
     assert pool.killed == []
-    started(member, 4712).kill(pool)
+    started(member, 4712).kill(pool, False)  # noqa: FBT003 - kombu calls it so
     assert pool.killed == [(4712, signal.SIGKILL)]
 
 

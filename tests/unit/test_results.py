@@ -69,6 +69,8 @@ def test_tasks_of_an_api_process_share_a_reply(replies: list[tuple[str, Any]]) -
         ({"task_id": "a", "outcome": {"state": "SUCCESS", "result": 1, "error": None}}, {"a"}),
         ({"task_id": "a", "status": "SUCCESS", "result": 1}, {"a"}),
         ({"task_id": "a", "outcome": {"state": "STARTED", "result": None, "error": None}}, {"a"}),
+        # It may have been retried since.
+        ({"task_id": "a", "outcome": {"state": "FAILURE", "result": None, "error": "b"}}, {"a"}),
     ],
 )
 def test_a_reply_without_an_outcome_sends_readers_to_the_ledger(

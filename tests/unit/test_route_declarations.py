@@ -10,6 +10,7 @@ from fastapi import (
     Body,
     Cookie,
     Depends,
+    Header,
     Query,
     Response,
 )
@@ -23,7 +24,7 @@ async def of_cookies(limit: Annotated[int, Cookie()] = 1) -> Response:
     return PlainTextResponse(str(limit))
 
 
-async def of_lists(limit: Annotated[list[int], Query()] = ABSENT) -> Response:
+async def of_lists(limit: Annotated[list[int], Header()] = ABSENT) -> Response:
     return PlainTextResponse(str(limit))
 
 

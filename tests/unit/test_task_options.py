@@ -129,3 +129,22 @@ def test_options_that_do_not_fit_together_are_refused(
 )
 def test_each_task_has_a_queue(options: Mapping[str, Any], queue: str) -> None:
     assert declare(**options).queue == queue
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retry_for": ValueError},
+        {"retry_for": ("ValueError",)},
+        {"retry_for": (1,)},
+        {"backoff": 2},
+        {"backoff": (2, 2)},
+        {"backoff": (-1, 2, 300)},
+        {"backoff": (1, 0.5, 300)},
+        {"backoff": (1, 2, 100_000)},
+        {"backoff": (1, 2, float("nan"))},
+    ],
+)
+def test_wrong_options_of_retries_are_refused(options: Mapping[str, Any]) -> None:
+    with pytest.raises(RegistrationError, match=next(iter(options))):
+        declare(**options)

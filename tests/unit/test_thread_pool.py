@@ -10,7 +10,7 @@ import pytest
 from backend import coroutines
 from backend.broker.wire import Delivery
 from backend.loop import start_thread
-from backend.worker.attempt.attempt import Report
+from backend.worker.attempt.report import Report
 from backend.worker.parent.threads import Threads
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from collections import deque
+    from backend.worker.parent.by_priority import Requests
 
 
 # Where the messages come from.
@@ -36,8 +36,8 @@ class Worker:
         self.source = Mock(channel=CHANNEL)
         self.waiting.connected(self.source)
 
-    def next_job(self, requests: deque[Any]) -> Mock:
-        self.jobs.append([requests.popleft() for _ in range(min(2, len(requests)))])
+    def next_job(self, requests: Requests) -> Mock:
+        self.jobs.append([requests.pop_first() for _ in range(min(2, len(requests)))])
         job = Mock(accepted=True)
         self.sent.append(job)
         return job
@@ -61,7 +61,7 @@ def worker() -> Worker:
 
 def requests(count: int) -> list[Mock]:
     message = Mock(channel=CHANNEL)
-    return [Mock(message=message, acknowledged=False) for _ in range(count)]
+    return [Mock(message=message, acknowledged=False, priority=4) for _ in range(count)]
 
 
 def test_each_free_child_gets_the_next_requests(worker: Worker) -> None:
@@ -126,8 +126,8 @@ def test_a_request_that_gets_a_child_in_time_does_not_go_back(worker: Worker) ->
 
 
 def test_a_child_is_free_again_if_all_requests_of_a_job_were_dropped(worker: Worker) -> None:
-    def drop(waiting: deque[Any]) -> None:
-        waiting.popleft()
+    def drop(waiting: Requests) -> None:
+        waiting.pop_first()
 
     waiting = WaitingRequests(worker, drop)
     waiting.connected(worker.source)

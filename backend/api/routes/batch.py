@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from backend.api.body import dump_json, json_text, read_json
 from backend.api.limits import NDJSON, is_ndjson
 from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
+from backend.api.query import QUERY_HINT
 from backend.api.route import ABSENT, Route
 from backend.api.routes.batch_items import (
     MAX_ITEMS,
@@ -49,6 +50,7 @@ Items = Annotated[list[BatchItem], Field(min_length=1, max_length=MAX_ITEMS)]
     status_code=202,
     response_model=BatchAccepted,
     responses={202: {"content": {NDJSON: describe_answers()}}},
+    openapi_extra={QUERY_HINT: "; options are in each item: `options`"},
     summary="Create many tasks",
 )
 async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABSENT) -> Response:

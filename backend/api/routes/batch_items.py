@@ -13,8 +13,10 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_json
 
 from backend.api.body import Answer, in_body
+from backend.api.options import check
 from backend.api.problems import FieldProblem
 from backend.api.routes.task_models import TaskId
+from backend.options import Options
 from backend.registry import names, registered
 from backend.states import State
 
@@ -36,6 +38,9 @@ class BatchItem(BaseModel):
     name: str = Field("insert_message", description="The task's name")
     arguments: Any = Field(
         description="What POST /tasks/{name} takes", examples=[{"content": "Hello World"}]
+    )
+    options: Options = Field(
+        Options(), description="What POST /tasks/{name} takes in its query; `tags` is a list"
     )
 
 
@@ -101,4 +106,5 @@ def task_of(item: BatchItem, arguments: str, services: Services, *place: int) ->
         spec.arguments.model_validate_json(arguments)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors(), *place, "arguments")) from error
-    return services.new_task(spec, arguments)
+    check(item.options, spec, ("body", *place, "options"))
+    return services.new_task(spec, arguments, item.options)

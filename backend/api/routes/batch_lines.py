@@ -36,8 +36,7 @@ CHUNK_BYTES = 4 * MAX_LINE
 # may have been stored.
 NOTHING_STORED = (StoreNotWritable, StoreLocked)
 MAY_BE_STORED = (
-    "The task store failed while the task was stored. It may have been stored: ask for its state"
-    " later."
+    "The task store failed. The task may have been stored all the same: ask for its state later."
 )
 # Bytes of answers to a stream that are kept in memory; more are kept in a file.
 SPOOL = 1024 * 1024

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Query, Request
+from fastapi import Path, Query, Request, Response
 from pydantic import Field
 
 from backend.api.body import Answer
-from backend.api.openapi import BODY_REFUSED, STORE_AWAY, router_of
+from backend.api.openapi import BODY_REFUSED, OTHER_SITE, STORE_AWAY, error, router_of
 from backend.api.route import ABSENT
+from backend.api.same_origin import SAME_ORIGIN
 from backend.api.services import services_of
 from backend.db import messages
+from backend.errors import NotFound
 from backend.tasks.insert_message import MessageIn, MessageOut
 
 if TYPE_CHECKING:
@@ -42,11 +45,38 @@ async def list_messages(
     """List the newest messages, ids ascending; for older ones pass the first id as `before`."""
 
     def ask(connection: Executor) -> tuple[list[Message], int]:
-        page = messages.page(connection, limit, before or LAST_ID)
-        return page, messages.count(connection)
+        return messages.page(connection, limit, before or LAST_ID)
 
     rows, total = await services_of(request).read(ask)
     return MessageList(messages=[MessageOut.model_validate(row) for row in rows], total=total)
+
+
+_NO_MESSAGE = "There is no message with this id."
+_NOT_FOUND = error(404, "No message has this id", _NO_MESSAGE)
+_MessageId = Annotated[int, Path(ge=1, le=LAST_ID, description="As in the list")]
+
+
+@router.get("/messages/{message_id}", responses=_NOT_FOUND, summary="Query a message")
+async def get_message(message_id: _MessageId, request: Request) -> MessageOut:
+    """Return a message."""
+    found = await services_of(request).read(partial(messages.one, message_id=message_id))
+    if found is None:
+        raise NotFound(_NO_MESSAGE)
+    return MessageOut.model_validate(found)
+
+
+@router.delete(
+    "/messages/{message_id}",
+    status_code=204,
+    responses=_NOT_FOUND | OTHER_SITE,
+    dependencies=[SAME_ORIGIN],
+    summary="Delete a message",
+)
+async def delete_message(message_id: _MessageId, request: Request) -> Response:
+    """Delete a message. The task that wrote it stays as it is."""
+    if not await services_of(request).deletions.submit(message_id):
+        raise NotFound(_NO_MESSAGE)
+    return Response(status_code=204)
 
 
 @router.post(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, RootModel, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_json
 
-from backend.api.body import Answer
+from backend.api.body import Answer, dump_json
 from backend.registry import registered
 from backend.states import FAILURE, STARTED, SUCCESS, Listed, State
 from backend.task import Task
@@ -65,6 +65,16 @@ class TaskFailed(Answer):
     task_id: TaskId
     status: Literal[State.FAILURE, State.REVOKED]
     result: ErrorResult
+
+
+def result_text(state: State, result: str | None, error: str | None) -> str:
+    """Return `result` of an answer about a task as JSON text.
+
+    `result`: the value of a task that has succeeded, as JSON text. `error`: why it has failed.
+    """
+    if state in {State.FAILURE, State.REVOKED}:
+        return dump_json({"error": error or "No reason was given"})
+    return result or "null"
 
 
 def example(task: Task) -> Any:  # noqa: ANN401 - JSON

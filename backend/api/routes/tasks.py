@@ -7,15 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Path, Query, Request, Response
 
 from backend.api.body import dump_json, json_text
-from backend.api.openapi import NOT_FOUND, STORE_AWAY, SUBMISSION_REFUSED, header, router_of
+from backend.api.openapi import (
+    NOT_FOUND,
+    OTHER_SITE,
+    STORE_AWAY,
+    SUBMISSION_REFUSED,
+    header,
+    router_of,
+)
+from backend.api.options import QueryOptions, check
 from backend.api.route import ABSENT
-from backend.api.routes.task_models import EXAMPLE_ID, TaskAccepted, TaskList, TaskState, describe
+from backend.api.routes.task_models import (
+    EXAMPLE_ID,
+    TaskAccepted,
+    TaskList,
+    TaskState,
+    describe,
+    result_text,
+)
+from backend.api.same_origin import SAME_ORIGIN
 from backend.api.services import services_of
 from backend.api.submissions import IdempotencyKey
 from backend.errors import NotFound
 from backend.registry import names, registered
 from backend.settings import settings
-from backend.states import PENDING, SUCCESS
+from backend.states import PENDING
 from backend.task import Task
 from backend.tasks.insert_message import MessageIn
 
@@ -25,6 +41,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from backend.api.protocol import HttpConnection
+    from backend.db.records import TaskRecord
+    from backend.options import Options
 
 router = router_of("Tasks", STORE_AWAY)
 
@@ -47,7 +65,12 @@ _ACCEPTED: dict[int | str, Any] = {
 
 
 async def _accept(
-    request: Request, task: Task, arguments: str, message: str, key: str | None
+    request: Request,
+    task: Task,
+    arguments: str,
+    message: str,
+    key: str | None,
+    options: Options | None,
 ) -> Response:
     """Accept a task with arguments as JSON text; return the answer after the commit."""
 
@@ -55,7 +78,8 @@ async def _accept(
         return f'{{"task_id":"{ids[0]}","status":"{PENDING}","message":"{message}"}}'
 
     services = services_of(request)
-    new = services.new_task(task, arguments)
+    check(options, task, ("query",))
+    new = services.new_task(task, arguments, options)
     ids = await services.submissions.submit([new], "task", key, render)
     headers = {"Location": f"{settings().root_path}/tasks/{ids[0]}"}
     return Response(render(ids), 202, headers=headers, media_type="application/json")
@@ -71,11 +95,12 @@ async def _accept(
 async def submit_message(
     message: MessageIn,  # noqa: ARG001 - declared so that the route validates the body
     request: Request,
+    options: QueryOptions,
     key: IdempotencyKey = ABSENT,
 ) -> Response:
     """Enqueue a task that inserts a message into the database."""
     task = registered()["insert_message"]
-    return await _accept(request, task, json_text(request), ENQUEUED, key)
+    return await _accept(request, task, json_text(request), ENQUEUED, key, options)
 
 
 @router.get(
@@ -105,15 +130,17 @@ async def get_task(
         # Missing if the server does not use our HttpConnection.
         connection: HttpConnection | None = request.scope.get("extensions", {}).get("tasks_api")
         gone = connection.has_gone if connection else None
-        state = await services.replies.wait(task_id, wait, gone)
-    else:
-        state = await services.state(task_id)
+        return state_answer(await services.replies.wait(task_id, wait, gone))
+    return state_answer(await services.state(task_id))
+
+
+def state_answer(state: TaskRecord | None) -> Response:
+    """Return the answer about a task's state. Raises NotFound for None."""
     if state is None:
         raise NotFound("There is no task with this id.")
-    failed = state.ended and state.state != SUCCESS
-    result = dump_json({"error": state.error or "No reason was given"}) if failed else state.result
     # The result is JSON text already, so it is not decoded.
-    body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result or "null"}}}'
+    result = result_text(state.state, state.result, state.error)
+    body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result}}}'
     headers = {"Progress": state.progress} if state.progress and not state.ended else None
     return Response(body, headers=headers, media_type="application/json")
 
@@ -121,19 +148,21 @@ async def get_task(
 @router.post(
     "/tasks/slow",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=_ACCEPTED | OTHER_SITE,
+    dependencies=[SAME_ORIGIN],
     summary="Create a slow task",
     description=describe(registered()["slow"]),
 )
 async def submit_slow(
     request: Request,
+    options: QueryOptions,
     duration: Annotated[int, Query(ge=0, le=3600, description="Seconds to take")] = 10,
     key: IdempotencyKey = ABSENT,
 ) -> Response:
     """Enqueue a task that takes `duration` seconds, for tests and demonstrations."""
     task = registered()["slow"]
     message = f"Slow task enqueued for {duration} seconds"
-    return await _accept(request, task, dump_json({"duration": duration}), message, key)
+    return await _accept(request, task, dump_json({"duration": duration}), message, key, options)
 
 
 def _route(task: Task) -> Callable[..., Awaitable[Response]]:
@@ -142,9 +171,10 @@ def _route(task: Task) -> Callable[..., Awaitable[Response]]:
     async def enqueue(
         arguments: BaseModel,  # noqa: ARG001 - the same
         request: Request,
+        options: QueryOptions,
         key: IdempotencyKey = ABSENT,
     ) -> Response:
-        return await _accept(request, task, json_text(request), ENQUEUED, key)
+        return await _accept(request, task, json_text(request), ENQUEUED, key, options)
 
     enqueue.__annotations__ |= {"arguments": task.arguments, "request": Request}
     return enqueue

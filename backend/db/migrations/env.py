@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from backend.db import single_rows  # noqa: F401 - it adds tables to the metadata
 from backend.db.models import Base
 
 context.configure(

@@ -1,11 +1,10 @@
-"""One attempt of a task: adopt, claim, give back, record an error. And a report about attempts."""
+"""One attempt of a task: adopt, claim, give back, record an error."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from backend.db import ledger, limits, locked, queries
 from backend.db.queries import committed
 from backend.db.session import transaction
 from backend.errors import AtLimit, Duplicate, Fenced, LeaseExpired, TaskError
-from backend.states import STARTED
+from backend.states import RETRY, STARTED
 from backend.telemetry.logs import about
 from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.failures import backoff
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from backend.broker.wire import Delivery
     from backend.db.limits import Limit
-    from backend.db.records import TaskRecord
     from backend.db.session import Executor
     from backend.states import State
     from backend.task import Task
@@ -61,6 +59,11 @@ class Attempt:
     def started(self) -> bool:
         """Return whether a transaction has claimed it for good: its task is STARTED."""
         return self._claim_transaction_id is not None
+
+    @property
+    def time_limit(self) -> float:
+        """Return how many seconds it may take."""
+        return self.delivery.time_limit or self.spec.time_limit
 
     @property
     def label(self) -> str:
@@ -115,7 +118,8 @@ class Attempt:
         It has to be where a second claim after a crash of PostgreSQL would be an attempt too many,
         or would have nothing to claim.
         """
-        return self.delivery.external or self.number >= self.spec.max_attempts
+        most = self.delivery.max_attempts or self.spec.max_attempts
+        return self.delivery.external or self.number >= most
 
     def claimed_by(self, transaction_id: str) -> None:
         """Record which transaction has claimed it, before that commits."""
@@ -217,11 +221,20 @@ class Attempt:
             self.label,
             extra=self.log_extra,
         )
+        delay = backoff(self.spec, self.number)
+        retry_while_unavailable(lambda: self.put_off(reason, delay))
 
-        def write() -> None:
-            self.refuse_if_fenced()
-            with transaction() as connection, limits.ending(connection, self.limit):
-                ledger.reschedule(
+    def put_off(self, reason: str, seconds: float) -> State | None:
+        """Reschedule the task without using up an attempt; the next one is due in `seconds`.
+
+        Returns RETRY, None if the attempt is not the current one. Raises StoreUnavailable, Fenced.
+        """
+        self.refuse_if_fenced()
+        with transaction() as connection:
+            if self.spec.one_commit and not self.adopt(connection):
+                return None  # another delivery has submitted it in the meantime
+            with limits.ending(connection, self.limit):
+                again = ledger.reschedule(
                     connection,
                     {self.id: self.number},
                     self.worker,
@@ -229,13 +242,14 @@ class Attempt:
                     waiting=not self.started,
                     free=True,
                     error=reason,
-                    delay=backoff(self.number),
+                    delay=seconds,
                 )
+        return RETRY if again else None
 
-        retry_while_unavailable(write)
+    def record_error(self, error: str, error_type: str, *, retry: bool) -> State | None:
+        """Record an error and the name of its class; return the new state.
 
-    def record_error(self, error: str, *, retry: bool) -> State | None:
-        """Record an error; return the new state, None if the attempt is not the current one.
+        Returns None if the attempt is not the current one.
 
         An external task with `one_commit` is submitted first: its row was rolled back. Raises
         Fenced, and StoreUnavailable.
@@ -256,30 +270,6 @@ class Attempt:
                     # a failover, and the task is left to its next delivery.
                     waiting=not self.started,
                     retry=retry,
-                    delay=backoff(self.number),
+                    delay=backoff(self.spec, self.number),
+                    error_type=error_type,
                 )
-
-
-# How many characters of a value Flower shows.
-VALUE_LENGTH = 200
-
-
-@dataclass
-class Report:
-    """The results of attempts, for the parent process.
-
-    ended: by task id the state that the attempt led to, and the start of its value or its error.
-    alone: the ids of those that are still to be run, each alone. An attempt in neither has no
-    outcome to report: it was dropped, or PostgreSQL was away.
-    traceback: of the error of a single attempt. seconds: how long all of them took.
-    """
-
-    ended: dict[str, tuple[State, str]] = field(default_factory=dict)
-    alone: list[str] = field(default_factory=list)
-    traceback: str = ""
-    seconds: float = 0.0
-
-    def add(self, outcome: TaskRecord) -> None:
-        """Add how an attempt has ended."""
-        text = outcome.error or str(outcome.result)[:VALUE_LENGTH]
-        self.ended[outcome.id] = outcome.state, text

@@ -32,7 +32,7 @@ def value_of(
         # The members of a batch share a time limit, and a coroutine cannot be interrupted.
         if spec.one_commit or spec.is_async:
             return as_json(call(spec, arguments, run))
-        with time_up(spec.time_limit, attempt.ends_at - time.monotonic()):
+        with time_up(attempt.time_limit, attempt.ends_at - time.monotonic()):
             value = call(spec, arguments, run)
         return as_json(value)
 

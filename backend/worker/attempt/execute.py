@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from billiard.process import current_process
 
 from backend.registry import registered
-from backend.worker.attempt.attempt import Attempt, Report
+from backend.worker.attempt.attempt import Attempt
 from backend.worker.attempt.batch import run_batch
 from backend.worker.attempt.one import run_one
 from backend.worker.attempt.outcomes import settle
+from backend.worker.attempt.report import Report
 from backend.worker.attempt.series import run_series
 from backend.worker.tickets import of_child
 

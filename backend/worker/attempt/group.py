@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from backend.db.records import TaskRecord
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.report import Report
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from backend.worker.failures import error_text
 
 if TYPE_CHECKING:
     from backend.db.records import TaskRecord
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Attempt
     from backend.worker.attempt.group import Group
+    from backend.worker.attempt.report import Report
     from backend.worker.attempt.thread import SharedCommits
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run_one(
     group: holds the attempt, and may write its outcome later: then none is returned.
     commits: shares transactions with attempts in other threads.
     """
-    attempt.ends_at = time.monotonic() + attempt.spec.time_limit
+    attempt.ends_at = time.monotonic() + attempt.time_limit
     try:
         if attempt.spec.one_commit:
             # All or nothing, so all of it can be tried again while PostgreSQL restarts.
@@ -88,7 +89,7 @@ def _in_steps(
     start = partial(group.start, attempt) if group else None
     try:
         engine = session_engine()
-        with TaskSession(engine, attempt.spec.time_limit, before_begin=start) as session:
+        with TaskSession(engine, attempt.time_limit, before_begin=start) as session:
             value = value_of(attempt, session, start)
             end = outcome(attempt.id, attempt.number, SUCCESS, result=value)
             if session.in_transaction():

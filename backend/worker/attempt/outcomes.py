@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DataError
 
 from backend.broker.app import app
-from backend.db import ledger, limits
+from backend.db import ledger, limits, running
 from backend.db.records import outcome
 from backend.db.session import transaction
 from backend.db.transaction_policy import ENDED
-from backend.errors import Fenced, StoreUnavailable, Superseded, TaskError, TimeUp
+from backend.errors import (
+    ArgumentsDoNotFit,
+    Fenced,
+    RetryLater,
+    StatementFailed,
+    StoreUnavailable,
+    Superseded,
+    TaskError,
+    TimeUp,
+)
 from backend.states import RETRY
 from backend.telemetry.logs import plain_traceback
 from backend.worker import current_line
 from backend.worker.attempt.retry import retry_while_unavailable
-from backend.worker.failures import error_text
+from backend.worker.failures import error_text, error_type
 from backend.worker.stray_messages import note_dropped as note_stray
 
 if TYPE_CHECKING:
@@ -27,10 +37,15 @@ if TYPE_CHECKING:
     from backend.db.limits import Limit
     from backend.db.records import TaskRecord
     from backend.db.session import Executor
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.report import Report
 
 logger = logging.getLogger(__name__)
 
+# The number of the last attempt that may be put off.
+MOST_PUT_OFF = 30_000
+# Errors that the task's function has not raised, or only because its time was up.
+_ALWAYS_RETRIED = (ArgumentsDoNotFit, StatementFailed, TimeUp)
 OWN_ROW = "The task changed its own row in the ledger"
 
 
@@ -52,7 +67,7 @@ def finish(
     except DataError as error:
         raise TaskError("The task's value cannot be stored") from error
     if len(counted) < len(outcomes):
-        if not ledger.same_transaction(connection, began):
+        if not running.same_transaction(connection, began):
             raise TaskError(ENDED)
         raise Superseded("the task has ended or has a newer attempt")
 
@@ -75,21 +90,35 @@ def handle_error(attempt: Attempt, error: BaseException, report: Report) -> list
         # Its writes were rolled back. The error is recorded only if this is still the current
         # attempt: then the task had changed its own row.
         error = TaskError(OWN_ROW)
-    final = isinstance(error, TaskError)
+    if isinstance(error, RetryLater) and attempt.number >= MOST_PUT_OFF:
+        error = TaskError("Put off too often")
     # Recorded first: a log may be slow, or broken.
-    end = _record(attempt, error, retry=not final)
-    if not final:
+    end = _record(attempt, error)
+    if not isinstance(error, (TaskError, RetryLater)):
         logger.error("%s raised", attempt.label, extra=attempt.log_extra, exc_info=error)
         report.traceback = plain_traceback(error)
     return [end] if end else []
 
 
-def _record(attempt: Attempt, error: BaseException, *, retry: bool) -> TaskRecord | None:
+def _may_retry(attempt: Attempt, error: BaseException) -> bool:
+    """Return whether a task may have another attempt after an error."""
+    if isinstance(error, TaskError):
+        return False
+    return isinstance(error, (*attempt.spec.retry_for, *_ALWAYS_RETRIED))
+
+
+def _record(attempt: Attempt, error: BaseException) -> TaskRecord | None:
     text = error_text(error)
     if isinstance(error, TimeUp) and (line := current_line.of_error(error, attempt.spec)):
         text += f"; it was in {line}"
     try:
-        state = retry_while_unavailable(lambda: attempt.record_error(text, retry=retry))
+        state = retry_while_unavailable(
+            partial(attempt.put_off, text, error.seconds)
+            if isinstance(error, RetryLater)
+            else partial(
+                attempt.record_error, text, error_type(error), retry=_may_retry(attempt, error)
+            )
+        )
     except StoreUnavailable:
         return None  # the reconciler finds it, as it finds a lost attempt
     except Fenced:

@@ -27,7 +27,8 @@ from backend.worker.tickets import WAIT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from backend.worker.attempt.attempt import Attempt, Report
+    from backend.worker.attempt.attempt import Attempt
+    from backend.worker.attempt.report import Report
     from backend.worker.tickets import Tickets
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from backend.db import ledger, locked
 from backend.db.session import transaction
 from backend.errors import LeaseExpired, StoreUnavailable
 from backend.loop import start_event_loop
-from backend.worker.attempt.attempt import Report
 from backend.worker.attempt.one import run_one
 from backend.worker.attempt.outcomes import settle
+from backend.worker.attempt.report import Report
 from backend.worker.attempt.retry import RETRY_SECONDS
 
 if TYPE_CHECKING:

@@ -81,6 +81,7 @@ class LedgerConsumer(Consumer):
         while time.monotonic() < until:
             maybe_shutdown()
             self._watch.tick()
+            lease.kill_lost()  # the event loop does not run
             time.sleep(0.1)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:

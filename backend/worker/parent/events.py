@@ -11,7 +11,7 @@ import kombu.pidbox
 from celery.events import EventDispatcher
 from kombu import Exchange
 
-from backend.worker.parent.hints import Hints
+from backend.broker.hints import Hints
 
 _hints = Hints()
 

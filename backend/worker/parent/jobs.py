@@ -19,7 +19,7 @@ from backend.worker.parent.unreported import reschedule_unstarted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
     from backend.worker.parent.request import LedgerRequest
     from backend.worker.parent.waiting import WaitingRequests
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import bootsteps
 from celery.signals import (
@@ -29,17 +29,14 @@ from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
 from backend.settings import settings
 from backend.worker import current_line, durations, stopping
-from backend.worker.parent import subprocesses
+from backend.worker.parent import held, subprocesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from backend.worker.parent.request import LedgerRequest
-    from backend.worker.parent.series import Series
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # How long the process may take to end after it has handed back what runs.
 EXIT_TIMEOUT = 4.0
@@ -79,6 +76,7 @@ class Lease:
         )
         self._stopping = self._loop.stopping
         self._lost_before: set[str] = set()
+        self._kills: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._locked = False
         self._loop.start()
         start_thread(
@@ -156,24 +154,33 @@ class Lease:
     def _renew(self) -> None:
         holds: Mapping[str, LedgerRequest] = {}
 
-        def held() -> list[str]:
+        def held_now() -> list[str]:
             nonlocal holds
-            holds = _held()
+            holds = held.attempts()
             return sorted(holds)
 
         with transaction(of=lease_engine) as connection:
-            lost = set(
-                leases.renew(
-                    connection, self._name, held, durations.long_tasks(), settings().queues
-                )
+            lost = leases.renew(
+                connection, self._name, held_now, durations.long_tasks(), settings().queues
             )
-        # Twice in a row: a task that has just ended is still held for a moment.
-        for key in lost & self._lost_before:
-            # In the event loop: while this thread looks at a request, its child may take the next
-            # one.
-            if self._worker.hub is not None:  # None while the worker starts
-                self._worker.hub.call_soon(holds[key].kill, self._worker.pool)
-        self._lost_before = lost
+        # Twice in a row, if it was not revoked: a task that has just ended is still held for a
+        # moment.
+        for key, revoked in lost.items():
+            if not (revoked or key in self._lost_before):
+                continue
+            self._kills.put(partial(holds[key].kill, self._worker.pool, revoked))
+        # There is no event loop while the worker starts.
+        if self._worker.hub is not None and not self._kills.empty():
+            self._worker.hub.call_soon(self.kill_lost)
+        self._lost_before = set(lost)
+
+    def kill_lost(self) -> None:
+        """Kill the children of attempts that no longer count; for the event loop's thread.
+
+        While another thread looks at a request, its child may take the next one.
+        """
+        while not self._kills.empty():
+            self._kills.get()()
 
     def _hand_back(self) -> None:
         with transaction(of=lease_engine) as connection:
@@ -215,6 +222,12 @@ def write_soon(write: Callable[[], None]) -> None:
 def told_to_stop() -> bool:
     """Return whether this worker was told to stop; for the parent process."""
     return _lease is not None and _lease.told_to_stop()
+
+
+def kill_lost() -> None:
+    """Kill the children of attempts that no longer count; for the event loop's thread."""
+    if _lease is not None:
+        _lease.kill_lost()
 
 
 def end_now() -> None:
@@ -267,30 +280,3 @@ def _die_with_parent() -> None:
         return  # not Linux: an orphan ends with its task, whose attempt is superseded
     pr_set_pdeathsig = 1
     prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-# Those that run. An attempt of theirs may be STARTED although the event loop has not looked yet.
-series: set[Series] = set()
-
-
-def _held() -> dict[str, LedgerRequest]:
-    """Return Celery's requests in this process, by id/attempt: waiting for a child, or running.
-
-    Attempts that share a job are left out, because they are not STARTED; only the one that a child
-    has begun last may be. This keeps the lease's row so small that it can change on a full disk.
-    """
-    waiting, running = celery_state.reserved_requests, celery_state.active_requests
-    # If an attempt was delivered twice, the running request replaces the waiting one.
-    requests = [*_snapshot(waiting), *_snapshot(running)]
-    held = [request for request in requests if not request.shares_job]
-    held += filter(None, (job.last_begun() for job in _snapshot(series)))
-    return {f"{request.id}/{request.delivery.attempt}": request for request in held}
-
-
-def _snapshot(requests: Iterable[T]) -> set[T]:
-    """Copy a set while the event loop's thread changes it."""
-    while True:
-        try:
-            return set(requests)
-        except RuntimeError:  # changed while it was copied
-            continue

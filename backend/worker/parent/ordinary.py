@@ -10,15 +10,14 @@ from celery.worker.state import task_reserved
 
 from backend.registry import registered
 from backend.settings import settings
-from backend.worker.parent import lease
+from backend.worker.parent import held, lease
 from backend.worker.parent.jobs import Job
 from backend.worker.parent.request import drop_duplicates
 from backend.worker.parent.series import Series
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from collections import deque
-
+    from backend.worker.parent.by_priority import Requests
     from backend.worker.parent.request import LedgerRequest
 
 # The number of attempts that a child gets at once, at most.
@@ -46,7 +45,7 @@ class OrdinaryTasks(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:  # noqa: ANN401, ARG002 - Celery's
         """Let no child begin another attempt of its series, if the worker stops."""
         if lease.told_to_stop():
-            for each in list(lease.series):
+            for each in list(held.series):
                 each.give_rest_back()
 
     def add(self, request: LedgerRequest) -> None:
@@ -76,20 +75,20 @@ class OrdinaryTasks(bootsteps.StartStopStep):
         processes: int = self._controller.pool.num_processes
         return max(1, processes - 1)
 
-    def _next_job(self, requests: deque[LedgerRequest]) -> Job | Series | None:
-        first = requests[0]
+    def _next_job(self, requests: Requests) -> Job | Series | None:
+        first = requests.first()
         if first.shares_job and self._controller.pool.runs_series:
             return self._next_series(requests)
-        requests.popleft()
+        requests.pop_first()
         return None if first.revoked() else Job(self._controller, [first], self._waiting)
 
-    def _next_series(self, requests: deque[LedgerRequest]) -> Series | None:
-        """Return the free child's part of the attempts at the left that came in bundles."""
+    def _next_series(self, requests: Requests) -> Series | None:
+        """Return the free child's part of the first attempts, which came in bundles."""
         # max_tasks_per_child counts jobs, so each job then has one attempt.
         most = 1 if settings().max_tasks_per_child else MAX_JOB
         size = min(most, math.ceil(len(requests) / self._waiting.free()))
         members: list[LedgerRequest] = []
-        while requests and requests[0].shares_job and len(members) < size:
-            members.append(requests.popleft())
+        while requests and requests.first().shares_job and len(members) < size:
+            members.append(requests.pop_first())
         chosen = drop_duplicates(members)
         return Series(self._controller, chosen, self._waiting) if chosen else None

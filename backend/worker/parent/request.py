@@ -56,6 +56,7 @@ class LedgerRequest(Request):
         super().__init__(message, **options)
         queue = str(self.delivery_info["routing_key"])
         self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
+        self.priority = wire.priority_of(getattr(message, "received", message))
 
     def revoked(self) -> bool:
         """Return whether a revoke or its expiry ends the task before it starts; if so, end it.
@@ -157,8 +158,10 @@ class LedgerRequest(Request):
         """Forget that a child was to be killed when it begins this attempt, which has ended."""
         self._terminate_on_ack = None
 
-    def kill(self, pool: Any) -> None:  # noqa: ANN401 - no class of pools in the stubs
+    def kill(self, pool: Any, revoked: bool) -> None:  # noqa: ANN401, FBT001 - kombu calls it
         """Kill the child that runs this attempt, unless the attempt has ended or shares a job.
+
+        `revoked`: its task was revoked by a request to the API, which Flower does not know yet.
 
         For the event loop's thread only. There a child gets its next task only after the result
         of the last one was handled, so the child of an active request runs nothing else. To
@@ -170,6 +173,8 @@ class LedgerRequest(Request):
                 "stopping an attempt whose task has ended or has a newer attempt", extra=extra
             )
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
+            if revoked:
+                self.send_event("task-revoked", terminated=True, signum="9", expired=False)
 
 
 def part_of_bundle(part: Any, consumer: Any) -> LedgerRequest:  # noqa: ANN401 - kombu's, Celery's

@@ -17,7 +17,7 @@ from celery.worker.state import task_ready
 from backend.registry import registered
 from backend.worker import durations
 from backend.worker.attempt.execute import execute
-from backend.worker.parent import lease
+from backend.worker.parent import held, lease
 from backend.worker.parent.jobs import end_requests
 from backend.worker.parent.unreported import (
     read_outcomes,
@@ -29,7 +29,7 @@ from backend.worker.tickets import of_child
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
     from backend.worker.parent.request import LedgerRequest
     from backend.worker.parent.waiting import WaitingRequests
     from backend.worker.tickets import Tickets
@@ -108,7 +108,7 @@ class Series:
             return
         self._left = len(self._requests)
         tickets.issue(self._left)
-        lease.series.add(self)
+        held.series.add(self)
         self._look_later()
 
     def last_begun(self) -> LedgerRequest | None:
@@ -227,7 +227,7 @@ class Series:
     def _on_done(self, report: Report) -> None:
         self._ended = True
         self._waiting.ended(self)
-        lease.series.discard(self)
+        held.series.discard(self)
         begun = self._take_rest()
         for request in begun if not self._current else ():
             durations.note(request.delivery.name, report.seconds / len(begun))
@@ -245,7 +245,7 @@ class Series:
         """Record the loss of the child as an error of the attempt that it had begun last."""
         self._ended = True
         self._waiting.ended(self)
-        lease.series.discard(self)
+        held.series.discard(self)
         begun = self._take_rest()
         if not begun:
             return

@@ -22,9 +22,7 @@ from backend.worker.parent.request import drop_duplicates
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from collections import deque
-
-    from backend.worker.parent.request import LedgerRequest
+    from backend.worker.parent.by_priority import Requests
 
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
 # milliseconds.
@@ -85,7 +83,8 @@ class ShortTasks(bootsteps.ConsumerStep):
         for request in self._consumer.requests_in(message):
             if request.revoked():
                 continue
-            if request.delivery.attempt > 1:  # its process may have been lost with a batch
+            # The process of an earlier attempt may have been lost with a batch.
+            if request.delivery.attempt > 1 or request.delivery.time_limit:
                 request.shares_job = False
             task_reserved(request)
             if registered()[request.delivery.name].one_commit:
@@ -95,12 +94,12 @@ class ShortTasks(bootsteps.ConsumerStep):
                 self._consumer.ordinary_tasks.add(request)
         self._waiting.add(short)
 
-    def _next_job(self, requests: deque[LedgerRequest]) -> Job | None:
+    def _next_job(self, requests: Requests) -> Job | None:
         """Return the next batch, or an attempt that runs alone."""
-        chosen = [requests.popleft()]
-        while chosen[0].shares_job and requests and requests[0].shares_job:
+        chosen = [requests.pop_first()]
+        while chosen[0].shares_job and requests and requests.first().shares_job:
             if len(chosen) == MAX_BATCH:
                 break
-            chosen.append(requests.popleft())
+            chosen.append(requests.pop_first())
         members = drop_duplicates(chosen)
         return Job(self._consumer.controller, members, self._waiting) if members else None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backend.broker.wire import Delivery
-    from backend.worker.attempt.attempt import Report
+    from backend.worker.attempt.report import Report
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from backend.loop import start_thread
 from backend.registry import registered
 from backend.states import RETRY, REVOKED
 from backend.telemetry.logs import about
-from backend.worker.attempt.attempt import Report
-from backend.worker.failures import backoff, error_text
+from backend.worker.attempt.report import Report
+from backend.worker.failures import backoff, error_text, error_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,8 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
     """
     reason = error_text(error)
     # Retry at once after a lost process, but with a delay after a time limit.
-    delay = 0.0 if isinstance(error, WorkerLostError) else backoff(delivery.attempt)
+    spec = registered()[delivery.name]
+    delay = 0.0 if isinstance(error, WorkerLostError) else backoff(spec, delivery.attempt)
     with transaction() as connection:
         state = locked.fail(
             connection,
@@ -47,8 +48,9 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
             delivery.attempt,
             reason,
             worker,
-            declared=registered()[delivery.name].max_attempts,
+            declared=spec.max_attempts,
             delay=delay,
+            error_type=error_type(error),
         )
     if state is None:
         return
@@ -58,7 +60,7 @@ def record_failure(delivery: Delivery, worker: str, error: BaseException) -> Non
 
 
 def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
-    """Reschedule attempts, by task id, that shared a child which was lost; each runs alone.
+    """Reschedule attempts, by task id, that shared a child which was lost, or hangs.
 
     Those that have started are left out. Raises StoreUnavailable.
     """
@@ -66,7 +68,8 @@ def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
         locked.lock(connection, attempts)
         again = ledger.reschedule(connection, attempts, None, waiting=True, free=True)
     logger.warning(
-        "a process was lost; of its tasks that had not started (%d) run again, alone: %d",
+        "a process was lost, or hangs, without the outcomes of its tasks: of %d, these run again,"
+        " each alone: %d",
         len(attempts),
         len(again),
     )

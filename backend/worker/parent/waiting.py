@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from celery.worker.state import task_ready
 
 from backend.worker.parent import lease
+from backend.worker.parent.by_priority import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,9 +22,9 @@ BUSY_SECONDS = 0.5
 
 
 class WaitingRequests:
-    """The requests of one kind, in order, until a child is free.
+    """The requests of one kind, by priority, until a child is free.
 
-    `next_job(requests)` takes the requests of the next job from the left, and returns the job for
+    `next_job(requests)` takes the first requests for the next job, and returns the job for
     the child that has become free; None if it had to drop all of them. `limit()` returns how many
     children may run such jobs at once.
     """
@@ -32,13 +32,13 @@ class WaitingRequests:
     def __init__(
         self,
         controller: Any,  # noqa: ANN401 - stubs lack half of it
-        next_job: Callable[[deque[LedgerRequest]], Job | Series | None],
+        next_job: Callable[[Requests], Job | Series | None],
         limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._controller = controller
         self._next_job = next_job
         self._limit = limit
-        self._requests: deque[LedgerRequest] = deque()
+        self._requests = Requests()
         # The jobs that children have.
         self._jobs: set[Job | Series] = set()
         # kombu's consumer of these requests, on the current connection.
@@ -60,12 +60,12 @@ class WaitingRequests:
 
     def add(self, requests: Iterable[LedgerRequest]) -> None:
         """Let requests that have just arrived wait."""
-        self._requests.extend(requests)
+        self._requests.add(requests)
         self._added()
 
     def add_first(self, requests: Iterable[LedgerRequest]) -> None:
         """Put requests back to the front: no child has begun them, or they are to run alone."""
-        self._requests.extendleft(reversed(list(requests)))
+        self._requests.add_first(requests)
         self._added()
 
     def ended(self, job: Job | Series) -> None:
@@ -137,4 +137,4 @@ class WaitingRequests:
             else:
                 request.return_to_broker()
         self._requests.clear()
-        self._requests.extend(kept)
+        self._requests.add(kept)

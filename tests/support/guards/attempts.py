@@ -51,9 +51,8 @@ GUARDS = [
     Guard(
         "a failure is recorded before it is logged",
         "backend/worker/attempt/outcomes.py",
-        "    end = _record(attempt, error, retry=not final)\n",
-        '    logger.error("%s raised", attempt.what)\n'
-        "    end = _record(attempt, error, retry=not final)\n",
+        "    end = _record(attempt, error)\n",
+        '    logger.error("%s raised", attempt.what)\n    end = _record(attempt, error)\n',
         "tests/unit/test_execute.py",
     ),
     Guard(

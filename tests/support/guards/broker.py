@@ -51,8 +51,8 @@ GUARDS = [
     Guard(
         "task queues are classic in every virtual host",
         "backend/broker/queues.py",
-        'arguments = {"x-max-priority": 9, **CLASSIC}',
-        'arguments = {"x-max-priority": 9}',
+        'arguments = {"x-max-priority": HIGHEST, **CLASSIC}',
+        'arguments = {"x-max-priority": HIGHEST}',
         "tests/acceptance/test_queues.py",
     ),
     Guard(

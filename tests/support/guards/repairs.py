@@ -38,7 +38,7 @@ GUARDS = [
     Guard(
         "4: messages that the broker lost are published again",
         "backend/maintenance/republish.py",
-        "                again += outbox.republish(connection, queue, times)\n",
+        "                again += lost_messages.republish(connection, queue, times)\n",
         "                again += 0\n",
         "tests/acceptance/test_crashes.py::test_each_accepted_message_is_written_once"
         "[delete_the_queues-1]",

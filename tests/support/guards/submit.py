@@ -83,7 +83,7 @@ GUARDS = [
     Guard(
         "11: a claim stores the attempts that the task declares",
         "backend/db/ledger.py",
-        "progress = NULL,\n            max_attempts = {_MAX_ATTEMPTS}\n",
+        "progress = NULL,\n            max_attempts = {MAX_ATTEMPTS_OF}\n",
         "progress = NULL\n",
         ATTEMPTS,
     ),
@@ -97,7 +97,7 @@ GUARDS = [
     Guard(
         "11: a lost process counts against what the task declares",
         "backend/worker/parent/unreported.py",
-        "declared=registered()[delivery.name].max_attempts,\n            delay=delay,\n",
+        "declared=spec.max_attempts,\n            delay=delay,\n",
         "delay=delay,\n",
         ATTEMPTS,
     ),
@@ -117,7 +117,7 @@ GUARDS = [
     ),
     Guard(
         "2: an error of another attempt does not change what a task declares",
-        "backend/db/ledger.py",
+        "backend/db/running.py",
         "WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts",
         "WHERE id = :id RETURNING max_attempts",
         ATTEMPTS,

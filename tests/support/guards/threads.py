@@ -28,15 +28,15 @@ GUARDS = [
     Guard(
         "3: a fenced attempt records no error: the ledger has ended it, or is about to",
         "backend/worker/attempt/attempt.py",
-        "        self.refuse_if_fenced()\n        with transaction() as connection:\n",
-        "        with transaction() as connection:\n",
+        'Fenced, and StoreUnavailable.\n        """\n        self.refuse_if_fenced()\n',
+        'Fenced, and StoreUnavailable.\n        """\n',
         DATABASE + "test_a_fenced_attempt_records_no_error",
     ),
     Guard(
         "3: a fenced attempt is not given back",
         "backend/worker/attempt/attempt.py",
-        "            self.refuse_if_fenced()\n",
-        "",
+        'StoreUnavailable, Fenced.\n        """\n        self.refuse_if_fenced()\n',
+        'StoreUnavailable, Fenced.\n        """\n',
         DATABASE + "test_a_fenced_attempt_records_no_error",
     ),
     Guard(

@@ -46,14 +46,14 @@ GUARDS = [
     ),
     Guard(
         "4: events and replies are not sent while the broker is blocked",
-        "backend/worker/parent/hints.py",
+        "backend/broker/hints.py",
         "        return not self._blocked\n",
         "        return True\n",
         "tests/unit/test_hints.py",
     ),
     Guard(
         "4: hints pause after a failed one",
-        "backend/worker/parent/hints.py",
+        "backend/broker/hints.py",
         "time.monotonic() + seconds",
         "0.0",
         "tests/unit/test_hints.py",
@@ -69,8 +69,8 @@ GUARDS = [
     Guard(
         "2: an attempt that is no longer current is killed in the event loop",
         "backend/worker/parent/lease.py",
-        "self._worker.hub.call_soon(holds[key].kill, self._worker.pool)",
-        "holds[key].kill(self._worker.pool)",
+        "self._worker.hub.call_soon(self.kill_lost)",
+        "self.kill_lost()",
         "tests/integration/test_leases.py",
     ),
     Guard(
@@ -205,7 +205,7 @@ GUARDS = [
     ),
     Guard(
         "an external task gets Celery's reply in a batch too",
-        "backend/worker/parent/results.py",
+        "backend/broker/results.py",
         "            if is_reply_queue(delivery.reply_to):\n",
         "            if not delivery.external or len(ended) > 1:\n",
         "tests/unit/test_results.py",

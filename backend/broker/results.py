@@ -1,6 +1,6 @@
-"""The result backend: replies about outcomes that the ledger has.
+"""The result backend: replies about outcomes that the ledger has, from workers and API processes.
 
-Our worker does not store results through Celery. Celery calls `store_result` itself only for
+Nobody stores results through Celery. A worker's Celery calls `store_result` itself only for
 revokes; other calls are ignored.
 """
 
@@ -9,23 +9,20 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import states
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import TaskRevokedError
 
+from backend.broker.hints import Hints
 from backend.broker.reply import encode, is_reply_queue
 from backend.errors import TaskError
 from backend.ids import is_task_id
 from backend.states import REVOKED, SUCCESS
-from backend.worker.parent import lease
-from backend.worker.parent.hints import Hints
-from backend.worker.parent.unreported import record_revoke
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from backend.broker.wire import Delivery
     from backend.db.records import TaskRecord
@@ -34,15 +31,18 @@ if TYPE_CHECKING:
 class LedgerResultBackend:
     """The common part of both backends; a mixin before a backend of Celery's."""
 
+    # Called with id and reason of a revoked task; a worker sets it (worker/__init__.py).
+    on_revoke: ClassVar[Callable[[str, str], None]] = staticmethod(lambda _task_id, _reason: None)
+
     def store_result(
         self, task_id: str, result: object, state: str, *_: object, **__: object
     ) -> object:
-        """Record a revoke; return `result`.
+        """Pass a revoke on; return `result`.
 
         Celery calls this for any id, also for tasks that this worker does not have.
         """
         if state == states.REVOKED and is_task_id(task_id):
-            lease.write_soon(partial(record_revoke, task_id, str(result)))
+            type(self).on_revoke(task_id, str(result))
         return result
 
     def get_state(self, task_id: str) -> str:  # noqa: ARG002 - Celery's signature

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from celery.backends.redis import RedisBackend
 
+from backend.broker.hints import SILENCE_SECONDS
+from backend.broker.results import LedgerResultBackend, exception_of
 from backend.states import SUCCESS
 from backend.telemetry.outage import Outage, Reason
-from backend.worker.parent.hints import SILENCE_SECONDS
-from backend.worker.parent.results import LedgerResultBackend, exception_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""The commands that talk to a running API; they need nothing else of the service."""
