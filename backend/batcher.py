@@ -87,11 +87,11 @@ class Batcher(Generic[T, R]):
         return await future
 
     def close(self) -> None:
-        """Handle the waiting items, then end the thread; returns within `timeout` seconds."""
+        """Handle the waiting items, then end the thread; returns within STORE_TIMEOUT seconds."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join(self._timeout)
+        self._thread.join(min(self._timeout, STORE_TIMEOUT))
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._wake:

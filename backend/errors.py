@@ -34,8 +34,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-# Seconds, a year.
-MAX_PUT_OFF = 366 * 86_400
+# In seconds.
+YEAR = 366 * 86_400
 
 
 class Error(Exception):
@@ -61,9 +61,12 @@ class RetryLater(Error):
     """
 
     def __init__(self, seconds: float, reason: str = "The task was put off") -> None:
-        """`reason` is the task's error until the next attempt. Raises ValueError."""
-        if not 0 <= seconds <= MAX_PUT_OFF:
-            raise ValueError(f"seconds must be from 0 to {MAX_PUT_OFF}, got {seconds}")
+        """Store the delay and the reason, which clients read until the next attempt.
+
+        Raises ValueError for seconds out of range.
+        """
+        if not 0 <= seconds <= YEAR:
+            raise ValueError(f"seconds must be from 0 to {YEAR}, got {seconds}")
         super().__init__(reason)
         self.seconds = seconds
 

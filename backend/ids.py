@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from uuid import UUID
 
 from uuid_utils import uuid7
 
-if TYPE_CHECKING:
-    from uuid import UUID
-
+# Greater ids are not ours: as UUIDs of version 7 they would be from the year 2100 or later.
+OTHERS_FROM: Final = UUID(int=4_102_444_800_000 << 80)
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -19,8 +19,9 @@ def new_task_id() -> str:
 
 
 def time_of(task_id: UUID) -> int | None:
-    """Return the time in an id, in milliseconds since 1970; None if it is not of version 7."""
-    return task_id.int >> 80 if task_id.int >> 76 & 15 == 7 else None  # noqa: PLR2004 - the version
+    """Return the time in an id, in milliseconds since 1970; None if it is not one of ours."""
+    is_version_7 = task_id.int >> 76 & 15 == 7  # noqa: PLR2004 - the version
+    return task_id.int >> 80 if is_version_7 and task_id < OTHERS_FROM else None
 
 
 def is_task_id(value: object) -> bool:

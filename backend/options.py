@@ -1,10 +1,11 @@
-"""What a client may ask for when it submits a task, beside the task's arguments."""
+"""What a client may ask for when it submits a task, in addition to its arguments."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
+from unicodedata import category
 
 from pydantic import (
     AfterValidator,
@@ -17,14 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from backend.errors import YEAR
+
 # The usual priority, and the highest one.
 PRIORITY = 4
 HIGHEST = 9
-# A year.
-MOST_SECONDS = 366 * 86_400
-MOST_TAGS = 10
-# The options that the ledger keeps as they are; it has columns for the times.
-KEPT = frozenset({"priority", "countdown", "time_limit", "max_attempts", "tags"})
+MAX_TAGS = 10
+# The options that the ledger stores as JSON; it has columns for the others.
+STORED_AS_JSON = frozenset({"priority", "countdown", "time_limit", "max_attempts", "tags"})
 
 _ISO = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)")
 
@@ -45,13 +46,27 @@ def _printable(tag: str) -> str:
     """Return a tag. Raises ValueError for a blank one, control characters, lone surrogates."""
     if not tag.strip():
         raise ValueError("must not be blank")
-    if not tag.isprintable():
+    if any(category(letter) in {"Cc", "Cs"} for letter in tag):
         raise ValueError("must not have control characters")
     return tag
 
 
 def _once(tags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(tags)))
+    """Return the tags, each once. Raises ValueError for more than MAX_TAGS."""
+    once = tuple(sorted(set(tags)))
+    if len(once) > MAX_TAGS:
+        raise ValueError(f"must be at most {MAX_TAGS}")
+    return once
+
+
+def _no_truth_value(value: object) -> object:
+    """Return a number as it is. Raises ValueError for true and false, which Pydantic accepts."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - Pydantic handles this one
+    return value
+
+
+_Number = BeforeValidator(_no_truth_value)
 
 
 Priority = Annotated[
@@ -59,13 +74,15 @@ Priority = Annotated[
     Field(
         ge=0,
         le=HIGHEST,
-        description="Of the tasks that wait, the highest starts first",
+        description="0 to 9; waiting tasks with the highest priority start first",
         examples=[9],
     ),
+    _Number,
 ]
 Countdown = Annotated[
     FiniteFloat,
-    Field(ge=0, le=MOST_SECONDS, description="Seconds from now until it may start", examples=[60]),
+    Field(ge=0, le=YEAR, description="Seconds from now until it may start", examples=[60]),
+    _Number,
 ]
 # ISO 8601 with Z or an offset; in UTC.
 Instant = Annotated[datetime, BeforeValidator(_iso)]
@@ -80,16 +97,22 @@ Expires = Annotated[
     FiniteFloat,
     Field(
         gt=0,
-        le=MOST_SECONDS,
-        description="Seconds, from when it may start: after that no attempt starts",
+        le=YEAR,
+        description="Seconds after the start time; from then on no attempt starts",
         examples=[600],
     ),
+    _Number,
 ]
 TimeLimit = Annotated[
     FiniteFloat,
-    Field(gt=0, description="Seconds for an attempt, at most as the task declares", examples=[30]),
+    Field(
+        gt=0, description="Seconds for each attempt; at most the task's own limit", examples=[30]
+    ),
+    _Number,
 ]
-MaxAttempts = Annotated[int, Field(ge=1, description="At most as the task declares", examples=[3])]
+MaxAttempts = Annotated[
+    int, Field(ge=1, description="At most the task's own number", examples=[3]), _Number
+]
 Tag = Annotated[
     str,
     StringConstraints(max_length=100),
@@ -97,9 +120,7 @@ Tag = Annotated[
 ]
 Tags = Annotated[
     tuple[Tag, ...],
-    Field(
-        max_length=MOST_TAGS, description="Up to ten words to find it by", examples=[["nightly"]]
-    ),
+    Field(description="Up to ten words to find it by", examples=[["nightly"]]),
     AfterValidator(_once),
 ]
 
@@ -123,17 +144,17 @@ class Options(BaseModel):
             return self
         if self.countdown:
             raise ValueError("give countdown or eta, not both")
-        if (self.eta - datetime.now(UTC)).total_seconds() > MOST_SECONDS:
+        if (self.eta - datetime.now(UTC)).total_seconds() > YEAR:
             raise ValueError("eta must be at most a year ahead")
         return self
 
     def __bool__(self) -> bool:
         """Return whether anything differs from the defaults."""
-        return bool(self.given())
+        return bool(self.model_fields_set) and bool(self.given())  # the first one is faster
 
     @property
-    def later(self) -> bool:
-        """Return whether the task may not start at once."""
+    def starts_later(self) -> bool:
+        """Return whether the task has to wait for its start time."""
         return self.countdown > 0 or (self.eta is not None and self.eta > datetime.now(UTC))
 
     def given(self) -> dict[str, Any]:

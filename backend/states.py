@@ -32,6 +32,8 @@ REVOKED: Final = State.REVOKED
 
 UNFINISHED: Final = (PENDING, STARTED, RETRY)
 ENDED: Final = (SUCCESS, FAILURE, REVOKED)
+# What a client may retry.
+RETRIABLE: Final = (FAILURE, REVOKED)
 
 
 class Listed(StrEnum):

@@ -67,7 +67,7 @@ def check_options(name: str, max_attempts: int, time_limit: float, run: str | No
 
 
 def check_retries(name: str, retry_for: object, backoff: object) -> None:
-    """Check `retry_for` and `backoff`."""
+    """Check `retry_for` and `backoff`. Raises RegistrationError."""
     if not (
         isinstance(retry_for, tuple)
         and all(isinstance(each, type) and issubclass(each, BaseException) for each in retry_for)

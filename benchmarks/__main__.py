@@ -23,6 +23,7 @@ from benchmarks.rows import (
     ordinary,
     peers,
     post,
+    scheduled,
     state,
     wait,
 )
@@ -38,6 +39,7 @@ ROWS = {
     "done": done.run,
     "ordinary": ordinary.run,
     "list": listing.run,
+    "scheduled": scheduled.run,
     "wait": wait.run,
     "behind": behind.run,
     "memory": memory.run,

@@ -24,6 +24,9 @@ _.should_exit
 # FastAPI and pydantic: methods that a subclass overrides, settings of models, fields of answers.
 _.get_route_handler
 _.model_config
+_._check_start
+_.matched
+_.workflow_id
 _.docs
 _.redoc
 _.in_days
@@ -77,6 +80,7 @@ _.terminate_job
 # error's context.
 _.Outbox
 _.MessageCount
+_.TaskTag
 _.ScanBounds
 _.Repairs
 _.Purge

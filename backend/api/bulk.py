@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from backend.api.history import MOST_IDS
+from backend.api.history import MAX_IDS
+from backend.broker.ended import reply_soon
 from backend.db import control, history, queries
-from backend.db.session import transaction
-from backend.states import FAILURE, PENDING, RETRY, REVOKED, STARTED, State
+from backend.db.control import CANCELLED
+from backend.db.session import autocommit_connection, transaction
+from backend.states import RETRIABLE, REVOKED, UNFINISHED, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from backend.api.history import TaskFilter
     from backend.db.control import Change
     from backend.db.history import Position
-    from backend.db.records import TaskRecord
-    from backend.db.session import Executor
 
 # How many tasks one transaction changes.
 CHUNK = 1000
@@ -25,41 +25,53 @@ CHUNK = 1000
 
 @dataclass(frozen=True)
 class Action:
-    """What a bulk request does: `change` to tasks that are in `states`, which leads to `state`."""
+    """What a client asks for: `run` changes tasks that are in `states`, in one transaction."""
 
-    change: Callable[[Executor, Collection[str]], dict[str, Change]]
-    states: frozenset[State]
-    state: State
-
-
-CANCEL = Action(control.cancel, frozenset({PENDING, STARTED, RETRY}), REVOKED)
-RETRY_TASKS = Action(control.retry, frozenset({FAILURE, REVOKED}), RETRY)
+    run: Callable[[Collection[str]], dict[str, Change]]
+    states: Collection[State]
 
 
-class Outcome(NamedTuple):
-    """What became of a task; `state` is None for an id that the ledger lacks."""
+def _cancel(ids: Collection[str]) -> dict[str, Change]:
+    with transaction() as connection:
+        changes = control.cancel(connection, ids)
+    cancelled = [each.task for each in changes.values() if each.changed and each.task]
+    if cancelled:
+        reply_soon(cancelled, REVOKED, CANCELLED)
+    return changes
+
+
+def _retry(ids: Collection[str]) -> dict[str, Change]:
+    with transaction() as connection:
+        return control.retry(connection, ids)
+
+
+CANCEL = Action(_cancel, UNFINISHED)
+RETRY_TASKS = Action(_retry, RETRIABLE)
+
+
+class Changed(NamedTuple):
+    """What became of a task; `status` is None for an id that the ledger lacks."""
 
     task_id: str
-    state: State | None
+    status: State | None
     changed: bool
 
 
 class Result(NamedTuple):
-    """What became of all tasks. `changed`: their records. `next`: where the next page begins."""
+    """What became of all tasks. `next`: where the next page begins."""
 
-    tasks: list[Outcome]
-    changed: list[TaskRecord]
+    tasks: list[Changed]
     next: Position | None
 
 
-def change(
+def change_many(
     action: Action,
     wanted: TaskFilter | list[str],
     before: Position | None,
     *,
     dry_run: bool,
 ) -> Result:
-    """Change tasks by their ids, or those that a filter finds, MOST_IDS at most.
+    """Change tasks by their ids, or those that a filter finds, MAX_IDS at most.
 
     `dry_run`: only say what would be changed. A locked task is left unchanged. Raises
     StoreUnavailable; then tasks of earlier transactions have been changed.
@@ -69,45 +81,33 @@ def change(
         ids = list(dict.fromkeys(wanted))
     else:
         ids, following = _find(action, wanted, before)
-    result = Result([], [], following)
+    tasks: list[Changed] = []
     for first in range(0, len(ids), CHUNK):
-        chunk = ids[first : first + CHUNK]
-        with transaction() as connection:
-            if dry_run:
-                result.tasks.extend(_foresee(connection, action, chunk))
-            else:
-                _change(connection, action, chunk, result)
-    return result
+        tasks += (_foresee if dry_run else _change)(action, ids[first : first + CHUNK])
+    return Result(tasks, following)
 
 
 def _find(
     action: Action, wanted: TaskFilter, before: Position | None
 ) -> tuple[list[str], Position | None]:
-    with transaction() as connection:
-        found = history.page(connection, wanted.select(before, action.states), MOST_IDS)
+    with autocommit_connection() as connection:
+        found = history.page(connection, wanted.select(before, action.states), MAX_IDS)
     return [str(row["id"]) for row in found.tasks], found.next
 
 
-def _foresee(connection: Executor, action: Action, ids: Sequence[str]) -> list[Outcome]:
-    tasks = queries.states(connection, ids)
+def _foresee(action: Action, ids: Sequence[str]) -> list[Changed]:
+    with autocommit_connection() as connection:
+        tasks = queries.states(connection, ids)
     return [
-        Outcome(task_id, task and task.state, task is not None and task.state in action.states)
+        Changed(task_id, task and task.state, task is not None and task.state in action.states)
         for task_id, task in zip(ids, tasks, strict=True)
     ]
 
 
-def _change(connection: Executor, action: Action, ids: Sequence[str], result: Result) -> None:
-    changes = action.change(connection, ids)
-    locked = [task_id for task_id, found in changes.items() if found.task is None]
-    states = {
-        task_id: task and task.state
-        for task_id, task in zip(locked, queries.states(connection, locked), strict=True)
-    }
-    for task_id in ids:
-        found = changes.get(task_id)
-        if found is None or found.task is None:
-            result.tasks.append(Outcome(task_id, states.get(task_id), changed=False))
-            continue
-        result.tasks.append(Outcome(task_id, found.task.state, found.changed))
-        if found.changed:
-            result.changed.append(found.task)
+def _change(action: Action, ids: Sequence[str]) -> list[Changed]:
+    changes = action.run(ids)
+    return [
+        Changed(task_id, found and found.state, found is not None and found.changed)
+        for task_id in ids
+        for found in (changes.get(task_id),)
+    ]

@@ -10,8 +10,9 @@ from uuid import UUID
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from backend.api.options import plus
-from backend.db.history import END, Filter, Position
+from backend.api.options import restore_plus
+from backend.api.route import ABSENT
+from backend.db.history import NEWEST, Filter, Position
 from backend.ids import is_task_id
 from backend.options import Instant
 from backend.registry import registered
@@ -20,7 +21,7 @@ from backend.states import State
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-MOST_IDS = 10_000
+MAX_IDS = 10_000
 EXAMPLE_CURSOR = "MTc5NTI3MDIwMDAwMDAwMC8wMTlhM2YwZThkM2I3Yjg4OGNlMmRkMDYyMzEyOGQyZA"
 
 
@@ -36,19 +37,22 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def _position(cursor: object) -> object:
-    """Return the position of a cursor; other values as they are. Raises ValueError."""
-    if not isinstance(cursor, str):
+def decode_cursor(cursor: object) -> Position:
+    """Return the position of a cursor. Raises ValueError."""
+    refused = ValueError("must be `next` of an earlier answer")
+    if isinstance(cursor, Position):
         return cursor
     try:
-        text = base64.urlsafe_b64decode(cursor.encode() + b"==").decode()
-        time, task_id = re.fullmatch(r"(\d{1,18})/([0-9a-f]{32})", text).groups()  # type: ignore[union-attr]  # an AttributeError is caught
-    except (ValueError, AttributeError):
-        raise ValueError("must be `next` of an earlier answer") from None
-    return Position(int(time), UUID(task_id))
+        text = base64.urlsafe_b64decode(f"{cursor}==".encode()).decode()
+    except ValueError:
+        raise refused from None
+    match = re.fullmatch(r"(\d{1,18})/([0-9a-f]{32})", text, re.ASCII)
+    if match is None or not isinstance(cursor, str):
+        raise refused
+    return Position(int(match[1]), UUID(match[2]))
 
 
-def cursor(position: Position | None) -> str | None:
+def encode_cursor(position: Position | None) -> str | None:
     """Return a position as clients get it, in `next`."""
     if position is None:
         return None
@@ -58,10 +62,10 @@ def cursor(position: Position | None) -> str | None:
 
 TaskId = Annotated[str, AfterValidator(_known_form)]
 Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_without_nul)]
-Before = Annotated[Any, BeforeValidator(_position)]
-Statuses = Annotated[list[State], Field(description="Any of these")]
-Tags = Annotated[list[Text], Field(description="Any of these")]
-Ids = Annotated[list[TaskId], Field(max_length=MOST_IDS, description="Any of these")]
+Before = Annotated[Any, BeforeValidator(decode_cursor)]
+Statuses = Annotated[list[State], Field(min_length=1, description="Any of these")]
+Tags = Annotated[list[Text], Field(min_length=1, description="Any of these")]
+Ids = Annotated[list[TaskId], Field(min_length=1, max_length=MAX_IDS, description="Any of these")]
 
 
 class TaskFilter(BaseModel):
@@ -69,35 +73,32 @@ class TaskFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    status: Statuses = []
-    tag: Tags = []
-    name: Text | None = Field(None, examples=["slow"])
-    queue: Text | None = Field(None, examples=["tasks"])
-    error: Text | None = Field(
-        None, examples=["ConnectionRefusedError"], description="The class of the last error"
+    # A field that is given cannot be null or empty: then it would fit every task.
+    status: Statuses = ABSENT
+    tag: Tags = ABSENT
+    name: Text = Field(ABSENT, examples=["slow"])
+    queue: Text = Field(ABSENT, examples=["tasks"])
+    error: Text = Field(
+        ABSENT,
+        examples=["ConnectionRefusedError"],
+        description="The class of the last error, of a task that has not succeeded",
     )
-    ids: Ids | None = Field(None, examples=[["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"]])
-    created_after: Instant | None = Field(
-        None, examples=["2026-11-20T14:30:00Z"], description="At this time or later"
+    ids: Ids = Field(ABSENT, examples=[["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"]])
+    created_after: Instant = Field(
+        ABSENT, examples=["2026-11-20T14:30:00Z"], description="At this time or later"
     )
-    created_before: Instant | None = Field(
-        None, examples=["2026-11-21T14:30:00Z"], description="Earlier than this"
+    created_before: Instant = Field(
+        ABSENT, examples=["2026-11-21T14:30:00Z"], description="Earlier than this"
     )
-    text: Text | None = Field(
-        None, examples=['"duration": 1'], description="A part of the arguments' JSON"
-    )
+    text: Text = Field(ABSENT, examples=['"duration":1'], description="A part of the arguments")
 
-    def select(self, before: Position | None, statuses: Collection[State] = ()) -> Filter:
-        """Return the filter of the query, from a position on.
-
-        `statuses`: no other ones; empty for all.
-        """
-        wanted = self.status or list(statuses)
-        if statuses:
-            # A task never has the state "none".
-            wanted = [each for each in wanted if each in statuses] or ["none"]  # type: ignore[list-item]
+    def select(self, before: Position | None, allowed: Collection[State] | None = None) -> Filter:
+        """Return the filter of the query, from a position on; `allowed`: the only states."""
+        statuses: Collection[State] | None = self.status
+        if allowed is not None:
+            statuses = [state for state in self.status or allowed if state in allowed]
         return Filter(
-            statuses=wanted,
+            statuses=statuses,
             tags=self.tag,
             names=self._names(),
             error=self.error,
@@ -105,7 +106,7 @@ class TaskFilter(BaseModel):
             created_after=self.created_after,
             created_before=self.created_before,
             text=self.text,
-            before=before or END,
+            before=before or NEWEST,
         )
 
     def _names(self) -> list[str] | None:
@@ -117,24 +118,24 @@ class TaskFilter(BaseModel):
 
 
 async def in_query(  # noqa: PLR0913, PLR0917 - the parameters of the query
-    status: Annotated[list[State], Query(description="Any of these")] = [],  # noqa: B006 - FastAPI's own way
-    tag: Annotated[list[Text], Query(description="Any of these")] = [],  # noqa: B006 - the same
-    ids: Annotated[list[TaskId], Query(description="Any of these")] = [],  # noqa: B006 - the same
-    name: Text = None,  # type: ignore[assignment]  # absent
-    queue: Text = None,  # type: ignore[assignment]  # the same
-    error: Text = None,  # type: ignore[assignment]  # the same
-    created_after: Annotated[Instant, BeforeValidator(plus)] = None,  # type: ignore[assignment]  # the same
-    created_before: Annotated[Instant, BeforeValidator(plus)] = None,  # type: ignore[assignment]  # the same
-    text: Text = None,  # type: ignore[assignment]  # the same
+    status: Annotated[Statuses, Query()] = ABSENT,
+    tag: Annotated[Tags, Query()] = ABSENT,
+    ids: Annotated[Ids, Query()] = ABSENT,
+    name: Text = ABSENT,
+    queue: Text = ABSENT,
+    error: Text = ABSENT,
+    created_after: Annotated[Instant, BeforeValidator(restore_plus)] = ABSENT,
+    created_before: Annotated[Instant, BeforeValidator(restore_plus)] = ABSENT,
+    text: Text = ABSENT,
 ) -> TaskFilter:
     """Return the filter in the query of a request."""
-    return TaskFilter(
+    return TaskFilter.model_construct(
         status=status,
         tag=tag,
         name=name,
         queue=queue,
         error=error,
-        ids=ids or None,
+        ids=ids,
         created_after=created_after,
         created_before=created_before,
         text=text,

@@ -70,7 +70,8 @@ ERRORS = {
     **error(500, "An error of the service; the log has its traceback", OUR_FAULT),
 }
 ERRORS[405]["headers"] = {"Allow": header("The methods of the path", "string", "GET, HEAD, POST")}
-NOT_FOUND = error(404, "No task has this id", "There is no task with this id.")
+NO_SUCH_TASK = "There is no task with this id."
+NOT_FOUND = error(404, "No task has this id", NO_SUCH_TASK)
 OTHER_SITE = error(403, "A page of another web site has sent the request", str(OtherSite()))
 BODY_REFUSED = {
     **error(413, "The body is over 1 MiB", TOO_LARGE),

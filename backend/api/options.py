@@ -28,21 +28,34 @@ if TYPE_CHECKING:
     from backend.task import Task
 
 
-def plus(eta: str) -> str:
+def restore_plus(time: str) -> str:
     """Return a time with a plus before its offset: in a query a plus means a space."""
-    return re.sub(r" (\d\d(:?\d\d)?)$", r"+\1", eta)
+    return re.sub(r" (\d\d(:?\d\d)?)$", r"+\1", time)
+
+
+# The values of a query without options, and these options: most tasks have none.
+_ABSENT = {
+    "priority": PRIORITY,
+    "countdown": 0,
+    "eta": ABSENT,
+    "expires": ABSENT,
+    "time_limit": ABSENT,
+    "max_attempts": ABSENT,
+    "tags": [],
+}
+_NO_OPTIONS = Options()
 
 
 async def _in_query(
     priority: Priority = PRIORITY,
     countdown: Countdown = 0,
-    eta: Annotated[Eta, BeforeValidator(plus)] = ABSENT,
+    eta: Annotated[Eta, BeforeValidator(restore_plus)] = ABSENT,
     expires: Expires = ABSENT,
     time_limit: TimeLimit = ABSENT,
     max_attempts: MaxAttempts = ABSENT,
     tag: Annotated[list[Tag], Query(description="Repeat it for up to ten tags")] = [],  # noqa: B006 - FastAPI's own way
-) -> Options | None:
-    """Return the options of a request's query, None if it has none."""
+) -> Options:
+    """Return the options of a request's query."""
     given = {
         "priority": priority,
         "countdown": countdown,
@@ -52,9 +65,12 @@ async def _in_query(
         "max_attempts": max_attempts,
         "tags": tag,
     }
+    if given == _ABSENT:
+        return _NO_OPTIONS
     try:
-        return Options.model_validate(given) or None
+        return Options.model_validate(given)
     except ValidationError as error:
+        # FastAPI has checked each value; what is left is too many tags, or a wrong start.
         faults: list[dict[str, Any]] = [
             {**fault, "loc": ("query", "tag" if "tags" in fault["loc"] else "eta")}
             for fault in error.errors()
@@ -63,15 +79,15 @@ async def _in_query(
 
 
 # A parameter of a route that accepts a task.
-QueryOptions = Annotated[Options | None, Depends(_in_query)]
+QueryOptions = Annotated[Options, Depends(_in_query)]
 
 
-def check(options: Options | None, task: Task, place: Sequence[Any]) -> None:
+def refuse_above_declared(options: Options, task: Task, place: Sequence[Any]) -> None:
     """Raise RequestValidationError if options exceed what the task declares.
 
     `place`: where the options are in the request, as FastAPI's `loc`.
     """
-    if options is None:
+    if not options:
         return
     faults = [
         {

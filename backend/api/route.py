@@ -149,7 +149,7 @@ class _Call:
         unsupported = {
             "a function without `async def`": not inspect.iscoroutinefunction(self.function),
             "cookies": declared.cookie_params,
-            "parameters of several values": not all(
+            "headers of several values": not all(
                 is_scalar_field(field) or (_is_list(field) and field.alias in self.query)
                 for field in fields
             ),

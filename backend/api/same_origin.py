@@ -34,5 +34,5 @@ def _is_allowed(headers: Headers) -> bool:
     return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
-# For the `dependencies` of a route that changes something and takes no JSON body.
+# For the `dependencies` of a route that a page of another site must not call.
 SAME_ORIGIN = Depends(_refuse_other_sites)

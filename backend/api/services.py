@@ -17,7 +17,7 @@ from backend.api.submissions import Submissions
 from backend.batcher import Batcher
 from backend.db import messages, queries
 from backend.db.records import TaskRecord
-from backend.db.session import autocommit_connection
+from backend.db.session import autocommit_connection, transaction
 from backend.ids import is_task_id, new_task_id
 from backend.task import Task
 
@@ -43,9 +43,10 @@ class Services:
         self.submissions = Submissions()
         self.states = Batcher("states", _states)
         self.new_messages = Batcher("new messages", _insert_messages)
-        self.deletions = Batcher("deletions of messages", _delete_messages)
-        self.history: Batcher[Callable[[Executor], Any], Any] = Batcher("history", _read, limit=1)
-        self._reads: Batcher[Callable[[Executor], Any], Any] = Batcher("reads", _read)
+        # Alone in its batch: it may read 50,000 tasks.
+        self.history: Batcher[Callable[[Executor], Any], Any] = Batcher("history", _query, limit=1)
+        self.deletions: Batcher[Callable[[Executor], Any], Any] = Batcher("deletions", _delete)
+        self._queries: Batcher[Callable[[Executor], Any], Any] = Batcher("queries", _query)
         self.control = Control()
         self.listing = Listing()
         self.readiness = Batcher("readiness", self._check)
@@ -59,12 +60,12 @@ class Services:
         """Return what the ledger knows of a task, None for an id that it lacks."""
         return await self.states.submit(task_id) if is_task_id(task_id) else None
 
-    async def read(self, question: Callable[[Executor], T]) -> T:
-        """Return what a function of `db` returns; for queries that are not frequent.
+    async def query(self, question: Callable[[Executor], T]) -> T:
+        """Return what a function of `db` returns; for short statements that are not frequent.
 
         Raises StoreUnavailable and Overloaded as Batcher does.
         """
-        found: T = await self._reads.submit(question)
+        found: T = await self._queries.submit(question)
         return found
 
     def new_task(self, task: Task, arguments: str, options: Options | None = None) -> TaskRecord:
@@ -81,8 +82,8 @@ class Services:
             *self.submissions.parts,
             self.states,
             self.new_messages,
+            self._queries,
             self.deletions,
-            self._reads,
             self.history,
             *self.control.parts,
             *self.listing.parts,
@@ -118,19 +119,14 @@ def _insert_messages(contents: Sequence[str]) -> list[Message]:
         return messages.insert_many(connection, contents)
 
 
-def _delete_messages(ids: Sequence[int]) -> list[bool]:
-    with autocommit_connection() as connection:
-        deleted = set(messages.delete(connection, ids))
-    found = []
-    for message_id in ids:
-        found.append(message_id in deleted)
-        deleted.discard(message_id)  # of several requests for one message the first has deleted it
-    return found
-
-
-def _read(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
+def _query(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
     with autocommit_connection() as connection:
         return [question(connection) for question in questions]
+
+
+def _delete(deletions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
+    with transaction() as connection:
+        return [delete(connection) for delete in deletions]
 
 
 def services_of(request: Request) -> Services:

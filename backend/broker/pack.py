@@ -78,8 +78,8 @@ def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | Non
     A first attempt of a short task does. One of an ordinary task does so only when it is published
     for the first time: a group does not record that it has begun, so it could kill its worker again
     and again. If `max_attempts` is 1 it never does, nor with a time limit below a second, which in
-    a series would begin too late. Nor does a task with `max_running`, or with
-    limits of its own: they run alone.
+    a series would begin too late. A task with `max_running`, or with its own `time_limit` or
+    `max_attempts`, never shares a message: it runs alone.
     """
     own_limits = (entry.time_limit, entry.max_attempts) != (None, None)
     if entry.attempt > 1 or task.max_running or own_limits:

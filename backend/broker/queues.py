@@ -21,7 +21,7 @@ def prefixed(name: str) -> str:
 
 
 def on_broker(priority: int) -> int:
-    """Return a task's priority as the broker has it, and the other way round.
+    """Convert a task's priority to the broker's number, or back.
 
     For kombu on Redis the lists of a queue are served in order of their numbers, so 0 is the most
     urgent there.

@@ -16,8 +16,7 @@ from backend.telemetry.outage import Outage, Reason
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backend.broker.wire import Delivery
-    from backend.db.records import TaskRecord
+    from backend.broker.results import Ended
 
 _redis = Outage("results are copied again")
 
@@ -27,7 +26,7 @@ class RedisResults(LedgerResultBackend, RedisBackend):
 
     _silent_until = 0.0
 
-    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
+    def reply(self, ended: Sequence[Ended]) -> None:
         """Store copies, or drop them: our own readers use the ledger. Never raises.
 
         After a failure none is stored for a while, so that tasks do not wait for Redis.
@@ -35,7 +34,7 @@ class RedisResults(LedgerResultBackend, RedisBackend):
         if time.monotonic() < self._silent_until:
             return
         try:
-            for _, outcome in ended:
+            for *_, outcome in ended:
                 succeeded = outcome.state == SUCCESS
                 value = json.loads(outcome.result or "null") if succeeded else exception_of(outcome)
                 RedisBackend.store_result(self, outcome.id, value, outcome.state)

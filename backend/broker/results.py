@@ -24,8 +24,10 @@ from backend.states import REVOKED, SUCCESS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from backend.broker.wire import Delivery
     from backend.db.records import TaskRecord
+
+    # The queue for the reply, the correlation id that the sender has asked for, and the outcome.
+    Ended = tuple[str | None, str | None, TaskRecord]
 
 
 class LedgerResultBackend:
@@ -49,8 +51,8 @@ class LedgerResultBackend:
         """Return PENDING: Celery asks before it marks a task as revoked, and the ledger decides."""
         return states.PENDING
 
-    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
-        """Send replies about the outcomes of deliveries, or drop them; never raises."""
+    def reply(self, ended: Sequence[Ended]) -> None:
+        """Send replies about outcomes, or drop them; never raises."""
         raise NotImplementedError
 
 
@@ -67,17 +69,17 @@ class RpcResults(LedgerResultBackend, RPCBackend):
     # One for the process: Celery makes a backend for each thread.
     hints: ClassVar[Hints] = Hints()
 
-    def reply(self, ended: Sequence[tuple[Delivery, TaskRecord]]) -> None:
+    def reply(self, ended: Sequence[Ended]) -> None:
         """Send one message to each API process, and Celery's message about each other task."""
         ours: defaultdict[str, list[TaskRecord]] = defaultdict(list)
-        for delivery, outcome in ended:
-            if not delivery.reply_to:
+        for reply_to, correlation_id, outcome in ended:
+            if not reply_to:
                 continue
-            if is_reply_queue(delivery.reply_to):
-                ours[delivery.reply_to].append(outcome)
+            if is_reply_queue(reply_to):
+                ours[reply_to].append(outcome)
             else:
-                options = {"correlation_id": delivery.correlation_id or outcome.id}
-                self._send(delivery.reply_to, self._result_message(outcome), **options)
+                options = {"correlation_id": correlation_id or outcome.id}
+                self._send(reply_to, self._result_message(outcome), **options)
         for queue, outcomes in ours.items():
             self._send(queue, encode(outcomes))
 

@@ -1,20 +1,23 @@
-"""The commands themselves. README.md and TASKS.md describe them."""
+"""The commands of `tasks-api` that talk to a running API; TASKS.md describes them."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 from click.shell_completion import get_completion_class
 
-from backend.client.http import OUT_OF_TIME, REFUSED, good, request
+from backend.client.http import FAILED, OUT_OF_TIME, request
 from backend.client.output import on_terminal, record, show, table
+from backend.states import ENDED, REVOKED, SUCCESS, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
 
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 
 # How long one request waits for a task's end.
 WAIT_SECONDS = 10.0
-STATES = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
 ENTRY = ("task_id", "name", "status", "created_at")
 
 
@@ -38,7 +40,7 @@ def _filters(command: Command) -> Command:
         click.option("--queue", help="The queue of the task."),
         click.option("--name", help="The task's name."),
         click.option("--tag", multiple=True, help="Any of these tags; repeat it."),
-        click.option("--status", multiple=True, type=click.Choice(STATES, case_sensitive=False)),
+        click.option("--status", multiple=True, type=click.Choice([*State], case_sensitive=False)),
     ):
         command = option(command)
     return command
@@ -48,7 +50,7 @@ def _filters(command: Command) -> Command:
 @click.option("--limit", type=int, default=100, help="How many at most.", show_default=True)
 def list_tasks(limit: int) -> None:
     """List the tasks that have not ended."""
-    reply = good(request("GET", "/tasks/", query={"limit": limit}))
+    reply = request("GET", "/tasks/", query={"limit": limit})
     show(
         reply,
         lambda found: [
@@ -62,7 +64,7 @@ def list_tasks(limit: int) -> None:
 @click.argument("task_id")
 def show_task(task_id: str) -> None:
     """Show everything about a task."""
-    show(good(request("GET", f"/tasks/{quote(task_id, safe='')}/detail")), record)
+    show(request("GET", f"/tasks/{quote(task_id, safe='')}/detail"), record)
 
 
 @click.command("submit")
@@ -78,15 +80,18 @@ def show_task(task_id: str) -> None:
 @click.option("--key", help="An Idempotency-Key.")
 def submit(name: str, arguments: str, key: str | None, **options: Any) -> None:
     """Submit a task; ARGUMENTS is a JSON object, such as '{"content": "Hello"}'."""
-    try:
-        body = json.loads(arguments)
-    except ValueError as error:
-        raise click.BadParameter(f"is not JSON: {error}", param_hint="ARGUMENTS") from error
     path = f"/tasks/{quote(name, safe='')}"
+    body: str | None = arguments
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"is not JSON: {error}", param_hint="ARGUMENTS") from error
     if name == "slow":  # its arguments are in the query
-        options |= body
+        if not isinstance(value, dict):
+            raise click.BadParameter("must be a JSON object", param_hint="ARGUMENTS")
+        options |= {field: json.dumps(each) for field, each in value.items()}
         body = None
-    show(good(request("POST", path, query=options, body=body, key=key)), _accepted)
+    show(request("POST", path, query=options, body=body, key=key), _accepted)
 
 
 def _accepted(task: Any) -> Iterable[RenderableType]:  # noqa: ANN401 - JSON
@@ -95,49 +100,48 @@ def _accepted(task: Any) -> Iterable[RenderableType]:  # noqa: ANN401 - JSON
 
 @click.command("wait")
 @click.argument("task_id")
-@click.option("--timeout", type=float, default=3600, help="Seconds.", show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=3600, help="Seconds.", show_default=True
+)
 def wait(task_id: str, timeout: float) -> None:
     """Wait for the end of a task; exit with 0 after SUCCESS, with 124 when the time is up."""
+    if not math.isfinite(timeout):
+        raise click.BadParameter("must be a number of seconds", param_hint="--timeout")
     deadline = time.monotonic() + timeout
     with _progress() as report:
         while True:
             left = max(0.0, deadline - time.monotonic())
             seconds = {"wait": min(left, WAIT_SECONDS)}
-            reply = good(request("GET", f"/tasks/{quote(task_id, safe='')}", query=seconds))
+            reply = request("GET", f"/tasks/{quote(task_id, safe='')}", query=seconds)
             status = reply.json["status"]
-            if status in {"SUCCESS", "FAILURE", "REVOKED"}:
+            if status in ENDED:
                 break
             report(reply)
             if time.monotonic() >= deadline:
                 raise SystemExit(OUT_OF_TIME)
     show(reply, lambda task: [table([task], ("task_id", "status", "result"))])
-    if status != "SUCCESS":
-        raise SystemExit(REFUSED)
+    if status != SUCCESS:
+        raise SystemExit(FAILED)
 
 
-class _progress:  # noqa: N801 - a context manager, used like a function
-    """Shows how far a task is, on a terminal."""
+@contextmanager
+def _progress() -> Iterator[Callable[[Reply], None]]:
+    """Give a function that shows on a terminal how far a task is."""
+    if not on_terminal():
+        yield lambda _reply: None
+        return
+    from rich.progress import Progress  # noqa: PLC0415 - not loaded for a pipe
 
-    def __enter__(self) -> Callable[[Reply], None]:
-        if not on_terminal():
-            return lambda _reply: None
-        from rich.progress import Progress  # noqa: PLC0415 - not loaded for a pipe
-
-        self._bar = Progress(transient=True)
-        self._bar.start()
-        shown = self._bar.add_task("", total=None)
+    with Progress(transient=True) as bar:
+        shown = bar.add_task("", total=None)
 
         def report(reply: Reply) -> None:
             done, _, total = reply.headers.get("Progress", "").partition("/")
-            self._bar.update(shown, description=reply.json["status"])
+            bar.update(shown, description=reply.json["status"])
             if total:
-                self._bar.update(shown, completed=int(done), total=int(total))
+                bar.update(shown, completed=int(done), total=int(total))
 
-        return report
-
-    def __exit__(self, *_: object) -> None:
-        if on_terminal():
-            self._bar.stop()
+        yield report
 
 
 @click.command("history")
@@ -146,7 +150,7 @@ class _progress:  # noqa: N801 - a context manager, used like a function
 @click.option("--before", help="`next` of the page before.")
 def history(**query: Any) -> None:
     """Find tasks, newest first."""
-    show(good(request("GET", "/tasks/history", query=query)), _page(ENTRY))
+    show(request("GET", "/tasks/history", query=query), _page(ENTRY))
 
 
 def _page(columns: Sequence[str]) -> Callable[[Any], Iterable[RenderableType]]:
@@ -158,26 +162,38 @@ def _page(columns: Sequence[str]) -> Callable[[Any], Iterable[RenderableType]]:
     return render
 
 
-def _bulk(action: str, task_ids: Sequence[str], options: dict[str, Any]) -> None:
+def _change(action: str, task_ids: Sequence[str], options: dict[str, Any]) -> None:
     """Cancel or retry tasks by their ids, or by the options that choose them."""
     dry_run, before = options.pop("dry_run"), options.pop("before")
     wanted = {name: value for name, value in options.items() if value not in (None, ())}
     if bool(task_ids) == bool(wanted):
         raise click.UsageError("give either ids of tasks or options that choose tasks")
+    if task_ids and before:
+        raise click.UsageError("--before belongs to options that choose tasks")
+    if len(task_ids) == 1 and not dry_run:
+        reply = request("POST", f"/tasks/{quote(task_ids[0], safe='')}/{action}")
+        show(reply, lambda task: [table([task], ("task_id", "status"))])
+        return
     body: dict[str, Any] = {"dry_run": dry_run}
     body |= {"ids": task_ids} if task_ids else {"filter": wanted, "before": before}
-    reply = good(request("POST", f"/tasks/{action}", body=body))
+    reply = request("POST", f"/tasks/{action}", body=json.dumps(body))
     show(reply, _page(("task_id", "status", "changed")))
-    changed = reply.json["changed"]
-    if task_ids and not dry_run and changed < len(set(task_ids)):
-        click.echo(f"tasks-api: {changed} of {len(set(task_ids))} tasks changed", err=True)
-        raise SystemExit(REFUSED)
+    good = REVOKED if action == "cancel" else None  # a task may be cancelled again
+    left = [task for task in reply.json["tasks"] if not task["changed"] and task["status"] != good]
+    if task_ids and left:
+        all_ids = len(reply.json["tasks"])
+        click.echo(
+            f"tasks-api: {len(left)} of {all_ids} tasks cannot be changed: they have another state,"
+            " are locked or not known; see `tasks-api show ID`",
+            err=True,
+        )
+        raise SystemExit(FAILED)
 
 
 def _action(name: str, text: str) -> click.Command:
     @_filters
     def run(task_id: tuple[str, ...], **options: Any) -> None:
-        _bulk(name, task_id, options)
+        _change(name, task_id, options)
 
     command: Command = run
     for option in (

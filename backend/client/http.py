@@ -11,10 +11,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import httpx
 
 # The exit codes, for scripts. click uses 2 for wrong usage.
-REFUSED = 1
+FAILED = 1
 NO_API = 3
 OUT_OF_TIME = 124  # as timeout(1) has it
 
@@ -40,43 +39,50 @@ def request(
     path: str,
     *,
     query: Mapping[str, Any] | None = None,
-    body: object = None,
+    body: str | None = None,
     key: str | None = None,
 ) -> Reply:
-    """Send a request to TASKS_API_URL and return the answer, whatever its status is.
+    """Send a request to TASKS_API_URL; return the answer, which is JSON.
 
-    Empty values of the query are left out. Ends the command if no API answers.
+    `body` is JSON text. Empty values of the query are left out. Ends the command with a reason if
+    no API answers, or if the answer is an error.
     """
     import httpx  # noqa: PLC0415 - other commands start faster without it
 
     url = os.environ.get("TASKS_API_URL", DEFAULT_URL).rstrip("/")
     given = {name: value for name, value in (query or {}).items() if value not in (None, (), [])}
+    headers = {"Content-Type": "application/json"} if body else {}
     try:
         answer = httpx.request(
             method,
             url + path,
             params=given,
-            json=body,
-            headers={"Idempotency-Key": key} if key else {},
+            content=body,
+            headers=headers | ({"Idempotency-Key": key} if key else {}),
             timeout=TIMEOUT_SECONDS,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        _no_api(url, error)
-    return Reply(answer.status_code, answer.text, answer.headers)
+        _end(
+            NO_API,
+            f"no API answers at {url} ({error}). Start it with `make run`, or set TASKS_API_URL",
+        )
+    except ValueError as error:  # such as a header that is not ASCII
+        raise click.UsageError(str(error)) from error
+    return _checked(Reply(answer.status_code, answer.text, answer.headers), url)
 
 
-def _no_api(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> NoReturn:
-    click.echo(f"tasks-api: no API answers at {url} ({error}): set TASKS_API_URL", err=True)
-    raise SystemExit(NO_API)
-
-
-def good(reply: Reply) -> Reply:
-    """Return an answer; end the command with the API's reason if it is an error."""
-    if reply.status < 400:  # noqa: PLR2004 - errors begin here
-        return reply
+def _checked(reply: Reply, url: str) -> Reply:
+    """Return an answer; end the command if it is not what the API answers to a good request."""
+    good = 200 <= reply.status < 300  # noqa: PLR2004 - the range of good answers
     try:
-        reason = reply.json["detail"]
+        reason = reply.json if good else reply.json["detail"]
     except (ValueError, KeyError, TypeError):
-        reason = f"status {reply.status}: is this a Tasks API?"
+        good, reason = False, f"{url} answered {reply.status} without a reason: check TASKS_API_URL"
+    if not good:
+        _end(FAILED, reason)
+    return reply
+
+
+def _end(code: int, reason: str) -> NoReturn:
     click.echo(f"tasks-api: {reason}", err=True)
-    raise SystemExit(REFUSED)
+    raise SystemExit(code)

@@ -45,8 +45,7 @@ _SET_BACK = text(
 )
 # Every row moves by the same time, so rows that share a message still have the same published_at. A
 # locked row is being claimed, taken or put back. It is skipped, because waiting for it could be a
-# deadlock. A row that is put back is due at once, with any due_at. An instant that a client has
-# named stays.
+# deadlock. A row that is put back is due at once, with any due_at. An `eta` does not move.
 _MOVE = text(
     """
     UPDATE outbox

@@ -1,4 +1,4 @@
-"""What people ask for: to cancel tasks, or to retry those that have ended.
+"""Cancel, retry and expiry of tasks, many in one transaction.
 
 A task whose row another transaction has locked is left unchanged.
 """
@@ -17,7 +17,7 @@ from backend.db.fragments import array
 from backend.db.models import IS_UNFINISHED
 from backend.db.records import TaskRecord, outcome
 from backend.db.session import IN_INDEX_ORDER
-from backend.states import ENDED, FAILURE, RETRY, REVOKED, STARTED
+from backend.states import ENDED, RETRIABLE, RETRY, REVOKED, STARTED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -33,16 +33,12 @@ EXPIRED = "Expired"
 class Change(NamedTuple):
     """What a request to change a task has led to.
 
-    task: its row afterwards; None if another transaction has locked it. changed: whether it was
-    changed.
+    task: its row before; None if another transaction has locked it. state: its state afterwards.
     """
 
     task: TaskRecord | None
+    state: State
     changed: bool = False
-
-
-# The row is locked.
-LOCKED = Change(None)
 
 
 def cancel(connection: Executor, ids: Collection[str]) -> dict[str, Change]:
@@ -55,6 +51,7 @@ def cancel(connection: Executor, ids: Collection[str]) -> dict[str, Change]:
         (row for row in rows.values() if row.state not in ENDED), key=lambda row: row.worker or ""
     )
     changed: set[str] = set()
+    # `finish` ends started tasks of one worker only.
     for worker, group in groupby(unfinished, key=lambda row: row.worker):
         ends = [outcome(row.id, row.attempt, REVOKED, error=CANCELLED) for row in group]
         changed |= ledger.finish(connection, ends, worker, waiting=True)
@@ -80,13 +77,13 @@ def retry(connection: Executor, ids: Collection[str]) -> dict[str, Change]:
     that the ledger lacks.
     """
     rows = locked.lock(connection, ids, skip_locked=True)
-    attempts = {row.id: row.attempt for row in rows.values() if row.state in {FAILURE, REVOKED}}
+    attempts = {row.id: row.attempt for row in rows.values() if row.state in RETRIABLE}
     changed: Collection[str] = ()
     if attempts:
         connection.execute(text(LOCK))
         note_last(connection, attempts)
         changed = ledger.reschedule(
-            connection, attempts, None, waiting=True, free=False, ended=True
+            connection, attempts, None, waiting=True, free=False, requested=True
         )
         connection.execute(_LOWER_UNFINISHED_FROM, {"ids": array(changed)})
         outbox.notify_relays(connection)
@@ -96,7 +93,7 @@ def retry(connection: Executor, ids: Collection[str]) -> dict[str, Change]:
 _EXPIRED = text(
     f"""
     {IN_INDEX_ORDER}
-    SELECT CAST(id AS text) AS id, attempt, name, reply_to FROM tasks
+    SELECT CAST(id AS text) AS id, attempt, reply_to FROM tasks
     WHERE {IS_UNFINISHED} AND expires_at <= now() AND state <> '{STARTED}'
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
     """
@@ -104,14 +101,12 @@ _EXPIRED = text(
 
 
 def expire(connection: Executor, limit: int) -> list[TaskRecord]:
-    """Revoke up to `limit` waiting tasks that have expired; return them.
+    """Revoke up to `limit` waiting tasks that have expired; return them: id, attempt, reply_to.
 
     A started attempt goes on: it was in time.
     """
     found = connection.execute(_EXPIRED, {"limit": limit}).all()
-    rows = [
-        TaskRecord(row.id, row.name, reply_to=row.reply_to, attempt=row.attempt) for row in found
-    ]
+    rows = [TaskRecord(row.id, reply_to=row.reply_to, attempt=row.attempt) for row in found]
     ends = [outcome(row.id, row.attempt, REVOKED, error=EXPIRED) for row in rows]
     ended = ledger.finish(connection, ends, None, waiting=True) if ends else ()
     return [row for row in rows if row.id in ended]
@@ -124,13 +119,9 @@ def _changes(
     changed: Collection[str],
     state: State,
 ) -> dict[str, Change]:
-    found = {
-        task_id: Change(row._replace(state=state), changed=True)
-        if task_id in changed
-        else Change(row)
-        for task_id, row in rows.items()
-    }
-    others = [task_id for task_id in ids if task_id not in rows]
-    if others:
-        found |= dict.fromkeys(queries.known(connection, others), LOCKED)
+    found = {task_id: Change(rows[task_id], state, changed=True) for task_id in changed}
+    others = [task_id for task_id in ids if task_id not in found]
+    for task_id, record in zip(others, queries.states(connection, others), strict=True):
+        if record is not None:
+            found[task_id] = Change(rows.get(task_id), record.state)
     return found

@@ -62,7 +62,7 @@ def lock_waiting(option: str = "") -> str:
         ) wanted CROSS JOIN LATERAL (
             SELECT id FROM tasks
             WHERE id = wanted.id AND attempt = wanted.attempt AND {_WAITING}
-                AND (expires_at > now() OR expires_at IS NULL)
+                AND (expires_at IS NULL OR :in_time OR expires_at > now())
             FOR UPDATE {option}
         ) locked
     )
@@ -87,6 +87,7 @@ def claim_rows(
     **values: object,
 ) -> Claim:
     """Execute a statement that ends with CLAIMED; return what it has claimed."""
-    row = connection.execute(statement, {**arrays(attempts), "worker": worker, **values})
+    values = {**arrays(attempts), "worker": worker, "in_time": False, **values}
+    row = connection.execute(statement, values)
     ids, began, transaction_id, leased = row.one()
     return Claim(frozenset(ids or ()), began, transaction_id, leased)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from backend.db.records import SHORT_TASKS, TASKS
-from backend.states import FAILURE, REVOKED, one_of
+from backend.states import FAILURE, REVOKED, State, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,13 @@ _RENEW = text(
 )
 _LOST = text(
     f"""
-    SELECT held, t.state = '{REVOKED}' AS revoked FROM unnest(CAST(:holds AS text[])) AS held
+    SELECT held, coalesce((
+        -- This attempt was revoked, and a client has retried the task since.
+        SELECT status FROM task_attempts
+        WHERE task_id = t.id AND attempt = CAST(split_part(held, '/', 2) AS int)
+            AND status = '{REVOKED}'
+    ), t.state) AS state
+    FROM unnest(CAST(:holds AS text[])) AS held
     JOIN tasks t ON t.id = CAST(split_part(held, '/', 1) AS uuid)
     WHERE t.attempt > CAST(split_part(held, '/', 2) AS int)
         OR t.state IN {one_of([FAILURE, REVOKED])}
@@ -48,19 +54,19 @@ def renew(
     held: Callable[[], Sequence[str]],
     long_tasks: Sequence[str] = (),
     queues: Sequence[str] = (TASKS, SHORT_TASKS),
-) -> dict[str, bool]:
-    """Renew a lease; return those of its attempts (id/attempt) that are ended or superseded.
+) -> dict[str, State]:
+    """Renew a lease; return those of its attempts that have ended or have a newer attempt.
 
-    The value says whether the task was revoked. `long_tasks`: the names of tasks whose attempts
-    take long in this worker. `queues`: the names of those that it consumes. Calls `held` inside the
-    transaction, so that every earlier claim is listed.
+    By id/attempt: REVOKED if that attempt was revoked, else the state of its task. `long_tasks`:
+    the names of tasks whose attempts take long in this worker. `queues`: the names of those that it
+    consumes. Calls `held` inside the transaction, so that every earlier claim is listed.
     """
     connection.execute(text("SELECT 1"))  # fixes now(), and so `renewed_at`
     holds = held()
     lease = {"holds": list(holds), "long_tasks": list(long_tasks), "queues": list(queues)}
     connection.execute(_RENEW, {"name": name, "seconds": LEASE_SECONDS, **lease})
     lost = connection.execute(_LOST, {"holds": list(holds)})
-    return {row.held: row.revoked for row in lost}
+    return {row.held: State(row.state) for row in lost}
 
 
 def end(connection: Executor, name: str) -> None:

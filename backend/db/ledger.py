@@ -30,8 +30,8 @@ from backend.db.fragments import (
 )
 from backend.db.records import LAST_ATTEMPT
 from backend.db.session import connection_name
-from backend.options import KEPT
-from backend.states import RETRY, STARTED, SUCCESS
+from backend.options import STORED_AS_JSON
+from backend.states import RETRIABLE, RETRY, REVOKED, STARTED, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
 def _columns(options: Options) -> dict[str, Any]:
     """Return the columns of a task's options, without those that it has not asked for."""
     given = options.given()
-    kept = {name: value for name, value in given.items() if name in KEPT}
+    kept = {name: value for name, value in given.items() if name in STORED_AS_JSON}
     return given | ({"options": kept} if kept else {})
 
 
@@ -145,14 +145,17 @@ def claim(
     declared: int = 1,
     flush: bool = True,
     skip_locked: bool = False,
+    in_time: bool = False,
 ) -> Claim:
     """Start waiting attempts (task id to attempt) for a worker; return those that it got.
 
     `declared`: the max_attempts that their task declares, for rows that have none yet. Without
     `flush` the commit returns before it is on disk. If PostgreSQL crashes and forgets it, the tasks
     still wait, in the outbox too; queries.states allows for it. `skip_locked`: without locked rows.
+    `in_time`: they have begun, so those that have expired since are started too.
     """
-    return claim_rows(_CLAIM[flush, skip_locked], connection, attempts, worker, declared=declared)
+    statement = _CLAIM[flush, skip_locked]
+    return claim_rows(statement, connection, attempts, worker, declared=declared, in_time=in_time)
 
 
 # Whether the task is in a state in which the caller may end this attempt.
@@ -176,7 +179,7 @@ def _finish(source: str, row: str, plan: str = "") -> TextClause:
             SET state = {row}state, result = CAST({row}result AS json), error = {row}error,
                 worker = coalesce(:worker, tasks.worker),
                 started_at = CASE
-                    WHEN tasks.state <> '{STARTED}' AND {row}state = '{SUCCESS}' THEN now()
+                    WHEN tasks.state <> '{STARTED}' AND {row}state <> '{REVOKED}' THEN now()
                     ELSE tasks.started_at
                 END,
                 finished_at = clock_timestamp()
@@ -254,11 +257,11 @@ _RESCHEDULE = text(
             finished_at = NULL, progress = NULL, max_attempts = CASE
                 WHEN :free AND max_attempts > 0 THEN least(max_attempts, {LAST_ATTEMPT - 1}) + 1
                 ELSE max_attempts
-            END, expires_at = CASE WHEN :ended THEN NULL ELSE expires_at END
+            END, expires_at = CASE WHEN :requested THEN NULL ELSE expires_at END
         FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS ended (id, attempt)
         WHERE tasks.id = ended.id AND tasks.attempt = ended.attempt
-            AND tasks.attempt < {LAST_ATTEMPT} AND tasks.state <> '{SUCCESS}'
-            AND ({NOT_ENDED}) <> :ended AND {_COUNTS}
+            AND tasks.attempt < {LAST_ATTEMPT} AND {_COUNTS}
+            AND CASE WHEN :requested THEN tasks.state IN {one_of(RETRIABLE)} ELSE {NOT_ENDED} END
         RETURNING tasks.id, tasks.attempt, {PRIORITY_OF} AS priority, tasks.worker, started_at
     ), {NOTE_ATTEMPTS}, entry AS (
         INSERT INTO outbox (task_id, attempt, priority, due_at)
@@ -279,7 +282,7 @@ def reschedule(  # noqa: PLR0913 - which attempts, why they end, and what follow
     *,
     waiting: bool,
     free: bool,
-    ended: bool = False,
+    requested: bool = False,
     error: str | None = None,
     error_type: str | None = None,
     delay: float = 0,
@@ -287,10 +290,11 @@ def reschedule(  # noqa: PLR0913 - which attempts, why they end, and what follow
     """Give tasks their next attempt, due in `delay` seconds; return the ids of those that got it.
 
     `worker` and `waiting`: as for `finish`. `free`: the attempt that ends here is not counted, so
-    max_attempts grows by one too. `ended`: only tasks that have failed or were revoked. `error`:
-    why it ended, and `error_type` its class; None keeps the error before.
+    max_attempts grows by one too. `requested`: a client asks for it, so only tasks that are FAILURE
+    or REVOKED get one. `error`: why it ended, and `error_type` its class; None keeps the error
+    before.
     """
-    which = {"worker": worker, "waiting": waiting, "free": free, "ended": ended}
+    which = {"worker": worker, "waiting": waiting, "free": free, "requested": requested}
     why = {"error": error, "error_type": error_type}
     values = {**arrays(attempts), **which, **why, "delay": delay}
     return frozenset(connection.execute(_RESCHEDULE, values).scalars())

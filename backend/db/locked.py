@@ -8,10 +8,16 @@ from sqlalchemy import text
 
 from backend.db.attempts import note_last
 from backend.db.bounds import rows_from
-from backend.db.fragments import CLAIMED, array, claim_rows, lock_waiting
+from backend.db.fragments import (
+    CLAIMED,
+    MAX_ATTEMPTS_OF,
+    NOT_ENDED,
+    array,
+    claim_rows,
+    lock_waiting,
+)
 from backend.db.ledger import finish, reschedule
 from backend.db.records import TaskRecord, outcome
-from backend.db.running import set_max_attempts
 from backend.states import FAILURE, RETRY, REVOKED, STARTED, State
 
 if TYPE_CHECKING:
@@ -21,7 +27,8 @@ if TYPE_CHECKING:
     from backend.db.session import Executor
 
 _LOCKED = """
-    SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker, name, reply_to FROM tasks
+    SELECT CAST(id AS text) AS id, attempt, max_attempts, state, worker, reply_to, error
+    FROM tasks
 """
 _BY_ID = f"{_LOCKED} WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY tasks.id FOR UPDATE"
 _LOCK = text(_BY_ID)
@@ -36,19 +43,19 @@ def lock(
 ) -> dict[str, TaskRecord]:
     """Lock the rows of tasks, in order of id; return those that exist, by id.
 
-    Reads id, attempt, max_attempts, state, worker, name and reply_to. `skip_locked`: leave out rows
-    that another transaction has locked.
+    Reads id, attempt, max_attempts, state, worker, reply_to and error. `skip_locked`: leave out
+    rows that another transaction has locked.
     """
     rows = connection.execute(_LOCK_FREE if skip_locked else _LOCK, {"ids": array(ids)})
     return {
         row.id: TaskRecord(
             row.id,
-            row.name,
             max_attempts=row.max_attempts,
             reply_to=row.reply_to,
             attempt=row.attempt,
             state=State(row.state),
             worker=row.worker,
+            error=row.error,
         )
         for row in rows
     }
@@ -93,6 +100,23 @@ def lock_started_by(connection: Executor, worker: str) -> dict[str, int]:
     return {row.id: row.attempt for row in rows}
 
 
+_SET_MAX_ATTEMPTS = text(
+    f"""
+    UPDATE tasks SET max_attempts = {MAX_ATTEMPTS_OF}
+    WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts
+    """
+)
+
+
+def _set_max_attempts(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
+    """Store the max_attempts of a task whose row has none yet; return it.
+
+    Returns 0 if the attempt is not the current one.
+    """
+    values = {"id": task_id, "attempt": attempt, "declared": declared}
+    return connection.execute(_SET_MAX_ATTEMPTS, values).scalar() or 0
+
+
 def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of a next attempt
     connection: Executor,
     task_id: str,
@@ -115,7 +139,7 @@ def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of 
     row = lock(connection, [task_id]).get(task_id)
     max_attempts = 0
     if row is not None and retry:
-        max_attempts = row.max_attempts or set_max_attempts(connection, task_id, attempt, declared)
+        max_attempts = row.max_attempts or _set_max_attempts(connection, task_id, attempt, declared)
     if attempt < max_attempts:
         again = reschedule(
             connection,
@@ -135,15 +159,32 @@ def fail(  # noqa: PLR0913 - the attempt, its error, and the four conditions of 
     return FAILURE
 
 
+_DUE_SINCE = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM outbox
+        WHERE task_id = :id AND due_at > clock_timestamp() - make_interval(secs => :age)
+    )
+    """
+)
+
+
 def revoke(
-    connection: Executor, task_id: str, error: str, attempt: int | None = None
-) -> int | None:
+    connection: Executor, task_id: str, error: str, attempt: int | None = None, age: float = 0
+) -> TaskRecord | None:
     """Revoke a task, unless it has ended or has a later attempt.
 
-    Without `attempt`, revoke it only if it waits. Returns the revoked attempt, or None.
+    Without `attempt`, revoke it only if it waits. `age`: how many seconds ago the revoke came. It
+    may be a copy of one that another worker has recorded, after which a client has retried the
+    task: then the task stays. Returns the task, with the revoked attempt, or None.
     """
     row = lock(connection, [task_id]).get(task_id)
     if row is None or (attempt is None and row.state == STARTED):
         return None
+    if attempt is None and (row.state, row.error) == (RETRY, error):
+        values = {"id": task_id, "age": age}
+        if connection.execute(_DUE_SINCE, values).scalar():
+            return None
     end = outcome(task_id, attempt or row.attempt, REVOKED, error=error)
-    return end.attempt if finish(connection, [end], row.worker, waiting=True) else None
+    revoked = finish(connection, [end], row.worker, waiting=True)
+    return row._replace(attempt=end.attempt) if revoked else None

@@ -11,10 +11,10 @@ from backend.db.bounds import rows_from
 from backend.db.outbox import publish_again
 from backend.db.records import SHORT_TASKS, TASKS
 from backend.db.session import IN_INDEX_ORDER
-from backend.options import HIGHEST
+from backend.options import HIGHEST, PRIORITY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from backend.db.session import Executor
@@ -59,17 +59,21 @@ def _oldest(rows: str) -> str:
 _OLDEST = text(
     f"""
     {IN_INDEX_ORDER}
-    ({_oldest("priority IS NULL")})
+    SELECT published_at, {PRIORITY} FROM ({_oldest("priority IS NULL")}) usual
     UNION ALL
-    SELECT each.published_at FROM generate_series(0, {HIGHEST}) AS level
+    SELECT each.published_at, level FROM generate_series(0, {HIGHEST}) AS level
     CROSS JOIN LATERAL ({_oldest("priority = level")}) each
     """
 )
 
 
-def oldest_published(connection: Executor, queue: str, limit: int) -> list[datetime]:
-    """Return when the oldest unclaimed messages of a queue were published: `limit` a priority."""
-    return list(connection.execute(_OLDEST, {"queue": queue, "limit": limit}).scalars())
+def oldest_published(connection: Executor, queue: str, limit: int) -> dict[datetime, int]:
+    """Return when the oldest unclaimed messages of a queue were published, and their priority.
+
+    They are `limit` messages of each priority.
+    """
+    rows = connection.execute(_OLDEST, {"queue": queue, "limit": limit})
+    return {row[0]: row[1] for row in rows}
 
 
 _REPUBLISH = publish_again(
@@ -81,7 +85,7 @@ _REPUBLISH = publish_again(
 )
 
 
-def republish(connection: Executor, queue: str, times: Sequence[datetime]) -> int:
+def republish(connection: Executor, queue: str, times: Iterable[datetime]) -> int:
     """Make due the tasks of a queue whose message was published at one of `times`.
 
     Leaves out those that were published too recently. Returns how many tasks these are.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from backend.db.fragments import array
+from backend.db.session import changed_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def page(connection: Executor, limit: int, before: int) -> tuple[list[Message], 
 
 
 _ONE = text("SELECT id, content, created_at FROM messages WHERE id = :id")
-_DELETE = text("DELETE FROM messages WHERE id = ANY(CAST(:ids AS bigint[])) RETURNING id")
+_DELETE = text("DELETE FROM messages WHERE id = :id")
 
 
 def one(connection: Executor, message_id: int) -> Message | None:
@@ -99,9 +99,9 @@ def one(connection: Executor, message_id: int) -> Message | None:
     return None if row is None else _message(row)
 
 
-def delete(connection: Executor, ids: Sequence[int]) -> frozenset[int]:
-    """Delete messages; return the ids of those that existed."""
-    return frozenset(connection.execute(_DELETE, {"ids": array(ids)}).scalars())
+def delete(connection: Executor, message_id: int) -> bool:
+    """Delete a message; return False if there is none with this id."""
+    return changed_rows(connection.execute(_DELETE, {"id": message_id})) == 1
 
 
 _ADD_UP = text(

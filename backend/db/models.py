@@ -25,13 +25,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from backend.ids import OTHERS_FROM
 from backend.states import PENDING, STARTED, UNFINISHED, State, one_of
 
 # The conditions of the partial indexes of tasks.
 IS_UNFINISHED = f"state IN {one_of(UNFINISHED)}"
 IS_STARTED = f"state = '{STARTED}'"
-# Ids of another version of UUID than ours, 7, which has the time.
-IS_OTHER_ID = "((get_byte(uuid_send(id), 6) >> 4) <> 7)"
+# Ids that are not ours: they are no UUIDs of version 7, or the time in them is no time of ours.
+IS_OTHER_ID = f"(((get_byte(uuid_send(id), 6) >> 4) <> 7) OR (id >= '{OTHERS_FROM}'))"
 
 
 class Base(DeclarativeBase):
@@ -112,7 +113,8 @@ class Task(Base):
     )
     limit_key: Mapped[str | None] = _limit_key()
     options: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(), comment="What was asked for (backend/options.py), without times; null: nothing"
+        JSON(),
+        comment="Options of the submission; eta and expires have columns; null: none",
     )
     eta: Mapped[datetime | None] = mapped_column(
         comment="Asked for: when the first attempt may start"

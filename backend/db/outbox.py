@@ -24,16 +24,18 @@ TAKE_BYTES = 2 * 1024 * 1024
 # larger factor.
 COMPRESSION = 32
 
+# The priorities, for an array.
+_ALL = ",".join(map(str, range(HIGHEST + 1)))
 # The most urgent first.
 _ORDER = f"coalesce(priority, {PRIORITY}) DESC, due_at, task_id"
 
 
-def _due(rows: str) -> str:
+def _due(rows: str, limit: str = ":limit") -> str:
     """Return a query that locks the due rows of one priority, oldest first."""
     return f"""
         SELECT task_id, attempt, due_at, publishes, limit_key, priority FROM outbox
         WHERE {rows} AND {rows_from("due_from")} AND due_at <= now()
-        ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+        ORDER BY due_at LIMIT {limit} FOR UPDATE SKIP LOCKED
     """
 
 
@@ -48,41 +50,62 @@ def _due_levels(first: int, last: int) -> str:
     """
 
 
-# Its columns are the fields of OutboxEntry, in order. A row without a task, which a restored table
-# may have, is only marked as published. The commit is not flushed: if PostgreSQL crashes and
-# forgets it, the messages are published twice.
-_TAKE = text(
-    f"""
-    {IN_INDEX_ORDER}
-    SET LOCAL synchronous_commit = off;
+_LEVELS = f"""
     WITH high AS (
         {_due_levels(HIGHEST, PRIORITY + 1)} LIMIT :limit
     ), usual AS (
-        {_due("priority IS NULL").replace(":limit", ":limit - (SELECT count(*) FROM high)")}
+        {_due("priority IS NULL", limit=":limit - (SELECT count(*) FROM high)")}
     ), low AS (
         {_due_levels(PRIORITY - 1, 0)}
         LIMIT :limit - (SELECT count(*) FROM high) - (SELECT count(*) FROM usual)
     ), due AS (
         SELECT * FROM high UNION ALL SELECT * FROM usual UNION ALL SELECT * FROM low
-    ), content AS (
-        SELECT due.*, t.name, t.args, t.reply_to, t.options,
-            least(coalesce(pg_column_size(t.args), 0), {TAKE_BYTES})
-                * CASE WHEN pg_column_compression(t.args) IS NULL THEN 1 ELSE {COMPRESSION} END
-                AS size
-        FROM due LEFT JOIN tasks t ON t.id = due.task_id
-    ), measured AS (
-        SELECT *, sum(size) OVER (ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING) - size AS before
-        FROM content WHERE name IS NOT NULL
-    ), orphaned AS (
-        UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
-        WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
     )
-    SELECT CAST(task_id AS text) AS task_id, attempt, name, CAST(args AS text) AS args, reply_to,
-        publishes, limit_key, coalesce(priority, {PRIORITY}),
-        CAST(options ->> 'time_limit' AS float), CAST(options ->> 'max_attempts' AS smallint)
-    FROM measured WHERE before < :bytes ORDER BY {_ORDER}
+"""
+
+
+def _take(due: str) -> TextClause:
+    """Return the statement that takes due rows; `due` begins it, with a CTE of this name.
+
+    Its first column says whether rows of other priorities than the usual one are due.
+    The others are the fields of OutboxEntry, in order; null if no row is due.
     """
-)
+    # A row without a task, which a restored table may have, is only marked as published. The commit
+    # is not flushed: if PostgreSQL crashes and forgets it, the messages are published twice.
+    return text(
+        f"""
+        {IN_INDEX_ORDER}
+        SET LOCAL synchronous_commit = off;
+        {due}, content AS (
+            SELECT due.*, t.name, t.args, t.reply_to, t.options,
+                least(coalesce(pg_column_size(t.args), 0), {TAKE_BYTES})
+                    * CASE WHEN pg_column_compression(t.args) IS NULL THEN 1 ELSE {COMPRESSION} END
+                    AS size
+            FROM due LEFT JOIN tasks t ON t.id = due.task_id
+        ), measured AS (
+            SELECT *, sum(size) OVER (ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING) - size AS before
+            FROM content WHERE name IS NOT NULL
+        ), orphaned AS (
+            UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
+            WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
+        )
+        SELECT levels, CAST(task_id AS text), attempt, name, CAST(args AS text), reply_to,
+            publishes, limit_key, coalesce(priority, {PRIORITY}),
+            CAST(options ->> 'time_limit' AS float), CAST(options ->> 'max_attempts' AS smallint)
+        FROM (
+            SELECT EXISTS (
+                SELECT FROM outbox
+                WHERE priority = ANY('{{{_ALL}}}') AND {rows_from("due_from")}
+                    AND due_at <= now()
+            ) AS levels
+        ) other LEFT JOIN measured ON before < :bytes ORDER BY {_ORDER}
+        """
+    )
+
+
+# To plan the second one takes twice as long.
+_TAKE_USUAL = _take(f"WITH due AS ({_due('priority IS NULL')})")
+_TAKE = _take(_LEVELS)
 
 
 def take(connection: Executor, limit: int) -> list[OutboxEntry]:
@@ -91,8 +114,11 @@ def take(connection: Executor, limit: int) -> list[OutboxEntry]:
     Takes fewer if their arguments are large: it stops after TAKE_BYTES. `mark_published` must
     follow in the same transaction.
     """
-    rows = connection.execute(_TAKE, {"limit": limit, "bytes": TAKE_BYTES})
-    return [OutboxEntry(*row) for row in rows]
+    values = {"limit": limit, "bytes": TAKE_BYTES}
+    rows = connection.execute(_TAKE_USUAL, values).all()
+    if rows[0][0]:
+        rows = connection.execute(_TAKE, values).all()
+    return [OutboxEntry(*row[1:]) for row in rows if row[1] is not None]
 
 
 # Rows that share a message have the same published_at, to the microsecond, and no other row of

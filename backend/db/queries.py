@@ -72,7 +72,7 @@ def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# The inner CASE says whether a task is due later. If few tasks are, it reads a list of them. Else
+# The inner CASE says whether another task is due later. If few are, it reads a list of them. Else
 # it looks up each task by the primary key, since the list could be the whole outbox.
 _LIST = text(
     f"""
@@ -83,6 +83,7 @@ _LIST = text(
     )
     SELECT CAST(id AS text), CASE
         WHEN state = '{STARTED}' THEN '{ACTIVE}'
+        WHEN state = '{PENDING}' AND eta > now() THEN '{SCHEDULED}'
         WHEN CASE
             WHEN (SELECT count(*) FROM listed) < :few THEN id IN (SELECT task_id FROM listed)
             ELSE (
@@ -150,12 +151,13 @@ _WAITING = text(
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS smallint[])) AS wanted (id, attempt)
         ON tasks.id = wanted.id AND tasks.attempt = wanted.attempt
     WHERE state NOT IN {one_of([STARTED, *ENDED])}
+        AND (expires_at > now() OR expires_at IS NULL)
     """
 )
 
 
 def waiting(connection: Executor, attempts: Mapping[str, int]) -> set[str]:
-    """Return the ids of tasks that wait for these attempts, by task id."""
+    """Return the ids of tasks that wait for these attempts, by task id, and have not expired."""
     values = {"ids": list(attempts), "attempts": list(attempts.values())}
     return set(connection.execute(_WAITING, values).scalars())
 

@@ -1,4 +1,4 @@
-"""What concerns an attempt while it runs: its progress, its transaction, its attempts left."""
+"""Statements of a running attempt: its progress, and whether its transaction is still the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from backend.db.fragments import MAX_ATTEMPTS_OF, NOT_ENDED, SAME_TRANSACTION
+from backend.db.fragments import SAME_TRANSACTION
 from backend.db.session import changed_rows
 from backend.states import STARTED
 
@@ -14,23 +14,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from backend.db.session import Executor
-
-
-_SET_MAX_ATTEMPTS = text(
-    f"""
-    UPDATE tasks SET max_attempts = {MAX_ATTEMPTS_OF}
-    WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts
-    """
-)
-
-
-def set_max_attempts(connection: Executor, task_id: str, attempt: int, declared: int) -> int:
-    """Store the max_attempts of a task whose row has none yet; return it.
-
-    Returns 0 if the attempt is not the current one.
-    """
-    values = {"id": task_id, "attempt": attempt, "declared": declared}
-    return connection.execute(_SET_MAX_ATTEMPTS, values).scalar() or 0
 
 
 def same_transaction(connection: Executor, began: datetime | None) -> bool:

@@ -21,7 +21,7 @@ from backend.db import (
 from backend.db.session import autocommit_connection, transaction
 from backend.errors import StoreLocked
 from backend.loop import Loop
-from backend.maintenance.expiry import expire
+from backend.maintenance.expiry import Expiry
 from backend.maintenance.idle_queues import IdleQueues
 from backend.maintenance.liveness import Calm, Liveness
 from backend.maintenance.parked import Parked
@@ -47,7 +47,7 @@ REPAIR_LIMIT = 1000
 
 
 class Reconciler:
-    """The reconciler's thread and, with RETENTION_DAYS, the purge's. `start` starts them."""
+    """The threads of reconciler, expiry and, with RETENTION_DAYS, purge. `start` starts them."""
 
     def __init__(self) -> None:
         self._loop = Loop(
@@ -58,6 +58,7 @@ class Reconciler:
         )
         days = settings().retention_days
         self._purge = None if days is None else Purge(days)
+        self._expiry = Expiry()
         self._lost_messages = LostMessages(self._loop.stopping)
         self._liveness = Liveness()
         self._idle_queues = IdleQueues()
@@ -71,11 +72,13 @@ class Reconciler:
     def start(self) -> None:
         """Start the threads."""
         self._loop.start()
+        self._expiry.start()
         if self._purge is not None:
             self._purge.start()
 
     def close(self) -> None:
-        """Stop the threads; returns within 4 s."""
+        """Stop the threads; returns within 5 s."""
+        self._expiry.close()
         if self._purge is not None:
             self._purge.close()
         if self._loop.close():
@@ -110,7 +113,6 @@ class Reconciler:
             _follow_clock()
         elif calm > CALM_SECONDS:
             self._raise_bounds(now)
-        expire()
         self._idle_queues.report()
         purge_and_add_up()
         self._repair()

@@ -29,6 +29,9 @@ REPUBLISH = 5000
 # How long a worker may hold a message before it begins its tasks or returns it to the broker, and
 # how long the broker may need to read what a relay has sent.
 HELD_SECONDS = 6.0
+# How long a message may be missing while workers take messages of a higher priority: it probably
+# still waits in the broker.
+OVERTAKEN_SECONDS = 60.0
 
 
 class LostMessages:
@@ -93,18 +96,20 @@ class LostMessages:
         """
         now = time.monotonic()
         earlier, self._suspects = self._suspects, {}
+        long_suspected = {}
         for queue, count in missing.items():
-            since = earlier.get(queue, {})
+            before = earlier.get(queue, {})
             oldest = lost_messages.oldest_published(connection, queue, min(count, REPUBLISH))
-            self._suspects[queue] = {published: since.get(published, now) for published in oldest}
-        return {
-            queue: [
-                published
-                for published, since in suspects.items()
-                if now - since > self.held_seconds
+            since = self._suspects[queue] = {each: before.get(each, now) for each in oldest}
+            # New suspects are mostly there because workers have taken others of their priority.
+            taken = max((oldest[each] for each in oldest if each not in before), default=0)
+            long_suspected[queue] = [
+                each
+                for each, priority in oldest.items()
+                if now - since[each]
+                > (self.held_seconds if priority >= taken else OVERTAKEN_SECONDS)
             ]
-            for queue, suspects in self._suspects.items()
-        }
+        return long_suspected
 
     def _compare(self, expected: Counter[str]) -> Counter[str]:
         """Return how many messages are missing in each queue.

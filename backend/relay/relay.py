@@ -168,9 +168,9 @@ class Relay:
         for queue, count in publisher.refused.items():
             if now - self._refusals.get(queue, -math.inf) > REFUSAL_SECONDS:
                 logger.warning(
-                    "the broker refuses messages for the queue %s (of %d tasks now): they wait and"
-                    " are published again later; remove its length limit (policy), or bring back"
-                    " the nodes that hold it",
+                    "the broker refuses messages for the queue %s: %d tasks wait and are published"
+                    " again later; remove its length limit (policy), or bring back the nodes that"
+                    " hold it",
                     prefixed(queue),
                     count,
                 )

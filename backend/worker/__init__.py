@@ -1,5 +1,6 @@
 """The worker. Celery imports this package, which registers tasks, lease and commands."""
 
+import time
 from functools import partial
 
 from backend.broker.app import app
@@ -32,7 +33,9 @@ if unknown := set(settings().queues) - set(queue_names()):
 app.conf.task_queues = [queue(each) for each in queue_names()]
 app.amqp.queues.select([prefixed(each) for each in settings().queues])
 LedgerResultBackend.on_revoke = staticmethod(
-    lambda task_id, reason: lease.write_soon(partial(record_revoke, task_id, reason))
+    lambda task_id, reason: lease.write_soon(
+        partial(record_revoke, task_id, reason, time.monotonic())
+    )
 )
 app.Task.Request = "backend.worker.parent.request:LedgerRequest"
 # Celery knows only the names of our tasks: attempt/execute.py runs them.

@@ -175,7 +175,6 @@ def test_a_parameter_out_of_range_is_refused_by_name(
         UNKNOWN,
         str(UUID(int=0)),
         "abc-123",
-        "slow",
         "-",
         "%20",
         "%00",
@@ -209,7 +208,11 @@ def test_an_unknown_task_name_is_answered_with_the_known_names(
 
 
 def test_an_unknown_path_is_answered_with_a_link_to_the_documentation(client: httpx.Client) -> None:
-    for method, path in (("GET", "/nothing"), ("POST", "/tasks/slow/er"), ("GET", "/messages/7")):
+    for method, path in (
+        ("GET", "/nothing"),
+        ("POST", "/tasks/slow/er"),
+        ("GET", "/messages/7/er"),
+    ):
         assert "/docs" in problem_of(client.request(method, path), 404)["detail"]
 
 
@@ -219,6 +222,8 @@ METHODS = [
     ("DELETE", "/messages/", "GET, HEAD, POST"),
     ("DELETE", f"/tasks/{UNKNOWN}", "GET, HEAD"),
     ("PUT", "/tasks/slow", "POST"),
+    ("GET", "/tasks/slow", "POST"),
+    ("PATCH", "/messages/7", "DELETE, GET, HEAD"),
     ("POST", "/health", "GET, HEAD"),
     ("POST", "/health/live", "GET, HEAD"),
     ("PUT", "/health/ready", "GET, HEAD"),

@@ -10,6 +10,7 @@ import httpx
 import kombu
 import pytest
 
+from tests.support.broker_connection import connect
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def test_foreign_messages_in_one_queue_do_not_hide_losses_in_another(any_stack: 
         10,
         "the three tasks are published",
     )
-    with kombu.Connection(any_stack.broker_url) as connection:
+    with connect(any_stack.broker_url) as connection:
         channel: Any = connection.default_channel  # missing in the stubs
         producer = kombu.Producer(channel)
         for _ in range(20):

@@ -68,7 +68,7 @@ def test_what_a_cancelled_task_has_written_is_rolled_back(
     cancel(odd_stack, task_id)
     if ends:
         (tmp_path / "go").touch()
-    over = "outcome dropped" if ends else "stopping an attempt"
+    over = "outcome dropped" if ends else "killing an attempt"
     eventually(lambda: over in worker.log, 10, "the attempt is over")
     assert odd_stack.query("SELECT content FROM messages") == []
     assert odd_stack.state(task_id) == revoked(task_id)

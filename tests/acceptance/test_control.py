@@ -145,7 +145,7 @@ def test_a_task_whose_row_is_locked_is_not_cancelled_and_delays_no_other(service
         assert answers[free].json() == revoked(free)
         assert answers[locked].status_code == 409
         assert took[free] < 1 < took[locked] < 5
-        assert "inside one commit" in answers[locked].json()["detail"]
+        assert "cannot be cancelled now" in answers[locked].json()["detail"]
     assert ask(service, locked, "cancel").json() == revoked(locked)
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from tests.support import documents
+from tests.support import documents, shown_answers
 from tests.support.documents import Document, everywhere
 from tests.support.reader import AUTH, BLOCK_SECONDS, Reader, end_management
 from tests.support.recipes import (
@@ -87,22 +87,22 @@ def test_each_command_does_what_the_document_shows(reader: Reader, document: Doc
         if block.language != "bash" or documents.checked(block):
             continue
         answer = reader.here(block.answer.text) if block.answer else ""
-        expected = documents.values(answer)
+        expected = shown_answers.values(answer)
         if {"tasks": [], "total": 0} in expected or '"REVOKED"' in answer:
             eventually(reader.is_idle, BLOCK_SECONDS, "earlier tasks have ended")
         printed = reader.type(block)
-        values = documents.values(printed)
+        values = shown_answers.values(printed)
         if block.answer is None:
             refused = [value for value in values if "type" in value and "detail" in value]
             assert not refused, f"{block.where}: {refused}"
             continue
         assert len(expected) <= len(values), f"{block.where}: {printed}"
         for one, other in zip(expected, values[-len(expected) :], strict=True):
-            found = list(documents.differences(one, other))
+            found = list(shown_answers.differences(one, other))
             assert not found, f"{block.where}: {found}"
         if block.answer.language == "http":
-            head = documents.UUID.sub("ID", printed.replace("\r", ""))
-            for line in documents.UUID.sub("ID", answer).partition("\n\n")[0].splitlines():
+            head = shown_answers.UUID.sub("ID", printed.replace("\r", ""))
+            for line in shown_answers.UUID.sub("ID", answer).partition("\n\n")[0].splitlines():
                 assert line in head.splitlines(), block.where
 
 

@@ -14,7 +14,7 @@ from backend.api.routes.control import TaskRetried
 from backend.api.routes.task_models import TaskState
 from backend.settings import Settings
 from backend.states import State
-from tests.support import documents
+from tests.support import documents, shown_answers
 from tests.support.documents import Block, Document, everywhere
 from tests.support.stack import ROOT
 
@@ -45,7 +45,7 @@ def test_an_unknown_command_in_a_document_is_refused() -> None:
 
 def test_each_separate_json_body_is_valid_for_the_api() -> None:
     for block in documents.blocks("json"):
-        (body,) = documents.values(block.text)
+        (body,) = shown_answers.values(block.text)
         keys = ["task_id", "status", "result"], [*TaskRetried.model_fields], [*Problem.model_fields]
         assert list(body) in keys
         TypeAdapter(TaskState | TaskRetried | Problem).validate_python(body)

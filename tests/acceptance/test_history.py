@@ -170,6 +170,18 @@ def test_each_id_is_reported(service: Stack) -> None:
         {"ids": ["7"]},
         {"ids": ["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"] * 10_001},
         {"ids": [], "colour": 1},
+        {"ids": []},
+        {"filter": {"tag": []}},
+        {"filter": {"status": []}},
+        {"filter": {"ids": []}},
+        {"filter": {"name": None}},
+        {"filter": {"name": "slow"}, "before": 5},
+        {"filter": {"name": "slow"}, "before": 0},
+        {"filter": {"name": "slow"}, "before": "bm9uZQ"},
+        {
+            "ids": ["019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"],
+            "before": "MS8wMTlhM2YwZThkM2I3Yjg4OGNlMmRkMDYyMzEyOGQyZA",
+        },
     ],
 )
 @pytest.mark.parametrize("action", ["cancel", "retry"])

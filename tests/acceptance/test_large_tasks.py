@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import kombu
 import pytest
 
+from tests.support.broker_connection import connect
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -57,7 +57,7 @@ def test_a_relay_publishes_many_large_tasks_with_bounded_memory(
         insert(stack, COUNT - 1)
         eventually(lambda: published(stack) == COUNT, 30, "all tasks are published")
         assert peak(relay) - before < MEBIBYTES
-        with kombu.Connection(broker.url) as connection:
+        with connect(broker.url) as connection:
             channel: Any = connection.default_channel  # missing in the stubs
             arrived = 0
 

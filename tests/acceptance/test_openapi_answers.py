@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1024 * 1024
 MESSAGE = {"content": "Hello"}
+UNKNOWN = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 # The arguments with which a request of each operation succeeds, if it needs any.
 GOOD: dict[str, dict[str, Any]] = {
     "submit_message": {"json": MESSAGE},
@@ -24,6 +25,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "submit_task_insert_message": {"json": MESSAGE},
     "submit_batch": {"json": [{"arguments": MESSAGE}]},
     "create_message": {"json": MESSAGE},
+    "cancel_tasks": {"json": {"ids": [UNKNOWN]}},
+    "retry_tasks": {"json": {"ids": [UNKNOWN]}},
 }
 
 

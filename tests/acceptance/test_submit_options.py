@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ REFUSED = [
     ("max_attempts", "0"),
     ("max_attempts", "1000"),
     ("tag", " "),
+    ("tag", "a\tb"),
 ]
 
 
@@ -51,6 +53,11 @@ def service(
     folder = tmp_path_factory.mktemp("options")
     with serving(postgres_server, rabbitmq_server, folder, "api", "worker") as stack:
         yield stack
+
+
+def of_any_task(detail: str) -> str:
+    """Return an error text without the name and the limit of the task."""
+    return re.sub(r"at most \d+, which \w+ declares", "at most as declared", detail)
 
 
 def in_query(path: str, body: object = None) -> Callable[..., httpx.Response]:
@@ -104,9 +111,8 @@ def test_an_option_is_refused_alike_on_every_route(
     where = {"an item": f"#/0/options/{field}", "a line": f"#/options/{field}"}
     expected = where.get(route, "?tag.0" if name == "tag" else f"?{name}")
     assert error["pointer"] == expected
-    assert error["detail"] == ROUTES["/tasks/"](service, **{name: value}).json()["errors"][0][
-        "detail"
-    ] or name in {"time_limit", "max_attempts"}
+    (first,) = ROUTES["/tasks/"](service, **{name: value}).json()["errors"]
+    assert of_any_task(error["detail"]) == of_any_task(first["detail"])
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -118,8 +124,8 @@ def test_countdown_and_eta_are_not_accepted_together(service: Stack, route: str)
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_task_with_options_runs(service: Stack, route: str) -> None:
-    tomorrow = "2026-01-01T00:00:00 02:00"  # a plus in a query is a space
-    eta = tomorrow if route.startswith("/") else tomorrow.replace(" ", "+")
+    past = "2026-01-01T00:00:00 02:00"  # a plus in a query is a space
+    eta = past if route.startswith("/") else past.replace(" ", "+")
     options = {"priority": 9, "eta": eta, "expires": 600, "max_attempts": 2, "tag": "a"}
     answer = ROUTES[route](service, **options)
     assert answer.status_code == 202, answer.text
@@ -205,7 +211,7 @@ def test_urgent_tasks_start_before_those_that_wait(service: Stack) -> None:
     assert started(low) > max(map(started, usual))
 
 
-def test_a_task_of_an_outbox_without_options_is_not_touched(service: Stack) -> None:
+def test_a_task_without_options_stores_none(service: Stack) -> None:
     task_id = service.post("/tasks/", CONTENT)
     assert service.state(task_id, wait=MINUTE)["status"] == "SUCCESS"
     assert service.scalar("SELECT options FROM tasks WHERE id = %s", task_id) is None

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from .answers import accepted_ids, action, expected, states_in
+from .changes import Changes
 from .schedule import DEADLY, OF_THE_STORE
 from .states import ENDED, States
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .ending import Ending, Task
     from .history import Answer, History
 
@@ -71,7 +71,8 @@ class Checker:
         self.given: dict[str, Given] = {}
         self.unsure: set[str] = set()  # labels of tasks that may or may not have been accepted
         self.unsure_slow = 0
-        self.states = States()
+        self.changes = Changes()
+        self.states = States(self.changes)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -83,7 +84,11 @@ class Checker:
         first_answers: dict[tuple[str, str], str] = {}
         for answer in sorted(self.history.answers, key=lambda answer: answer.received):
             self._check_status(answer)
-            if answer.method == "POST" and answer.path != "/messages/":
+            if action(answer):
+                self.changes.note(answer)
+                for read in states_in(answer):
+                    self._note_read(read)
+            elif answer.method == "POST" and answer.path != "/messages/":
                 self._note_submission(answer, first_answers)
             elif answer.status == 200 and answer.path.startswith("/tasks/") and answer.path[7:]:
                 self._note_read(answer)
@@ -100,9 +105,7 @@ class Checker:
 
     def _check_status(self, answer: Answer) -> None:
         what = f"{answer.method} {answer.path} to replica {answer.replica} at {answer.sent:.2f}"
-        expected = 202 if answer.method == "POST" else 200
-        expected = 201 if (answer.method, answer.path) == ("POST", "/messages/") else expected
-        if answer.status == expected:
+        if answer.status in expected(answer):
             return
         if answer.status is None:
             ended = self._near({"kill_api", "ended_by_itself"}, answer, f"api-{answer.replica}")
@@ -111,7 +114,7 @@ class Checker:
         elif answer.status == 503:
             if not self._near(OF_THE_STORE, answer):
                 self.report.other.append(f"{what} got 503 while PostgreSQL was available")
-        elif answer.status == 404 and answer.method == "GET":
+        elif answer.status == 404:
             self.report.lost.append(f"{what} got 404 for an accepted task")
         else:
             self.report.other.append(f"{what} got {answer.status}: {answer.body[:300]}")
@@ -125,7 +128,7 @@ class Checker:
         )
 
     def _note_submission(self, answer: Answer, first: dict[tuple[str, str], str]) -> None:
-        ids = _ids(answer) if answer.status == 202 else [None] * len(answer.asked)
+        ids = accepted_ids(answer) if answer.status == 202 else [None] * len(answer.asked)
         if len(ids) != len(answer.asked):
             self.report.other.append(f"{answer.path}: {len(ids)} answers to {len(answer.asked)}")
             return
@@ -166,13 +169,23 @@ class Checker:
             else:
                 self.report.ended += 1
                 expected = "FAILURE" if given.name in FAILING else "SUCCESS"
-                if task.state != expected and not self._lost_its_worker(given, task):
+                if task.state != expected and not self._may_have_ended_so(given, task):
                     text = f"{what} is {task.state}, attempt {task.attempt}: {task.error}"
                     self.report.other.append(text)
+                if (retries := self.changes.retries(task_id)) >= task.attempt:
+                    text = f"{what} was retried {retries} times, attempt {task.attempt}"
+                    self.report.other.append(text)
+
+    def _may_have_ended_so(self, given: Given, task: Task) -> bool:
+        """Return whether a client or a fault may have ended a task otherwise than expected."""
+        if task.state == "REVOKED":
+            return task.error == "Cancelled" and self.changes.cancelled(task.id)
+        return task.state == "FAILURE" and self._lost_its_worker(given, task)
 
     def _lost_its_worker(self, given: Given, task: Task) -> bool:
         """Return whether a task with one attempt may have lost its worker because of a fault."""
-        end = self.states.ended_by(task.id)
+        retried = self.changes.retried(task.id)
+        end = None if retried else self.states.ended_by(task.id)
         return given.name == "once" and any(
             fault.name in DEADLY
             and given.sent <= fault.ended + AFTERMATH
@@ -243,12 +256,16 @@ class Checker:
             listed = {row["task_id"] for row in body["tasks"]}
             when = f"the list of replica {answer.replica} at {answer.sent:.2f}"
             for task_id in listed:
-                if (at := self.states.ended_by(task_id)) is not None and at <= answer.sent:
+                at = self.states.ended_by(task_id)
+                again = self.changes.retried(task_id, until=answer.received)
+                if at is not None and at <= answer.sent and not again:
                     self.report.backwards.append(f"{when} has {task_id}, which had ended")
             for task_id in self.given if len(listed) == body["total"] else ():
                 accepted = self.given[task_id].received <= answer.sent
                 at = self.states.unfinished_at(task_id) if accepted else None
-                if at is not None and answer.received <= at and task_id not in listed:
+                if at is None or answer.received > at or self.changes.retried(task_id):
+                    continue
+                if task_id not in listed:
                     self.report.other.append(f"{when} lacks {task_id}, which ended later")
 
     # --- The end
@@ -271,15 +288,6 @@ class Checker:
         for happened in self.history.happened:
             if happened.name == "ended_by_itself" or happened.note.startswith("failed: "):
                 other.append(f"{happened.name} {happened.target}: {happened.note}")
-
-
-def _ids(answer: Answer) -> list[str | None]:
-    """Return the id for each requested task; None if its line was not accepted."""
-    values = [json.loads(line) for line in answer.body.splitlines()]
-    lines: Iterator[dict[str, str]] = iter(values)
-    if len(values) == 1 and "tasks" in values[0]:
-        lines = iter(values[0]["tasks"])
-    return [line.get("task_id") if line.get("status") == "PENDING" else None for line in lines]
 
 
 def _label(task: Task) -> str:

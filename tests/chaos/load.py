@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from .answers import CANCEL, RETRY, accepted_ids
 from .history import Answer
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Client:
         """Send a submission, and keep the ids in its answer for the reading clients."""
         answer = self.ask("POST", path, body, asked=asked, **more)
         if answer.status == 202:
-            self.load.remember(ids_in(answer.body))
+            self.load.remember([task_id for task_id in accepted_ids(answer) if task_id])
         elif answer.status is None:
             self.load.pause(0.2)
         return answer
@@ -108,6 +109,17 @@ class Client:
         self.load.later.append(
             (at, lambda: self.submit(path, body, asked, replica=replica, **more))
         )
+
+    def change(self, kind: str, ids: Sequence[str]) -> None:
+        """Cancel or retry tasks: one by one, or all in one request."""
+        asked = [(kind, task_id) for task_id in ids]
+        if not asked:
+            return
+        if self.chance.random() < 0.5:
+            self.ask("POST", f"/tasks/{kind}", json.dumps({"ids": list(ids)}), asked=asked)
+            return
+        for entry in asked:
+            self.ask("POST", f"/tasks/{entry[1]}/{kind}", asked=[entry])
 
     def label(self) -> str:
         """Return a unique text."""
@@ -136,7 +148,7 @@ class Load:
         self.later: list[tuple[float, Callable[[], object]]] = []
         self._ids: list[str] = []
         clients = [_messages, _ordinary, _batches, _keyed, _lists, _direct]
-        clients += [_polls] * 3 + [_states] * 2
+        clients += [_mistakes, _cancels] + [_polls] * 3 + [_states] * 2
         self._threads = [
             threading.Thread(
                 target=self._run, args=[client, f"{client.__name__[1:]}{number}"], daemon=True
@@ -178,13 +190,6 @@ class Load:
             act(client)
 
 
-def ids_in(body: str) -> list[str]:
-    """Return the ids of the accepted tasks in the answer to a submission."""
-    values = [json.loads(line) for line in body.splitlines()]
-    rows = values[0]["tasks"] if values and "tasks" in values[0] else values
-    return [row["task_id"] for row in rows if row.get("status") == "PENDING"]
-
-
 def _messages(client: Client) -> None:
     label = client.label()
     client.submit("/tasks/", json.dumps({"content": label}), [("insert_message", label)])
@@ -216,6 +221,28 @@ def _batches(client: Client) -> None:
     else:
         client.submit("/tasks/batch", body, asked, **more)
     client.load.pause(client.chance.uniform(0.5, 1.5))
+
+
+def _mistakes(client: Client) -> None:
+    """Submit tasks, cancel some of them at once or soon, and retry some of those later."""
+    items = [client.item() for _ in range(client.chance.randint(2, 12))]
+    rows = [{"name": name, "arguments": arguments} for name, arguments, _ in items]
+    asked = [(name, label) for name, _, label in items]
+    answer = client.submit("/tasks/batch", json.dumps(rows), asked)
+    ids = [task_id for task_id in accepted_ids(answer) if task_id] if answer.status == 202 else []
+    client.load.pause(client.chance.choice([0, 0, 0.05, 0.5, 2]))
+    client.change(CANCEL, [task_id for task_id in ids if client.chance.random() < 0.7])
+    client.load.pause(client.chance.choice([0, 0.1, 1]))
+    client.change(RETRY, [task_id for task_id in ids if client.chance.random() < 0.5])
+    client.load.pause(client.chance.uniform(0.2, 1))
+
+
+def _cancels(client: Client) -> None:
+    """Cancel a task of any client; sometimes retry one."""
+    for kind in (CANCEL, RETRY):
+        if (task_id := client.load.known_id(client.chance)) and client.chance.random() < 0.5:
+            client.change(kind, [task_id])
+    client.load.pause(client.chance.uniform(0.1, 0.5))
 
 
 def _keyed(client: Client) -> None:

@@ -7,7 +7,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-import kombu
+from tests.support.broker_connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,9 +33,7 @@ class Raw(NamedTuple):
 def send(url: str, sent: Iterable[Raw]) -> int:
     """Publish messages; return how many. Raises an error if the broker is unavailable."""
     count = 0
-    # On Redis a queue has one list for each priority; the service has these.
-    options = {"priority_steps": list(range(10))} if url.startswith("redis") else {}
-    with kombu.Connection(url, connect_timeout=5, transport_options=options) as connection:
+    with connect(url, connect_timeout=5) as connection:
         producer: Any = connection.Producer()  # headers are missing in the stubs
         for raw in sent:
             producer.publish(

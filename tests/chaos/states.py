@@ -1,4 +1,7 @@
-"""The states that were read of each task: none may be older than one that was read before."""
+"""The states that were read of each task: none may be older than one that was read before.
+
+Only a retry that a client asked for leads from an end back to an earlier state.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
+
+from .changes import NEVER, Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,13 +35,14 @@ class Read(NamedTuple):
 class States:
     """The states that were read of every task."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes | None = None) -> None:
+        self._changes = changes or Changes()
         self._reads: defaultdict[str, list[Read]] = defaultdict(list)
 
     def note(self, answer: Answer) -> None:
-        """Record an answer of GET /tasks/{id}. Raises ValueError for one of the wrong shape."""
+        """Record an answer that is a task's state. Raises ValueError for one of the wrong shape."""
         body = json.loads(answer.body)
-        task_id = answer.path.removeprefix("/tasks/").partition("?")[0]
+        task_id = answer.path.removeprefix("/tasks/").partition("?")[0].partition("/")[0]
         if body.keys() != {"task_id", "status", "result"} or body["task_id"] != task_id:
             raise ValueError("another task's, or none")
         if body["status"] not in RANKS or (body["status"] not in ENDED and body["result"]):
@@ -56,32 +62,50 @@ class States:
     def backwards(self, tasks: Mapping[str, Task]) -> Iterator[str]:
         """Yield each state that is older than one read before, and each end that changed."""
         for task_id, reads in self._reads.items():
-            yield from _older(task_id, reads)
+            yield from self._older(task_id, reads)
             ends = sorted((read for read in reads if read.status in ENDED), key=_received)
             for one, other in pairwise(ends):
-                if one.body != other.body:
+                pairs = [(one, other)]
+                if other.sent < one.received:  # of requests at the same time any may be the older
+                    pairs.append((other, one))
+                explained = any(
+                    self._explained(task_id, first, then.received) for first, then in pairs
+                )
+                if one.body != other.body and not explained:
                     yield f"{task_id} ended as {one.body}, then as {other.body}"
             task = tasks.get(task_id)
-            if ends and task is not None and json.loads(ends[-1].body) != _state_of(task):
+            if not ends or task is None or json.loads(ends[-1].body) == _state_of(task):
+                continue
+            if not self._explained(task_id, ends[-1], NEVER):
                 yield f"{task_id} ended as {ends[-1].body}, and is {task} now"
+
+    def _older(self, task_id: str, reads: list[Read]) -> Iterator[str]:
+        """Yield each state that is older than one that was received before its request was sent."""
+        received = iter(sorted(reads, key=_received))
+        following = next(received, None)
+        newest: Read | None = None
+        for read in sorted(reads, key=lambda read: read.sent):
+            while following is not None and following.received <= read.sent:
+                if newest is None or _age(following) > _age(newest):
+                    newest = following
+                following = next(received, None)
+            if newest is None or RANKS[read.status] >= RANKS[newest.status]:
+                continue
+            if read.status == "PENDING" or not self._explained(task_id, newest, read.received):
+                yield f"{task_id} was {newest.status}, then {read.status} at {read.sent:.2f}"
+
+    def _explained(self, task_id: str, end: Read, until: float) -> bool:
+        """Return whether the task may have been retried between an end and a later time."""
+        may_run_again = end.status in {"FAILURE", "REVOKED"}
+        return may_run_again and self._changes.retried(task_id, end.sent, until)
 
 
 def _received(read: Read) -> float:
     return read.received
 
 
-def _older(task_id: str, reads: list[Read]) -> Iterator[str]:
-    """Yield each state that is older than one that was received before its request was sent."""
-    received = iter(sorted(reads, key=_received))
-    following = next(received, None)
-    newest: Read | None = None
-    for read in sorted(reads, key=lambda read: read.sent):
-        while following is not None and following.received <= read.sent:
-            if newest is None or RANKS[following.status] > RANKS[newest.status]:
-                newest = following
-            following = next(received, None)
-        if newest is not None and RANKS[read.status] < RANKS[newest.status]:
-            yield f"{task_id} was {newest.status}, then {read.status} at {read.sent:.2f}"
+def _age(read: Read) -> tuple[int, float]:
+    return RANKS[read.status], read.sent
 
 
 def _state_of(task: Task) -> object:

@@ -6,11 +6,12 @@ import os
 import secrets
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
+from backend.broker.app import app
 from backend.db import connection as connections
 from backend.db import session
 from backend.settings import settings
@@ -93,3 +94,11 @@ def service(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa
             engine().dispose()
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Give a list of the replies: queue, correlation id, outcome."""
+    sent: list[Any] = []
+    monkeypatch.setattr(app.backend, "reply", sent.extend)
+    return sent

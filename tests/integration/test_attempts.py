@@ -101,12 +101,13 @@ def test_a_revoke_without_an_attempt_number_ends_only_a_waiting_task(
     task_id = put(database, state, attempt=2)
     before = task(database, task_id)
     with database.begin() as connection:
-        attempt = locked.revoke(connection, task_id, "enough")
+        revoked = locked.revoke(connection, task_id, "enough")
     row = task(database, task_id)
     if state == "STARTED":
-        assert (attempt, row) == (None, before)
+        assert (revoked, row) == (None, before)
     else:
-        assert (attempt, row["state"], row["error"]) == (2, "REVOKED", "enough")
+        assert revoked is not None
+        assert (revoked.attempt, row["state"], row["error"]) == (2, "REVOKED", "enough")
     assert box(database) == []
 
 

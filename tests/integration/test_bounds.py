@@ -33,6 +33,7 @@ CHURN = [
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
     "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
+    "take usual ones": (outbox._TAKE_USUAL, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
     "published": (lost_messages._PUBLISHED, {}),
     "oldest published": (lost_messages._OLDEST, {"limit": 10, "queue": "tasks"}),
     "republish overtaken": (

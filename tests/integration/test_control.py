@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from backend.api.control import _change
+from backend.api import control as api_control
+from backend.api.bulk import CANCEL, RETRY_TASKS
+from backend.api.control import _ask, _change_each
 from backend.db import bounds, control, ledger, locked, queries, records
-from backend.db.control import LOCKED
+from backend.db.control import Change
+from backend.errors import Conflict
+from backend.maintenance import rescue
+from backend.maintenance.expiry import Expiry
 from backend.states import State
+from backend.worker.parent.unreported import record_revoke
 from tests.support.ledger import box, claim, put, submit, task
-
-if TYPE_CHECKING:
-    import sqlalchemy as sa
+from tests.support.waiting import eventually
 
 UNFINISHED = ["PENDING", "STARTED", "RETRY"]
 
@@ -72,7 +79,7 @@ def test_a_task_that_has_ended_is_not_cancelled(database: sa.Engine, state: str)
     before = task(database, task_id)
     with database.begin() as connection:
         change = control.cancel(connection, [task_id])[task_id]
-    assert (change.changed, change.task.state if change.task else None) == (False, state)
+    assert (change.changed, change.state) == (False, state)
     assert task(database, task_id) == before
 
 
@@ -86,7 +93,7 @@ def test_a_locked_task_is_left_and_delays_no_other(database: sa.Engine, action: 
         locked.lock(other, [busy])
         with database.begin() as connection:
             changes = action(connection, [busy, free])  # type: ignore[operator]  # one of the two
-    assert (changes[busy], changes[free].changed) == (LOCKED, True)
+    assert (changes[busy].task, changes[free].changed) == (None, True)
 
 
 @pytest.mark.parametrize("action", [control.cancel, control.retry])
@@ -112,10 +119,12 @@ def test_a_task_that_is_retried_waits_for_its_next_attempt(database: sa.Engine, 
 @pytest.mark.parametrize("state", [*UNFINISHED, "SUCCESS"])
 def test_a_task_in_another_state_is_not_retried(database: sa.Engine, state: str) -> None:
     task_id = end(database, state) if state == "SUCCESS" else put(database, state)
+    with database.begin() as connection:  # a start is reported after a second
+        connection.execute(sa.text("UPDATE tasks SET started_at = now() - interval '5 s'"))
     before = task(database, task_id)
     with database.begin() as connection:
         change = control.retry(connection, [task_id])[task_id]
-    assert (change.changed, change.task.state if change.task else None) == (False, state)
+    assert (change.changed, change.state) == (False, state)
     assert task(database, task_id) == before
 
 
@@ -151,19 +160,83 @@ def test_an_old_task_that_is_retried_is_listed(database: sa.Engine) -> None:
 def test_of_two_retries_in_one_batch_only_the_first_changes_the_task(service: sa.Engine) -> None:
     task_id, other = end(service, "FAILURE"), end(service, "REVOKED")
     missing = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
-    first, again, different, unknown = _change(control.retry, [task_id, task_id, other, missing])
+    first, again, different, unknown = _change_each(RETRY_TASKS, [task_id, task_id, other, missing])
     assert first is not None
     assert first.changed
     assert again is not None
-    assert (again.changed, again.task and again.task.state) == (False, "RETRY")
+    assert (again.changed, again.state) == (False, "RETRY")
     assert different is not None
     assert different.changed
     assert unknown is None
 
 
-def test_a_locked_task_is_waited_for_and_then_left(service: sa.Engine) -> None:
-    task_id = end(service, "FAILURE")
-    with service.begin() as other:
-        locked.lock(other, [task_id])
-        assert _change(control.retry, [task_id, task_id]) == [LOCKED, LOCKED]
-    assert task(service, task_id)["state"] == "FAILURE"
+class Answers:
+    """Answers like a batcher, with one change after the other; the last one stays."""
+
+    def __init__(self, *changes: Change | None) -> None:
+        self._changes = list(changes)
+
+    async def submit(self, _task_id: str) -> Change | None:
+        return self._changes.pop(0) if len(self._changes) > 1 else self._changes[0]
+
+
+LOCKED = Change(None, State.STARTED)
+TASK_ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
+
+
+def ask(*changes: Change | None) -> Change:
+    answers: Any = Answers(*changes)
+    return asyncio.run(_ask(answers, TASK_ID, "cancelled"))
+
+
+def test_a_request_waits_for_a_locked_task() -> None:
+    changed = Change(records.TaskRecord(TASK_ID), State.REVOKED, changed=True)
+    assert ask(LOCKED, LOCKED, changed) == changed
+
+
+def test_a_request_for_a_task_that_stays_locked_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api_control, "LOCKED_SECONDS", 0.1)
+    with pytest.raises(Conflict, match="cannot be cancelled now"):
+        ask(LOCKED)
+
+
+def test_a_cancelled_task_has_a_reply(service: sa.Engine, replies: list[Any]) -> None:
+    (task_id,) = submit(service)
+    CANCEL.run([task_id])
+    eventually(lambda: len(replies) == 1, 5, "a reply is sent")
+    ((queue, _, outcome),) = replies
+    assert (queue, outcome.id, outcome.state) == ("replies", task_id, "REVOKED")
+    CANCEL.run([task_id])
+    assert len(replies) == 1
+
+
+def test_an_expired_task_has_a_reply(service: sa.Engine, replies: list[Any]) -> None:
+    (task_id,) = submit(service)
+    with service.begin() as connection:
+        connection.execute(sa.text("UPDATE tasks SET expires_at = now()"))
+    Expiry().expire()
+    eventually(lambda: len(replies) == 1, 5, "a reply is sent")
+    ((queue, _, outcome),) = replies
+    assert (queue, outcome.id, outcome.error) == ("replies", task_id, "Expired")
+
+
+def test_a_task_that_fails_with_its_lost_worker_has_a_reply(
+    service: sa.Engine, replies: list[Any]
+) -> None:
+    (task_id,) = submit(service, max_attempts=1)
+    with service.begin() as connection:
+        claim(connection, task_id, 1)
+    rescue._fail(records.Started(task_id, 1, "w", None, held=False))
+    ((queue, _, outcome),) = replies
+    assert (queue, outcome.id, outcome.state) == ("replies", task_id, "FAILURE")
+
+
+def test_a_waiting_task_that_is_revoked_through_celery_has_a_reply(
+    service: sa.Engine, replies: list[Any]
+) -> None:
+    (task_id,) = submit(service)
+    record_revoke(task_id, "revoked", time.monotonic())
+    eventually(lambda: len(replies) == 1, 5, "a reply is sent")
+    assert (replies[0][0], replies[0][2].error) == ("replies", "revoked")

@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from backend.api.history import TaskFilter, _position, cursor
+from backend.api.history import TaskFilter, decode_cursor, encode_cursor
 from backend.db import attempts, control, history, ledger, locked, records
-from backend.db.history import END, Filter, Position, page
+from backend.db.detail import read
+from backend.db.history import NEWEST, Filter, Position, page
 from backend.ids import new_task_id
 from backend.options import Options
 from tests.support.ledger import claim, reschedule, task
@@ -58,7 +59,7 @@ def add(
 
 def pages(database: sa.Engine, limit: int, **wanted: Any) -> Iterator[list[str]]:
     """Yield the ids of each page."""
-    position: Position | None = END
+    position: Position | None = NEWEST
     number = 0
     while position is not None:
         number += 1
@@ -67,7 +68,8 @@ def pages(database: sa.Engine, limit: int, **wanted: Any) -> Iterator[list[str]]
             found = page(connection, Filter(**wanted, before=position), limit)
         yield [str(row["id"]) for row in found.tasks]
         # A client sends the position back as a text.
-        assert _position(cursor(found.next)) == found.next or found.next is None
+        if found.next is not None:
+            assert decode_cursor(encode_cursor(found.next)) == found.next
         position = found.next
 
 
@@ -161,7 +163,7 @@ def test_a_queue_is_that_of_the_tasks_declaration(database: sa.Engine) -> None:
 def detail(database: sa.Engine, task_id: str) -> list[tuple[Any, ...]]:
     """Return number, status, error and its class of the attempts that have rows."""
     with database.begin() as connection:
-        known = history.detail(connection, task_id)
+        known = read(connection, task_id)
     assert known is not None
     return [(row["attempt"], row["status"], row["error"], row["error_type"]) for row in known[1]]
 
@@ -212,7 +214,7 @@ def test_a_retried_task_keeps_the_row_of_the_attempt_before(database: sa.Engine)
 
 
 def test_only_the_newest_attempts_are_kept(database: sa.Engine) -> None:
-    assert attempts.KEPT == 100
+    assert attempts.MAX_ROWS == 100
     (task_id,) = add(database, PAST)
     for attempt in range(1, 105):
         with database.begin() as connection:
@@ -221,3 +223,63 @@ def test_only_the_newest_attempts_are_kept(database: sa.Engine) -> None:
             reschedule(connection, task_id, attempt)
     numbers = [number for number, *_ in detail(database, task_id)]
     assert numbers == list(range(5, 105))
+
+
+def test_a_failed_attempt_that_was_never_started_has_a_row(database: sa.Engine) -> None:
+    """It ran in a group or a batch, which holds it without a claim."""
+    (task_id,) = add(database, PAST)
+    with database.begin() as connection:
+        locked.fail(connection, task_id, 1, "KeyError: 1", "w", retry=False, error_type="KeyError")
+    assert detail(database, task_id) == [(1, "FAILURE", "KeyError: 1", "KeyError")]
+    assert found(database, error="KeyError") == [task_id]
+
+
+def test_a_retried_task_has_no_row_of_an_attempt_that_never_started(database: sa.Engine) -> None:
+    (task_id,) = add(database, PAST)
+    with database.begin() as connection:
+        claim(connection, task_id, 1)
+    with database.begin() as connection:
+        locked.fail(connection, task_id, 1, "KeyError: 1", "w", declared=3, error_type="KeyError")
+    with database.begin() as connection:
+        control.cancel(connection, [task_id])
+        control.retry(connection, [task_id])
+    assert detail(database, task_id) == [(1, "FAILURE", "KeyError: 1", "KeyError")]
+    assert found(database, error="KeyError") == [task_id]
+
+
+def test_tasks_are_found_by_id_tag_and_unfinished_state_behind_any_number_of_newer_ones(
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "LOOKED_AT", 5)
+    (wanted,) = add(database, PAST, options=Options(tags=("a",)))
+    newer = add(database, *(PAST + timedelta(seconds=1 + number) for number in range(20)))
+    with database.begin() as connection:
+        control.cancel(connection, newer)
+    for filters in ({"ids": [wanted]}, {"tags": ["a", "b"]}, {"statuses": ["PENDING"]}):
+        assert list(pages(database, 10, **filters)) == [[wanted]]
+
+
+def test_a_version_7_id_with_a_time_of_another_century_is_listed_by_its_row(
+    database: sa.Engine,
+) -> None:
+    task_id = id_of(datetime(2198, 1, 1, tzinfo=UTC))
+    (other,) = add(database, PAST)
+    with database.begin() as connection:
+        ledger.submit(connection, [records.TaskRecord(task_id, "slow", "{}", 3)])
+    assert found(database) == [task_id, other]
+
+
+def test_a_search_for_text_looks_at_a_limited_number_of_bytes(
+    database: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "LOOKED_AT_BYTES", 500)
+    (wanted,) = add(database, PAST, args='{"text":"here"}')
+    text = "".join(random.choices("abcdefgh", k=200))
+    add(
+        database,
+        *(PAST + timedelta(seconds=1 + number) for number in range(9)),
+        args=f'{{"text":"{text}"}}',
+    )
+    each = list(pages(database, 10, text="here"))
+    assert [task_id for ids in each for task_id in ids] == [wanted]
+    assert len(each) > 2

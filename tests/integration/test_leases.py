@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from celery.worker import state as celery_state
 
 from backend.db import leases, ledger, locked, queries
+from backend.states import RETRY, REVOKED
 from backend.worker.parent.lease import Lease
 from tests.support.ledger import put, submit, succeed
 from tests.support.requests import request_of
@@ -56,7 +57,7 @@ def test_a_renewal_returns_attempts_that_are_no_longer_current(database: sa.Engi
         locked.fail(connection, superseded, 1, "lost", "w")
         holds = [f"{task_id}/1" for task_id in (runs, ended, revoked, superseded)]
         lost = leases.renew(connection, "w", lambda: holds)
-        assert lost == {f"{revoked}/1": True, f"{superseded}/1": False}
+        assert lost == {f"{revoked}/1": REVOKED, f"{superseded}/1": RETRY}
         assert leases.renew(connection, "w", lambda: [f"{superseded}/2"]) == {}
 
 
@@ -118,11 +119,28 @@ def test_the_connections_of_a_dead_worker_are_terminated(database: sa.Engine) ->
     engine.dispose()
 
 
+def lease_of(worker: object) -> Any:  # noqa: ANN401 - its private methods are called
+    """Return a lease without its threads."""
+    lease: Any = Lease.__new__(Lease)
+    lease._worker = worker
+    lease._name = "w"
+    lease._lost_before = set()
+    lease._kills = queue.SimpleQueue()
+    return lease
+
+
+def test_a_lease_is_renewed_before_the_worker_has_an_event_loop(service: sa.Engine) -> None:
+    lease_of(SimpleNamespace())._renew()
+    with service.begin() as connection:
+        assert leases.alive(connection) == ["w"]
+
+
 # By state and attempt of the task: how many renewals notice its first attempt until it is killed.
 NOTICED = {
     "superseded": ("STARTED", 2, 2),
     "failed": ("FAILURE", 1, 2),
     "revoked": ("REVOKED", 1, 1),
+    "revoked, and then retried": ("RETRY", 2, 1),
 }
 
 
@@ -133,21 +151,22 @@ def test_an_attempt_that_is_no_longer_current_is_killed_in_the_event_loop(
 ) -> None:
     state, attempt, renewals = NOTICED[case]
     task_id = put(service, state, attempt=attempt)
+    if case == "revoked, and then retried":
+        with service.begin() as connection:
+            connection.execute(
+                sa.text("INSERT INTO task_attempts VALUES (:id, 1, 'REVOKED')"), {"id": task_id}
+            )
     request = request_of(monkeypatch, [], id=task_id, ledger_attempt=1)
     killed: list[object] = []
-    request.kill = lambda *how: killed.append(how)
+    request.kill = lambda pool, *, revoked: killed.append((pool, revoked))
     celery_state.reserved_requests.add(request)
     later: list[tuple[Callable[..., object], tuple[object, ...]]] = []
     hub = SimpleNamespace(call_soon=lambda step, *args: later.append((step, args)))
-    renewing: Any = Lease.__new__(Lease)  # without its threads
-    renewing._worker = SimpleNamespace(hub=hub, pool="the pool")
-    renewing._name = "w"
-    renewing._lost_before = set()
-    renewing._kills = queue.SimpleQueue()
+    renewing = lease_of(SimpleNamespace(hub=hub, pool="the pool"))
     for _ in range(renewals):
         assert later == []  # a task that has just ended stays in the lease for a moment
         renewing._renew()
     ((step, args),) = later
     assert killed == []
     step(*args)
-    assert killed == [("the pool", case == "revoked")]
+    assert killed == [("the pool", case.startswith("revoked"))]

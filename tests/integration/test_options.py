@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -10,9 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from backend.broker.pack import pack
-from backend.db import control, ledger, locked, lost_messages, outbox, purge, records
+from backend.db import control, leases, ledger, locked, lost_messages, outbox, purge, records
 from backend.db.purge import Progress
+from backend.errors import Duplicate
+from backend.maintenance.republish import LostMessages
 from backend.options import Options
+from backend.registry import registered
+from tests.support.attempts import attempt_of
 from tests.support.ledger import age, box, claim, publish, put, task
 
 if TYPE_CHECKING:
@@ -161,7 +167,7 @@ def test_a_retried_task_no_longer_expires_and_keeps_its_other_options(database: 
     assert [entry.priority for entry in take(database)] == [8]
 
 
-def test_each_priority_has_suspects(database: sa.Engine) -> None:
+def test_lost_messages_of_each_priority_are_published_again(database: sa.Engine) -> None:
     urgent, usual, low = submit(database, Options(priority=9), None, Options(priority=1))
     with database.begin() as connection:
         publish(connection, 10)
@@ -183,3 +189,43 @@ def test_a_purged_task_leaves_no_tags(database: sa.Engine) -> None:
         connection.execute(sa.text("UPDATE tasks SET finished_at = now() - interval '1 h'"))
         assert purge.delete(connection, Progress(), timedelta(minutes=1), now).tasks == 1
         assert connection.execute(count).scalar() == 0
+
+
+def test_an_attempt_that_has_begun_in_time_is_started_after_its_expiry(service: sa.Engine) -> None:
+    (task_id,) = submit(service, Options(expires=60))
+    attempt = attempt_of(registered()["slow"], task_id, "{}")
+    with service.begin() as connection:
+        leases.renew(connection, attempt.worker, list)
+        connection.execute(sa.text("UPDATE tasks SET expires_at = now()"))
+    with pytest.raises(Duplicate):
+        attempt.claim()
+    attempt.claim(begun=True)
+    assert task(service, task_id)["state"] == "STARTED"
+
+
+class OneMissing(LostMessages):
+    """Reports that the broker lacks a message."""
+
+    held_seconds = 0
+
+    def _compare(self, _expected: object) -> Counter[str]:
+        return Counter({"tasks": 1})
+
+
+def test_a_message_of_low_priority_is_not_lost_while_workers_take_urgent_ones(
+    service: sa.Engine,
+) -> None:
+    low, *urgent = submit(service, Options(priority=1), *[Options(priority=9)] * 3)
+    with service.begin() as connection:
+        publish(connection, 10)
+    for seconds, task_id in enumerate((low, *reversed(urgent)), 20):
+        age(service, task_id, seconds)
+    lost_ones = OneMissing(threading.Event())
+    for task_id in urgent[:2]:
+        lost_ones.republish()
+        with service.begin() as connection:
+            assert claim(connection, task_id, 1)
+    assert take(service) == []
+    for _ in range(3):  # nobody takes the last urgent one
+        lost_ones.republish()
+    assert ids_of(take(service)) == [urgent[2], low]

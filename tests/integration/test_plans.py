@@ -23,17 +23,24 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
     """Return statements about some of the tasks, with these as parameters."""
     one: dict[str, Any] = {"id": ids[0], "attempt": 1, "state": "SUCCESS", "result": "{}"}
     few: dict[str, Any] = {"ids": ids, "attempts": [1] * len(ids)}
-    ends: dict[str, Any] = {"worker": "w", "waiting": True, "error": None, "began": None}
+    held = {"worker": "w", "in_time": False}
+    ends: dict[str, Any] = {
+        "worker": "w",
+        "waiting": True,
+        "error": None,
+        "error_type": None,
+        "began": None,
+    }
     rows = {name: [value] * len(ids) for name, value in (("states", "SUCCESS"), ("results", "{}"))}
     return {
         "claim": (
             ledger._CLAIM[True, False],
-            {**few, "worker": "w", "declared": 5},
+            {**few, **held, "declared": 5},
         ),
-        "set limit": (running._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
-        "hold": (locked._HOLD, {**few, "worker": "w"}),
-        "hold one": (locked._HOLD_ONE, {**few, "worker": "w"}),
-        "hold what is not locked": (locked._HOLD_BRIEFLY, {**few, "worker": "w"}),
+        "set limit": (locked._SET_MAX_ATTEMPTS, {**one, "declared": 5}),
+        "hold": (locked._HOLD, {**few, **held}),
+        "hold one": (locked._HOLD_ONE, {**few, **held}),
+        "hold what is not locked": (locked._HOLD_BRIEFLY, {**few, **held}),
         "finish one": (ledger._FINISH_ONE, {**one, **ends, "name": "w"}),
         "finish": (
             ledger._FINISH,
@@ -41,7 +48,7 @@ def statements(ids: Sequence[str]) -> dict[str, tuple[sa.TextClause, dict[str, A
         ),
         "reschedule": (
             ledger._RESCHEDULE,
-            {**few, **ends, "free": True, "ended": False, "delay": 0},
+            {**few, **ends, "free": True, "requested": False, "delay": 0},
         ),
         "lock": (locked._LOCK, few),
         "lock what a worker has started": (locked._LOCK_STARTED_BY, {"worker": "w"}),

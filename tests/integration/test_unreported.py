@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.broker.app import app
+from backend.db import control
 from backend.registry import registered
 from backend.worker.parent.unreported import record_failure, record_revoke, reschedule_unstarted
 from tests.support.attempts import attempt_of
@@ -15,17 +16,6 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-
-    from backend.broker.wire import Delivery
-    from backend.db.records import TaskRecord
-
-
-@pytest.fixture
-def replies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Give a list of the replies."""
-    sent: list[tuple[Delivery, TaskRecord]] = []
-    monkeypatch.setattr(app.backend, "reply", sent.extend)
-    return sent
 
 
 @pytest.mark.parametrize(("max_attempts", "state"), [(3, "RETRY"), (1, "FAILURE")])
@@ -41,7 +31,7 @@ def test_an_attempt_that_could_not_be_sent_to_a_child_fails_with_the_reason(
     assert box(service) == ([(task_id, 2)] if state == "RETRY" else [])
     if state == "FAILURE":
         eventually(lambda: len(replies) == 1, 5, "a reply is sent")
-        assert replies[0][1].state == "FAILURE"
+        assert replies[0][2].state == "FAILURE"
 
 
 def test_attempts_of_a_lost_batch_are_repeated_at_no_cost(service: sa.Engine) -> None:
@@ -60,7 +50,18 @@ def test_a_revoked_attempt_ends_and_waiting_clients_get_a_reply(
 ) -> None:
     (task_id,) = submit(service)
     delivery = attempt_of(registered()["slow"], task_id, "{}").delivery
-    record_revoke(task_id, "terminated", delivery)
+    record_revoke(task_id, "terminated", time.monotonic(), delivery)
     assert task(service, task_id)["state"] == "REVOKED"
     eventually(lambda: len(replies) == 1, 5, "a reply is sent")
-    assert (replies[0][1].state, replies[0][1].error) == ("REVOKED", "terminated")
+    assert (replies[0][2].state, replies[0][2].error) == ("REVOKED", "terminated")
+
+
+def test_a_late_copy_of_a_revoke_leaves_a_task_that_was_retried_since(service: sa.Engine) -> None:
+    (task_id,) = submit(service)
+    record_revoke(task_id, "revoked", time.monotonic())
+    with service.begin() as connection:
+        control.retry(connection, [task_id])
+    record_revoke(task_id, "revoked", time.monotonic() - 5)
+    assert task(service, task_id)["state"] == "RETRY"
+    record_revoke(task_id, "revoked", time.monotonic())
+    assert task(service, task_id)["state"] == "REVOKED"

@@ -6,12 +6,11 @@ again; these are checked in another way. A block of an unknown command is an err
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -23,15 +22,11 @@ from backend.settings import Settings
 from .stack import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 NAMES = ("README.md", "TASKS.md", "FLOWER.md", "QUICK_ACCESS.md", "CONTRIBUTING.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_WORKER = re.compile(r"[a-z_]+-[0-9a-f]+@\S+")
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_KINDS = (UUID, TIME, _WORKER)
 
 
 @dataclass(frozen=True)
@@ -246,53 +241,6 @@ def shortened(text: str) -> str:
     """
     text = re.sub(r"duration=(?!60\b)\d+", "duration=1", text)
     return re.sub(r"(enqueued for|completed after) \d+ seconds", r"\1 1 seconds", text)
-
-
-def values(text: str) -> list[Any]:
-    """Return the JSON values in the output of a command, ignoring other text."""
-    decoder = json.JSONDecoder()
-    found: list[Any] = []
-    place = 0
-    while (start := text.find("{", place)) >= 0:
-        try:
-            value, place = decoder.raw_decode(text, start)
-        except ValueError:
-            place = start + 1
-        else:
-            found.append(value)
-    return found
-
-
-# Pairs of states that a task may have at the moment of a request.
-_MOMENTARY = ({"PENDING", "STARTED"}, {"ACTIVE", "RESERVED"})
-
-
-def differences(expected: object, actual: object, place: str = "") -> Iterator[str]:
-    """Yield the differences between an answer and the document.
-
-    Ids, times, names of workers and counts may differ.
-    """
-    if isinstance(expected, dict) and isinstance(actual, dict) and list(expected) == list(actual):
-        for key, value in expected.items():
-            yield from differences(value, actual[key], f"{place}/{key}")
-    elif isinstance(expected, list) and isinstance(actual, list) and (expected or not actual):
-        for value in actual:
-            yield from differences(expected[-1], value, f"{place}/*")
-    elif not _like(expected, actual, place):
-        yield f"{place}: is {actual!r} instead of {expected!r}"
-
-
-def _like(expected: object, actual: object, place: str) -> bool:
-    if isinstance(expected, str) and isinstance(actual, str):
-        return (
-            expected == actual
-            or any(kind.fullmatch(expected) and kind.fullmatch(actual) for kind in _KINDS)
-            or any({expected, actual} <= words for words in _MOMENTARY)
-            or place == "/messages/*/content"
-        )
-    if place == "/status":
-        return expected == actual
-    return (isinstance(expected, int) and isinstance(actual, int)) or expected is actual is None
 
 
 def known_settings() -> set[str]:

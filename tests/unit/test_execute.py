@@ -57,7 +57,7 @@ def test_an_internal_error_is_logged_and_not_raised_in_the_parent(done: list[str
 @pytest.mark.parametrize("broken", [False, True])
 def test_an_error_is_recorded_before_it_is_logged(done: list[str], *, broken: bool) -> None:
     class Recorded(Attempt):
-        def claim(self, *, or_started: bool = False) -> None:
+        def claim(self, *, begun: bool = False) -> None:
             """Need no ledger."""
 
         def record_error(self, error: str, error_type: str, *, retry: bool) -> State | None:

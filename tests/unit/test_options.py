@@ -61,14 +61,14 @@ def test_equal_options_are_equal_however_they_are_written() -> None:
     assert Options.model_validate(one).given() == Options.model_validate(other).given()
 
 
-def test_options_that_are_all_usual_are_none() -> None:
+def test_options_with_only_defaults_are_false() -> None:
     assert not Options(priority=4)
     assert Options(priority=5)
 
 
 def test_only_a_task_with_a_time_to_come_starts_later() -> None:
     now = datetime.now(UTC)
-    assert Options(countdown=1).later
-    assert Options(eta=now + timedelta(minutes=1)).later
-    assert not Options(eta=now - timedelta(minutes=1)).later
-    assert not Options(priority=9).later
+    assert Options(countdown=1).starts_later
+    assert Options(eta=now + timedelta(minutes=1)).starts_later
+    assert not Options(eta=now - timedelta(minutes=1)).starts_later
+    assert not Options(priority=9).starts_later

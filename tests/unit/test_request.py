@@ -61,7 +61,7 @@ def test_a_revoked_id_stops_an_external_message(monkeypatch: pytest.MonkeyPatch)
     request = request_of(monkeypatch, outcomes)
     celery_state.revoked.add(request.id)
     assert request.revoked()
-    ((write, task_id, reason, _),) = outcomes
+    ((write, task_id, reason, *_),) = outcomes
     assert write is record_revoke
     assert (task_id, reason) == (request.id, "revoked")
 
@@ -85,7 +85,7 @@ def test_a_revoke_that_reaches_an_attempt_in_the_pool_ends_it(
     request.terminate(Pool(), signal=signal.SIGTERM)
     assert outcomes == []
     request.child_lost(Terminated(signal.SIGTERM))
-    ((write, task_id, _, delivery),) = outcomes
+    ((write, task_id, _, _, delivery),) = outcomes
     assert write is record_revoke
     assert (task_id, delivery.attempt) == (request.id, 1)
 
@@ -98,12 +98,12 @@ def test_the_child_of_a_running_attempt_is_killed_and_nothing_is_recorded(
     request = started(request_of(monkeypatch, outcomes, ledger_attempt=1))
     events: list[str] = []
     request.send_event = lambda event, **_: events.append(event)  # type: ignore[method-assign]  # a fake
-    request.kill(pool, revoked)
+    request.kill(pool, revoked=revoked)
     assert ("task-revoked" in events) is revoked
     assert pool.killed == [(4711, signal.SIGKILL)]
     request.child_lost(Terminated(signal.SIGKILL))
     assert outcomes == []
-    request.kill(pool, revoked)
+    request.kill(pool, revoked=revoked)
     assert len(pool.killed) == 1
 
 
@@ -116,7 +116,7 @@ def test_the_child_of_an_attempt_that_has_ended_or_waits_is_not_killed(
     ended = started(request_of(monkeypatch, [], ledger_attempt=1))
     celery_state.task_ready(ended)
     for request in (waiting, ended):
-        request.kill(pool, False)  # noqa: FBT003 - kombu calls it so
+        request.kill(pool, revoked=False)
     assert pool.killed == []
 
 
@@ -124,12 +124,12 @@ def test_no_child_is_killed_for_one_member_of_a_batch(monkeypatch: pytest.Monkey
     pool = Pool()
     member = request_of(monkeypatch, [], ledger_attempt=1)
     member.shares_job = True
-    started(member).kill(pool, False)  # noqa: FBT003 - kombu calls it so
+    started(member).kill(pool, revoked=False)
     # Nor is the batch's child killed when the member runs alone in another child.
     member.leave_job()
-    member.kill(pool, False)  # noqa: FBT003 - kombu calls it so
+    member.kill(pool, revoked=False)
     assert pool.killed == []
-    started(member, 4712).kill(pool, False)  # noqa: FBT003 - kombu calls it so
+    started(member, 4712).kill(pool, revoked=False)
     assert pool.killed == [(4712, signal.SIGKILL)]
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from backend.broker.app import app
 from backend.broker.reply import decode, new_reply_queue
-from backend.broker.wire import Delivery
 from backend.db.records import TaskRecord
 from backend.states import FAILURE, REVOKED, SUCCESS, State
 
@@ -32,24 +31,23 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return sent
 
 
-def reply(*ends: tuple[str, str | None, bool, State, str]) -> None:
-    """Reply to tasks of (id, reply queue, external, state, value or error)."""
+def reply(*ends: tuple[str, str | None, State, str]) -> None:
+    """Reply to tasks of (id, reply queue, state, value or error)."""
     backend: Any = app.backend
     ended = []
-    for task_id, queue, external, state, text in ends:
+    for task_id, queue, state, text in ends:
         value, error = (text, None) if state == SUCCESS else (None, text)
-        delivery = Delivery(task_id, 1, "slow", [], {}, queue, None, "tasks", external)
-        ended.append((delivery, TaskRecord(task_id, state=state, result=value, error=error)))
+        ended.append((queue, None, TaskRecord(task_id, state=state, result=value, error=error)))
     backend.reply(ended)
 
 
 def test_tasks_of_an_api_process_share_a_reply(replies: list[tuple[str, Any]]) -> None:
     here, there = new_reply_queue(), new_reply_queue()
     reply(
-        ("a", here, False, SUCCESS, "1"),
-        ("b", there, False, SUCCESS, "1.0e-7"),
-        ("c", here, False, SUCCESS, "3"),
-        ("d", None, False, SUCCESS, "4"),
+        ("a", here, SUCCESS, "1"),
+        ("b", there, SUCCESS, "1.0e-7"),
+        ("c", here, SUCCESS, "3"),
+        ("d", None, SUCCESS, "4"),
     )
     (to_here, ids), (to_there, outcome) = replies
     assert (to_here, decode(ids)) == (here, {"a": None, "c": None})
@@ -82,7 +80,7 @@ def test_a_reply_without_an_outcome_sends_readers_to_the_ledger(
 def test_an_external_task_gets_celerys_reply_in_a_batch_too(
     replies: list[tuple[str, Any]],
 ) -> None:
-    reply(("a", "here", True, SUCCESS, '{"x": 1}'), ("b", "here", True, SUCCESS, "2"))
+    reply(("a", "here", SUCCESS, '{"x": 1}'), ("b", "here", SUCCESS, "2"))
     assert [(queue, body["task_id"], body["result"]) for queue, body in replies] == [
         ("here", "a", {"x": 1}),
         ("here", "b", 2),
@@ -93,7 +91,7 @@ def test_an_external_task_gets_celerys_reply_in_a_batch_too(
 def test_celery_clients_get_an_error_as_an_exception(
     replies: list[tuple[str, Any]], state: State, kind: str
 ) -> None:
-    reply(("a", "here", False, state, "too small"))
+    reply(("a", "here", state, "too small"))
     ((_, body),) = replies
     assert (body["status"], body["result"]["exc_type"]) == (state, kind)
     assert body["result"]["exc_message"] == ["too small"]
@@ -101,5 +99,5 @@ def test_celery_clients_get_an_error_as_an_exception(
 
 def test_a_deeply_nested_value_is_sent_unchanged(replies: list[tuple[str, Any]]) -> None:
     value = "[" * 240 + "]" * 240
-    reply(("a", "here", False, SUCCESS, value))
+    reply(("a", "here", SUCCESS, value))
     assert json.dumps(replies[0][1]["result"]) == value

@@ -12,7 +12,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from backend.worker.parent.by_priority import Requests
+    from backend.worker.parent.priority_queue import PriorityQueue
 
 
 # Where the messages come from.
@@ -36,7 +36,7 @@ class Worker:
         self.source = Mock(channel=CHANNEL)
         self.waiting.connected(self.source)
 
-    def next_job(self, requests: Requests) -> Mock:
+    def next_job(self, requests: PriorityQueue) -> Mock:
         self.jobs.append([requests.pop_first() for _ in range(min(2, len(requests)))])
         job = Mock(accepted=True)
         self.sent.append(job)
@@ -126,7 +126,7 @@ def test_a_request_that_gets_a_child_in_time_does_not_go_back(worker: Worker) ->
 
 
 def test_a_child_is_free_again_if_all_requests_of_a_job_were_dropped(worker: Worker) -> None:
-    def drop(waiting: Requests) -> None:
+    def drop(waiting: PriorityQueue) -> None:
         waiting.pop_first()
 
     waiting = WaitingRequests(worker, drop)

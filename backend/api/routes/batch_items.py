@@ -13,9 +13,10 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_json
 
 from backend.api.body import Answer, in_body
-from backend.api.options import check
+from backend.api.options import refuse_above_declared
 from backend.api.problems import FieldProblem
 from backend.api.routes.task_models import TaskId
+from backend.json_text import FRACTION, compact
 from backend.options import Options
 from backend.registry import names, registered
 from backend.states import State
@@ -75,9 +76,7 @@ class BatchLine(Answer):
     )
 
 
-# Start of a number with a fraction or an exponent. json.dumps may write it differently, so it is
-# kept as marked text.
-_FRACTION = re.compile(r"\d[.eE]")
+# json.dumps may write a number with a fraction differently, so it is kept as marked text.
 _MARK = secrets.token_hex(16)
 _MARKED = re.compile(rf'"{_MARK}([^"]*)"')
 
@@ -87,10 +86,10 @@ def arguments_of(items: Sequence[BatchItem], text: str) -> list[str]:
 
     `text` is the array that the items were read from. A worker reads the same text as the API.
     """
-    if not _FRACTION.search(text):
+    if not FRACTION.search(text):
         return [to_json(item.arguments).decode() for item in items]
     read = json.loads(text, parse_float=lambda number: _MARK + number)
-    return [_MARKED.sub(r"\1", json.dumps(item["arguments"])) for item in read]
+    return [_MARKED.sub(r"\1", compact(json.dumps(item["arguments"]))) for item in read]
 
 
 def task_of(item: BatchItem, arguments: str, services: Services, *place: int) -> TaskRecord:
@@ -106,5 +105,5 @@ def task_of(item: BatchItem, arguments: str, services: Services, *place: int) ->
         spec.arguments.model_validate_json(arguments)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors(), *place, "arguments")) from error
-    check(item.options, spec, ("body", *place, "options"))
+    refuse_above_declared(item.options, spec, ("body", *place, "options"))
     return services.new_task(spec, arguments, item.options)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from fastapi import Path, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.api.body import Answer, dump_json
 from backend.api.bulk import CANCEL, RETRY_TASKS, Action
-from backend.api.control import NOT_FOUND
-from backend.api.history import EXAMPLE_CURSOR, Before, Ids, TaskFilter, cursor
+from backend.api.control import NOT_KNOWN
+from backend.api.history import EXAMPLE_CURSOR, Before, Ids, TaskFilter, encode_cursor
 from backend.api.openapi import OTHER_SITE, STORE_AWAY, error, header, router_of
-from backend.api.routes.task_models import EXAMPLE_ID, TaskId, TaskState
+from backend.api.routes.task_models import EXAMPLE_ID, TaskId, TaskIdPath, TaskState
 from backend.api.routes.tasks import state_answer
 from backend.api.same_origin import SAME_ORIGIN
 from backend.api.services import services_of
 from backend.settings import settings
 from backend.states import RETRY, State
 
-router = router_of("Tasks", STORE_AWAY | error(404, "No task has this id", NOT_FOUND) | OTHER_SITE)
+router = router_of("Tasks", STORE_AWAY | OTHER_SITE)
 
-_TaskId = Annotated[str, Path(description="As returned when the task was created")]
-_Conflict = dict[int | str, Any]
-_NOT_CANCELLED: _Conflict = error(
+_NOT_FOUND = error(404, "No task has this id", NOT_KNOWN)
+_NOT_CANCELLED = _NOT_FOUND | error(
     409,
     "The task has ended with SUCCESS or FAILURE, or is running inside one commit",
     "The task has ended with SUCCESS, so it cannot be cancelled.",
 )
-_NOT_RETRIED: _Conflict = error(
+_NOT_RETRIED = _NOT_FOUND | error(
     409,
     "The task has not ended with FAILURE or REVOKED",
     "The task is SUCCESS. Only one that has ended with FAILURE or REVOKED can be retried.",
@@ -67,6 +66,8 @@ class BulkRequest(BaseModel):
             raise ValueError("give either ids or filter")
         if self.filter is not None and not self.filter.model_fields_set:
             raise ValueError("the filter must have at least one field")
+        if self.before is not None and self.filter is None:
+            raise ValueError("before belongs to a filter")
         return self
 
 
@@ -96,16 +97,13 @@ class BulkAnswer(Answer):
 async def _bulk(request: Request, action: Action, wanted: BulkRequest) -> Response:
     which: Any = wanted.filter if wanted.ids is None else wanted.ids
     control = services_of(request).control
-    result = await control.change(action, which, wanted.before, dry_run=wanted.dry_run)
+    result = await control.change_many(action, which, wanted.before, dry_run=wanted.dry_run)
     body = {
         "dry_run": wanted.dry_run,
         "matched": len(result.tasks),
         "changed": sum(each.changed for each in result.tasks),
-        "tasks": [
-            {"task_id": each.task_id, "status": each.state, "changed": each.changed}
-            for each in result.tasks
-        ],
-        "next": cursor(result.next),
+        "tasks": [each._asdict() for each in result.tasks],
+        "next": encode_cursor(result.next),
     }
     return Response(dump_json(body), media_type="application/json")
 
@@ -139,7 +137,7 @@ async def retry_tasks(wanted: BulkRequest, request: Request) -> Response:
     dependencies=[SAME_ORIGIN],
     summary="Cancel a task",
 )
-async def cancel_task(task_id: _TaskId, request: Request) -> Response:
+async def cancel_task(task_id: TaskIdPath, request: Request) -> Response:
     """End a task with REVOKED: it does not start, or its process is killed within 5 s.
 
     What it has written through `run.session` is rolled back. A cancelled task may be cancelled
@@ -164,7 +162,7 @@ async def cancel_task(task_id: _TaskId, request: Request) -> Response:
     dependencies=[SAME_ORIGIN],
     summary="Retry a task",
 )
-async def retry_task(task_id: _TaskId, request: Request) -> Response:
+async def retry_task(task_id: TaskIdPath, request: Request) -> Response:
     """Give a task that ended with FAILURE or REVOKED another attempt, at once, with the same id."""
     await services_of(request).control.retry(task_id)
     body = f'{{"task_id":"{task_id}","status":"{RETRY}","message":"Task runs again"}}'

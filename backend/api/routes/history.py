@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import Field
 
 from backend.api.body import Answer, dump_json
-from backend.api.history import EXAMPLE_CURSOR, Before, TaskFilter, cursor, in_query
-from backend.api.openapi import NOT_FOUND, STORE_AWAY, router_of
+from backend.api.history import EXAMPLE_CURSOR, Before, TaskFilter, encode_cursor, in_query
+from backend.api.openapi import NO_SUCH_TASK, NOT_FOUND, STORE_AWAY, router_of
 from backend.api.route import ABSENT
-from backend.api.routes.task_models import TaskId, result_text
+from backend.api.routes.task_models import TaskId, TaskIdPath, result_text
 from backend.api.services import services_of
-from backend.db import history
+from backend.db import detail, history
 from backend.errors import NotFound
-from backend.ids import is_task_id
+from backend.ids import is_task_id, time_of
 from backend.options import PRIORITY
 from backend.registry import registered
 from backend.states import PENDING, RETRY, STARTED, State
@@ -99,6 +99,8 @@ class TaskDetail(Answer):
     finished_at: datetime | None = Field(examples=[TIME])
     worker: str | None = Field(examples=[WORKER])
     progress: str | None = Field(examples=["3/10"])
+    workflow_id: str | None = Field(examples=[None], description="null: it is in no workflow")
+    schedule: str | None = Field(examples=[None], description="null: no schedule has made it")
     attempts: list[TaskAttempt]
 
 
@@ -116,30 +118,42 @@ async def find_tasks(
     """
     question = partial(history.page, wanted=wanted.select(before), limit=limit)
     page = await services_of(request).history.submit(question)
-    body = {"tasks": [_entry(row) for row in page.tasks], "next": cursor(page.next)}
+    body = {"tasks": [_entry(row) for row in page.tasks], "next": encode_cursor(page.next)}
     return Response(dump_json(body), media_type="application/json")
 
 
 def _entry(row: RowMapping) -> dict[str, Any]:
-    started = None if _is_hidden(row) else row["started_at"]
     return {
         "task_id": str(row["id"]),
         "name": row["name"],
         "status": row["state"],
         "attempt": row["attempt"],
-        **_times(row, "created_at"),
-        "started_at": _time(started),
+        "created_at": _time(_created_at(row)),
+        "started_at": _time(_started_at(row, row["state"])),
         **_times(row, "finished_at"),
     }
 
 
-def _is_hidden(row: RowMapping) -> bool:
-    """Return whether the row's start is that of an earlier attempt, or not reported yet."""
-    return row["state"] in {PENDING, RETRY} and row["attempt"] == 1
+def _created_at(row: RowMapping) -> datetime:
+    """Return when a task was created: the history is in this order, and is filtered by it."""
+    milliseconds = time_of(row["id"])
+    created: datetime = row["created_at"]
+    return created if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _started_at(row: RowMapping, state: State) -> datetime | None:
+    """Return when a task has started; None while its first start is not reported yet."""
+    started: datetime | None = row["started_at"]
+    return None if state == PENDING else started
 
 
 def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+    # The session's time zone is not UTC if a pooler drops our settings.
+    return (
+        None
+        if moment is None
+        else moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    )
 
 
 def _times(row: RowMapping, *names: str) -> dict[str, str | None]:
@@ -153,23 +167,29 @@ def _times(row: RowMapping, *names: str) -> dict[str, str | None]:
     summary="Everything about a task",
 )
 async def get_detail(
-    task_id: Annotated[str, Path(description="As returned when the task was created")],
+    task_id: TaskIdPath,
     request: Request,
 ) -> Response:
     """Return what is known of a task: arguments, options, times, and each attempt that started."""
-    question = partial(history.detail, task_id=task_id)
-    found = await services_of(request).history.submit(question) if is_task_id(task_id) else None
+    question = partial(detail.read, task_id=task_id)
+    found = await services_of(request).query(question) if is_task_id(task_id) else None
     if found is None:
-        raise NotFound("There is no task with this id.")
+        raise NotFound(NO_SUCH_TASK)
     row, attempts = found
     state = State(row["reported"])
     head = {"task_id": task_id, "status": state}
     rest = {
         "options": _options(row),
         "attempt": row["attempt"],
-        **_times(row, "created_at", "due_at", "started_at", "finished_at"),
-        "worker": row["worker"],
+        "created_at": _time(_created_at(row)),
+        **_times(row, "due_at"),
+        "started_at": _time(_started_at(row, state)),
+        **_times(row, "finished_at"),
+        "worker": None if state == PENDING else row["worker"],
         "progress": None if row["state"] != STARTED else row["progress"],
+        # No version has workflows or schedules yet.
+        "workflow_id": None,
+        "schedule": None,
         "attempts": [*map(_attempt, attempts), *_current(row, attempts, state)],
     }
     # Arguments and result are JSON texts already, so they are not decoded.

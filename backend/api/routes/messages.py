@@ -47,7 +47,7 @@ async def list_messages(
     def ask(connection: Executor) -> tuple[list[Message], int]:
         return messages.page(connection, limit, before or LAST_ID)
 
-    rows, total = await services_of(request).read(ask)
+    rows, total = await services_of(request).query(ask)
     return MessageList(messages=[MessageOut.model_validate(row) for row in rows], total=total)
 
 
@@ -59,7 +59,7 @@ _MessageId = Annotated[int, Path(ge=1, le=LAST_ID, description="As in the list")
 @router.get("/messages/{message_id}", responses=_NOT_FOUND, summary="Query a message")
 async def get_message(message_id: _MessageId, request: Request) -> MessageOut:
     """Return a message."""
-    found = await services_of(request).read(partial(messages.one, message_id=message_id))
+    found = await services_of(request).query(partial(messages.one, message_id=message_id))
     if found is None:
         raise NotFound(_NO_MESSAGE)
     return MessageOut.model_validate(found)
@@ -74,7 +74,8 @@ async def get_message(message_id: _MessageId, request: Request) -> MessageOut:
 )
 async def delete_message(message_id: _MessageId, request: Request) -> Response:
     """Delete a message. The task that wrote it stays as it is."""
-    if not await services_of(request).deletions.submit(message_id):
+    delete = partial(messages.delete, message_id=message_id)
+    if not await services_of(request).deletions.submit(delete):
         raise NotFound(_NO_MESSAGE)
     return Response(status_code=204)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+from fastapi import Path
 from pydantic import BaseModel, Field, RootModel, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE_ID = "019a3f0e-7c1a-7d7e-9a53-0d8f2c7b1f55"
 TaskId = Annotated[str, Field(examples=[EXAMPLE_ID])]
+TaskIdPath = Annotated[str, Path(description="As returned when the task was created")]
 
 
 class TaskAccepted(Answer):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from backend.api.body import dump_json, json_text
 from backend.api.openapi import (
+    NO_SUCH_TASK,
     NOT_FOUND,
     OTHER_SITE,
     STORE_AWAY,
@@ -15,11 +16,12 @@ from backend.api.openapi import (
     header,
     router_of,
 )
-from backend.api.options import QueryOptions, check
+from backend.api.options import QueryOptions, refuse_above_declared
 from backend.api.route import ABSENT
 from backend.api.routes.task_models import (
     EXAMPLE_ID,
     TaskAccepted,
+    TaskIdPath,
     TaskList,
     TaskState,
     describe,
@@ -29,6 +31,7 @@ from backend.api.same_origin import SAME_ORIGIN
 from backend.api.services import services_of
 from backend.api.submissions import IdempotencyKey
 from backend.errors import NotFound
+from backend.json_text import compact
 from backend.registry import names, registered
 from backend.settings import settings
 from backend.states import PENDING
@@ -70,7 +73,7 @@ async def _accept(
     arguments: str,
     message: str,
     key: str | None,
-    options: Options | None,
+    options: Options,
 ) -> Response:
     """Accept a task with arguments as JSON text; return the answer after the commit."""
 
@@ -78,8 +81,8 @@ async def _accept(
         return f'{{"task_id":"{ids[0]}","status":"{PENDING}","message":"{message}"}}'
 
     services = services_of(request)
-    check(options, task, ("query",))
-    new = services.new_task(task, arguments, options)
+    refuse_above_declared(options, task, ("query",))
+    new = services.new_task(task, compact(arguments), options)
     ids = await services.submissions.submit([new], "task", key, render)
     headers = {"Location": f"{settings().root_path}/tasks/{ids[0]}"}
     return Response(render(ids), 202, headers=headers, media_type="application/json")
@@ -120,7 +123,7 @@ async def submit_message(
     summary="Query a task",
 )
 async def get_task(
-    task_id: Annotated[str, Path(description="As returned when the task was created")],
+    task_id: TaskIdPath,
     request: Request,
     wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for its end")] = 0,
 ) -> Response:
@@ -137,7 +140,7 @@ async def get_task(
 def state_answer(state: TaskRecord | None) -> Response:
     """Return the answer about a task's state. Raises NotFound for None."""
     if state is None:
-        raise NotFound("There is no task with this id.")
+        raise NotFound(NO_SUCH_TASK)
     # The result is JSON text already, so it is not decoded.
     result = result_text(state.state, state.result, state.error)
     body = f'{{"task_id":"{state.id}","status":"{state.state}","result":{result}}}'

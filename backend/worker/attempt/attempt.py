@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,14 @@ from backend.db import ledger, limits, locked, queries
 from backend.db.queries import committed
 from backend.db.session import transaction
 from backend.errors import AtLimit, Duplicate, Fenced, LeaseExpired, TaskError
+from backend.json_text import compact
 from backend.states import RETRY, STARTED
 from backend.telemetry.logs import about
 from backend.worker.attempt.retry import retry_while_unavailable
 from backend.worker.failures import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection
 
@@ -95,7 +97,7 @@ class Attempt:
         if args and issubclass(model, RootModel):
             arguments = args[0]
         try:
-            return json.dumps(arguments, allow_nan=False)
+            return compact(json.dumps(arguments, allow_nan=False))
         except (ValueError, RecursionError) as error:
             raise TaskError(
                 "The arguments do not fit: they have NaN or infinity, or are nested too deeply"
@@ -125,20 +127,21 @@ class Attempt:
         """Record which transaction has claimed it, before that commits."""
         self._claim_transaction_id = transaction_id
 
-    def claim(self, *, or_started: bool = False) -> None:
+    def claim(self, *, begun: bool = False) -> None:
         """Claim it in a separate transaction; an external task is submitted first.
 
-        `or_started`: the parent process may have claimed it for this one, which could not do it.
+        `begun`: a group has held it. So it is in time, and the parent process may have claimed it
+        for this one, which could not do it.
 
         Raises Duplicate if the task does not wait for it, AtLimit if it waits for others to end,
         LeaseExpired, StoreUnavailable.
         """
         with transaction(lazy=True) as connection:
-            admitted = self._claim(connection, or_started=or_started)
+            admitted = self._claim(connection, begun=begun)
         if not admitted:
             raise AtLimit
 
-    def _claim(self, connection: Connection, *, or_started: bool) -> bool:
+    def _claim(self, connection: Connection, *, begun: bool) -> bool:
         """Claim it; return False if its limit was reached.
 
         Then it was parked, which AtLimit would roll back. Raises Duplicate, LeaseExpired.
@@ -164,13 +167,14 @@ class Attempt:
                     self.worker,
                     declared=self.spec.max_attempts,
                     flush=self.needs_flush,
+                    in_time=begun,
                 )
         if claim is None or not claim.ids:
             # The connection may have broken during the previous commit. Checked last: the
             # statements have waited for the row's lock, so that commit is over.
             if self._claim_transaction_id and committed(connection, self._claim_transaction_id):
                 return True
-            if claim is None or not (or_started and self._is_started(connection)):
+            if claim is None or not (begun and self._is_started(connection)):
                 raise Duplicate
         elif not claim.leased:
             # The reconciler would take the task away at once. Retried until the lease is back.
@@ -224,52 +228,62 @@ class Attempt:
         delay = backoff(self.spec, self.number)
         retry_while_unavailable(lambda: self.put_off(reason, delay))
 
-    def put_off(self, reason: str, seconds: float) -> State | None:
+    def put_off(self, reason: str, seconds: float, error_type: str | None = None) -> State | None:
         """Reschedule the task without using up an attempt; the next one is due in `seconds`.
 
-        Returns RETRY, None if the attempt is not the current one. Raises StoreUnavailable, Fenced.
+        `error_type`: the class of the error, if the task has asked for it. Returns RETRY, None if
+        the attempt is not the current one. Raises StoreUnavailable, Fenced.
         """
-        self.refuse_if_fenced()
-        with transaction() as connection:
-            if self.spec.one_commit and not self.adopt(connection):
-                return None  # another delivery has submitted it in the meantime
-            with limits.ending(connection, self.limit):
-                again = ledger.reschedule(
-                    connection,
-                    {self.id: self.number},
-                    self.worker,
-                    # Not started if a group has locked it.
-                    waiting=not self.started,
-                    free=True,
-                    error=reason,
-                    delay=seconds,
-                )
+        with self._ending() as connection:
+            if connection is None:
+                return None
+            again = ledger.reschedule(
+                connection,
+                {self.id: self.number},
+                self.worker,
+                # Not started if a group has locked it.
+                waiting=not self.started,
+                free=True,
+                error=reason,
+                error_type=error_type,
+                delay=seconds,
+            )
         return RETRY if again else None
 
     def record_error(self, error: str, error_type: str, *, retry: bool) -> State | None:
         """Record an error and the name of its class; return the new state.
 
-        Returns None if the attempt is not the current one.
+        Returns None if the attempt is not the current one. Raises StoreUnavailable, Fenced.
+        """
+        with self._ending() as connection:
+            if connection is None:
+                return None
+            return locked.fail(
+                connection,
+                self.id,
+                self.number,
+                error,
+                self.worker,
+                declared=self.spec.max_attempts,
+                # If it waits although its claim was committed, PostgreSQL has lost the claim in
+                # a failover, and the task is left to its next delivery.
+                waiting=not self.started,
+                retry=retry,
+                delay=backoff(self.spec, self.number),
+                error_type=error_type,
+            )
+
+    @contextmanager
+    def _ending(self) -> Iterator[Connection | None]:
+        """Give a transaction that ends the attempt; None if another delivery has the task.
 
         An external task with `one_commit` is submitted first: its row was rolled back. Raises
-        Fenced, and StoreUnavailable.
+        StoreUnavailable, Fenced.
         """
         self.refuse_if_fenced()
         with transaction() as connection:
             if self.spec.one_commit and not self.adopt(connection):
-                return None  # another delivery has submitted it in the meantime
+                yield None
+                return
             with limits.ending(connection, self.limit):
-                return locked.fail(
-                    connection,
-                    self.id,
-                    self.number,
-                    error,
-                    self.worker,
-                    declared=self.spec.max_attempts,
-                    # If it waits although its claim was committed, PostgreSQL has lost the claim in
-                    # a failover, and the task is left to its next delivery.
-                    waiting=not self.started,
-                    retry=retry,
-                    delay=backoff(self.spec, self.number),
-                    error_type=error_type,
-                )
+                yield connection

@@ -142,7 +142,7 @@ class Group:
             if self._current is not attempt or attempt.started:
                 return
             self.close()
-            retry_while_unavailable(partial(attempt.claim, or_started=True))
+            retry_while_unavailable(partial(attempt.claim, begun=True))
 
     @property
     def closed(self) -> bool:

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The number of the last attempt that may be put off.
-MOST_PUT_OFF = 30_000
-# Errors that the task's function has not raised, or only because its time was up.
+# An attempt with this number or a higher one cannot be put off: it fails.
+PUT_OFF_END = 30_000
+# Retried whatever `retry_for` says: unfit arguments, an error of PostgreSQL, a time limit.
 _ALWAYS_RETRIED = (ArgumentsDoNotFit, StatementFailed, TimeUp)
 OWN_ROW = "The task changed its own row in the ledger"
 
@@ -90,7 +90,7 @@ def handle_error(attempt: Attempt, error: BaseException, report: Report) -> list
         # Its writes were rolled back. The error is recorded only if this is still the current
         # attempt: then the task had changed its own row.
         error = TaskError(OWN_ROW)
-    if isinstance(error, RetryLater) and attempt.number >= MOST_PUT_OFF:
+    if isinstance(error, RetryLater) and attempt.number >= PUT_OFF_END:
         error = TaskError("Put off too often")
     # Recorded first: a log may be slow, or broken.
     end = _record(attempt, error)
@@ -111,14 +111,13 @@ def _record(attempt: Attempt, error: BaseException) -> TaskRecord | None:
     text = error_text(error)
     if isinstance(error, TimeUp) and (line := current_line.of_error(error, attempt.spec)):
         text += f"; it was in {line}"
+    if isinstance(error, RetryLater):
+        write = partial(attempt.put_off, text, error.seconds, error_type(error))
+    else:
+        retry = _may_retry(attempt, error)
+        write = partial(attempt.record_error, text, error_type(error), retry=retry)
     try:
-        state = retry_while_unavailable(
-            partial(attempt.put_off, text, error.seconds)
-            if isinstance(error, RetryLater)
-            else partial(
-                attempt.record_error, text, error_type(error), retry=_may_retry(attempt, error)
-            )
-        )
+        state = retry_while_unavailable(write)
     except StoreUnavailable:
         return None  # the reconciler finds it, as it finds a lost attempt
     except Fenced:
@@ -160,7 +159,8 @@ def settle(attempts: Iterable[Attempt], outcomes: Sequence[TaskRecord], report: 
         report.add(end)
         attempt = by_id[end.id]
         if end.state != RETRY:
-            ended.append((attempt.delivery, end))
+            delivery = attempt.delivery
+            ended.append((delivery.reply_to, delivery.correlation_id, end))
         logger.debug("%s: %s", attempt.label, end.state, extra=attempt.log_extra)
     if ended:
         results: Any = app.backend

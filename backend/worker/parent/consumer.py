@@ -81,7 +81,7 @@ class LedgerConsumer(Consumer):
         while time.monotonic() < until:
             maybe_shutdown()
             self._watch.tick()
-            lease.kill_lost()  # the event loop does not run
+            lease.kill_lost()  # nothing else would: the event loop does not run here
             time.sleep(0.1)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:

@@ -28,6 +28,7 @@ from backend.db.session import identify, lease_engine, transaction
 from backend.errors import StoreLocked, StoreUnavailable
 from backend.loop import Loop, start_thread
 from backend.settings import settings
+from backend.states import REVOKED
 from backend.worker import current_line, durations, stopping
 from backend.worker.parent import held, subprocesses
 
@@ -163,15 +164,16 @@ class Lease:
             lost = leases.renew(
                 connection, self._name, held_now, durations.long_tasks(), settings().queues
             )
-        # Twice in a row, if it was not revoked: a task that has just ended is still held for a
-        # moment.
-        for key, revoked in lost.items():
-            if not (revoked or key in self._lost_before):
-                continue
-            self._kills.put(partial(holds[key].kill, self._worker.pool, revoked))
-        # There is no event loop while the worker starts.
-        if self._worker.hub is not None and not self._kills.empty():
-            self._worker.hub.call_soon(self.kill_lost)
+        # A task that has just ended is held for a moment. So its attempt is killed only if the next
+        # renewal finds it too. That of a revoked task is killed at once.
+        for key, state in lost.items():
+            revoked = state == REVOKED
+            if revoked or key in self._lost_before:
+                self._kills.put(partial(holds[key].kill, self._worker.pool, revoked=revoked))
+        # There is no event loop while the worker starts, and in some kinds of pool.
+        hub = getattr(self._worker, "hub", None)
+        if hub is not None and not self._kills.empty():
+            hub.call_soon(self.kill_lost)
         self._lost_before = set(lost)
 
     def kill_lost(self) -> None:

@@ -17,7 +17,7 @@ from backend.worker.parent.series import Series
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from backend.worker.parent.by_priority import Requests
+    from backend.worker.parent.priority_queue import PriorityQueue
     from backend.worker.parent.request import LedgerRequest
 
 # The number of attempts that a child gets at once, at most.
@@ -75,14 +75,14 @@ class OrdinaryTasks(bootsteps.StartStopStep):
         processes: int = self._controller.pool.num_processes
         return max(1, processes - 1)
 
-    def _next_job(self, requests: Requests) -> Job | Series | None:
+    def _next_job(self, requests: PriorityQueue) -> Job | Series | None:
         first = requests.first()
         if first.shares_job and self._controller.pool.runs_series:
             return self._next_series(requests)
         requests.pop_first()
         return None if first.revoked() else Job(self._controller, [first], self._waiting)
 
-    def _next_series(self, requests: Requests) -> Series | None:
+    def _next_series(self, requests: PriorityQueue) -> Series | None:
         """Return the free child's part of the first attempts, which came in bundles."""
         # max_tasks_per_child counts jobs, so each job then has one attempt.
         most = 1 if settings().max_tasks_per_child else MAX_JOB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class LedgerRequest(Request):
         super().__init__(message, **options)
         queue = str(self.delivery_info["routing_key"])
         self.delivery = wire.decode(self.request_dict, self._payload[2], queue)
+        # A part of a bundle has no priority; its bundle has.
         self.priority = wire.priority_of(getattr(message, "received", message))
 
     def revoked(self) -> bool:
@@ -121,7 +123,8 @@ class LedgerRequest(Request):
         """End a revoked attempt, as Celery does; the lease's thread records it."""
         task_ready(self)
         self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
-        lease.write_soon(partial(record_revoke, self.id, reason, self.delivery))
+        record = partial(record_revoke, self.id, reason, time.monotonic(), self.delivery)
+        lease.write_soon(record)
         self.acknowledge()
         self._already_revoked = True
 
@@ -158,20 +161,19 @@ class LedgerRequest(Request):
         """Forget that a child was to be killed when it begins this attempt, which has ended."""
         self._terminate_on_ack = None
 
-    def kill(self, pool: Any, revoked: bool) -> None:  # noqa: ANN401, FBT001 - kombu calls it
+    def kill(self, pool: Any, *, revoked: bool) -> None:  # noqa: ANN401 - no stubs of Celery's pools
         """Kill the child that runs this attempt, unless the attempt has ended or shares a job.
 
-        `revoked`: its task was revoked by a request to the API, which Flower does not know yet.
+        `revoked`: the task is REVOKED, so Flower gets an event.
 
         For the event loop's thread only. There a child gets its next task only after the result
         of the last one was handled, so the child of an active request runs nothing else. To
         Celery it is a cancel: unlike a revoke it records nothing.
         """
         if self in celery_state.active_requests and not self.shares_job:
+            why = "was revoked" if revoked else "has ended or has a newer attempt"
             extra = about(self.id, self.delivery.attempt)
-            logger.warning(
-                "stopping an attempt whose task has ended or has a newer attempt", extra=extra
-            )
+            logger.warning("killing an attempt, because its task %s", why, extra=extra)
             self.cancel(pool, signal=signal.SIGKILL, emit_retry=False)
             if revoked:
                 self.send_event("task-revoked", terminated=True, signum="9", expired=False)

@@ -22,7 +22,7 @@ from backend.worker.parent.request import drop_duplicates
 from backend.worker.parent.waiting import WaitingRequests
 
 if TYPE_CHECKING:
-    from backend.worker.parent.by_priority import Requests
+    from backend.worker.parent.priority_queue import PriorityQueue
 
 # Enough to spread a commit over many tasks, few enough that a batch takes some tens of
 # milliseconds.
@@ -83,7 +83,8 @@ class ShortTasks(bootsteps.ConsumerStep):
         for request in self._consumer.requests_in(message):
             if request.revoked():
                 continue
-            # The process of an earlier attempt may have been lost with a batch.
+            # A later attempt runs alone, because its process may have been lost with a batch. So
+            # does one with a time limit of its own.
             if request.delivery.attempt > 1 or request.delivery.time_limit:
                 request.shares_job = False
             task_reserved(request)
@@ -94,7 +95,7 @@ class ShortTasks(bootsteps.ConsumerStep):
                 self._consumer.ordinary_tasks.add(request)
         self._waiting.add(short)
 
-    def _next_job(self, requests: Requests) -> Job | None:
+    def _next_job(self, requests: PriorityQueue) -> Job | None:
         """Return the next batch, or an attempt that runs alone."""
         chosen = [requests.pop_first()]
         while chosen[0].shares_job and requests and requests.first().shares_job:

@@ -7,12 +7,14 @@ the parent's event loop must not wait for PostgreSQL.
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerLostError
 
 from backend.broker.app import app
+from backend.broker.ended import reply_soon
 from backend.db import ledger, locked, queries
 from backend.db.records import TaskRecord, outcome
 from backend.db.session import autocommit_connection, transaction
@@ -68,8 +70,8 @@ def reschedule_unstarted(attempts: Mapping[str, int]) -> None:
         locked.lock(connection, attempts)
         again = ledger.reschedule(connection, attempts, None, waiting=True, free=True)
     logger.warning(
-        "a process was lost, or hangs, without the outcomes of its tasks: of %d, these run again,"
-        " each alone: %d",
+        "a process was lost or hangs, so the outcomes of its %d tasks are unknown; %d of them run"
+        " again, each alone",
         len(attempts),
         len(again),
     )
@@ -86,6 +88,7 @@ def start_attempt(worker: str, delivery: Delivery) -> None:
             {delivery.id: delivery.attempt},
             worker,
             declared=registered()[delivery.name].max_attempts,
+            in_time=True,
         )
         if claim.ids and not claim.leased:
             raise LeaseExpired
@@ -102,22 +105,29 @@ def read_outcomes(task_ids: Sequence[str]) -> Report:
     return report
 
 
-def record_revoke(task_id: str, reason: str, delivery: Delivery | None = None) -> None:
+def record_revoke(
+    task_id: str, reason: str, came_at: float, delivery: Delivery | None = None
+) -> None:
     """Record a revoke; without a delivery it ends the task only if the task is waiting.
 
-    Replies if that ended the task. Raises StoreUnavailable.
+    `came_at`: when it came (monotonic). Every worker gets a revoke of Flower's. Replies if that
+    ended the task. Raises StoreUnavailable.
     """
     error = error_text(reason)
     with transaction() as connection:
-        ended = locked.revoke(connection, task_id, error, delivery.attempt if delivery else None)
-    if ended is None:
+        attempt = delivery.attempt if delivery else None
+        task = locked.revoke(connection, task_id, error, attempt, time.monotonic() - came_at)
+    if task is None:
         return
-    logger.warning("REVOKED: %s", error, extra=about(task_id, ended))
+    logger.warning("REVOKED: %s", error, extra=about(task_id, task.attempt))
     if delivery:
-        _reply(delivery, outcome(task_id, ended, REVOKED, error=error))
+        _reply(delivery, outcome(task_id, task.attempt, REVOKED, error=error))
+    else:
+        reply_soon([task], REVOKED, error)
 
 
 def _reply(delivery: Delivery, end: TaskRecord) -> None:
     """Reply in a thread: the lease's must not wait for the broker, which may take seconds."""
     results: Any = app.backend
-    start_thread("reply", "sends a reply", partial(results.reply, [(delivery, end)]))
+    ended = [(delivery.reply_to, delivery.correlation_id, end)]
+    start_thread("reply", "sends a reply", partial(results.reply, ended))

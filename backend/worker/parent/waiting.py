@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker.state import task_ready
 
 from backend.worker.parent import lease
-from backend.worker.parent.by_priority import Requests
+from backend.worker.parent.priority_queue import PriorityQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,13 +32,13 @@ class WaitingRequests:
     def __init__(
         self,
         controller: Any,  # noqa: ANN401 - stubs lack half of it
-        next_job: Callable[[Requests], Job | Series | None],
+        next_job: Callable[[PriorityQueue], Job | Series | None],
         limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._controller = controller
         self._next_job = next_job
         self._limit = limit
-        self._requests = Requests()
+        self._requests = PriorityQueue()
         # The jobs that children have.
         self._jobs: set[Job | Series] = set()
         # kombu's consumer of these requests, on the current connection.

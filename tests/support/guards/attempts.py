@@ -206,8 +206,8 @@ GUARDS = [
     Guard(
         "a claim lost in a failover does not fail the task",
         "backend/worker/attempt/attempt.py",
-        "waiting=not self.started,\n                    retry=retry",
-        "waiting=True,\n                    retry=retry",
+        "waiting=not self.started,\n                retry=retry",
+        "waiting=True,\n                retry=retry",
         "tests/integration/test_task_ends.py",
     ),
     Guard(

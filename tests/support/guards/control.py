@@ -25,8 +25,8 @@ GUARDS = [
     Guard(
         "4: the first renewal after a cancel kills the attempt",
         "backend/worker/parent/lease.py",
-        "(revoked or key in self._lost_before)",
-        "(key in self._lost_before)",
+        "if revoked or key in self._lost_before:",
+        "if key in self._lost_before:",
         "tests/integration/test_leases.py",
     ),
     Guard(
@@ -59,5 +59,47 @@ GUARDS = [
         "    if not _is_allowed(request.headers):\n        raise OtherSite\n",
         "    _is_allowed(request.headers)\n",
         ROUTES + "test_a_page_of_another_web_site_changes_nothing",
+    ),
+    Guard(
+        "4: those who wait for a cancelled task get a reply",
+        "backend/api/bulk.py",
+        "        reply_soon(cancelled, REVOKED, CANCELLED)\n",
+        "        pass\n",
+        LEDGER + "::test_a_cancelled_task_has_a_reply",
+    ),
+    Guard(
+        "4: those who wait for an expired task get a reply",
+        "backend/maintenance/expiry.py",
+        "                reply_soon(ended, REVOKED, EXPIRED)\n",
+        "                pass\n",
+        LEDGER + "::test_an_expired_task_has_a_reply",
+    ),
+    Guard(
+        "4: those who wait for a task that fails with its worker get a reply",
+        "backend/maintenance/rescue.py",
+        "        reply_ended(ended.values(), FAILURE, LOST)\n",
+        "        pass\n",
+        LEDGER + "::test_a_task_that_fails_with_its_lost_worker_has_a_reply",
+    ),
+    Guard(
+        "4: those who wait for a waiting task that is revoked get a reply",
+        "backend/worker/parent/unreported.py",
+        "        reply_soon([task], REVOKED, error)\n",
+        "        pass\n",
+        LEDGER + "::test_a_waiting_task_that_is_revoked_through_celery_has_a_reply",
+    ),
+    Guard(
+        "4: a late copy of a revoke leaves a task that was retried since",
+        "backend/db/locked.py",
+        "        if connection.execute(_DUE_SINCE, values).scalar():\n",
+        "        if False:\n",
+        "tests/integration/test_unreported.py",
+    ),
+    Guard(
+        "4: the attempt of a task that was cancelled and retried is killed at once",
+        "backend/db/leases.py",
+        "AND status = '{REVOKED}'",
+        "AND status = ''",
+        "tests/integration/test_leases.py",
     ),
 ]

@@ -73,9 +73,9 @@ GUARDS = [
     Guard(
         "4: an attempt that its group has locked is given back too",
         "backend/worker/attempt/attempt.py",
-        "                    # Not started if a group has locked it.\n"
-        "                    waiting=not self.started,\n",
-        "                    waiting=False,\n",
+        "                # Not started if a group has locked it.\n"
+        "                waiting=not self.started,\n",
+        "                waiting=False,\n",
         "tests/integration/test_series.py",
     ),
     Guard(
@@ -137,8 +137,9 @@ GUARDS = [
     Guard(
         "a message that a worker holds for a moment is not taken for lost",
         "backend/maintenance/republish.py",
-        "now - since > self.held_seconds",
-        "True",
+        "                if now - since[each]\n"
+        "                > (self.held_seconds if priority >= taken else OVERTAKEN_SECONDS)\n",
+        "",
         "tests/integration/test_reconciler.py",
     ),
     Guard(

@@ -90,8 +90,8 @@ GUARDS = [
     Guard(
         "11: an error in a child process counts against what the task declares",
         "backend/worker/attempt/attempt.py",
-        "                    declared=self.spec.max_attempts,\n                    # If",
-        "                    # If",
+        "                declared=self.spec.max_attempts,\n                # If",
+        "                # If",
         ATTEMPTS,
     ),
     Guard(
@@ -117,7 +117,7 @@ GUARDS = [
     ),
     Guard(
         "2: an error of another attempt does not change what a task declares",
-        "backend/db/running.py",
+        "backend/db/locked.py",
         "WHERE id = :id AND attempt = :attempt AND {NOT_ENDED} RETURNING max_attempts",
         "WHERE id = :id RETURNING max_attempts",
         ATTEMPTS,

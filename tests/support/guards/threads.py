@@ -26,14 +26,7 @@ GUARDS = [
         SERVICE + "test_an_async_attempt_over_its_time_limit_is_cancelled",
     ),
     Guard(
-        "3: a fenced attempt records no error: the ledger has ended it, or is about to",
-        "backend/worker/attempt/attempt.py",
-        'Fenced, and StoreUnavailable.\n        """\n        self.refuse_if_fenced()\n',
-        'Fenced, and StoreUnavailable.\n        """\n',
-        DATABASE + "test_a_fenced_attempt_records_no_error",
-    ),
-    Guard(
-        "3: a fenced attempt is not given back",
+        "3: a fenced attempt neither records an error nor is given back",
         "backend/worker/attempt/attempt.py",
         'StoreUnavailable, Fenced.\n        """\n        self.refuse_if_fenced()\n',
         'StoreUnavailable, Fenced.\n        """\n',

@@ -206,8 +206,8 @@ GUARDS = [
     Guard(
         "an external task gets Celery's reply in a batch too",
         "backend/broker/results.py",
-        "            if is_reply_queue(delivery.reply_to):\n",
-        "            if not delivery.external or len(ended) > 1:\n",
+        "            if is_reply_queue(reply_to):\n",
+        "            if len(ended) > 1:\n",
         "tests/unit/test_results.py",
     ),
     Guard(

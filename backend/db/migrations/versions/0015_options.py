@@ -13,7 +13,7 @@ COLUMNS = (
         "tasks",
         "options",
         "json",
-        "What was asked for (backend/options.py), without times; null: nothing",
+        "Options of the submission; eta and expires have columns; null: none",
     ),
     ("tasks", "eta", "timestamptz", "Asked for: when the first attempt may start"),
     ("tasks", "expires_at", "timestamptz", "Asked for: from then on no attempt starts"),
@@ -37,10 +37,15 @@ def upgrade() -> None:
 
     Processes of the version before ignore the options of tasks that they handle.
     """
-    for table, column, kind, comment in COLUMNS:
-        # The indexes below commit this, so an interrupted migration may have added it.
-        op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
-        op.execute(f"COMMENT ON COLUMN {table}.{column} IS '{comment}'")
+    # Each in a transaction of its own: other processes lock these tables in another order. While
+    # one waits for its lock, all others wait behind it.
+    with op.get_context().autocommit_block():
+        for table, column, kind, comment in COLUMNS:
+            op.execute(
+                "SET LOCAL lock_timeout = '5s';"
+                f" ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind};"
+                f" COMMENT ON COLUMN {table}.{column} IS '{comment}'"
+            )
     op.alter_column("tasks", "args", comment="The arguments, as given")
     op.execute(
         "CREATE TABLE IF NOT EXISTS task_tags"
@@ -59,7 +64,7 @@ def upgrade() -> None:
         "tasks_other_ids",
         "tasks",
         ["created_at", "id"],
-        "(get_byte(uuid_send(id), 6) >> 4) <> 7",
+        "(get_byte(uuid_send(id), 6) >> 4) <> 7 OR id >= '03bb2cc3-d800-0000-0000-000000000000'",
     )
     _index("tasks_expiring", "tasks", ["expires_at"], f"{UNFINISHED} AND expires_at IS NOT NULL")
     _index(

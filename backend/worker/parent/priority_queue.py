@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backend.worker.parent.request import LedgerRequest
 
 
-class Requests:
+class PriorityQueue:
     """Requests that wait, the most urgent first."""
 
     def __init__(self) -> None:
