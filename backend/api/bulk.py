@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from backend.api.history import TaskFilter
     from backend.db.control import Change
-    from backend.db.history import Position
+    from backend.db.position import Position
 
 # How many tasks one transaction changes.
 CHUNK = 1000

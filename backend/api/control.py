@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backend.api.bulk import Action, Result
     from backend.api.history import TaskFilter
     from backend.db.control import Change
-    from backend.db.history import Position
+    from backend.db.position import Position
 
 # How long to wait for tasks whose rows are locked, and how often to look.
 LOCKED_SECONDS = 1.0

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from backend.api.options import restore_plus
 from backend.api.route import ABSENT
-from backend.db.history import NEWEST, Filter, Position
+from backend.db.history import Filter
+from backend.db.position import NEWEST, Position
 from backend.ids import is_task_id
 from backend.options import Instant
 from backend.registry import registered

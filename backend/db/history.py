@@ -7,11 +7,9 @@ order. Other ids have a partial index, and the two are merged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import text
 
@@ -19,6 +17,7 @@ from backend.db.bounds import rows_from
 from backend.db.fragments import array
 from backend.db.models import IS_OTHER_ID
 from backend.db.outbox import COMPRESSION
+from backend.db.position import EPOCH, NEWEST, Position
 from backend.db.queries import REPORTED_STATE
 from backend.db.session import IN_INDEX_ORDER
 from backend.ids import OTHERS_FROM, time_of
@@ -26,6 +25,8 @@ from backend.states import SUCCESS, UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
+    from uuid import UUID
 
     from sqlalchemy import RowMapping
 
@@ -39,36 +40,6 @@ LOOKED_AT_BYTES = 32 * 1024 * 1024
 TAGGED = 10_000
 # Up to so many unfinished tasks are looked up by their own index.
 FEW = 5_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
-
-
-class Position(NamedTuple):
-    """A place in the history, by a time in microseconds since 1970, and an id.
-
-    A page has tasks that are older than its position.
-    """
-
-    time: int
-    id: UUID
-
-    @classmethod
-    def at(cls, time: datetime) -> Self:
-        """Return the position after all tasks that are older than a time."""
-        return cls((time - _EPOCH) // timedelta(microseconds=1), UUID(int=0))
-
-    def bound(self) -> UUID:
-        """Return an id: those of version 7 that are smaller are older than this position."""
-        milliseconds, rest = divmod(self.time, 1000)
-        first = min(max(milliseconds + bool(rest), 0), 2**48 - 1) << 80
-        return UUID(int=first if rest else min(max(first, self.id.int), first + 2**80 - 1))
-
-    def moment(self) -> datetime:
-        """Return its time."""
-        return min(_EPOCH + timedelta(microseconds=min(self.time, 2**57)), _LATEST)
-
-
-NEWEST = Position(2**62, UUID(int=2**128 - 1))
 
 
 @dataclass(frozen=True)
@@ -285,7 +256,7 @@ def _by_time(row: RowMapping) -> Position:
 
 def _values(wanted: Filter) -> dict[str, Any]:
     """Return the parameters of a page's statements."""
-    low = wanted.created_after or _EPOCH
+    low = wanted.created_after or EPOCH
     before = wanted.before
     if wanted.created_before is not None:
         before = min(before, Position.at(wanted.created_before))

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from backend.api.history import TaskFilter, decode_cursor, encode_cursor
 from backend.db import attempts, control, history, ledger, locked, records
 from backend.db.detail import read
-from backend.db.history import NEWEST, Filter, Position, page
+from backend.db.history import Filter, page
+from backend.db.position import NEWEST, Position
 from backend.ids import new_task_id
 from backend.options import Options
 from tests.support.ledger import claim, reschedule, task
