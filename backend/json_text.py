@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 
 # Start of a number with a fraction or an exponent. A number that is read and written again may look
 # different, such as 1.10.
-FRACTION = re.compile(r"\d[.eE]")
+FRACTION = re.compile(r"[0-9][.eE]")
 # A string, or space outside of strings.
 _PARTS = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\n\r]+')
 _SURROGATE = re.compile("[\ud800-\udfff]")

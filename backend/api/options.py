@@ -33,19 +33,6 @@ def restore_plus(time: str) -> str:
     return re.sub(r" (\d\d(:?\d\d)?)$", r"+\1", time)
 
 
-# The values of a query without options, and these options: most tasks have none.
-_ABSENT = {
-    "priority": PRIORITY,
-    "countdown": 0,
-    "eta": ABSENT,
-    "expires": ABSENT,
-    "time_limit": ABSENT,
-    "max_attempts": ABSENT,
-    "tags": [],
-}
-_NO_OPTIONS = Options()
-
-
 async def _in_query(
     priority: Priority = PRIORITY,
     countdown: Countdown = 0,
@@ -54,8 +41,8 @@ async def _in_query(
     time_limit: TimeLimit = ABSENT,
     max_attempts: MaxAttempts = ABSENT,
     tag: Annotated[list[Tag], Query(description="Repeat it for up to ten tags")] = [],  # noqa: B006 - FastAPI's own way
-) -> Options:
-    """Return the options of a request's query."""
+) -> Options | None:
+    """Return the options of a request's query, None if it has none."""
     given = {
         "priority": priority,
         "countdown": countdown,
@@ -65,10 +52,8 @@ async def _in_query(
         "max_attempts": max_attempts,
         "tags": tag,
     }
-    if given == _ABSENT:
-        return _NO_OPTIONS
     try:
-        return Options.model_validate(given)
+        return Options.model_validate(given) or None
     except ValidationError as error:
         # FastAPI has checked each value; what is left is too many tags, or a wrong start.
         faults: list[dict[str, Any]] = [
@@ -79,15 +64,15 @@ async def _in_query(
 
 
 # A parameter of a route that accepts a task.
-QueryOptions = Annotated[Options, Depends(_in_query)]
+QueryOptions = Annotated[Options | None, Depends(_in_query)]
 
 
-def refuse_above_declared(options: Options, task: Task, place: Sequence[Any]) -> None:
+def refuse_above_declared(options: Options | None, task: Task, place: Sequence[Any]) -> None:
     """Raise RequestValidationError if options exceed what the task declares.
 
     `place`: where the options are in the request, as FastAPI's `loc`.
     """
-    if not options:
+    if options is None:
         return
     faults = [
         {

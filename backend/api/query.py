@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,16 +31,15 @@ def read_query(
     """
     given = request.query_params.multi_items()
     values: dict[str, Any] = dict(given)
-    unknown = unknown_parameter(known, hint)
-    faults: Faults = [
-        {"type": "unknown", "loc": ("query", name), "msg": unknown}
-        for name in values
-        if name not in known
-    ]
-    for name, count in Counter(name for name, _ in given).items():
-        if known.get(name):
+    repeated = len(values) < len(given)
+    faults: Faults = []
+    for name in values:
+        if name not in known:
+            unknown = unknown_parameter(known, hint)
+            faults.append({"type": "unknown", "loc": ("query", name), "msg": unknown})
+        elif known[name]:
             values[name] = [value for each, value in given if each == name]
-        elif count > 1 and name in known:
-            repeated = "given more than once; give it once"
-            faults.append({"type": "repeated", "loc": ("query", name), "msg": repeated})
+        elif repeated and sum(each == name for each, _ in given) > 1:
+            again = "given more than once; give it once"
+            faults.append({"type": "repeated", "loc": ("query", name), "msg": again})
     return values, faults

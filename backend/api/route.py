@@ -40,8 +40,9 @@ class Route(APIRoute):
 
     Supported: `async def`; `request`; path parameters; query parameters; headers with one value;
     one JSON body; dependencies that are `async def`, called before the body is read, once per
-    request unless `use_cache=False`. The endpoint returns a Response, or a value for the route's
-    response model. Overrides of dependencies (`app.dependency_overrides`) have no effect.
+    request unless `use_cache=False`. One that reads only the query is called once for all requests
+    without its parameters. The endpoint returns a Response, or a value for the route's response
+    model. Overrides of dependencies (`app.dependency_overrides`) have no effect.
 
     A query parameter that is not declared is refused, and so is a body of a POST whose endpoint
     declares none.
@@ -146,6 +147,10 @@ class _Call:
         }
         self._query_required = any(field.field_info.is_required() for field in self.query.values())
         self.dependencies = [_Call(path, each) for each in declared.dependencies]
+        others = (self._request, self._path, self._headers, self.dependencies)
+        self._reads_only_query = bool(self.query) and not any(others)
+        # Its value for a query without its parameters.
+        self._without_query: dict[Any, Any] = {}
         unsupported = {
             "a function without `async def`": not inspect.iscoroutinefunction(self.function),
             "cookies": declared.cookie_params,
@@ -187,7 +192,8 @@ class _Call:
         if self._request:
             values[self._request] = request
         if self._plain_path:
-            values |= {name: request.path_params[name] for name in self._path}
+            for name in self._path:
+                values[name] = request.path_params[name]
         else:
             _read("path", self._path, request.path_params, values, faults)
         if query or self._query_required:
@@ -202,7 +208,12 @@ class _Call:
     async def _value(
         self, request: Request, query: Mapping[str, Any], done: dict[Any, Any]
     ) -> object:
-        """Return the function's value; call it once per request, unless `use_cache=False`."""
+        """Return the function's value; call it once per request, unless `use_cache=False`.
+
+        If it reads only the query, its value without parameters is the same for all requests.
+        """
+        if self._reads_only_query and self.query.keys().isdisjoint(query):
+            done = self._without_query
         if self.cached and self.function in done:
             return done[self.function]
         value = await self.function(**await self.arguments(request, query, [], done))

@@ -13,25 +13,25 @@ from fastapi import Depends, Request
 from backend.errors import OtherSite
 
 if TYPE_CHECKING:
-    from starlette.datastructures import Headers
+    from collections.abc import Mapping
 
 # Values of Sec-Fetch-Site (W3C, "Fetch Metadata Request Headers"): a page of this service, or the
 # user.
-_ALLOWED = {"same-origin", "none"}
+_ALLOWED = {b"same-origin", b"none"}
 
 
 async def _refuse_other_sites(request: Request) -> None:
     """Raise OtherSite for a request of a page of another web site; programs may send it."""
-    if not _is_allowed(request.headers):
+    if not _is_allowed(dict(request.scope["headers"])):
         raise OtherSite
 
 
-def _is_allowed(headers: Headers) -> bool:
-    if (site := headers.get("sec-fetch-site")) is not None:
+def _is_allowed(headers: Mapping[bytes, bytes]) -> bool:
+    if (site := headers.get(b"sec-fetch-site")) is not None:
         return site in _ALLOWED
     # An older browser. Other programs send neither header.
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")
+    origin = headers.get(b"origin")
+    return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
 
 
 # For the `dependencies` of a route that a page of another site must not call.

@@ -99,7 +99,7 @@ class Submissions:
         """
         request = _Submission(tasks, form, key, render)
         # A task that starts later does not wait yet.
-        due = sum(not (task.options and task.options.starts_later) for task in tasks)
+        due = len(tasks) - len([1 for task in tasks if task.options and task.options.starts_later])
         try:
             await self._backlog.admit(due)
         except TooManyWaiting:

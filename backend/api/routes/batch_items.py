@@ -105,5 +105,6 @@ def task_of(item: BatchItem, arguments: str, services: Services, *place: int) ->
         spec.arguments.model_validate_json(arguments)
     except ValidationError as error:
         raise RequestValidationError(in_body(error.errors(), *place, "arguments")) from error
-    refuse_above_declared(item.options, spec, ("body", *place, "options"))
-    return services.new_task(spec, arguments, item.options)
+    options = item.options or None
+    refuse_above_declared(options, spec, ("body", *place, "options"))
+    return services.new_task(spec, arguments, options)

@@ -73,16 +73,16 @@ async def _accept(
     arguments: str,
     message: str,
     key: str | None,
-    options: Options,
+    options: Options | None,
 ) -> Response:
-    """Accept a task with arguments as JSON text; return the answer after the commit."""
+    """Accept a task with arguments as compact JSON text; return the answer after the commit."""
 
     def render(ids: Sequence[str]) -> str:
         return f'{{"task_id":"{ids[0]}","status":"{PENDING}","message":"{message}"}}'
 
     services = services_of(request)
     refuse_above_declared(options, task, ("query",))
-    new = services.new_task(task, compact(arguments), options)
+    new = services.new_task(task, arguments, options)
     ids = await services.submissions.submit([new], "task", key, render)
     headers = {"Location": f"{settings().root_path}/tasks/{ids[0]}"}
     return Response(render(ids), 202, headers=headers, media_type="application/json")
@@ -103,7 +103,7 @@ async def submit_message(
 ) -> Response:
     """Enqueue a task that inserts a message into the database."""
     task = registered()["insert_message"]
-    return await _accept(request, task, json_text(request), ENQUEUED, key, options)
+    return await _accept(request, task, compact(json_text(request)), ENQUEUED, key, options)
 
 
 @router.get(
@@ -177,7 +177,7 @@ def _route(task: Task) -> Callable[..., Awaitable[Response]]:
         options: QueryOptions,
         key: IdempotencyKey = ABSENT,
     ) -> Response:
-        return await _accept(request, task, json_text(request), ENQUEUED, key, options)
+        return await _accept(request, task, compact(json_text(request)), ENQUEUED, key, options)
 
     enqueue.__annotations__ |= {"arguments": task.arguments, "request": Request}
     return enqueue
