@@ -31,10 +31,10 @@ _ORDER = f"coalesce(priority, {PRIORITY}) DESC, due_at, task_id"
 
 
 def _due(rows: str, limit: str = ":limit") -> str:
-    """Return a query that locks the due rows of one priority, oldest first."""
+    """Return a query that locks due rows, oldest first."""
     return f"""
         SELECT task_id, attempt, due_at, publishes, limit_key, priority FROM outbox
-        WHERE {rows} AND {rows_from("due_from")} AND due_at <= now()
+        WHERE {rows} {rows_from("due_from")} AND due_at <= now()
         ORDER BY due_at LIMIT {limit} FOR UPDATE SKIP LOCKED
     """
 
@@ -46,7 +46,7 @@ def _due_levels(first: int, last: int) -> str:
     """
     return f"""
         SELECT each.* FROM generate_series({first}, {last}, -1) AS level
-        CROSS JOIN LATERAL ({_due("priority = level")}) each
+        CROSS JOIN LATERAL ({_due("priority = level AND")}) each
     """
 
 
@@ -54,7 +54,7 @@ _LEVELS = f"""
     WITH high AS (
         {_due_levels(HIGHEST, PRIORITY + 1)} LIMIT :limit
     ), usual AS (
-        {_due("priority IS NULL", limit=":limit - (SELECT count(*) FROM high)")}
+        {_due("priority IS NULL AND", limit=":limit - (SELECT count(*) FROM high)")}
     ), low AS (
         {_due_levels(PRIORITY - 1, 0)}
         LIMIT :limit - (SELECT count(*) FROM high) - (SELECT count(*) FROM usual)
@@ -67,8 +67,7 @@ _LEVELS = f"""
 def _take(due: str) -> TextClause:
     """Return the statement that takes due rows; `due` begins it, with a CTE of this name.
 
-    Its first column says whether rows of other priorities than the usual one are due.
-    The others are the fields of OutboxEntry, in order; null if no row is due.
+    Its columns are the fields of OutboxEntry, in order, and whether the row reaches TAKE_BYTES.
     """
     # A row without a task, which a restored table may have, is only marked as published. The commit
     # is not flushed: if PostgreSQL crashes and forgets it, the messages are published twice.
@@ -89,23 +88,26 @@ def _take(due: str) -> TextClause:
             UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
             WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
         )
-        SELECT levels, CAST(task_id AS text), attempt, name, CAST(args AS text), reply_to,
-            publishes, limit_key, coalesce(priority, {PRIORITY}),
-            CAST(options ->> 'time_limit' AS float), CAST(options ->> 'max_attempts' AS smallint)
-        FROM (
-            SELECT EXISTS (
-                SELECT FROM outbox
-                WHERE priority = ANY('{{{_ALL}}}') AND {rows_from("due_from")}
-                    AND due_at <= now()
-            ) AS levels
-        ) other LEFT JOIN measured ON before < :bytes ORDER BY {_ORDER}
+        SELECT CAST(task_id AS text), attempt, name, CAST(args AS text), reply_to, publishes,
+            limit_key, coalesce(priority, {PRIORITY}), CAST(options ->> 'time_limit' AS float),
+            CAST(options ->> 'max_attempts' AS smallint), before + size >= :bytes
+        FROM measured WHERE before < :bytes ORDER BY {_ORDER}
         """
     )
 
 
-# To plan the second one takes twice as long.
-_TAKE_USUAL = _take(f"WITH due AS ({_due('priority IS NULL')})")
-_TAKE = _take(_LEVELS)
+_TAKE_OLDEST = _take(f"WITH due AS ({_due('')})")
+_TAKE_MOST_URGENT = _take(_LEVELS)
+# Whether rows of other priorities than the usual one are due.
+_HAS_LEVELS = text(
+    f"""
+    {IN_INDEX_ORDER}
+    SELECT EXISTS (
+        SELECT FROM outbox
+        WHERE priority = ANY('{{{_ALL}}}') AND {rows_from("due_from")} AND due_at <= now()
+    )
+    """
+)
 
 
 def take(connection: Executor, limit: int) -> list[OutboxEntry]:
@@ -115,10 +117,11 @@ def take(connection: Executor, limit: int) -> list[OutboxEntry]:
     follow in the same transaction.
     """
     values = {"limit": limit, "bytes": TAKE_BYTES}
-    rows = connection.execute(_TAKE_USUAL, values).all()
-    if rows[0][0]:
-        rows = connection.execute(_TAKE, values).all()
-    return [OutboxEntry(*row[1:]) for row in rows if row[1] is not None]
+    rows = connection.execute(_TAKE_OLDEST, values).all()
+    # If more rows may be due than these, the most urgent ones may be among the others.
+    if (len(rows) == limit or (rows and rows[-1][-1])) and connection.execute(_HAS_LEVELS).scalar():
+        rows = connection.execute(_TAKE_MOST_URGENT, values).all()
+    return [OutboxEntry(*row[:-1]) for row in rows]
 
 
 # Rows that share a message have the same published_at, to the microsecond, and no other row of

@@ -32,8 +32,9 @@ CHURN = [
 ]
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any]]] = {
-    "take": (outbox._TAKE, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
-    "take usual ones": (outbox._TAKE_USUAL, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
+    "take": (outbox._TAKE_OLDEST, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
+    "other priorities": (outbox._HAS_LEVELS, {}),
+    "take urgent": (outbox._TAKE_MOST_URGENT, {"limit": 500, "bytes": outbox.TAKE_BYTES}),
     "published": (lost_messages._PUBLISHED, {}),
     "oldest published": (lost_messages._OLDEST, {"limit": 10, "queue": "tasks"}),
     "republish overtaken": (

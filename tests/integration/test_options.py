@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from string import ascii_letters
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def submit(database: sa.Engine, *options: Options | None, name: str = "slow") -> list[str]:
+def submit(
+    database: sa.Engine, *options: Options | None, name: str = "slow", args: str = "{}"
+) -> list[str]:
     """Submit a task with each of the options; return the ids."""
     ids = sorted(str(uuid4()) for _ in options)
     tasks = [
-        records.TaskRecord(task_id, name, "{}", 3, options=each or None)
+        records.TaskRecord(task_id, name, args, 3, options=each or None)
         for task_id, each in zip(ids, options, strict=True)
     ]
     with database.begin() as connection:
@@ -95,6 +100,13 @@ def test_urgent_tasks_are_taken_first_and_others_by_age(database: sa.Engine) -> 
     for limit in range(8):
         assert ids_of(take(database, limit)) == expected[:limit]
     assert later[0] in dict(box(database))
+
+
+def test_an_urgent_task_is_taken_before_older_ones_with_many_bytes(database: sa.Engine) -> None:
+    large = json.dumps("".join(random.choices(ascii_letters, k=outbox.TAKE_BYTES)))
+    old = submit(database, None, None, args=large)
+    (urgent,) = submit(database, Options(priority=9))
+    assert ids_of(take(database, limit=2)) == [urgent, old[0]]
 
 
 def test_a_message_has_tasks_of_one_priority(database: sa.Engine) -> None:

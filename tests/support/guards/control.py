@@ -56,8 +56,8 @@ GUARDS = [
     Guard(
         "a page of another web site cancels nothing",
         "backend/api/same_origin.py",
-        "    if not _is_allowed(request.headers):\n        raise OtherSite\n",
-        "    _is_allowed(request.headers)\n",
+        '    if not _is_allowed(dict(request.scope["headers"])):\n        raise OtherSite\n',
+        "    _is_allowed({})\n",
         ROUTES + "test_a_page_of_another_web_site_changes_nothing",
     ),
     Guard(

@@ -23,6 +23,13 @@ GUARDS = [
         OPTIONS + "test_urgent_tasks_are_taken_first_and_others_by_age",
     ),
     Guard(
+        "an urgent task is taken before older ones with many bytes",
+        "backend/db/outbox.py",
+        "(len(rows) == limit or (rows and rows[-1][-1]))",
+        "len(rows) == limit",
+        OPTIONS + "test_an_urgent_task_is_taken_before_older_ones_with_many_bytes",
+    ),
+    Guard(
         "a message has tasks of one priority",
         "backend/broker/pack.py",
         "key = queue, entry.priority",

@@ -69,7 +69,7 @@ GUARDS = [
     Guard(
         "2: an attempt that is no longer current is killed in the event loop",
         "backend/worker/parent/lease.py",
-        "self._worker.hub.call_soon(self.kill_lost)",
+        "hub.call_soon(self.kill_lost)",
         "self.kill_lost()",
         "tests/integration/test_leases.py",
     ),
