@@ -129,13 +129,7 @@ class _Call:
         self.cached = declared.use_cache
         self._request = declared.request_param_name
         self._path = {field.alias: field for field in declared.path_params}
-        # Any text is valid, so nothing is checked.
-        self._plain_path = all(
-            field.field_info.annotation is str
-            and not field.field_info.metadata
-            and field.name == field.alias
-            for field in declared.path_params
-        )
+        self._plain_path = all(map(_takes_any_text, declared.path_params))
         self.query = {field.alias: field for field in declared.query_params}
         self._headers = {_header_name(field): field for field in declared.header_params}
         self._header_names = {name.encode(): name for name in self._headers}
@@ -225,6 +219,15 @@ def _refuse(path: str, unsupported: Mapping[str, object]) -> None:
     found = [what for what, declared in unsupported.items() if declared]
     if found:
         raise TypeError(f"{path}: this route class does not support {', '.join(found)}")
+
+
+def _takes_any_text(field: ModelField) -> bool:
+    """Return whether nothing has to be checked."""
+    return (
+        field.field_info.annotation is str
+        and not field.field_info.metadata
+        and field.name == field.alias
+    )
 
 
 def _is_list(field: ModelField) -> bool:
