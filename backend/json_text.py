@@ -1,4 +1,4 @@
-"""The text of arguments in the ledger: JSON without space and escapes, for the search."""
+"""The text of arguments in the ledger: JSON in one form, so that it can be searched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def compact(text: str) -> str:
-    """Return JSON text without space between its parts, with letters instead of their escapes.
+    """Return JSON text without space between its parts; only what JSON requires is escaped.
 
     Numbers and the order of keys stay as they are.
     """

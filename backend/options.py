@@ -98,7 +98,7 @@ Expires = Annotated[
     Field(
         gt=0,
         le=YEAR,
-        description="Seconds after the start time; from then on no attempt starts",
+        description="Seconds after the time from which it may start; then no attempt starts",
         examples=[600],
     ),
     _Number,
@@ -120,13 +120,13 @@ Tag = Annotated[
 ]
 Tags = Annotated[
     tuple[Tag, ...],
-    Field(description="Up to ten words to find it by", examples=[["nightly"]]),
+    Field(description="Up to ten labels to find it by", examples=[["nightly"]]),
     AfterValidator(_once),
 ]
 
 
 class Options(BaseModel):
-    """The options of a submission. What is not given is as the task declares."""
+    """The options of a submission. Limits that are not given are those that the task declares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -50,7 +50,7 @@ RETRY_TASKS = Action(_retry, RETRIABLE)
 
 
 class Changed(NamedTuple):
-    """What became of a task; `status` is None for an id that the ledger lacks."""
+    """The result for a task; `status` is None for an id that the ledger lacks."""
 
     task_id: str
     status: State | None
@@ -58,7 +58,7 @@ class Changed(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of all tasks. `next`: where the next page begins."""
+    """The results for all tasks. `next`: where the next page begins."""
 
     tasks: list[Changed]
     next: Position | None

@@ -114,7 +114,7 @@ def _call(requests: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def _change_each(action: Action, ids: Sequence[str]) -> list[Change | None]:
-    """Change tasks; return what became of each request, None for an id that the ledger lacks.
+    """Change tasks; return the result of each request, None for an id that the ledger lacks.
 
     Of several requests for one task the first has changed it.
     """

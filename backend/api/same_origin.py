@@ -1,4 +1,4 @@
-"""Refuses requests that a page of another web site makes the browser send.
+"""Refuses requests that a page of another web site makes the browser send (CSRF).
 
 A browser sends some requests without asking the server first: a form of any page can send a POST
 without a body to any address.
@@ -15,8 +15,8 @@ from backend.errors import OtherSite
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Values of Sec-Fetch-Site (W3C, "Fetch Metadata Request Headers"): a page of this service, or the
-# user.
+# Values of Sec-Fetch-Site (W3C, "Fetch Metadata Request Headers"): a page of this service; the user,
+# for example by the address bar.
 _ALLOWED = {b"same-origin", b"none"}
 
 

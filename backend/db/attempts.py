@@ -34,9 +34,9 @@ def _has_started(task: str) -> str:
     """
 
 
-# For the statement that gives tasks their next attempt: `again` has the rows as they are now. An
-# attempt without a start of its own has run all the same if it is counted or has raised an error:
-# then it ran in a group or a batch, or its process was lost.
+# For the statement that gives tasks their next attempt: `again` has the rows as they are now. The
+# attempt before may have no start of its own although it has run: in a group or a batch, or its
+# process was lost. It has run if it is counted or has raised an error.
 NOTE_ATTEMPTS: Final = f"""
     noted AS (
         INSERT INTO task_attempts

@@ -1,7 +1,7 @@
 """Reads the history: every task, newest first.
 
-The time of a task is the one in its id, if that is a UUID of version 7. So the primary key has the
-order. Other ids have a partial index, and the two are merged.
+The time of a task is the one in its id, if that is a UUID of version 7. So the primary key sorts
+them by time. Other ids have a partial index, and the two are merged.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ _OTHERS = _Stream(
     reverse="created_at, id",
     condition="true",
 )
-# The planner expects more rows than a statement reads. It must not read the whole table for them,
-# nor compile the statement: that takes longer than to execute it.
+# The planner expects more rows than a statement reads. So it would read the whole table, in several
+# processes, or compile the statement (JIT), which takes longer than to execute it.
 _AS_WRITTEN = f"""
     {IN_INDEX_ORDER} SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
     SET LOCAL max_parallel_workers_per_gather = 0;
@@ -177,7 +177,7 @@ def page(connection: Executor, wanted: Filter, limit: int) -> Page:
         streams.append(found)
         if end is not None:
             ends.append(end)
-    # A stream that ended early says nothing about older tasks.
+    # A stream that stopped at its limit may have older tasks, which it has not read.
     horizon = max(ends, default=None)
     merged = merge(*streams, key=_position, reverse=True)
     known = (row for row in merged if horizon is None or _position(row) >= horizon)

@@ -174,9 +174,9 @@ def revoke(
 ) -> TaskRecord | None:
     """Revoke a task, unless it has ended or has a later attempt.
 
-    Without `attempt`, revoke it only if it waits. `age`: how many seconds ago the revoke came. It
-    may be a copy of one that another worker has recorded, after which a client has retried the
-    task: then the task stays. Returns the task, with the revoked attempt, or None.
+    Without `attempt`, revoke it only if it waits. `age`: how many seconds ago the revoke came.
+    Another worker may have recorded the same revoke, and a client may have retried the task since:
+    then nothing changes. Returns the task, with the revoked attempt, or None.
     """
     row = lock(connection, [task_id]).get(task_id)
     if row is None or (attempt is None and row.state == STARTED):

@@ -24,7 +24,7 @@ _QUEUE = f"""
     CASE WHEN bundled THEN '{SHORT_TASKS}' WHEN queue <> '{SHORT_TASKS}' THEN queue
         ELSE '{TASKS}' END
 """
-# Messages are told apart by transaction too (xmin), because two relays may take rows at the same
+# Messages are distinguished by transaction too (xmin), because two relays may take rows at the same
 # time.
 _PUBLISHED = text(
     f"""
@@ -88,7 +88,7 @@ _REPUBLISH = publish_again(
 def republish(connection: Executor, queue: str, times: Iterable[datetime]) -> int:
     """Make due the tasks of a queue whose message was published at one of `times`.
 
-    Leaves out those that were published too recently. Returns how many tasks these are.
+    Leaves out those that were published too recently. Returns how many it has made due.
     """
     count: int = connection.execute(_REPUBLISH, {"queue": queue, "times": list(times)}).scalar_one()
     return count

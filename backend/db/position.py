@@ -21,11 +21,11 @@ class Position(NamedTuple):
 
     @classmethod
     def at(cls, time: datetime) -> Self:
-        """Return the position after all tasks that are older than a time."""
+        """Return the position whose older tasks are those from before a time."""
         return cls((time - EPOCH) // timedelta(microseconds=1), UUID(int=0))
 
     def bound(self) -> UUID:
-        """Return an id: those of version 7 that are smaller are older than this position."""
+        """Return an id: the smaller ids of version 7 are those of older tasks."""
         milliseconds, rest = divmod(self.time, 1000)
         first = min(max(milliseconds + bool(rest), 0), 2**48 - 1) << 80
         return UUID(int=first if rest else min(max(first, self.id.int), first + 2**80 - 1))

@@ -72,11 +72,12 @@ class BulkRequest(BaseModel):
 
 
 class BulkEntry(Answer):
-    """What became of a task."""
+    """The result for a task."""
 
     task_id: TaskId
     status: State | None = Field(
-        examples=["REVOKED"], description="Afterwards; null for an id that is not known"
+        examples=["REVOKED"],
+        description="After the change, in a dry run now; null for an unknown id",
     )
     changed: bool = Field(examples=[True])
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Those under way. An attempt of theirs may be STARTED although the event loop has not looked yet.
+# The series that run. A child may have started an attempt before the event loop has read about it.
 series: set[Series] = set()
 
 

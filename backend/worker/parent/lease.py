@@ -179,7 +179,7 @@ class Lease:
     def kill_lost(self) -> None:
         """Kill the children of attempts that no longer count; for the event loop's thread.
 
-        While another thread looks at a request, its child may take the next one.
+        In another thread, a child could begin another attempt before it is killed.
         """
         while not self._kills.empty():
             self._kills.get()()
