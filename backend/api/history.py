@@ -15,7 +15,7 @@ from backend.api.route import ABSENT
 from backend.db.history import Filter
 from backend.db.position import NEWEST, Position
 from backend.ids import is_task_id
-from backend.options import Instant
+from backend.options import MAX_TAGS, Instant
 from backend.registry import registered
 from backend.states import State
 
@@ -65,7 +65,9 @@ TaskId = Annotated[str, AfterValidator(_known_form)]
 Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_without_nul)]
 Before = Annotated[Any, BeforeValidator(decode_cursor)]
 Statuses = Annotated[list[State], Field(min_length=1, description="Any of these")]
-Tags = Annotated[list[Text], Field(min_length=1, description="Any of these")]
+Tags = Annotated[
+    list[Text], Field(min_length=1, max_length=MAX_TAGS, description="Any of these, up to ten")
+]
 Ids = Annotated[list[TaskId], Field(min_length=1, max_length=MAX_IDS, description="Any of these")]
 
 

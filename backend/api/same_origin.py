@@ -15,8 +15,8 @@ from backend.errors import OtherSite
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Values of Sec-Fetch-Site (W3C, "Fetch Metadata Request Headers"): a page of this service; the user,
-# for example by the address bar.
+# Values of Sec-Fetch-Site (W3C, "Fetch Metadata Request Headers"): a page of this service; the
+# user, for example by the address bar.
 _ALLOWED = {b"same-origin", b"none"}
 
 

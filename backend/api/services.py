@@ -17,7 +17,7 @@ from backend.api.submissions import Submissions
 from backend.batcher import Batcher
 from backend.db import messages, queries
 from backend.db.records import TaskRecord
-from backend.db.session import autocommit_connection, transaction
+from backend.db.session import autocommit_connection
 from backend.ids import is_task_id, new_task_id
 from backend.task import Task
 
@@ -45,7 +45,7 @@ class Services:
         self.new_messages = Batcher("new messages", _insert_messages)
         # Alone in its batch: it may read 50,000 tasks.
         self.history: Batcher[Callable[[Executor], Any], Any] = Batcher("history", _query, limit=1)
-        self.deletions: Batcher[Callable[[Executor], Any], Any] = Batcher("deletions", _delete)
+        self.deletions: Batcher[int, bool] = Batcher("deletions", _delete_messages)
         self._queries: Batcher[Callable[[Executor], Any], Any] = Batcher("queries", _query)
         self.control = Control()
         self.listing = Listing()
@@ -124,9 +124,9 @@ def _query(questions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
         return [question(connection) for question in questions]
 
 
-def _delete(deletions: Sequence[Callable[[Executor], Any]]) -> list[Any]:
-    with transaction() as connection:
-        return [delete(connection) for delete in deletions]
+def _delete_messages(ids: Sequence[int]) -> list[bool]:
+    with autocommit_connection() as connection:
+        return messages.delete_many(connection, ids)
 
 
 def services_of(request: Request) -> Services:

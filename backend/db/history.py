@@ -110,7 +110,7 @@ _OURS = _Stream(
     older="id < last.id AND id >= :low",
     order="id DESC",
     reverse="id",
-    condition=f"NOT {IS_OTHER_ID}",
+    condition=f"NOT {IS_OTHER_ID} AND name IS NOT NULL",
 )
 _OTHERS = _Stream(
     rows=f"""
@@ -131,7 +131,8 @@ _AS_WRITTEN = f"""
     {IN_INDEX_ORDER} SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
     SET LOCAL max_parallel_workers_per_gather = 0;
 """
-# Only tasks of ours have tags. Each task is looked up, since a join would read the whole table.
+# Only tasks of ours have tags. Each task is looked up, since a join would read the whole table. A
+# tag whose task was deleted counts as looked at.
 _TAGGED = f"""
     SELECT task_id AS id, name, args, state, progress, attempt, created_at, started_at, finished_at
     FROM (
@@ -143,7 +144,7 @@ _TAGGED = f"""
         ) each
         ORDER BY task_id DESC LIMIT {TAGGED}
     ) tagged
-    CROSS JOIN LATERAL (SELECT * FROM tasks WHERE tasks.id = task_id LIMIT 1) task
+    LEFT JOIN LATERAL (SELECT * FROM tasks WHERE tasks.id = task_id LIMIT 1) task ON true
 """
 _MORE_TAGGED = """
     SELECT FROM task_tags
@@ -266,7 +267,7 @@ def _values(wanted: Filter) -> dict[str, Any]:
         "names": wanted.names,
     }
     return {
-        **{name: None if values is None else list(values) for name, values in lists.items()},
+        **{name: None if values is None else list(set(values)) for name, values in lists.items()},
         "ids": None if wanted.ids is None else array(wanted.ids),
         "error": wanted.error,
         "text": wanted.text,

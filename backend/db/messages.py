@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from backend.db.session import changed_rows
+from backend.db.fragments import array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,15 @@ def page(connection: Executor, limit: int, before: int) -> tuple[list[Message], 
 
 
 _ONE = text("SELECT id, content, created_at FROM messages WHERE id = :id")
-_DELETE = text("DELETE FROM messages WHERE id = :id")
+# Locked in order of id: two transactions that delete the same messages could be a deadlock.
+_DELETE = text(
+    """
+    WITH locked AS (
+        SELECT id FROM messages WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE
+    )
+    DELETE FROM messages WHERE id = ANY(ARRAY(SELECT id FROM locked)) RETURNING id
+    """
+)
 
 
 def one(connection: Executor, message_id: int) -> Message | None:
@@ -99,9 +107,14 @@ def one(connection: Executor, message_id: int) -> Message | None:
     return None if row is None else _message(row)
 
 
-def delete(connection: Executor, message_id: int) -> bool:
-    """Delete a message; return False if there is none with this id."""
-    return changed_rows(connection.execute(_DELETE, {"id": message_id})) == 1
+def delete_many(connection: Executor, ids: Sequence[int]) -> list[bool]:
+    """Delete messages; return for each id whether there was one. A repeated id has one once."""
+    gone = set(connection.execute(_DELETE, {"ids": array(ids)}).scalars())
+    found = []
+    for message_id in ids:
+        found.append(message_id in gone)
+        gone.discard(message_id)
+    return found
 
 
 _ADD_UP = text(

@@ -172,6 +172,7 @@ def test_each_id_is_reported(service: Stack) -> None:
         {"ids": [], "colour": 1},
         {"ids": []},
         {"filter": {"tag": []}},
+        {"filter": {"tag": [str(number) for number in range(11)]}},
         {"filter": {"status": []}},
         {"filter": {"ids": []}},
         {"filter": {"name": None}},

@@ -260,6 +260,21 @@ def test_tasks_are_found_by_id_tag_and_unfinished_state_behind_any_number_of_new
         assert list(pages(database, 10, **filters)) == [[wanted]]
 
 
+def test_a_task_is_found_by_its_tag_behind_any_number_of_tags_of_deleted_tasks(
+    database: sa.Engine,
+) -> None:
+    (wanted,) = add(database, PAST, options=Options(tags=("a",)))
+    first, last = (UUID(id_of(PAST + timedelta(seconds=number))) for number in (1, 2))
+    left_behind = [str(UUID(int=first.int + number)) for number in range(history.TAGGED + 1)]
+    assert UUID(left_behind[-1]) < last
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO task_tags SELECT 'a', unnest(CAST(:ids AS uuid[]))"),
+            {"ids": left_behind},
+        )
+    assert list(pages(database, 10, tags=["a"])) == [[], [wanted]]
+
+
 def test_a_version_7_id_with_a_time_of_another_century_is_listed_by_its_row(
     database: sa.Engine,
 ) -> None:

@@ -121,3 +121,29 @@ def test_counts_are_correct_if_added_up_during_a_truncate(database: sa.Engine) -
 
     at_once(database, truncate_and_insert, messages._ADD_UP)
     assert counted(database) == (1, 1)
+
+
+def test_a_message_is_deleted_once(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        first, kept, last = messages.insert_many(connection, ["a", "b", "c"])
+        ids = [last.id, first.id, last.id, last.id + 1]
+        assert messages.delete_many(connection, ids) == [True, True, False, False]
+    with database.connect() as connection:
+        assert messages.one(connection, kept.id) == kept
+    assert counted(database) == (1, 1)
+
+
+def test_deletions_in_another_order_wait_without_a_lock_on_a_later_message(
+    connections: tuple[sa.Connection, sa.Connection], database: sa.Engine
+) -> None:
+    first, second = connections
+    with database.begin() as connection:
+        one, two = (each.id for each in messages.insert_many(connection, ["a", "b"]))
+    messages.delete_many(first, [one])
+    waiting = threading.Thread(target=messages.delete_many, args=[second, [two, one]])
+    waiting.start()
+    eventually(lambda: lock_waiters(database) == 1, 5, "the second one waits")
+    assert messages.delete_many(first, [two]) == [True]
+    first.commit()
+    waiting.join(5)
+    assert counted(database) == (0, 0)

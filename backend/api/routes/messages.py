@@ -74,8 +74,7 @@ async def get_message(message_id: _MessageId, request: Request) -> MessageOut:
 )
 async def delete_message(message_id: _MessageId, request: Request) -> Response:
     """Delete a message. The task that wrote it stays as it is."""
-    delete = partial(messages.delete, message_id=message_id)
-    if not await services_of(request).deletions.submit(delete):
+    if not await services_of(request).deletions.submit(message_id):
         raise NotFound(_NO_MESSAGE)
     return Response(status_code=204)
 

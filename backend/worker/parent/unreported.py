@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How long a revoke waits for a locked task before it is tried again: the same thread renews the
+# lease, which tells this worker what to kill.
+LOCK_SECONDS = 0.5
+
 
 def record_failure(delivery: Delivery, worker: str, error: BaseException) -> None:
     """Record an attempt whose child was lost or killed, or that could not be sent to a child.
@@ -111,10 +115,10 @@ def record_revoke(
     """Record a revoke; without a delivery it ends the task only if the task is waiting.
 
     `came_at`: when it came (monotonic). Every worker gets a revoke of Flower's. Replies if that
-    ended the task. Raises StoreUnavailable.
+    ended the task. Raises StoreUnavailable, also while the task's row is locked.
     """
     error = error_text(reason)
-    with transaction() as connection:
+    with transaction(lock_seconds=LOCK_SECONDS) as connection:
         attempt = delivery.attempt if delivery else None
         task = locked.revoke(connection, task_id, error, attempt, time.monotonic() - came_at)
     if task is None:

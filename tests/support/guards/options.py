@@ -117,9 +117,16 @@ GUARDS = [
     Guard(
         "the history has each task once, whatever its id is",
         "backend/db/history.py",
-        'condition=f"NOT {IS_OTHER_ID}"',
-        'condition="true"',
+        'condition=f"NOT {IS_OTHER_ID} AND',
+        'condition="',
         HISTORY + "test_each_task_is_on_one_page_newest_first_whatever_its_id_is",
+    ),
+    Guard(
+        "tags of deleted tasks do not end the history",
+        "backend/db/history.py",
+        "LEFT JOIN LATERAL (SELECT * FROM tasks WHERE tasks.id = task_id LIMIT 1) task ON true",
+        "CROSS JOIN LATERAL (SELECT * FROM tasks WHERE tasks.id = task_id LIMIT 1) task",
+        HISTORY + "test_a_task_is_found_by_its_tag_behind_any_number_of_tags_of_deleted_tasks",
     ),
     Guard(
         "a page ends where a part of the history was not read",
