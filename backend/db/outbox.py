@@ -24,8 +24,6 @@ TAKE_BYTES = 2 * 1024 * 1024
 # larger factor.
 COMPRESSION = 32
 
-# The priorities, for an array.
-_ALL = ",".join(map(str, range(HIGHEST + 1)))
 # The most urgent first.
 _ORDER = f"coalesce(priority, {PRIORITY}) DESC, due_at, task_id"
 
@@ -103,8 +101,10 @@ _HAS_LEVELS = text(
     f"""
     {IN_INDEX_ORDER}
     SELECT EXISTS (
-        SELECT FROM outbox
-        WHERE priority = ANY('{{{_ALL}}}') AND {rows_from("due_from")} AND due_at <= now()
+        SELECT FROM generate_series(0, {HIGHEST}) AS level CROSS JOIN LATERAL (
+            SELECT FROM outbox
+            WHERE priority = level AND {rows_from("due_from")} AND due_at <= now() LIMIT 1
+        ) due
     )
     """
 )

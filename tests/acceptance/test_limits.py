@@ -163,5 +163,6 @@ def test_an_external_task_waits_for_its_limit_too(limited_stack: Stack) -> None:
         headers = headers_of(str(uuid4()), name="limited")
         send(stack, body_of(ours=False, seconds=0.3), JSON, headers)
     stack.start("worker", environment={"WORKER_CONCURRENCY": "6"})
-    eventually(lambda: states(stack) == {"SUCCESS": 10}, MINUTE, "all have ended")
+    eventually(lambda: states(stack).get("SUCCESS", 0) >= 10, MINUTE, "all have ended")
+    assert states(stack) == {"SUCCESS": 10}
     assert stack.query(AT_ONCE)[0][0] <= 3

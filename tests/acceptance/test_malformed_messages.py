@@ -190,7 +190,7 @@ BAD_ROWS = {
     "a number": 7,
     "a list": ["a"],
     "incomplete": {"task_id": 1},
-    "of a later version": row(str(uuid4()), priority=1),
+    "of a later version": row(str(uuid4()), colour=1),
     "an invalid id": row("abc"),
     "an attempt that is a text": row(str(uuid4()), attempt="first"),
     "an attempt that is huge": row(str(uuid4()), attempt=2**40),

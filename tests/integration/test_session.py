@@ -15,6 +15,7 @@ from backend.db.models import MessageCount
 from backend.db.task_session import TaskSession
 from backend.db.transaction_policy import TaskSafeConnection
 from backend.errors import Duplicate, StoreUnavailable, TaskError
+from backend.options import Options
 from tests.support.ledger import publish, republish, submit
 from tests.support.readiness import readiness
 
@@ -43,6 +44,18 @@ def test_after_a_burst_the_relay_reads_only_the_rows_that_it_takes(database: sa.
     burst(database)
     with database.begin() as connection:
         assert len(publish(connection, 50)) == 50
+        assert rows_read(connection, "outbox") < 1_000
+
+
+def test_after_a_burst_the_relay_finds_an_urgent_row_without_reading_the_rest(
+    database: sa.Engine,
+) -> None:
+    burst(database)
+    (urgent,) = submit(database, options=Options(priority=9))
+    with database.begin() as connection:
+        taken = publish(connection, 50)
+        assert len(taken) == 50
+        assert taken[0].task_id == urgent
         assert rows_read(connection, "outbox") < 1_000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -11,6 +11,9 @@ from backend import states
 from backend.broker.pack import pack
 from backend.db import ledger, locked, lost_messages, outbox, records
 
+if TYPE_CHECKING:
+    from backend.options import Options
+
 
 def submit(
     database: sa.Engine,
@@ -18,13 +21,17 @@ def submit(
     max_attempts: int = 3,
     args: str = '{"n": 1}',
     name: str = "slow",
+    options: Options | None = None,
 ) -> list[str]:
     """Submit tasks; return their ids, in order. Those named "insert_message" are short."""
     ids = sorted(str(uuid4()) for _ in range(count))
     with database.begin() as connection:
         ledger.submit(
             connection,
-            [records.TaskRecord(one, name, args, max_attempts, "replies") for one in ids],
+            [
+                records.TaskRecord(one, name, args, max_attempts, "replies", options=options)
+                for one in ids
+            ],
         )
     return ids
 
