@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 WAITING = 10_000
 URGENT = 10
-# Two batches of 100 for each of the two processes.
-OVERTAKEN_BY = 400
+# The batch of 100 that each of the three processes runs, and the next two of each.
+OVERTAKEN_BY = 3 * 3 * 100
 SIZE = 1000
 
 
