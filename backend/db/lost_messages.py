@@ -81,6 +81,9 @@ _REPUBLISH = publish_again(
     SELECT task_id FROM outbox
     WHERE published_at IS NOT NULL AND published_at = ANY(CAST(:times AS timestamptz[]))
         AND {_LONG_PUBLISHED} AND {_QUEUE} = :queue
+        AND now() - interval '10 s' > (
+            SELECT max(published) FROM unnest(CAST(:times AS timestamptz[])) AS published
+        )
     """
 )
 
@@ -88,7 +91,9 @@ _REPUBLISH = publish_again(
 def republish(connection: Executor, queue: str, times: Iterable[datetime]) -> int:
     """Make due the tasks of a queue whose message was published at one of `times`.
 
-    Leaves out those that were published too recently. Returns how many it has made due.
+    None, if one of the times is less than 10 s ago: of several messages only some are lost. The
+    others come into the queue a second time, so the lost ones would no longer be missing there.
+    Leaves out those that were published again recently. Returns how many it has made due.
     """
     count: int = connection.execute(_REPUBLISH, {"queue": queue, "times": list(times)}).scalar_one()
     return count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from backend.broker.connection import BROKER_ERRORS
@@ -77,7 +77,7 @@ class LostMessages:
             for queue in published.keys() - {SHORT_TASKS}:
                 names = [name for name, task in registered().items() if task.queue == queue]
                 again += lost_messages.republish_overtaken(connection, queue, names, REPUBLISH)
-            for queue, times in self._long_suspected(connection, missing).items():
+            for queue, times in self._long_suspected(connection, missing):
                 again += lost_messages.republish(connection, queue, times)
             if not again:
                 return
@@ -88,27 +88,28 @@ class LostMessages:
 
     def _long_suspected(
         self, connection: Connection, missing: Counter[str]
-    ) -> dict[str, list[datetime]]:
-        """Return by queue the messages that have been suspects for `held_seconds`.
+    ) -> list[tuple[str, list[datetime]]]:
+        """Return the messages that have been suspects for `held_seconds`, and their queue.
 
-        Suspects are the oldest messages, as many as are missing. A message that a worker holds is
-        missing too, but not for long.
+        Suspects are the oldest messages of each priority, as many as are missing. Those since the
+        same comparison are together. A message that a worker holds is missing too, but not for
+        long.
         """
         now = time.monotonic()
         earlier, self._suspects = self._suspects, {}
-        long_suspected = {}
+        long_suspected = []
         for queue, count in missing.items():
             before = earlier.get(queue, {})
             oldest = lost_messages.oldest_published(connection, queue, min(count, REPUBLISH))
             since = self._suspects[queue] = {each: before.get(each, now) for each in oldest}
             # New suspects are mostly there because workers have taken others of their priority.
             taken = max((oldest[each] for each in oldest if each not in before), default=0)
-            long_suspected[queue] = [
-                each
-                for each, priority in oldest.items()
-                if now - since[each]
-                > (self.held_seconds if priority >= taken else OVERTAKEN_SECONDS)
-            ]
+            together = defaultdict(list)
+            for each, priority in oldest.items():
+                long = self.held_seconds if priority >= taken else OVERTAKEN_SECONDS
+                if now - since[each] > long:
+                    together[since[each]].append(each)
+            long_suspected += [(queue, times) for times in together.values()]
         return long_suspected
 
     def _compare(self, expected: Counter[str]) -> Counter[str]:

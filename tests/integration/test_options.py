@@ -191,6 +191,21 @@ def test_lost_messages_of_each_priority_are_published_again(database: sa.Engine)
         assert lost_messages.republish(connection, "tasks", times) == 3
 
 
+def test_messages_that_may_be_lost_are_published_again_together(database: sa.Engine) -> None:
+    urgent, usual = submit(database, Options(priority=9), None)
+    with database.begin() as connection:
+        publish(connection, 10)
+    age(database, usual, 20)
+    with database.begin() as connection:
+        times = lost_messages.oldest_published(connection, "tasks", 1)
+        assert len(times) == 2
+        assert lost_messages.republish(connection, "tasks", times) == 0
+    age(database, urgent, 20)
+    with database.begin() as connection:
+        times = lost_messages.oldest_published(connection, "tasks", 1)
+        assert lost_messages.republish(connection, "tasks", times) == 2
+
+
 def test_a_purged_task_leaves_no_tags(database: sa.Engine) -> None:
     (task_id,) = submit(database, Options(tags=("a", "b")))
     count = sa.text("SELECT count(*) FROM task_tags")

@@ -65,6 +65,13 @@ GUARDS = [
         OPTIONS + "test_lost_messages_of_each_priority_are_published_again",
     ),
     Guard(
+        "messages that may be lost are published again together",
+        "backend/db/lost_messages.py",
+        "AND now() - interval '10 s' > (",
+        "AND now() > (",
+        OPTIONS + "test_messages_that_may_be_lost_are_published_again_together",
+    ),
+    Guard(
         "the purge deletes the tags of its tasks",
         "backend/db/purge.py",
         "WHERE task_tags.tag = each.tag AND",
