@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.db import control
+from backend.db import control, locked
+from backend.db.leases import RENEW_SECONDS
+from backend.errors import StoreLocked
 from backend.registry import registered
 from backend.worker.parent.unreported import record_failure, record_revoke, reschedule_unstarted
 from tests.support.attempts import attempt_of
@@ -63,5 +65,19 @@ def test_a_late_copy_of_a_revoke_leaves_a_task_that_was_retried_since(service: s
         control.retry(connection, [task_id])
     record_revoke(task_id, "revoked", time.monotonic() - 5)
     assert task(service, task_id)["state"] == "RETRY"
+    record_revoke(task_id, "revoked", time.monotonic())
+    assert task(service, task_id)["state"] == "REVOKED"
+
+
+def test_a_revoke_of_a_locked_task_does_not_keep_the_lease_from_being_renewed(
+    service: sa.Engine,
+) -> None:
+    (task_id,) = submit(service)
+    with service.begin() as other:
+        locked.lock(other, [task_id])
+        begin = time.monotonic()
+        with pytest.raises(StoreLocked):
+            record_revoke(task_id, "revoked", begin)
+        assert time.monotonic() - begin < RENEW_SECONDS
     record_revoke(task_id, "revoked", time.monotonic())
     assert task(service, task_id)["state"] == "REVOKED"

@@ -71,6 +71,19 @@ async def identify(number: int, x_token: Annotated[str, Header()], depth: int = 
     return f"{x_token} {depth}"
 
 
+async def choose(depth: int = 1, width: int = 1) -> int:
+    chosen.append((depth, width))
+    return depth * width
+
+
+chosen: list[tuple[int, int]] = []
+
+
+@router.get("/area")
+async def area(size: Annotated[int, Depends(choose)], height: int = 1) -> Response:
+    return PlainTextResponse(str(size * height))
+
+
 @router.post("/guarded/{number}")
 async def guarded(
     body: Note,

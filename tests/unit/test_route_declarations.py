@@ -17,7 +17,7 @@ from fastapi import (
 from fastapi.responses import PlainTextResponse
 
 from backend.api.route import ABSENT
-from tests.support.routed import Note, asked, client, pointers, resource, returned, router
+from tests.support.routed import Note, asked, chosen, client, pointers, resource, returned, router
 
 
 async def of_cookies(limit: Annotated[int, Cookie()] = 1) -> Response:
@@ -112,6 +112,14 @@ def test_parameters_of_a_dependency_are_validated_and_known() -> None:
     assert pointers(client.post("/guarded/7?deep=3", json={"content": "x"}, headers=headers)) == [
         "?deep"
     ]
+
+
+def test_a_dependency_on_the_query_is_called_once_for_all_requests_without_its_parameters() -> None:
+    chosen.clear()
+    queries = ["", "?height=2", "?depth=3", "", "?depth=3&height=2", "?width=2"]
+    assert [client.get(f"/area{query}").text for query in queries] == ["1", "2", "3", "1", "6", "2"]
+    assert chosen == [(1, 1), (3, 1), (3, 1), (1, 2)]
+    assert pointers(client.get("/area?size=2")) == ["?size"]
 
 
 def test_a_missing_required_parameter_is_named() -> None:

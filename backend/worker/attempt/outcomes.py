@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # An attempt with this number or a higher one cannot be put off: it fails.
 PUT_OFF_END = 30_000
-# Retried whatever `retry_for` says: unfit arguments, an error of PostgreSQL, a time limit.
+# Retried even if `retry_for` lacks them: unfit arguments, an error of PostgreSQL, a time limit.
 _ALWAYS_RETRIED = (ArgumentsDoNotFit, StatementFailed, TimeUp)
 OWN_ROW = "The task changed its own row in the ledger"
 

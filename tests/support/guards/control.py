@@ -102,4 +102,11 @@ GUARDS = [
         "AND status = ''",
         "tests/integration/test_leases.py",
     ),
+    Guard(
+        "a revoke of a locked task does not keep the lease from being renewed",
+        "backend/worker/parent/unreported.py",
+        "transaction(lock_seconds=LOCK_SECONDS)",
+        "transaction()",
+        "tests/integration/test_unreported.py",
+    ),
 ]

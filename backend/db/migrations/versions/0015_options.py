@@ -47,19 +47,7 @@ def upgrade() -> None:
                 f" COMMENT ON COLUMN {table}.{column} IS '{comment}'"
             )
     op.alter_column("tasks", "args", comment="The arguments, as given")
-    op.execute(
-        "CREATE TABLE IF NOT EXISTS task_tags"
-        " (tag text, task_id uuid, CONSTRAINT task_tags_pkey PRIMARY KEY (tag, task_id))"
-    )
-    op.execute("COMMENT ON COLUMN task_tags.tag IS 'As given'")
-    op.execute("COMMENT ON COLUMN task_tags.task_id IS 'The task, whose options have the tag too'")
-    op.execute(
-        "CREATE TABLE IF NOT EXISTS task_attempts (task_id uuid, attempt smallint, status text NOT NULL,"
-        " worker text, started_at timestamptz, finished_at timestamptz, error text, error_type text,"
-        " CONSTRAINT task_attempts_pkey PRIMARY KEY (task_id, attempt))"
-    )
-    for column, comment in ATTEMPT.items():
-        op.execute(f"COMMENT ON COLUMN task_attempts.{column} IS '{comment}'")
+    _tables()
     _index(
         "tasks_other_ids",
         "tasks",
@@ -79,6 +67,22 @@ def upgrade() -> None:
         ["priority", "published_at"],
         "published_at IS NOT NULL AND priority IS NOT NULL",
     )
+
+
+def _tables() -> None:
+    op.execute(
+        "CREATE TABLE IF NOT EXISTS task_tags"
+        " (tag text, task_id uuid, CONSTRAINT task_tags_pkey PRIMARY KEY (tag, task_id))"
+    )
+    op.execute("COMMENT ON COLUMN task_tags.tag IS 'As given'")
+    op.execute("COMMENT ON COLUMN task_tags.task_id IS 'The task, whose options have the tag too'")
+    op.execute(
+        "CREATE TABLE IF NOT EXISTS task_attempts (task_id uuid, attempt smallint, status text NOT NULL,"
+        " worker text, started_at timestamptz, finished_at timestamptz, error text, error_type text,"
+        " CONSTRAINT task_attempts_pkey PRIMARY KEY (task_id, attempt))"
+    )
+    for column, comment in ATTEMPT.items():
+        op.execute(f"COMMENT ON COLUMN task_attempts.{column} IS '{comment}'")
 
 
 def downgrade() -> None:
