@@ -159,10 +159,11 @@ def test_tasks_of_a_limit_that_was_removed_run(limited_stack: Stack) -> None:
 
 def test_an_external_task_waits_for_its_limit_too(limited_stack: Stack) -> None:
     stack = limited_stack
+    # First, since the queue must exist: the broker drops a message that no queue receives.
+    stack.start("worker", environment={"WORKER_CONCURRENCY": "6"})
     for _ in range(10):
         headers = headers_of(str(uuid4()), name="limited")
-        send(stack, body_of(ours=False, seconds=0.3), JSON, headers)
-    stack.start("worker", environment={"WORKER_CONCURRENCY": "6"})
+        send(stack, body_of(ours=False, seconds=1), JSON, headers)
     eventually(lambda: states(stack).get("SUCCESS", 0) >= 10, MINUTE, "all have ended")
     assert states(stack) == {"SUCCESS": 10}
-    assert stack.query(AT_ONCE)[0][0] <= 3
+    assert stack.scalar(AT_ONCE) == 3
