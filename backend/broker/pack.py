@@ -81,7 +81,7 @@ def _may_share(entry: OutboxEntry, task: Task, long_tasks: Collection[str] | Non
     a series would begin too late. A task with `max_running`, or with its own `time_limit` or
     `max_attempts`, never shares a message: it runs alone.
     """
-    own_limits = (entry.time_limit, entry.max_attempts) != (None, None)
+    own_limits = entry.options and (entry.time_limit or entry.max_attempts)
     if entry.attempt > 1 or task.max_running or own_limits:
         return False
     if task.one_commit:

@@ -23,9 +23,8 @@ TAKE_BYTES = 2 * 1024 * 1024
 # The size of a compressed value is known only after reading it. JSON is rarely compressed by a
 # larger factor.
 COMPRESSION = 32
-
-# The most urgent first.
-_ORDER = f"coalesce(priority, {PRIORITY}) DESC, due_at, task_id"
+# Fewer characters of arguments, of up to 4 bytes each, do not reach TAKE_BYTES.
+SURELY_LESS = TAKE_BYTES // COMPRESSION // 4
 
 
 def _due(rows: str, limit: str = ":limit") -> str:
@@ -62,10 +61,11 @@ _LEVELS = f"""
 """
 
 
-def _take(due: str) -> TextClause:
+def _take(due: str, order: str) -> TextClause:
     """Return the statement that takes due rows; `due` begins it, with a CTE of this name.
 
-    Its columns are the fields of OutboxEntry, in order, and whether the row reaches TAKE_BYTES.
+    `order`: in which order the rows count for TAKE_BYTES. The columns are the fields of
+    OutboxEntry.
     """
     # A row without a task, which a restored table may have, is only marked as published. The commit
     # is not flushed: if PostgreSQL crashes and forgets it, the messages are published twice.
@@ -80,22 +80,22 @@ def _take(due: str) -> TextClause:
                     AS size
             FROM due LEFT JOIN tasks t ON t.id = due.task_id
         ), measured AS (
-            SELECT *, sum(size) OVER (ORDER BY {_ORDER} ROWS UNBOUNDED PRECEDING) - size AS before
+            SELECT *, sum(size) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - size AS before
             FROM content WHERE name IS NOT NULL
         ), orphaned AS (
             UPDATE outbox SET published_at = now(), publishes = least(publishes + 1, 1000)
             WHERE task_id = ANY(ARRAY(SELECT task_id FROM content WHERE name IS NULL))
         )
         SELECT CAST(task_id AS text), attempt, name, CAST(args AS text), reply_to, publishes,
-            limit_key, coalesce(priority, {PRIORITY}), CAST(options ->> 'time_limit' AS float),
-            CAST(options ->> 'max_attempts' AS smallint), before + size >= :bytes
-        FROM measured WHERE before < :bytes ORDER BY {_ORDER}
+            limit_key, options
+        FROM measured WHERE before < :bytes ORDER BY {order}
         """
     )
 
 
-_TAKE_OLDEST = _take(f"WITH due AS ({_due('')})")
-_TAKE_MOST_URGENT = _take(_LEVELS)
+_AGE = "due_at, task_id"
+_TAKE_OLDEST = _take(f"WITH due AS ({_due('')})", _AGE)
+_TAKE_MOST_URGENT = _take(_LEVELS, f"coalesce(priority, {PRIORITY}) DESC, {_AGE}")
 # Whether rows of other priorities than the usual one are due.
 _HAS_LEVELS = text(
     f"""
@@ -117,11 +117,14 @@ def take(connection: Executor, limit: int) -> list[OutboxEntry]:
     follow in the same transaction.
     """
     values = {"limit": limit, "bytes": TAKE_BYTES}
-    rows = connection.execute(_TAKE_OLDEST, values).all()
+    entries = [OutboxEntry(*row) for row in connection.execute(_TAKE_OLDEST, values)]
+    full = len(entries) == limit or sum(len(entry.args) for entry in entries) > SURELY_LESS
     # If more rows may be due than these, the most urgent ones may be among the others.
-    if (len(rows) == limit or (rows and rows[-1][-1])) and connection.execute(_HAS_LEVELS).scalar():
-        rows = connection.execute(_TAKE_MOST_URGENT, values).all()
-    return [OutboxEntry(*row[:-1]) for row in rows]
+    if full and connection.execute(_HAS_LEVELS).scalar():
+        entries = [OutboxEntry(*row) for row in connection.execute(_TAKE_MOST_URGENT, values)]
+    if any(entry.options for entry in entries):
+        entries.sort(key=lambda entry: -entry.priority)
+    return entries
 
 
 # Rows that share a message have the same published_at, to the microsecond, and no other row of

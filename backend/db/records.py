@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backend.options import PRIORITY
 from backend.states import ENDED, PENDING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from backend.options import Options
@@ -62,8 +63,8 @@ def outcome(
 class OutboxEntry(NamedTuple):
     """An attempt to be published; `args` is JSON text.
 
-    publishes: how often it was published before. limit_key: by which limit it was made due. The
-    last three are options of its submission; None: as the task declares.
+    publishes: how often it was published before. limit_key: by which limit it was made due.
+    options: those of its submission that the ledger stores as JSON; None: it has none.
     """
 
     task_id: str
@@ -73,9 +74,22 @@ class OutboxEntry(NamedTuple):
     reply_to: str | None
     publishes: int = 0
     limit_key: str | None = None
-    priority: int = PRIORITY
-    time_limit: float | None = None
-    max_attempts: int | None = None
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def priority(self) -> int:
+        """Return its priority."""
+        return self.options.get("priority", PRIORITY) if self.options else PRIORITY
+
+    @property
+    def time_limit(self) -> float | None:
+        """Return its own time limit in seconds; None: as the task declares."""
+        return self.options.get("time_limit") if self.options else None
+
+    @property
+    def max_attempts(self) -> int | None:
+        """Return its own number of attempts; None: as the task declares."""
+        return self.options.get("max_attempts") if self.options else None
 
 
 @dataclass(frozen=True, slots=True)

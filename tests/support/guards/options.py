@@ -25,8 +25,8 @@ GUARDS = [
     Guard(
         "an urgent task is taken before older ones with many bytes",
         "backend/db/outbox.py",
-        "(len(rows) == limit or (rows and rows[-1][-1]))",
-        "len(rows) == limit",
+        "full = len(entries) == limit or sum(len(entry.args) for entry in entries) > SURELY_LESS",
+        "full = len(entries) == limit",
         OPTIONS + "test_an_urgent_task_is_taken_before_older_ones_with_many_bytes",
     ),
     Guard(
