@@ -164,7 +164,7 @@ class Task:
         self, task_id: str, args: str, reply_to: str | None, options: Options | None = None
     ) -> TaskRecord:
         """Return a task of this kind to be submitted; `args` is JSON text."""
-        return TaskRecord(task_id, self.name, args, self.max_attempts, reply_to, options=options)
+        return TaskRecord(task_id, self.name, args, self.max_attempts, reply_to, options)
 
     def limit(self, args: str) -> Limit | None:
         """Return what limits how many run at once, for arguments as JSON text."""

@@ -6,11 +6,11 @@ Protocol"), or shares a bundle with others (pack.py).
 
 from __future__ import annotations
 
-import json
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery.exceptions import InvalidTaskError, NotRegistered
+from pydantic_core import to_json
 
 from backend.broker.queues import on_broker, queue
 from backend.db.records import LAST_ATTEMPT, OutboxEntry
@@ -111,7 +111,7 @@ def encode_attempt(entry: OutboxEntry) -> tuple[str, dict[str, Any]]:
         "reply_to": entry.reply_to or "",
         **_PUBLISH,
     }
-    return f"[[{json.dumps(entry.args)}], {{}}, {_EMBED}]", options
+    return f"[[{to_json(entry.args).decode()}], {{}}, {_EMBED}]", options
 
 
 def _encode_bundle(message: Outgoing) -> tuple[str, dict[str, Any]]:
@@ -129,7 +129,7 @@ def _encode_bundle(message: Outgoing) -> tuple[str, dict[str, Any]]:
         "headers": {BUNDLE_HEADER: len(rows), VERSION_HEADER: VERSION},
         **_PUBLISH,
     }
-    return json.dumps(rows), options
+    return to_json(rows).decode(), options
 
 
 def priority_of(message: Any) -> int:  # noqa: ANN401 - kombu's

@@ -10,9 +10,9 @@ itself. For `finish` and `reschedule` of several tasks the caller has locked the
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import to_json
 from sqlalchemy import TextClause, text
 
 from backend.db.attempts import NOTE_ATTEMPTS
@@ -109,7 +109,7 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
         if task.options:
             statement = _SUBMIT_WITH_OPTIONS
             row.update(_columns(task.options))
-    connection.execute(statement, {"rows": json.dumps(rows)})
+    connection.execute(statement, {"rows": to_json(rows).decode()})
 
 
 def _columns(options: Options) -> dict[str, Any]:

@@ -34,13 +34,13 @@ class TaskRecord(NamedTuple):
     args: str = ""
     max_attempts: int = 1
     reply_to: str | None = None
+    options: Options | None = None
     attempt: int = 1
     state: State = PENDING
     worker: str | None = None
     result: str | None = None
     error: str | None = None
     progress: str | None = None
-    options: Options | None = None
 
     @property
     def ended(self) -> bool:

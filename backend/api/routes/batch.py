@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, TypeAdapter
 
-from backend.api.body import dump_json, json_text, read_json
+from backend.api.body import json_text, read_json
 from backend.api.limits import NDJSON, is_ndjson
 from backend.api.openapi import STORE_AWAY, SUBMISSION_REFUSED, router_of
 from backend.api.query import QUERY_HINT
@@ -82,5 +82,5 @@ async def submit_batch(items: Items, request: Request, key: IdempotencyKey = ABS
 
 
 def _render(ids: Sequence[str]) -> str:
-    rows = [{"task_id": task_id, "status": PENDING} for task_id in ids]
-    return dump_json({"tasks": rows, "total": len(rows)})
+    tasks = ",".join([f'{{"task_id":"{task_id}","status":"{PENDING}"}}' for task_id in ids])
+    return f'{{"tasks":[{tasks}],"total":{len(ids)}}}'
