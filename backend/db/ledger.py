@@ -89,10 +89,9 @@ _SUBMIT_WITH_OPTIONS = text(
 
 
 def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
-    """Write ledger row and outbox row of each task; the commit accepts them.
+    """Write ledger row and outbox row of each task in one round trip; the commit accepts the tasks.
 
-    Writes id, name, args, max_attempts, reply_to and options. One statement, so that one round trip
-    does it; the commit wakes the relays. Raises IntegrityError for an id that the ledger has.
+    It also wakes the relays. Raises IntegrityError for an id that the ledger has.
     """
     statement = _SUBMIT
     rows: list[dict[str, Any]] = [
@@ -109,7 +108,8 @@ def submit(connection: Executor, tasks: Sequence[TaskRecord]) -> None:
         if task.options:
             statement = _SUBMIT_WITH_OPTIONS
             row.update(_columns(task.options))
-    connection.execute(statement, {"rows": to_json(rows).decode()})
+    # ASCII: a database that is not UTF8 refuses an escape that it cannot store, SQL_ASCII too.
+    connection.execute(statement, {"rows": to_json(rows, ensure_ascii=True).decode()})
 
 
 def _columns(options: Options) -> dict[str, Any]:
