@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi._compat import is_scalar_field
 from fastapi._compat.shared import field_annotation_is_scalar_sequence
 from fastapi.datastructures import DefaultPlaceholder
@@ -22,11 +22,11 @@ from backend.api.body import read_json, refuse_body
 from backend.api.query import QUERY_HINT, read_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from fastapi._compat import ModelField
     from fastapi.dependencies.models import Dependant
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     Faults = list[dict[str, Any]]
 
@@ -51,11 +51,19 @@ class Route(APIRoute):
     # Returns the body as a value, and its text. Raises RequestValidationError.
     read_body = staticmethod(read_json)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that answers a request (FastAPI: "Custom Request and APIRoute").
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Declare a route, as APIRoute does. Raises TypeError for what is not supported."""
+        super().__init__(path, endpoint, **options)
+        self._answer = self._compile()
+        # FastAPI's own app also handles errors, which the middleware around all routes handles too.
+        self.app = self._serve
 
-        Raises TypeError for a declaration that is not supported.
-        """
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    def _compile(self) -> Callable[[Request], Awaitable[Response]]:
+        """Return the function that answers a request."""
         endpoint = _Call(self.path, self.dependant, is_endpoint=True)
         self._refuse_unsupported()
         body, read_body = self.body_field, self.read_body
@@ -95,6 +103,7 @@ class Route(APIRoute):
             "a body that is not JSON": body
             and getattr(body.field_info, "media_type", JSON) != JSON,
             "a response class": not isinstance(self.response_class, DefaultPlaceholder),
+            "a limit of its own on the body": self.max_body_size is not None,
             "parts of a response model": self.response_model_include
             or self.response_model_exclude
             or self.response_model_exclude_unset

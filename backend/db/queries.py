@@ -24,6 +24,8 @@ from backend.states import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Connection
+
     from backend.db.session import Executor
 
 
@@ -72,8 +74,9 @@ def states(connection: Executor, ids: Sequence[str]) -> list[TaskRecord | None]:
     return [found.get(task_id) for task_id in ids]
 
 
-# The inner CASE says whether another task is due later. If few are, it reads a list of them. Else
-# it looks up each task by the primary key, since the list could be the whole outbox.
+# Most tasks have no `eta`, so this is checked first. The inner CASE says whether another task is
+# due later. If few are, it reads a list of them. Else it looks up each task by the primary key,
+# since the list could be the whole outbox.
 _LIST = text(
     f"""
     {IN_INDEX_ORDER}
@@ -83,7 +86,7 @@ _LIST = text(
     )
     SELECT CAST(id AS text), CASE
         WHEN state = '{STARTED}' THEN '{ACTIVE}'
-        WHEN state = '{PENDING}' AND eta > now() THEN '{SCHEDULED}'
+        WHEN eta IS NOT NULL AND eta > now() AND state = '{PENDING}' THEN '{SCHEDULED}'
         WHEN CASE
             WHEN (SELECT count(*) FROM listed) < :few THEN id IN (SELECT task_id FROM listed)
             ELSE (
@@ -110,7 +113,7 @@ _COUNT = text(
 
 
 def unfinished(
-    connection: Executor,
+    connection: Connection,
     limit: int,
     *,
     many: bool = False,
@@ -123,9 +126,9 @@ def unfinished(
     most `counted` + 1. `many`: the last count found more than `counted`, so they are not counted,
     and the number is `counted` + 1.
     """
-    found = connection.execute(_LIST, {"limit": limit, "few": few})
-    # `all` fetches the rows in half the time that iterating over the result takes.
-    statuses: dict[str, str] = {row[0]: row[1] for row in found.all()}
+    with connection.execute(_LIST, {"limit": limit, "few": few}) as found:
+        # The driver's rows: SQLAlchemy's own would take half as long again.
+        statuses: dict[str, str] = dict(found.cursor.fetchall())
     if len(statuses) < limit:
         return statuses, len(statuses)
     return statuses, counted + 1 if many else count_unfinished(connection, counted + 1)

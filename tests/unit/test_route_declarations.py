@@ -87,6 +87,11 @@ def test_options_for_parts_of_a_response_model_are_refused(option: dict[str, boo
         router.add_api_route("/refused", returned, **options)
 
 
+def test_a_limit_of_a_route_on_its_body_is_refused() -> None:
+    with pytest.raises(TypeError, match="a limit of its own on the body"):
+        router.add_api_route("/refused", returned, max_body_size=10)
+
+
 def test_a_body_in_a_dependency_of_a_route_is_refused() -> None:
     async def reads(body: Note) -> None:
         assert body

@@ -218,5 +218,6 @@ async def list_tasks(
     """
     tasks, total = await services_of(request).listing.get(limit)
     # Ids and statuses need no escaping. This takes half the time of a JSON encoder.
-    rows = ",".join(f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks)
-    return Response(f'{{"tasks":[{rows}],"total":{total}}}', media_type="application/json")
+    rows = [f'{{"task_id":"{task_id}","status":"{status}"}}' for task_id, status in tasks]
+    body = f'{{"tasks":[{",".join(rows)}],"total":{total}}}'
+    return Response(body, media_type="application/json")
