@@ -43,7 +43,7 @@ class Services:
         self.submissions = Submissions()
         self.states = Batcher("states", _states)
         self.new_messages = Batcher("new messages", _insert_messages)
-        # Alone in its batch: it may read 50,000 tasks.
+        # Alone in its batch: it may read 20,000 tasks.
         self.history: Batcher[Callable[[Executor], Any], Any] = Batcher("history", _query, limit=1)
         self.deletions: Batcher[int, bool] = Batcher("deletions", _delete_messages)
         self._queries: Batcher[Callable[[Executor], Any], Any] = Batcher("queries", _query)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Where no index helps, a request looks at this many tasks at most. If it searches for a text, it
 # also looks at this many bytes of arguments at most.
-LOOKED_AT = 50_000
+LOOKED_AT = 20_000
 LOOKED_AT_BYTES = 32 * 1024 * 1024
 # The same for tasks with a tag: each of them is looked up.
 TAGGED = 10_000

@@ -113,7 +113,7 @@ async def find_tasks(
 ) -> Response:
     """List every task that fits all parameters, newest first.
 
-    A page may have fewer tasks than `limit`, because a request looks at 50,000 tasks at most: go on
+    A page may have fewer tasks than `limit`, because a request looks at 20,000 tasks at most: go on
     until `next` is null.
     """
     question = partial(history.page, wanted=wanted.select(before), limit=limit)
