@@ -63,7 +63,7 @@ class Route(APIRoute):
         await response(scope, receive, send)
 
     def _compile(self) -> Callable[[Request], Awaitable[Response]]:
-        """Return the function that answers a request."""
+        """Return the function that answers a request. Raises TypeError as `__init__` does."""
         endpoint = _Call(self.path, self.dependant, is_endpoint=True)
         self._refuse_unsupported()
         body, read_body = self.body_field, self.read_body

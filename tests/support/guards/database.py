@@ -6,6 +6,14 @@ from .guard import Guard
 
 GUARDS = [
     Guard(
+        "a database that is not UTF8 stores no text that a result could not repeat",
+        "backend/db/ledger.py",
+        "to_json(rows, ensure_ascii=True)",
+        "to_json(rows)",
+        "tests/acceptance/test_databases.py::test_a_database_that_is_not_utf_8_is_reported"
+        "_without_showing_any_content[SQL_ASCII]",
+    ),
+    Guard(
         "connections to a read-only PostgreSQL are discarded",
         "backend/db/session.py",
         "        context.is_disconnect = True\n        for made in _engines():\n"
